@@ -1,0 +1,1 @@
+"""SEN for Transformers: frozen encoders, associated recursively, for video understanding."""
