@@ -1,0 +1,55 @@
+"""The generated world: short clips with sound of which everything is known (`make_scene`, `render`, `sound_of`)."""
+
+from modeling_sen.world.drawing import Clip, render
+from modeling_sen.world.scene import Background, Scene, Sprite, make_scene, positions
+from modeling_sen.world.sound import SAMPLING_RATE, sound_of
+from modeling_sen.world.truth import (
+    Question,
+    association_question,
+    attribute_caption,
+    caption,
+    legend,
+    objects,
+    questions,
+)
+from modeling_sen.world.vocabulary import (
+    BACKGROUNDS,
+    COLOURS,
+    HELD_OUT_PAIRS,
+    MOTIONS,
+    PITCHES,
+    SHAPES,
+    SIZES,
+    SPLITS,
+    all_descriptions,
+    describe,
+)
+
+__all__ = [
+    "BACKGROUNDS",
+    "COLOURS",
+    "HELD_OUT_PAIRS",
+    "MOTIONS",
+    "PITCHES",
+    "SAMPLING_RATE",
+    "SHAPES",
+    "SIZES",
+    "SPLITS",
+    "Background",
+    "Clip",
+    "Question",
+    "Scene",
+    "Sprite",
+    "all_descriptions",
+    "association_question",
+    "attribute_caption",
+    "caption",
+    "describe",
+    "legend",
+    "make_scene",
+    "objects",
+    "positions",
+    "questions",
+    "render",
+    "sound_of",
+]
