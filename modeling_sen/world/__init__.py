@@ -1,8 +1,11 @@
 """The generated world: short clips with sound of which everything is known (`make_scene`, `render`, `sound_of`)."""
 
+from modeling_sen.world.dataset import WORLD_PRESETS, WorldClips
 from modeling_sen.world.drawing import Clip, render
+from modeling_sen.world.edits import Edit, edit
 from modeling_sen.world.scene import Background, Scene, Sprite, make_scene, positions
 from modeling_sen.world.sound import SAMPLING_RATE, sound_of
+from modeling_sen.world.tracks import tracks
 from modeling_sen.world.truth import (
     Question,
     association_question,
@@ -35,16 +38,20 @@ __all__ = [
     "SHAPES",
     "SIZES",
     "SPLITS",
+    "WORLD_PRESETS",
     "Background",
     "Clip",
+    "Edit",
     "Question",
     "Scene",
     "Sprite",
+    "WorldClips",
     "all_descriptions",
     "association_question",
     "attribute_caption",
     "caption",
     "describe",
+    "edit",
     "legend",
     "make_scene",
     "objects",
@@ -52,4 +59,5 @@ __all__ = [
     "questions",
     "render",
     "sound_of",
+    "tracks",
 ]

@@ -100,7 +100,7 @@ def _draw_sprite(
 
 def _sprite_pictures(sprite: Sprite) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Coverage and colours (side + 1, (side + 1) * 3) uint16, depth (side, side) uint8."""
-    coverage = _shape_coverage(sprite.shape, sprite.radius)
+    coverage = shape_coverage(sprite.shape, sprite.radius)
     side = coverage.shape[0]
     stream = IntegerStream((sprite.texture, 0))
     cells = -(-side // 3)
@@ -115,7 +115,7 @@ def _sprite_pictures(sprite: Sprite) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 @lru_cache(maxsize=1024)
-def _shape_coverage(shape: str, radius: int) -> np.ndarray:
+def shape_coverage(shape: str, radius: int) -> np.ndarray:
     """How much of each pixel a shape covers, (side + 1, side + 1) uint16 of 0..255, with an empty border.
 
     `side` is odd and the shape's centre is the centre of pixel [(side + 1) // 2, (side + 1) // 2].

@@ -1,0 +1,50 @@
+"""Writes frames and sound as an mp4 file: H.264 and AAC through PyAV."""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+def write_mp4(
+    path: str | os.PathLike,
+    frames: np.ndarray,
+    frames_per_second: int,
+    audio: np.ndarray | None = None,
+    sampling_rate: int = 16_000,
+) -> None:
+    """Write one clip; the file is complete or absent.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB, even height and width.
+        audio: (S,) int16 mono, or None for a file without a sound track.
+
+    Raises:
+        ValueError: frames of another shape or type.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise ValueError(f"{path}: frames are {frames.dtype} {frames.shape}, expected uint8 (T, H, W, 3)")
+    if frames.shape[1] % 2 or frames.shape[2] % 2:
+        raise ValueError(f"{path}: frames are {frames.shape[2]}x{frames.shape[1]}, H.264 takes even sizes only")
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    with av.open(str(unfinished), "w", format="mp4") as container:
+        video = container.add_stream("libx264", rate=frames_per_second, options={"crf": "8", "preset": "veryfast"})
+        video.height, video.width = frames.shape[1:3]
+        video.pix_fmt = "yuv420p"
+        video.thread_count = 1  # small frames gain nothing from threads
+        sound = None if audio is None else container.add_stream("aac", rate=sampling_rate, layout="mono")
+        for time, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, frames_per_second)
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+        if sound is not None and audio is not None:
+            sound.bit_rate = 96_000
+            samples = av.AudioFrame.from_ndarray(audio[None], format="s16", layout="mono")
+            samples.sample_rate, samples.pts, samples.time_base = sampling_rate, 0, Fraction(1, sampling_rate)
+            container.mux(sound.encode(samples))
+            container.mux(sound.encode())
+    os.replace(unfinished, path)

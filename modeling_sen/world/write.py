@@ -1,0 +1,172 @@
+"""`sen world`: writes the generated world as mp4 files with sound, their truth, and the table that `datasets` reads.
+
+    OUT/settings.json             what the clips were drawn with
+    OUT/metadata.jsonl            one row a clip: file_name, caption, objects, questions, edit prompts, truth paths
+    OUT/videos/000000.mp4         the clip, H.264 and AAC
+    OUT/truth/000000.json         its row
+    OUT/truth/000000.npz          masks, depth, points, visibility, frame_times, edited_masks
+    OUT/truth/000000_edited.mp4   the clip after its edit, with the sound of the clip
+
+`load_dataset("videofolder", data_dir=OUT)` gives one example a row of metadata.jsonl.
+"""
+
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from tqdm import tqdm
+
+from modeling_sen.world.dataset import WorldClips
+from modeling_sen.world.drawing import render
+from modeling_sen.world.edits import edit
+from modeling_sen.world.mp4 import write_mp4
+from modeling_sen.world.scene import FRAMES_PER_SECOND, Scene
+from modeling_sen.world.sound import SAMPLING_RATE, sound_of
+from modeling_sen.world.tracks import tracks
+from modeling_sen.world.truth import attribute_caption, caption, legend, objects, questions
+
+
+def world(
+    out: Annotated[Path, typer.Argument(help="Folder to write to; a run that was stopped is continued.")],
+    split: Annotated[str, typer.Option(help="train, validation, test or unseen_pairs.")] = "train",
+    num: Annotated[int, typer.Option(help="Number of clips.")] = 100,
+    seed: Annotated[int, typer.Option(help="Another seed gives other clips.")] = 0,
+    hops: Annotated[
+        int | None, typer.Option(help="1, 2 or 3: clips for a chain of that length, some sprite always sounds.")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 64,
+    num_frames: Annotated[int, typer.Option("--frames", help="Frames a clip, 8 a second.")] = 16,
+    num_objects: Annotated[
+        str | None,
+        typer.Option("--objects", help="Sprites a clip: 3, or 1-4 for a range. Default 1-4, or 3 with --hops."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Write generated clips with sound, of which everything is known."""
+    summary = write_world(
+        out, split, num, seed, num_objects=parse_objects(num_objects), size=size, num_frames=num_frames, hops=hops
+    )
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        print(f"{out}: {summary['clips']} {split} clips of seed {seed} ({summary['written']} new)")
+
+
+def parse_objects(text: str | None) -> int | tuple[int, int] | None:
+    """`"3"` -> 3, `"1-4"` -> (1, 4)."""
+    if text is None:
+        return None
+    low, dash, high = text.partition("-")
+    if not low.isdecimal() or (dash and not high.isdecimal()):
+        raise ValueError(f"--objects is {text!r}: expected a number such as 3 or a range such as 1-4")
+    return (int(low), int(high)) if dash else int(low)
+
+
+def write_world(out: str | os.PathLike, split: str, num: int, seed: int = 0, **scene_options: Any) -> dict[str, Any]:
+    """Write clips 0 .. num - 1 to a folder. Clips that are there already are kept, so that a stopped run continues.
+
+    Args:
+        scene_options: `num_objects`, `size`, `num_frames` and `hops` of `make_scene`.
+
+    Returns:
+        `{"out", "split", "seed", "clips", "written", "seconds"}`.
+
+    Raises:
+        ValueError: settings that `WorldClips` refuses, an odd size, or a folder that holds something else.
+    """
+    clips = WorldClips(split, num, seed, **scene_options)
+    if scene_options.get("size", 64) % 2:
+        raise ValueError(f"size is {scene_options['size']} pixels: H.264 takes even sizes only")
+    out = Path(out)
+    start = time.perf_counter()
+    _check_and_write_settings(out, {"split": split, "seed": seed, **scene_options})
+    for folder in ("videos", "truth"):
+        (out / folder).mkdir(exist_ok=True)
+    missing = [index for index in range(num) if not _row_path(out, index).exists()]
+    try:
+        for index in tqdm(missing, desc=f"{split} clips", unit="clip", disable=None):
+            _write_clip(out, clips.scene(index))
+    finally:  # after an interruption the table lists what is there
+        rows = [_row_path(out, index) for index in range(num)]
+        table = "".join(row.read_text() for row in rows if row.exists())
+        _replace_text(out / "metadata.jsonl", table)
+    return {
+        "out": str(out),
+        "split": split,
+        "seed": seed,
+        "clips": num,
+        "written": len(missing),
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+
+
+def _row_path(out: Path, index: int) -> Path:
+    return out / "truth" / f"{index:06d}.json"
+
+
+def _write_clip(out: Path, scene: Scene) -> None:
+    """The row is written last: where it is, the clip is complete."""
+    name = f"{scene.index:06d}"
+    clip, sound, change = render(scene), sound_of(scene), edit(scene)
+    edited = render(change.scene)
+    points, visibility = tracks(scene, masks=clip.masks)
+    write_mp4(out / "videos" / f"{name}.mp4", clip.frames, FRAMES_PER_SECOND, sound, SAMPLING_RATE)
+    write_mp4(out / "truth" / f"{name}_edited.mp4", edited.frames, FRAMES_PER_SECOND, sound, SAMPLING_RATE)
+    truth = out / "truth" / f"{name}.npz"
+    unfinished = truth.with_name(f".{truth.name}.unfinished")
+    with open(unfinished, "wb") as file:
+        np.savez_compressed(
+            file,
+            masks=clip.masks,
+            depth=clip.depth,
+            points=points,
+            visibility=visibility,
+            frame_times=np.arange(scene.num_frames) / FRAMES_PER_SECOND,
+            edited_masks=edited.masks,
+        )
+    os.replace(unfinished, truth)
+    row = {
+        "file_name": f"videos/{name}.mp4",
+        "caption": caption(scene),
+        "attribute_caption": attribute_caption(scene),
+        "legend": legend(scene),
+        "objects": objects(scene),
+        "questions": [asdict(question) for question in questions(scene)],
+        "source_prompt": change.source_prompt,
+        "edit_prompt": change.edit_prompt,
+        "target_prompt": change.target_prompt,
+        "edited_object": change.sprite,
+        "edited_path": f"truth/{name}_edited.mp4",
+        "truth_path": f"truth/{name}.npz",
+        "split": scene.split,
+        "seed": scene.seed,
+        "index": scene.index,
+    }
+    _replace_text(_row_path(out, scene.index), json.dumps(row) + "\n")
+
+
+def _check_and_write_settings(out: Path, settings: dict[str, Any]) -> None:
+    path = out / "settings.json"
+    settings = json.loads(json.dumps(settings))  # tuples become lists, as they do in the file
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found != settings:
+            raise ValueError(f"{out} holds clips drawn with {found}, not with {settings}: choose another folder")
+        return
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: expected a folder")
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty and holds no settings.json of the world: choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    _replace_text(path, json.dumps(settings, indent=2) + "\n")
+
+
+def _replace_text(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text)
+    os.replace(unfinished, path)
