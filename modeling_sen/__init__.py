@@ -1,1 +1,45 @@
-"""SEN for Transformers: frozen encoders, associated recursively, for video understanding."""
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""SEN for Transformers: frozen encoders, associated recursively, for video understanding.
+
+Importing it registers SENConfig, SENModel and SENProcessor with the Auto classes, and the pipeline tasks.
+"""
+
+from modeling_sen.registration import register
+
+
+__version__ = "0.1.0"
+
+# Public name -> the module that holds it, imported when the name is first used.
+_MODULES = {
+    "PRESETS": "configuration_sen",
+    "NeuronSpec": "configuration_sen",
+    "SENConfig": "configuration_sen",
+    "SENEncoder": "encoding",
+    "SENModel": "modeling_sen",
+    "SENOutput": "modeling_sen",
+    "SENProcessor": "processing_sen",
+    "ZeroShotVideoClassificationPipeline": "pipelines.zero_shot_video_classification",
+    "list_neurons": "neuron_registry",
+    "list_presets": "configuration_sen",
+    "read_audio": "audio_io",
+    "read_video": "video_io",
+    "register_checkpoint": "neuron_registry",
+    "register_neuron": "neuron_registry",
+}
+__all__ = sorted(_MODULES)  # noqa: PLE0605
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])
+
+
+register()

@@ -1,0 +1,362 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""SENConfig: which frozen encoders are neurons, and how recursive association joins them.
+
+Presets and variant sets are data at the end of the file.
+"""
+
+import copy
+import re
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from huggingface_hub.dataclasses import strict
+from transformers import GenerationConfig, PreTrainedConfig
+
+Modality = Literal["image", "video", "audio", "depth", "thermal", "text"]
+MODALITIES: tuple[str, ...] = get_args(Modality)
+NEURON_NAME = re.compile(r"[a-z][a-z0-9_]*")
+# First words a neuron's name may not have: its inputs could be taken for `text_input_ids`, `neuron_mask`, `frame_times`.
+RESERVED_NAMES = ("text", "neuron", "frame")
+PREPROCESSING_KEYS = ("size", "crop", "mean", "std", "resample", "gray")
+
+
+@dataclass
+class NeuronSpec:
+    """One frozen encoder, as it stands in `config.neurons` (there as a plain JSON dict without the `None`s).
+
+    Args:
+        name: `[a-z][a-z0-9_]*`; the prefix of the neuron's inputs.
+        modality: one of `image, video, audio, depth, thermal, text`.
+        hub_id: a Hub repository, a local folder, `"builtin:NAME"` (a tower shipped inside sen-tiny) or `"./NAME"` (a folder
+            beside the SEN checkpoint, one level deep).
+        hidden_size: width of the tower's tokens.
+        class_name: the Transformers class that loads the tower.
+        revision: commit of `hub_id`; pinned when the SEN is first saved.
+        submodule: dotted path of the tower inside the loaded class, where that is larger than the tower.
+        key_mapping: regular expressions that rename checkpoint keys (`from_pretrained(key_mapping=...)`).
+        num_frames: frames sampled from the clip (image, video, depth and thermal neurons).
+        sampling: how they are sampled, see `video_io.SAMPLING_RULES`.
+        preprocessing: any of `size, crop, mean, std, resample, gray`, overriding the hub's processor. `size` is the shorter
+            side (int) or `[height, width]`; `crop` is `[height, width]`; `gray` turns frames to their luma.
+        prompt_side: `prefix` or `suffix`, by default the adapter's; `after` re-associates the neuron after its tower.
+        dtype: dtype the tower runs in, e.g. `"float32"`; by default the one it was saved in.
+        aligned: whether the projected pooled output lives in the text tower's space.
+        projection: how the pooled output enters that space: a dotted path in the loaded class (`"visual_projection"`), or a
+            safetensors file beside the tower holding `weight` (embedding, width). By default the identity.
+
+    Raises:
+        ValueError: on a bad name, modality, hub id, or preprocessing key.
+    """
+
+    name: str
+    modality: str
+    hub_id: str
+    hidden_size: int
+    class_name: str
+    revision: str | None = None
+    submodule: str | None = None
+    key_mapping: dict[str, str] | None = None
+    num_frames: int | None = None
+    sampling: str = "uniform"
+    preprocessing: dict[str, Any] | None = None
+    prompt_side: str | None = None
+    dtype: str | None = None
+    aligned: bool = False
+    projection: str | None = None
+
+    def __post_init__(self):
+        where = f"neuron {self.name!r}"
+        if not isinstance(self.name, str) or not NEURON_NAME.fullmatch(self.name):
+            raise ValueError(f"neuron name: found {self.name!r}, expected [a-z][a-z0-9_]*")
+        if self.name.split("_")[0] in RESERVED_NAMES:
+            raise ValueError(
+                f"neuron name: {self.name!r} begins with one of {', '.join(RESERVED_NAMES)}, which are taken"
+            )
+        if self.modality not in MODALITIES:
+            raise ValueError(f"{where}: modality is {self.modality!r}, expected one of {', '.join(MODALITIES)}")
+        if self.prompt_side not in (None, "prefix", "suffix", "after"):
+            raise ValueError(f"{where}: prompt_side is {self.prompt_side!r}, expected prefix, suffix or after")
+        if not self.hub_id or ".." in self.hub_id.split("/"):
+            raise ValueError(f"{where}: hub_id is {self.hub_id!r}; it may not be empty or contain '..'")
+        if self.hub_id.startswith("./") and "/" in self.hub_id[2:].rstrip("/"):
+            raise ValueError(f"{where}: hub_id {self.hub_id!r} is more than one level below the checkpoint")
+        if self.projection and (self.projection.startswith("/") or ".." in self.projection.split("/")):
+            raise ValueError(f"{where}: projection {self.projection!r} must name a module, or a file beside the tower")
+        unknown = set(self.preprocessing or ()) - set(PREPROCESSING_KEYS)
+        if unknown:
+            raise ValueError(
+                f"{where}: unknown preprocessing {sorted(unknown)}, expected some of {', '.join(PREPROCESSING_KEYS)}"
+            )
+        if self.takes_frames and self.num_frames is None:
+            self.num_frames = 1 if self.modality == "image" else 8
+        if self.num_frames is not None and self.num_frames < 1:
+            raise ValueError(f"{where}: num_frames is {self.num_frames}, expected at least 1")
+
+    @property
+    def takes_frames(self) -> bool:
+        return self.modality in ("image", "video", "depth", "thermal")
+
+    @property
+    def is_builtin(self) -> bool:
+        return self.hub_id.startswith("builtin:")
+
+    @property
+    def is_relative(self) -> bool:
+        return self.hub_id.startswith("./")
+
+    @property
+    def input_name(self) -> str:
+        """Suffix of the neuron's main input: `{name}_{input_name}`."""
+        if self.takes_frames:
+            return "pixel_values"
+        return "input_features" if self.modality == "audio" else "input_ids"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form: only what differs from the defaults."""
+        defaults = {field.name: field.default for field in fields(self)}
+        return {
+            key: value for key, value in asdict(self).items() if defaults[key] is MISSING or value != defaults[key]
+        }
+
+    @classmethod
+    def from_dict(cls, data: "dict[str, Any] | NeuronSpec") -> "NeuronSpec":
+        if isinstance(data, NeuronSpec):
+            return data
+        known = {field.name for field in fields(cls)}
+        required = {field.name for field in fields(cls) if field.default is MISSING}
+        label = data.get("name", data)
+        if unknown := set(data) - known:
+            raise ValueError(f"neuron {label!r}: unknown fields {sorted(unknown)}, expected some of {sorted(known)}")
+        if missing := required - set(data):
+            raise ValueError(f"neuron {label!r}: missing fields {sorted(missing)}")
+        return cls(**copy.deepcopy(data))
+
+
+@strict
+class SENConfig(PreTrainedConfig):
+    """Configuration of a [`SENModel`].
+
+    Args:
+        neurons: list of [`NeuronSpec`] dicts.
+        text_tower: [`NeuronSpec`] dict of the text encoder that embeds class texts; `None` for a SEN without texts.
+        hidden_size: width d of knowledge.
+        num_rounds: number K of recursive association rounds; 0 reads the frozen encoders once.
+        num_prompt_tokens: prompt tokens P that each neuron gets in each round.
+        prompt_depth: layers below the top where prompts enter. `None`: a quarter of the tower, at least 1. `"all"`: the
+            whole tower runs again each round.
+        integrate, distribute, prompt: variant of each step, see `recursive_association.py`.
+        bottleneck_size: width per prompt token of the bottleneck that distribution goes through.
+        active_fraction: share of the bottleneck units that stay active in `sparse_mlp`.
+        read_answers: whether integration reads the answers of the round before, not pooled outputs only.
+        share_blocks: one block's parameters for all rounds.
+        projection_dim: width e of the text space and of the fused embedding.
+        logit_scale_init_value: log of the similarity scale; `None` copies it from the text tower's checkpoint.
+        initializer_range: standard deviation of the initial weights.
+
+    Raises:
+        ValueError: on unknown fields, duplicate neuron names, or values out of range.
+    """
+
+    model_type = "sen"
+
+    neurons: list[dict[str, Any]] | None = None
+    text_tower: dict[str, Any] | None = None
+    hidden_size: int = 256
+    num_rounds: int = 3
+    num_prompt_tokens: int = 4
+    prompt_depth: int | str | None = None
+    integrate: Literal["mean", "concat", "attention"] = "mean"
+    distribute: Literal["sparse_mlp", "mlp", "linear"] = "sparse_mlp"
+    prompt: Literal["tokens", "add"] = "tokens"
+    bottleneck_size: int = 32
+    active_fraction: float | int = 0.5
+    read_answers: bool = True
+    share_blocks: bool = False
+    projection_dim: int = 512
+    logit_scale_init_value: float | int | None = None
+    initializer_range: float | int = 0.02
+
+    def __post_init__(self, **kwargs):
+        self.neurons = [NeuronSpec.from_dict(neuron).to_dict() for neuron in self.neurons or []]
+        if self.text_tower is not None:
+            self.text_tower = NeuronSpec.from_dict({"name": "class_text", **self.text_tower}).to_dict()
+        if unknown := set(kwargs) - _inherited_keys():
+            own = sorted(field.name for field in fields(SENConfig) if field.name in SENConfig.__annotations__)
+            raise ValueError(f"{type(self).__name__}: unknown fields {sorted(unknown)}; its own are {', '.join(own)}")
+        super().__post_init__(**kwargs)
+
+    def validate_neurons(self):
+        """Called by the strict dataclass on construction and on save."""
+        names = [neuron["name"] for neuron in self.neurons or []]
+        if duplicates := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"neurons: duplicate names {duplicates}")
+        for first in names:
+            for second in names:
+                if first != second and second.startswith(f"{first}_"):
+                    raise ValueError(f"neurons: {first!r} is a prefix of {second!r}, their inputs could be confused")
+        if self.text_tower is not None and self.text_tower["modality"] != "text":
+            raise ValueError(f"text_tower: modality is {self.text_tower['modality']!r}, expected 'text'")
+
+    def validate_ranges(self):
+        """Called by the strict dataclass on construction and on save."""
+        for name, lowest in (("hidden_size", 1), ("num_rounds", 0), ("num_prompt_tokens", 1), ("bottleneck_size", 1)):
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {lowest}")
+        if not 0 < self.active_fraction <= 1:
+            raise ValueError(f"active_fraction is {self.active_fraction}, expected in (0, 1]")
+        depth = self.prompt_depth
+        if (isinstance(depth, str) and depth != "all") or (isinstance(depth, int) and depth < 1):
+            raise ValueError(f"prompt_depth is {depth!r}, expected a number of layers, 'all' or None (a quarter)")
+
+    @property
+    def neuron_specs(self) -> list[NeuronSpec]:
+        return [NeuronSpec.from_dict(neuron) for neuron in self.neurons or []]
+
+    @property
+    def text_tower_spec(self) -> NeuronSpec | None:
+        return None if self.text_tower is None else NeuronSpec.from_dict(self.text_tower)
+
+    @classmethod
+    def from_preset(cls, name: str, variants: str | None = None, **overrides) -> "SENConfig":
+        """Configuration of a preset (`sen presets` lists them), optionally with a named variant set such as `paper_reading`.
+
+        Raises:
+            ValueError: for an unknown preset or variant set, naming the known ones.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"unknown preset {name!r}, expected one of {', '.join(PRESETS)}")
+        if variants is not None and variants not in VARIANT_SETS:
+            raise ValueError(f"unknown variant set {variants!r}, expected one of {', '.join(VARIANT_SETS)}")
+        preset = PRESETS[name]
+        settings = {"neurons": preset.neurons, "text_tower": preset.text_tower, **preset.settings}
+        return cls(**copy.deepcopy({**settings, **VARIANT_SETS.get(variants or "", {}), **overrides}))
+
+
+def _inherited_keys() -> set[str]:
+    """What a config.json of Transformers may carry beyond a class's own fields."""
+    keys = set(GenerationConfig._get_default_generation_params())
+    keys |= {"name_or_path", "_name_or_path", "_commit_hash", "model_type", "auto_map", "custom_pipelines"}
+    keys |= {"torch_dtype", "transformers_version", "num_labels", "per_layer_config", "output_attentions"}
+    keys |= {"attn_implementation", "experts_implementation"}
+    return keys | {"_attn_implementation_internal", "_experts_implementation_internal", "_attn_implementation"}
+
+
+@dataclass(frozen=True)
+class SENPreset:
+    """Neurons that go well together, by hub id; `aligned` in a neuron says that it shares the text tower's space."""
+
+    description: str
+    neurons: list[dict[str, Any]]
+    text_tower: dict[str, Any]
+    settings: dict[str, Any]
+
+
+# Our reading of a second-hand description of the paper: average pooling, a sparse MLP per modality, hidden prompt tokens with
+# a second pass through the whole encoder, three rounds; integration reads pooled vectors only.
+VARIANT_SETS: dict[str, dict[str, Any]] = {
+    "paper_reading": {
+        "integrate": "mean",
+        "distribute": "sparse_mlp",
+        "prompt": "tokens",
+        "prompt_depth": "all",
+        "read_answers": False,
+        "num_rounds": 3,
+    }
+}
+
+_CLIP_IMAGE = {
+    "name": "image",
+    "modality": "image",
+    "hub_id": "openai/clip-vit-base-patch16",
+    "class_name": "CLIPVisionModelWithProjection",
+    "submodule": "vision_model",
+    "projection": "visual_projection",
+    "hidden_size": 768,
+    "num_frames": 8,
+    "aligned": True,
+}
+_CLIP_TEXT = {
+    "name": "class_text",
+    "modality": "text",
+    "hub_id": "openai/clip-vit-base-patch16",
+    "class_name": "CLIPTextModelWithProjection",
+    "submodule": "text_model",
+    "projection": "text_projection",
+    "hidden_size": 512,
+    "aligned": True,
+}
+_SIGLIP_IMAGE = {
+    "name": "image",
+    "modality": "image",
+    "hub_id": "google/siglip-base-patch16-224",
+    "class_name": "SiglipVisionModel",
+    "hidden_size": 768,
+    "num_frames": 8,
+    "aligned": True,
+}
+_SIGLIP_TEXT = {
+    "name": "class_text",
+    "modality": "text",
+    "hub_id": "google/siglip-base-patch16-224",
+    "class_name": "SiglipTextModel",
+    "hidden_size": 768,
+    "aligned": True,
+}
+_XCLIP = {
+    "name": "video",
+    "modality": "video",
+    "hub_id": "microsoft/xclip-base-patch16",
+    "class_name": "XCLIPVisionModel",
+    "key_mapping": {r"^vision_model\.": ""},
+    "hidden_size": 768,
+    "num_frames": 8,
+}
+_VIDEOMAE = {
+    "name": "video",
+    "modality": "video",
+    "hub_id": "MCG-NJU/videomae-base",
+    "class_name": "VideoMAEModel",
+    "hidden_size": 768,
+    "num_frames": 16,
+}
+_AST = {
+    "name": "audio",
+    "modality": "audio",
+    "hub_id": "MIT/ast-finetuned-audioset-10-10-0.4593",
+    "class_name": "ASTModel",
+    "hidden_size": 768,
+}
+_DEPTH_ANYTHING = {
+    "name": "depth",
+    "modality": "depth",
+    "hub_id": "depth-anything/Depth-Anything-V2-Small-hf",
+    "class_name": "Dinov2Model",
+    "key_mapping": {r"^backbone\.": ""},
+    "hidden_size": 384,
+    "num_frames": 1,
+    "preprocessing": {"size": 224, "crop": [224, 224]},
+}
+
+PRESETS: dict[str, SENPreset] = {
+    "clip-xclip-ast": SENPreset(
+        "CLIP frames (aligned) + X-CLIP video tower + AST sound",
+        [_CLIP_IMAGE, _XCLIP, _AST],
+        _CLIP_TEXT,
+        {"projection_dim": 512},
+    ),
+    "clip-videomae-ast": SENPreset(
+        "CLIP frames (aligned) + VideoMAE motion + AST sound",
+        [_CLIP_IMAGE, _VIDEOMAE, _AST],
+        _CLIP_TEXT,
+        {"projection_dim": 512},
+    ),
+    "siglip-videomae-ast-depth": SENPreset(
+        "SigLIP frames (aligned) + VideoMAE motion + AST sound + Depth-Anything backbone on depth maps",
+        [_SIGLIP_IMAGE, _VIDEOMAE, _AST, _DEPTH_ANYTHING],
+        _SIGLIP_TEXT,
+        {"projection_dim": 768},
+    ),
+}
+
+__all__ = ["PRESETS", "VARIANT_SETS", "NeuronSpec", "SENConfig", "SENPreset"]

@@ -1,0 +1,555 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""SENModel: frozen encoders ("super neurons"), associated recursively, give one embedding of a video.
+
+After "Super Encoding Network: Recursive Association of Multi-Modal Encoders for Video Understanding" (arXiv 2506.07576),
+which has no public code; the equations are our reading. A checkpoint holds the association's weights only.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from huggingface_hub import is_offline_mode
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput, can_return_tuple, logging
+from transformers.utils.hub import resolve_revision
+
+from .checkpoint_folder import replaced_folder
+from .configuration_sen import NeuronSpec, SENConfig
+from .neuron import Neuron, NeuronState, NeuronTrunk
+from .neuron_loading import (
+    DEFAULT_LOGIT_SCALE,
+    load_neuron,
+    quiet_transformers,
+    read_logit_scale,
+    resolve_spec,
+    save_neuron,
+)
+from .recursive_association import FusionHead, RABlock, masked_mean
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class SENRound(ModelOutput):
+    """One round as the pictures show it.
+
+    Args:
+        fused_embeds (`torch.Tensor` of shape `(batch, projection_dim)`): z with F read from this round's states, normalised.
+        neuron_embeds (`dict[str, torch.Tensor]`): aligned neurons' projected pooled outputs of this round, normalised, each
+            `(batch, projection_dim)`; zeros in rows where the neuron is absent.
+    """
+
+    fused_embeds: Tensor | None = None
+    neuron_embeds: dict[str, Tensor] | None = None
+
+
+@dataclass
+class SENOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.Tensor`, *optional*): cross-entropy over the texts (`labels`), or symmetric contrastive (`return_loss`).
+        logits_per_video (`torch.Tensor` of shape `(batch, texts)`, *optional*): scaled cosine similarities.
+        fused_embeds (`torch.Tensor` of shape `(batch, projection_dim)`): the fused embedding z, normalised.
+        text_embeds (`torch.Tensor` of shape `(texts, projection_dim)`, *optional*): normalised.
+        knowledge (`torch.Tensor` of shape `(batch, num_rounds, hidden_size)`): what was integrated in each round.
+        neuron_states (`dict[str, NeuronState]`): each neuron's tokens, pooled output, answers and grid after the last round.
+        all_rounds (`tuple[SENRound]`, *optional*): rounds 0..K.
+    """
+
+    loss: Tensor | None = None
+    logits_per_video: Tensor | None = None
+    fused_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+    knowledge: Tensor | None = None
+    neuron_states: dict[str, NeuronState] | None = None
+    all_rounds: tuple[SENRound, ...] | None = None
+
+
+class NeuronBank(nn.Module):
+    """The frozen towers: children of the model, but never part of its state dict, so that a checkpoint leaves them out."""
+
+    def __init__(self):
+        super().__init__()
+        self.by_name = nn.ModuleDict()
+        self.text_tower: Neuron | None = None
+        self.register_state_dict_post_hook(_leave_out)
+        self.register_load_state_dict_post_hook(_expect_none)
+
+
+def _leave_out(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict) -> None:
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        del state_dict[key]
+
+
+def _expect_none(module: nn.Module, incompatible_keys: Any) -> None:
+    own = {key for key, _ in module.named_parameters()} | {key for key, _ in module.named_buffers()}
+    missing = incompatible_keys.missing_keys
+    missing[:] = [key for key in missing if not any(key == name or key.endswith(f".{name}") for name in own)]
+
+
+class SENPreTrainedModel(PreTrainedModel):
+    config: SENConfig
+    base_model_prefix = "sen"
+    main_input_name = "neuron_mask"
+    input_modalities = ("video", "image", "audio", "text")
+    _no_split_modules = ["RABlock", "FusionHead"]  # noqa: RUF012 (Transformers' own declaration)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, RABlock):
+            for linear in module.shift.values():
+                init.zeros_(linear.weight)  # a neuron that takes no prompts starts as it is
+        for name in ("queries", "tokens"):
+            if isinstance(parameter := getattr(module, name, None), nn.Parameter):
+                init.normal_(parameter, std=std)
+        if isinstance(module, SENModel):
+            init.zeros_(module.gate)
+            scale = self.config.logit_scale_init_value
+            init.constant_(module.logit_scale, DEFAULT_LOGIT_SCALE if scale is None else scale)
+
+
+class SENModel(SENPreTrainedModel):
+    """Neurons, K rounds of recursive association, and the fused embedding.
+
+    `from_neurons`, `from_pretrained` and `load_neurons` load the towers; constructed from a configuration alone, the model
+    loads them when first used.
+    """
+
+    def __init__(self, config: SENConfig):
+        super().__init__(config)
+        if not config.neurons:
+            raise ValueError("config.neurons is empty: a SEN needs at least one neuron")
+        # Trainable modules come before the bank: a model's dtype is that of its first parameter.
+        num_blocks = min(1, config.num_rounds) if config.share_blocks else config.num_rounds
+        self.blocks = nn.ModuleList(
+            RABlock(config, first=index == 0 and not config.share_blocks) for index in range(num_blocks)
+        )
+        self.fusion = FusionHead(config)
+        self.gate = nn.Parameter(torch.empty(()))
+        self.logit_scale = nn.Parameter(torch.empty(()))
+        self.neurons = NeuronBank()
+        self._specs = {spec.name: spec for spec in config.neuron_specs}
+        self._base: tuple[str | None, str | None] = (
+            None,
+            None,
+        )  # checkpoint and commit that relative hub ids refer to
+        self._neuron_kwargs: dict[str, dict[str, Any]] = {}
+        self.post_init()
+
+    # --- loading -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_neurons(
+        cls,
+        neurons: Iterable[str | Mapping[str, Any] | NeuronSpec],
+        text_tower: str | Mapping[str, Any] | NeuronSpec | None = None,
+        neuron_kwargs: dict[str, dict[str, Any]] | None = None,
+        **overrides: Any,
+    ) -> "SENModel":
+        """An untrained SEN over frozen encoders, loaded at once.
+
+        Args:
+            neurons: hub ids, folders, or specs. A neuron from the text tower's repository counts as aligned.
+            text_tower: hub id or spec of the encoder of class texts.
+            neuron_kwargs: `{neuron name: from_pretrained arguments}`.
+            overrides: fields of [`SENConfig`].
+
+        Raises:
+            OSError, RuntimeError, ValueError: see [`load_neuron`].
+        """
+        kwargs = neuron_kwargs or {}
+        text_spec = None
+        if text_tower is not None:
+            text_spec = resolve_spec(text_tower, "text_tower", **kwargs.get("class_text", {}))
+        specs: list[NeuronSpec] = []
+        for neuron in neurons:
+            given = {"hub_id": neuron} if isinstance(neuron, str) else neuron
+            if text_spec and not isinstance(given, NeuronSpec) and given.get("hub_id") == text_spec.hub_id:
+                given = {"aligned": True, **given}
+            name = given.name if isinstance(given, NeuronSpec) else given.get("name", "")
+            taken = tuple(spec.name for spec in specs)
+            specs.append(resolve_spec(given, "tower", taken, **kwargs.get(name, {})))
+        config = SENConfig(
+            neurons=[spec.to_dict() for spec in specs],
+            text_tower=None if text_spec is None else text_spec.to_dict(),
+            **overrides,
+        )
+        text_neuron = None
+        if text_spec is not None and "projection_dim" not in overrides:
+            text_neuron = load_neuron(text_spec, **kwargs.get("class_text", {}))
+            config.projection_dim = text_neuron.embedding_size
+        model = cls(config)
+        model.neurons.text_tower = text_neuron
+        model.load_neurons(neuron_kwargs)
+        return model.eval()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, neuron_kwargs=None, **kwargs):  # type: ignore[override]
+        """As of any Transformers model; loads the neurons too.
+
+        Args:
+            neuron_kwargs: `{neuron name: from_pretrained arguments}`, e.g. `{"image": {"attn_implementation": "eager"}}`;
+                `"class_text"` is the text tower. `trust_remote_code` reaches a neuron only here, never from the SEN.
+
+        Raises:
+            RuntimeError: the checkpoint lacks weights of the association, which would stay random.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        with quiet_transformers():  # what is missing raises below
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        if info["missing_keys"] and pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
+            missing = sorted(info["missing_keys"])
+            raise RuntimeError(
+                f"{pretrained_model_name_or_path}: {len(missing)} weights of {cls.__name__} are missing (e.g. {missing[0]}) "
+                "and would stay random"
+            )
+        if pretrained_model_name_or_path is not None:
+            hub_kwargs = {key: kwargs[key] for key in ("token", "local_files_only", "cache_dir") if key in kwargs}
+            revision = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **hub_kwargs)
+            commit = getattr(revision, "resolved", None) or revision
+            model._base = (str(pretrained_model_name_or_path), commit)
+        if dtype not in (None, "auto"):
+            neuron_kwargs = {
+                name: {"dtype": dtype, **(neuron_kwargs or {}).get(name, {})} for name in [*model._specs, "class_text"]
+            }
+        model.load_neurons(neuron_kwargs)
+        model.eval()
+        return (model, info) if wants_info else model
+
+    def load_neurons(self, neuron_kwargs: dict[str, dict[str, Any]] | None = None) -> "SENModel":
+        """Loads the towers that are not loaded yet, onto the association's device.
+
+        Raises:
+            OSError, RuntimeError, ValueError: see [`load_neuron`].
+            ValueError: `neuron_kwargs` names no neuron of this model.
+        """
+        self._neuron_kwargs.update(neuron_kwargs or {})
+        if unknown := set(self._neuron_kwargs) - set(self._specs) - {"class_text"}:
+            raise ValueError(f"neuron_kwargs: no neurons {sorted(unknown)}, expected some of {sorted(self._specs)}")
+        for name, spec in self._specs.items():
+            if name not in self.neurons.by_name:
+                neuron = self._load(spec, name)
+                if spec.aligned:
+                    self._check_alignment(neuron)
+                self.neurons.by_name[name] = neuron
+        spec = self.config.text_tower_spec
+        if spec is not None and self.neurons.text_tower is None:
+            self.neurons.text_tower = self._load(spec, "class_text")
+        if spec is not None and self.config.logit_scale_init_value is None:
+            scale = read_logit_scale(spec, *self._base, **self._neuron_kwargs.get("class_text", {}))
+            if scale is None:
+                logger.info(f"{spec.hub_id} has no logit_scale; using that of an untrained CLIP")
+            self.config.logit_scale_init_value = DEFAULT_LOGIT_SCALE if scale is None else scale
+            self.logit_scale.data.fill_(self.config.logit_scale_init_value)
+        return self
+
+    def _load(self, spec: NeuronSpec, name: str) -> Neuron:
+        kwargs = self._neuron_kwargs.get(name, {})
+        neuron = load_neuron(spec, self.config.prompt_depth, *self._base, **kwargs).train(self.training)
+        return neuron if "device_map" in kwargs else neuron.to(self.gate.device)
+
+    def _check_alignment(self, neuron: Neuron) -> None:
+        if neuron.embedding_size != self.config.projection_dim:
+            raise ValueError(
+                f"neuron {neuron.spec.name!r} is aligned, but its embeddings have width {neuron.embedding_size} and "
+                f"projection_dim is {self.config.projection_dim}"
+            )
+
+    def _ensure_loaded(self) -> None:
+        wants_text = self.config.text_tower is not None and self.neurons.text_tower is None
+        if len(self.neurons.by_name) < len(self._specs) or wants_text:
+            logger.warning(f"loading neurons {', '.join(self._specs)} on first use; load_neurons() does it ahead")
+            self.load_neurons()
+
+    # --- forward -----------------------------------------------------------------------------------------------------
+
+    @can_return_tuple
+    def forward(
+        self,
+        neuron_mask: Tensor | None = None,
+        frame_times: Tensor | None = None,
+        text_input_ids: Tensor | None = None,
+        text_attention_mask: Tensor | None = None,
+        text_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_loss: bool = False,
+        output_all_rounds: bool = False,
+        **inputs: Tensor,
+    ) -> SENOutput:
+        """
+        Args:
+            neuron_mask (`(batch, neurons)` bool): which neurons each sample has inputs for, in the order of
+                `config.neurons`; by default those whose inputs are given.
+            frame_times (`(batch, frames)` float): seconds; carried for the heads, not read here.
+            text_input_ids, text_attention_mask (`(texts, tokens)` int): class texts, or one text per video.
+            text_embeds (`(texts, projection_dim)` float): class texts embedded before, instead of `text_input_ids`.
+            labels (`(batch,)` int): indices into the texts; gives the cross-entropy loss.
+            return_loss: symmetric contrastive loss; there must be one text per video.
+            output_all_rounds: fused and per-neuron embeddings of each round.
+            inputs: `{neuron}_pixel_values` (batch, time, channels, height, width), `{neuron}_input_features` (batch, time,
+                bins), `{neuron}_input_ids` and `{neuron}_attention_mask` (batch, tokens).
+
+        Raises:
+            TypeError: an input that belongs to no neuron.
+            ValueError: a sample with no neuron present; shapes or labels that do not fit.
+        """
+        self._ensure_loaded()
+        by_neuron = self._split_inputs(inputs)
+        present = self._present(by_neuron, neuron_mask)
+
+        states: dict[str, NeuronState] = {}
+        trunks: dict[str, NeuronTrunk] = {}
+        for name in present:
+            states[name], trunks[name] = self.neurons.by_name[name].first_look(by_neuron[name])
+        aligned = self._aligned_mean(states, present)
+        rounds = [self._round(states, present, aligned)] if output_all_rounds else []
+
+        knowledge = []
+        for number in range(self.config.num_rounds):
+            block = self.blocks[0 if self.config.share_blocks else number]
+            known = block.integrate(states, present)  # (batch, hidden_size)
+            context = block.distribute(known, list(states))  # neuron -> (batch, prompt_tokens, width)
+            states = self._prompt(trunks, context)
+            knowledge.append(known)
+            if output_all_rounds:
+                rounds.append(self._round(states, present, aligned))
+
+        output = SENOutput(
+            fused_embeds=self._fuse(states, present, aligned),
+            knowledge=torch.stack(knowledge, dim=1) if knowledge else None,
+            neuron_states=states,
+            all_rounds=tuple(rounds) or None,
+        )
+        if text_input_ids is not None:
+            text_embeds = self.get_text_features(text_input_ids, text_attention_mask).pooler_output
+        if text_embeds is not None:
+            output.text_embeds = text_embeds.to(output.fused_embeds)
+            output.logits_per_video = self.logit_scale.exp() * output.fused_embeds @ output.text_embeds.t()
+        output.loss = self._loss(output.logits_per_video, labels, return_loss)
+        return output
+
+    def _prompt(self, trunks: Mapping[str, NeuronTrunk], context: Mapping[str, Tensor]) -> dict[str, NeuronState]:
+        """Each neuron looks again, prompted with its context."""
+        return {
+            name: self.neurons.by_name[name].look_again(trunk, context[name], self.config.prompt)
+            for name, trunk in trunks.items()
+        }
+
+    def _split_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """`{neuron}_{input}` -> neuron -> input; neurons without inputs are left out."""
+        by_neuron: dict[str, dict[str, Tensor]] = {}
+        for key, value in inputs.items():
+            name = next((name for name in self._specs if key.startswith(f"{name}_")), None)
+            suffix = key[len(name) + 1 :] if name else ""
+            if name is None or suffix not in (self._specs[name].input_name, "attention_mask"):
+                expected = [f"{name}_{spec.input_name}" for name, spec in self._specs.items()]
+                raise TypeError(f"unexpected input {key!r}, expected some of {', '.join(expected)}")
+            if value is not None:
+                by_neuron.setdefault(name, {})[suffix] = value
+        return {
+            name: by_neuron[name] for name in self._specs if self._specs[name].input_name in by_neuron.get(name, {})
+        }
+
+    def _present(self, by_neuron: Mapping[str, Mapping[str, Tensor]], neuron_mask: Tensor | None) -> dict[str, Tensor]:
+        """neuron -> (batch,) bool, for the neurons that any sample has inputs for."""
+        names, device = list(self._specs), self.gate.device
+        sizes = {name: next(iter(given.values())).shape[0] for name, given in by_neuron.items()}
+        if not sizes:
+            raise ValueError(f"no neuron has inputs; missing modalities: {self._modalities(names)}")
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"inputs have different batch sizes: {sizes}")
+        batch_size = next(iter(sizes.values()))
+        if neuron_mask is None:
+            neuron_mask = torch.ones(batch_size, len(names), dtype=torch.bool, device=device)
+        if neuron_mask.shape != (batch_size, len(names)):
+            raise ValueError(f"neuron_mask has shape {tuple(neuron_mask.shape)}, expected {(batch_size, len(names))}")
+        given = torch.tensor([name in by_neuron for name in names], device=device)
+        mask = neuron_mask.to(device=device, dtype=torch.bool) & given  # (batch, neurons)
+        if not bool(mask.any(dim=1).all()):
+            rows = (~mask.any(dim=1)).nonzero().flatten().tolist()
+            raise ValueError(f"samples {rows} have no neuron present; missing modalities: {self._modalities(names)}")
+        anywhere = mask.any(dim=0).tolist()
+        return {name: mask[:, index] for index, name in enumerate(names) if anywhere[index]}
+
+    def _modalities(self, names: Iterable[str]) -> str:
+        return ", ".join(f"{self._specs[name].modality} ({name})" for name in names)
+
+    def _embed(self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Aligned neurons' projected pooled outputs, normalised: neuron -> (batch, projection_dim)."""
+        embeds = {}
+        for name, state in states.items():
+            if self._specs[name].aligned:
+                projected = self.neurons.by_name[name].project(state.pooler_output).to(self.gate)
+                projected = nn.functional.normalize(projected, dim=-1)
+                embeds[name] = projected.masked_fill(~present[name].unsqueeze(-1), 0.0)
+        return embeds
+
+    def _aligned_mean(self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor]) -> Tensor | None:
+        """(batch, projection_dim); `None` where the configuration has no aligned neuron."""
+        if not any(spec.aligned for spec in self._specs.values()):
+            return None
+        embeds = self._embed(states, present)
+        if not embeds:  # aligned neurons exist, but none in this batch
+            return torch.zeros(len(next(iter(present.values()))), self.config.projection_dim).to(self.gate)
+        return masked_mean(embeds, present)
+
+    def _fuse(
+        self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor], aligned: Tensor | None
+    ) -> Tensor:
+        """z (batch, projection_dim): at the safe start (gate 0) the mean of the aligned neurons and nothing else."""
+        fused = self.fusion(states, present)
+        if aligned is not None:
+            fused = aligned + torch.tanh(self.gate) * fused
+        return nn.functional.normalize(fused, dim=-1)
+
+    def _round(
+        self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor], aligned: Tensor | None
+    ) -> SENRound:
+        return SENRound(self._fuse(states, present, aligned), self._embed(states, present))
+
+    def _loss(self, logits: Tensor | None, labels: Tensor | None, return_loss: bool) -> Tensor | None:
+        if labels is None and not return_loss:
+            return None
+        if logits is None:
+            raise ValueError("a loss needs texts: give text_input_ids or text_embeds")
+        if labels is not None:
+            if labels.shape != logits.shape[:1]:
+                raise ValueError(f"labels have shape {tuple(labels.shape)}, expected ({logits.shape[0]},)")
+            return nn.functional.cross_entropy(logits, labels.to(logits.device))
+        if logits.shape[0] != logits.shape[1]:
+            raise ValueError(
+                f"return_loss needs one text per video, found {logits.shape[0]} videos and {logits.shape[1]} texts"
+            )
+        pairs = torch.arange(logits.shape[0], device=logits.device)
+        return (nn.functional.cross_entropy(logits, pairs) + nn.functional.cross_entropy(logits.t(), pairs)) / 2
+
+    # --- features ----------------------------------------------------------------------------------------------------
+
+    def get_video_features(self, **inputs: Tensor) -> BaseModelOutputWithPooling:
+        """`pooler_output`: fused embeddings (batch, projection_dim), normalised; `last_hidden_state`: each round's knowledge."""
+        output = self(**inputs)
+        return BaseModelOutputWithPooling(last_hidden_state=output.knowledge, pooler_output=output.fused_embeds)
+
+    @torch.no_grad()
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
+        """`pooler_output`: text embeddings (texts, projection_dim), normalised; `last_hidden_state`: the tower's tokens.
+
+        Raises:
+            ValueError: the SEN has no text tower.
+        """
+        self._ensure_loaded()
+        text_tower = self.neurons.text_tower
+        if text_tower is None:
+            raise ValueError("this SEN has no text tower (config.text_tower is None), so it cannot embed class texts")
+        inputs = {"input_ids": input_ids}
+        if attention_mask is not None:
+            inputs["attention_mask"] = attention_mask
+        state, _ = text_tower.first_look(inputs)
+        embeds = nn.functional.normalize(text_tower.project(state.pooler_output), dim=-1)
+        return BaseModelOutputWithPooling(last_hidden_state=state.last_hidden_state, pooler_output=embeds)
+
+    @property
+    def is_untrained_without_start(self) -> bool:
+        """Whether no neuron is aligned and the fusion head was never trained (its bias is still exactly zero)."""
+        return not any(spec.aligned for spec in self._specs.values()) and not bool(self.fusion.up.bias.any())
+
+    def trainable_parameters(self) -> tuple[int, int]:
+        """(trainable, all) parameters, the loaded towers included in the second."""
+        trainable = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        return trainable, sum(parameter.numel() for parameter in self.parameters())
+
+    def print_trainable_parameters(self) -> None:
+        """Prints the trainable share, as `peft` does."""
+        self._ensure_loaded()
+        trainable, total = self.trainable_parameters()
+        print(f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}")
+
+    # --- saving ------------------------------------------------------------------------------------------------------
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike,
+        include_neurons: bool = False,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Saves configuration and association weights; the folder is replaced whole, or not at all.
+
+        Args:
+            include_neurons: write each tower to `neuron_NAME/` too, so that the folder stands alone.
+            push_to_hub, kwargs: as of any Transformers model.
+        """
+        if not kwargs.get("is_main_process", True):
+            return
+        config = self.config
+        with replaced_folder(save_directory) as folder:
+            try:
+                self.config = self._config_to_save(folder, include_neurons)
+                hub_kwargs = {
+                    key: kwargs.pop(key) for key in ("repo_id", "commit_message", "private") if key in kwargs
+                }
+                with quiet_transformers():
+                    super().save_pretrained(folder, **kwargs)
+            finally:
+                self.config = config
+        if push_to_hub:
+            repo_id = hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
+            self.push_to_hub(repo_id, token=kwargs.get("token"), **hub_kwargs)
+
+    def _config_to_save(self, folder: os.PathLike, include_neurons: bool) -> SENConfig:
+        """The configuration with what a reload needs: commits, dtypes, and with `include_neurons` the towers beside it."""
+        if include_neurons:
+            self._ensure_loaded()
+        config = SENConfig.from_dict(self.config.to_dict())
+        config._name_or_path = self.config._name_or_path
+        neurons = [
+            self._spec_to_save(spec, self._loaded(spec.name), folder, include_neurons) for spec in config.neuron_specs
+        ]
+        config.neurons = [spec.to_dict() for spec in neurons]
+        if (text_spec := config.text_tower_spec) is not None:
+            text = self._spec_to_save(text_spec, self.neurons.text_tower, folder, include_neurons)
+            config.text_tower = text.to_dict()
+        return config
+
+    def _loaded(self, name: str) -> Neuron | None:
+        return self.neurons.by_name[name] if name in self.neurons.by_name else None
+
+    def _spec_to_save(
+        self, spec: NeuronSpec, neuron: Neuron | None, folder: os.PathLike, include_neurons: bool
+    ) -> NeuronSpec:
+        if neuron is not None:
+            spec.dtype = str(neuron.dtype).removeprefix("torch.")
+        if include_neurons and neuron is not None:
+            return save_neuron(neuron, folder, *self._base)
+        if spec.is_relative:
+            raise ValueError(
+                f"neuron {spec.name!r} lives beside the checkpoint it was loaded from ({spec.hub_id}); save with "
+                "include_neurons=True"
+            )
+        if os.path.isdir(spec.hub_id):
+            logger.warning(
+                f"neuron {spec.name!r} is a local folder; elsewhere the checkpoint needs include_neurons=True"
+            )
+        elif not spec.is_builtin and spec.revision is None and not is_offline_mode():
+            spec.revision = getattr(resolve_revision(spec.hub_id), "resolved", None)
+        return spec
+
+
+__all__ = ["SENModel", "SENOutput", "SENPreTrainedModel", "SENRound"]

@@ -1,0 +1,198 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""A neuron: a frozen encoder that looks once, and then looks again with prompts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .configuration_sen import NeuronSpec
+from .neuron_registry import Grid, NeuronAdapter, adapter_for, find_layers
+from .prompt_injection import PromptedTower, Trunk
+
+
+@dataclass
+class NeuronState:
+    """What a neuron knows in one round.
+
+    Attributes:
+        last_hidden_state: (batch, t * h * w, width) tokens of the grid; class tokens are not among them.
+        pooler_output: (batch, width), the tower's own pooled output, or the mean of its tokens; mean over folded frames.
+        answers: (batch, prompt_tokens, width), the outputs at the prompt positions; `None` in round 0.
+        grid: (t, h, w).
+    """
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor
+    answers: Tensor | None
+    grid: Grid
+
+
+@dataclass
+class NeuronTrunk:
+    """The part of a first look that later looks reuse: the trunk's output and how frames were folded."""
+
+    trunk: Trunk | None  # None for neurons re-associated after the tower
+    first_state: NeuronState
+    batch_size: int
+
+
+class Neuron(nn.Module):
+    """A frozen tower with its adapter.
+
+    Args:
+        spec: the neuron's specification.
+        tower: the frozen encoder, cut out of whatever was loaded.
+        projection: maps pooled outputs into the text tower's space; `None` for the identity.
+        prompt_depth: layers below the top where prompts enter, `"all"`, or `None` for a quarter of them.
+    """
+
+    def __init__(
+        self, spec: NeuronSpec, tower: PreTrainedModel, projection: nn.Module | None, prompt_depth: int | str | None
+    ):
+        super().__init__()
+        self.spec, self.tower, self.projection = spec, tower, projection
+        self.adapter: NeuronAdapter = adapter_for(tower, spec.modality)
+        self.prompted_tower: PromptedTower | None = None
+        if self.adapter.takes_prompts and spec.prompt_side != "after":
+            layers = find_layers(tower, self.adapter.layers)
+            if layers is None:
+                raise ValueError(f"neuron {spec.name!r}: {type(tower).__name__} has no list of transformer layers")
+            embeddings = getattr(tower, self.adapter.embeddings, None) if self.adapter.embeddings else None
+            site = len(layers) - crown_depth(prompt_depth, len(layers), spec.name)
+            side = spec.prompt_side or self.adapter.prompt_side
+            self.prompted_tower = PromptedTower(tower, layers, site, embeddings, side)
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "Neuron":
+        """Towers stay in evaluation mode; only activation checkpointing, which asks for it, sees `mode`."""
+        super().train(False)
+        for module in self.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = mode  # the layer's own flag: its dropouts keep theirs
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.tower.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.tower.parameters()).dtype
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of the projected pooled output."""
+        if self.projection is None:
+            return self.spec.hidden_size
+        return int(self.projection.weight.shape[0])  # type: ignore[arg-type, union-attr]
+
+    def first_look(self, inputs: Mapping[str, Tensor]) -> tuple[NeuronState, NeuronTrunk]:
+        """Round 0, without gradients: nothing below the prompts is trained.
+
+        Args:
+            inputs: `pixel_values` (batch, time, channels, height, width), `input_features` (batch, time, bins), or
+                `input_ids` with `attention_mask` (batch, tokens).
+        """
+        tower_inputs = self._tower_inputs(inputs)
+        batch_size = next(iter(inputs.values())).shape[0]
+        trunk = None
+        with torch.no_grad():
+            if self.prompted_tower is None:
+                outputs = self.tower(**tower_inputs)
+            else:
+                outputs, trunk = self.prompted_tower.first_pass(tower_inputs)
+            state = self._state(outputs, None, tower_inputs, batch_size)
+        return state, NeuronTrunk(trunk, state, batch_size)
+
+    def look_again(self, trunk: NeuronTrunk, context: Tensor, prompt: str = "tokens") -> NeuronState:
+        """A round's prompted pass through the crown.
+
+        Args:
+            trunk: of this clip's first look.
+            context: (batch, prompt_tokens, width). For neurons re-associated after the tower: the shift (batch, 1, width)
+                of tokens and pooled output.
+            prompt: `tokens` (context enters as extra tokens) or `add` (its mean is added to every token).
+        """
+        if self.prompted_tower is None or trunk.trunk is None:
+            first, shift = trunk.first_state, context.to(trunk.first_state.pooler_output)
+            return NeuronState(first.last_hidden_state + shift, first.pooler_output + shift[:, 0], None, first.grid)
+        hidden_states = trunk.trunk.hidden_states
+        context = context.to(hidden_states)
+        frames = hidden_states.shape[0] // context.shape[0]
+        folded = context.repeat_interleave(frames, dim=0)  # every frame gets the same prompts
+        answers = None
+        if prompt == "add":
+            outputs = self.prompted_tower.shifted_pass(trunk.trunk, folded.mean(dim=1, keepdim=True))
+        else:
+            outputs, answers = self.prompted_tower.prompted_pass(trunk.trunk, folded)
+            answers = answers.unflatten(0, (trunk.batch_size, frames)).mean(dim=1)  # (batch, prompt_tokens, width)
+        return self._state(outputs, answers, trunk.trunk.inputs, trunk.batch_size)
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """(batch, width) -> (batch, embedding) in the text tower's space, not normalised."""
+        return pooled if self.projection is None else self.projection(pooled)
+
+    def _tower_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        name = self.spec.input_name
+        values = inputs[name].to(self.device)
+        if values.is_floating_point():
+            values = values.to(self.dtype)
+        if self.spec.takes_frames and values.ndim != 5:
+            raise ValueError(
+                f"{self.spec.name}_{name}: found shape {tuple(values.shape)}, expected (batch, time, channels, height, width)"
+            )
+        if self.spec.takes_frames and self.adapter.folds_frames:
+            values = values.flatten(0, 1)  # (batch * time, channels, height, width)
+        tower_inputs = {self.tower.main_input_name if name != "input_ids" else name: values}
+        if "attention_mask" in inputs:
+            tower_inputs["attention_mask"] = inputs["attention_mask"].to(self.device)
+        return tower_inputs
+
+    def _state(
+        self, outputs: Any, answers: Tensor | None, tower_inputs: dict[str, Any], batch_size: int
+    ) -> NeuronState:
+        tokens = outputs.last_hidden_state  # (batch * frames, tokens, width)
+        pooled = getattr(outputs, "pooler_output", None)
+        if pooled is None:
+            pooled = _mean_of_tokens(tokens, tower_inputs.get("attention_mask"))
+        t, h, w = self.adapter.grid(self.tower.config, tower_inputs) if self.adapter.grid else (1, 1, tokens.shape[1])
+        special = tokens.shape[1] - t * h * w
+        if special < 0:
+            raise ValueError(
+                f"neuron {self.spec.name!r}: grid {(t, h, w)} is larger than its {tokens.shape[1]} tokens"
+            )
+        frames = tokens.shape[0] // batch_size
+        tokens = tokens[:, special:].unflatten(0, (batch_size, frames)).flatten(1, 2)
+        pooled = pooled.unflatten(0, (batch_size, frames)).mean(dim=1)
+        return NeuronState(tokens, pooled, answers, (t * frames, h, w))
+
+
+def crown_depth(prompt_depth: int | str | None, num_layers: int, name: str) -> int:
+    """Layers of the crown: `prompt_depth`, all of them for `"all"`, a quarter (at least 1) for `None`.
+
+    Raises:
+        ValueError: when the tower has fewer layers.
+    """
+    if prompt_depth == "all":
+        return num_layers
+    depth = max(1, num_layers // 4) if prompt_depth is None else int(prompt_depth)
+    if depth > num_layers:
+        raise ValueError(f"prompt_depth is {depth}, but neuron {name!r} has {num_layers} layers")
+    return depth
+
+
+def _mean_of_tokens(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+    if attention_mask is None or attention_mask.shape != tokens.shape[:2]:
+        return tokens.mean(dim=1)
+    weight = attention_mask.to(tokens).unsqueeze(-1)  # (batch, tokens, 1)
+    return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+
+
+__all__ = ["Neuron", "NeuronState", "NeuronTrunk", "crown_depth"]

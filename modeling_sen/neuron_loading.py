@@ -1,0 +1,328 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Load neurons by hub id with stock Transformers classes, and fill in what a hub id alone leaves open."""
+
+import importlib.util
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers.utils import cached_file, logging
+
+from .configuration_sen import NeuronSpec
+from .neuron import Neuron
+from .neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, adapter_for
+
+# Keyword arguments of `from_pretrained` that also say where configuration files are found.
+_HUB_KWARGS = ("trust_remote_code", "token", "cache_dir", "local_files_only", "force_download")
+
+
+def tower_location(spec: NeuronSpec, base: str | None, base_revision: str | None) -> tuple[str, dict[str, Any]]:
+    """Where `from_pretrained` finds a neuron: `(path or repository, {"revision":, "subfolder":})`.
+
+    Args:
+        base: folder or repository of the SEN checkpoint that names the neuron, for relative hub ids.
+        base_revision: its commit.
+
+    Raises:
+        OSError: a builtin tower that is not installed; a relative hub id without a checkpoint.
+    """
+    if spec.is_builtin:
+        folder = _sen_tiny_folder() / spec.hub_id.removeprefix("builtin:")
+        if not (folder / "config.json").is_file():
+            raise OSError(
+                f"neuron {spec.name!r}: {spec.hub_id!r} is not among the towers shipped with the package modeling-sen "
+                f"(looked in {folder}); checkpoints for use without it are saved with include_neurons=True"
+            )
+        return str(folder), {}
+    if spec.is_relative:
+        if not base:
+            raise OSError(f"neuron {spec.name!r}: {spec.hub_id!r} is relative to a checkpoint, but none was loaded")
+        subfolder = spec.hub_id.removeprefix("./").rstrip("/")
+        if Path(base).is_dir():
+            return str(Path(base) / subfolder), {}
+        return base, {"subfolder": subfolder, "revision": base_revision}
+    return spec.hub_id, {"revision": spec.revision}
+
+
+def _sen_tiny_folder() -> Path:
+    folder = Path(__file__).with_name("sen_tiny")
+    if not folder.is_dir() and (package := importlib.util.find_spec("modeling_sen")) and package.origin:
+        folder = Path(package.origin).with_name("sen_tiny")  # remote code beside an installed package
+    return folder
+
+
+def _tower_class(spec: NeuronSpec, trust_remote_code: bool) -> Any:
+    if (found := getattr(transformers, spec.class_name, None)) is not None:
+        return found
+    registered = getattr(AutoModel._model_mapping, "_extra_content", {})
+    for candidate in registered.values():
+        if candidate.__name__ == spec.class_name:
+            return candidate
+    if trust_remote_code:
+        return AutoModel
+    raise ValueError(
+        f"neuron {spec.name!r}: class {spec.class_name!r} is neither in transformers {transformers.__version__} nor "
+        "registered with AutoModel.register; remote code needs neuron_kwargs={...: {'trust_remote_code': True}}"
+    )
+
+
+def _config_for(tower_class: Any, config: PreTrainedConfig) -> PreTrainedConfig:
+    """The part of a checkpoint's config that the tower's class wants (CLIP: vision_config)."""
+    wanted = getattr(tower_class, "config_class", None)
+    if wanted is None or isinstance(config, wanted):
+        return config
+    parts = [part for part in vars(config).values() if isinstance(part, wanted)]
+    if len(parts) != 1:
+        return config
+    if hasattr(parts[0], "projection_dim") and hasattr(config, "projection_dim"):
+        parts[0].projection_dim = config.projection_dim  # the whole model's rules; older parts carry a default
+    return parts[0]
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without load reports and progress bars: cutting a tower out leaves the rest unused, and what is missing raises."""
+    verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress:
+            logging.enable_progress_bar()
+
+
+def load_neuron(
+    spec: NeuronSpec,
+    prompt_depth: int | str | None = None,
+    base: str | None = None,
+    base_revision: str | None = None,
+    **kwargs: Any,
+) -> Neuron:
+    """Loads a neuron's tower with stock Transformers classes.
+
+    Args:
+        spec: what to load.
+        prompt_depth: see [`SENConfig`].
+        base, base_revision: the SEN checkpoint that relative hub ids refer to.
+        kwargs: for `from_pretrained`: `dtype`, `attn_implementation`, `device_map`, `quantization_config`,
+            `trust_remote_code`, `token`, `cache_dir`, `local_files_only`.
+
+    Raises:
+        OSError: the checkpoint cannot be found or read.
+        RuntimeError: the checkpoint lacks weights of the tower (Transformers would leave them random).
+        ValueError: the class, the submodule or the width does not fit the checkpoint.
+    """
+    location, where = tower_location(spec, base, base_revision)
+    hub_kwargs = {key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}
+    tower_class = _tower_class(spec, bool(kwargs.get("trust_remote_code", False)))
+    try:
+        config = AutoConfig.from_pretrained(location, **where, **hub_kwargs)
+        settings = {"dtype": spec.dtype or "auto", **kwargs}
+        if spec.key_mapping:
+            settings["key_mapping"] = spec.key_mapping
+        settings |= {"config": _config_for(tower_class, config), "ignore_mismatched_sizes": True}
+        with quiet_transformers():
+            model, loading = tower_class.from_pretrained(location, output_loading_info=True, **where, **settings)
+    except OSError as error:
+        raise OSError(f"neuron {spec.name!r}: {error}") from error
+    missing = sorted(key for key in loading["missing_keys"] if spec.submodule is None or _is_used(key, spec))
+    mismatched = sorted(key for key, *_ in loading.get("mismatched_keys", ()))
+    if missing or mismatched:
+        raise RuntimeError(
+            f"neuron {spec.name!r}: {spec.hub_id} has no weights for {len(missing + mismatched)} parameters of "
+            f"{spec.class_name} (e.g. {(missing + mismatched)[0]}), which would stay random; expected a checkpoint of that "
+            "class, or key_mapping / submodule to cut it out"
+        )
+    tower = model.get_submodule(spec.submodule) if spec.submodule else model
+    width = getattr(tower.config, "hidden_size", None)
+    if width is not None and width != spec.hidden_size:
+        raise ValueError(f"neuron {spec.name!r}: hidden_size is {spec.hidden_size}, but {spec.hub_id} has {width}")
+    projection = _load_projection(spec, model, location, {**where, **_cached_file_kwargs(hub_kwargs)})
+    return Neuron(spec, tower, projection, prompt_depth)
+
+
+def _is_used(key: str, spec: NeuronSpec) -> bool:
+    prefixes = [spec.submodule, spec.projection]
+    return any(prefix and key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _cached_file_kwargs(hub_kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in hub_kwargs.items() if key != "trust_remote_code"}
+
+
+def _load_projection(spec: NeuronSpec, model: nn.Module, location: str, where: dict[str, Any]) -> nn.Module | None:
+    if spec.projection is None:
+        return None
+    if not spec.projection.endswith(".safetensors"):
+        return model.get_submodule(spec.projection)
+    path = cached_file(location, spec.projection, **where)
+    weight = load_file(path)["weight"]  # (embedding, width)
+    parameter = next(model.parameters())
+    projection = nn.Linear(
+        weight.shape[1], weight.shape[0], bias=False, device=parameter.device, dtype=parameter.dtype
+    )
+    projection.load_state_dict({"weight": weight})
+    return projection
+
+
+def read_logit_scale(spec: NeuronSpec, base: str | None, base_revision: str | None, **kwargs: Any) -> float | None:
+    """The log similarity scale of a dual encoder's checkpoint: its tensor `logit_scale`.
+
+    Returns:
+        The scale, or `None` where the checkpoint has none.
+    """
+    location, where = tower_location(spec, base, base_revision)
+    where = {**where, **_cached_file_kwargs({key: kwargs[key] for key in _HUB_KWARGS if key in kwargs})}
+    # A tower cut out and saved alone keeps its scale in a file of its own.
+    for name in ("logit_scale.safetensors", "model.safetensors"):
+        path = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **where)
+        if path is None:
+            continue
+        with safe_open(path, framework="pt") as file:
+            if "logit_scale" in file.keys():  # noqa: SIM118 (not a dict)
+                return float(file.get_tensor("logit_scale"))
+    path = cached_file(location, "pytorch_model.bin", _raise_exceptions_for_missing_entries=False, **where)
+    if path is not None:
+        scale = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("logit_scale")
+        return None if scale is None else float(scale)
+    return None
+
+
+# What else a tower needs to be fed, and comes along when it is saved beside a SEN.
+_PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+)
+
+
+def save_neuron(neuron: Neuron, folder: str | os.PathLike, base: str | None, base_revision: str | None) -> NeuronSpec:
+    """Writes a tower, its projection and its processor's files to `folder/neuron_NAME`.
+
+    Returns:
+        The specification that finds it there.
+    """
+    spec = neuron.spec
+    target = Path(folder) / f"neuron_{spec.name}"
+    with quiet_transformers():
+        neuron.tower.save_pretrained(target)
+    if neuron.projection is not None:
+        weight = neuron.projection.weight.detach().to("cpu").contiguous()
+        save_file({"weight": weight}, target / "projection.safetensors", metadata={"format": "pt"})
+    location, where = tower_location(spec, base, base_revision)
+    for name in _PROCESSOR_FILES:
+        found = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **where)
+        if found is not None:
+            shutil.copyfile(found, target / name)
+    return replace(
+        spec,
+        hub_id=f"./{target.name}",
+        revision=None,
+        class_name=type(neuron.tower).__name__,
+        submodule=None,
+        key_mapping=None,
+        projection=None if neuron.projection is None else "projection.safetensors",
+        dtype=str(neuron.dtype).removeprefix("torch."),
+    )
+
+
+DEFAULT_LOGIT_SCALE = math.log(1 / 0.07)  # the initial scale of CLIP, for text towers that bring none
+
+
+def resolve_spec(
+    neuron: str | Mapping[str, Any] | NeuronSpec, role: str = "tower", taken: tuple[str, ...] = (), **kwargs: Any
+) -> NeuronSpec:
+    """A full specification from a hub id or a partial dict, read from the checkpoint's config.json.
+
+    Args:
+        neuron: hub id, folder, or a dict with at least `hub_id`.
+        role: `"tower"` or `"text_tower"`.
+        taken: names already in use.
+        kwargs: as for [`load_neuron`].
+
+    Raises:
+        OSError: no such checkpoint.
+        ValueError: a checkpoint type that needs `class_name`.
+    """
+    if isinstance(neuron, NeuronSpec):
+        return neuron
+    given = {"hub_id": neuron} if isinstance(neuron, str) else dict(neuron)
+    if "hub_id" not in given:
+        raise ValueError(f"neuron {given!r}: expected a hub id or a dict with 'hub_id'")
+    probe = NeuronSpec.from_dict({"name": "probe", "modality": "image", "hidden_size": 1, "class_name": "", **given})
+    location, where = tower_location(probe, None, None)
+    hub_kwargs = {key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}
+    config = AutoConfig.from_pretrained(location, **where, **hub_kwargs)
+    known = CHECKPOINT_SPECS.get((config.model_type, role), {})
+    if "class_name" not in known and "class_name" not in given:
+        mapping = AutoModel._model_mapping
+        if type(config) not in mapping:
+            raise ValueError(f"{given['hub_id']}: model type {config.model_type!r} has no base class; give class_name")
+        known = {"class_name": mapping[type(config)].__name__}
+    merged = {**known, **given}
+    tower_class = _tower_class(
+        NeuronSpec.from_dict({**probe.to_dict(), **merged}), bool(kwargs.get("trust_remote_code"))
+    )
+    tower_config = _config_for(tower_class, config)
+    adapter = NEURON_ADAPTERS.get(tower_config.model_type)
+    if adapter is None:
+        with torch.device("meta"):  # structure only: no weights are made
+            tower: Any = tower_class(tower_config)
+        tower = tower.get_submodule(merged["submodule"]) if merged.get("submodule") else tower
+        adapter = adapter_for(tower, merged.get("modality", _modality_of(tower)))
+    merged.setdefault("modality", "text" if role == "text_tower" else adapter.modality)
+    merged.setdefault("hidden_size", tower_config.hidden_size)
+    if merged["modality"] == "video":
+        merged.setdefault("num_frames", getattr(tower_config, "num_frames", None))
+    if merged["modality"] == "image":
+        merged.setdefault("num_frames", 8)
+    if not adapter.takes_prompts:
+        merged.setdefault("prompt_side", "after")
+    merged.setdefault("name", "class_text" if role == "text_tower" else _free_name(merged["modality"], taken))
+    return NeuronSpec.from_dict(merged)
+
+
+def _modality_of(tower: nn.Module) -> str:
+    """The modality of an unregistered tower, from what its class says it reads."""
+    modalities = getattr(tower, "input_modalities", ("image",))
+    first = modalities if isinstance(modalities, str) else modalities[0]
+    return first if first in ("image", "video", "audio", "text") else "image"
+
+
+def _free_name(modality: str, taken: tuple[str, ...]) -> str:
+    # A number without an underscore: "image_2" would begin with the inputs' prefix of "image".
+    base = "words" if modality == "text" else modality  # "text" is the class texts'
+    names = [base, *(f"{base}{number}" for number in range(2, len(taken) + 3))]
+    return next(name for name in names if name not in taken)
+
+
+__all__ = [
+    "DEFAULT_LOGIT_SCALE",
+    "load_neuron",
+    "quiet_transformers",
+    "read_logit_scale",
+    "resolve_spec",
+    "save_neuron",
+    "tower_location",
+]

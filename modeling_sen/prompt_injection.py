@@ -1,0 +1,225 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Run a frozen tower once up to the prompt site, and its crown again with prompts, through the tower's own forward.
+
+Hooks capture what enters the layer at the site (the trunk's output). For a prompted pass the embeddings and the layers
+below the site are bypassed, prompts join the tokens at the site, and are taken off again behind the last layer.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Trunk:
+    """What a prompted pass needs of the unprompted one.
+
+    Attributes:
+        hidden_states: (batch, tokens, width), the input of the layer at the prompt site.
+        inputs: the tower's keyword inputs.
+        returns_tuple: whether the tower's layers return a tuple.
+        skips_embeddings: whether the embeddings can be bypassed, having the shape of the hidden states.
+    """
+
+    hidden_states: Tensor
+    inputs: dict[str, Any]
+    returns_tuple: bool
+    skips_embeddings: bool
+
+
+class PromptedTower:
+    """A tower cut at its prompt site.
+
+    Args:
+        tower: the frozen module.
+        layers: its transformer layers, in order.
+        site: index of the first crown layer, 0 .. len(layers) - 1.
+        embeddings: the module whose output enters the first layer; bypassed in prompted passes where given.
+        prompt_side: where prompts stand among the tokens, `prefix` or `suffix`.
+    """
+
+    def __init__(
+        self, tower: nn.Module, layers: nn.ModuleList, site: int, embeddings: nn.Module | None, prompt_side: str
+    ):
+        if not 0 <= site < len(layers):
+            raise ValueError(f"prompt site {site} is outside the tower's {len(layers)} layers")
+        self.tower, self.layers, self.site, self.prompt_side = tower, layers, site, prompt_side
+        self.embeddings = embeddings if site > 0 else None
+
+    def first_pass(self, inputs: dict[str, Any]) -> tuple[Any, Trunk]:
+        """The tower's own pass; returns its outputs and the trunk's."""
+        entered: list[Tensor] = []
+        left: list[Any] = []
+        embedded: list[Any] = []
+        site = self.layers[self.site]
+        with ExitStack() as stack:
+            stack.enter_context(
+                _hook(
+                    site.register_forward_pre_hook(
+                        lambda module, args, kwargs: entered.append(_hidden_states(args, kwargs)), with_kwargs=True
+                    )
+                )
+            )
+            stack.enter_context(_hook(site.register_forward_hook(lambda module, args, output: left.append(output))))
+            if self.embeddings is not None:
+                handle = self.embeddings.register_forward_hook(lambda module, args, output: embedded.append(output))
+                stack.enter_context(_hook(handle))
+            outputs = self.tower(**inputs)
+        if len(entered) != 1:
+            raise RuntimeError(f"{type(self.tower).__name__}: layer {self.site} ran {len(entered)} times in one pass")
+        skips = len(embedded) == 1 and isinstance(embedded[0], Tensor) and embedded[0].shape == entered[0].shape
+        return outputs, Trunk(entered[0], inputs, isinstance(left[0], tuple), skips)
+
+    def prompted_pass(self, trunk: Trunk, prompts: Tensor) -> tuple[Any, Tensor]:
+        """Runs the crown over `[prompts ; trunk.hidden_states]`.
+
+        Args:
+            prompts: (batch, prompt_tokens, width).
+
+        Returns:
+            The tower's outputs, as of an unprompted pass, and the answers (batch, prompt_tokens, width).
+        """
+        count, tokens = prompts.shape[1], trunk.hidden_states.shape[1]
+        answers: list[Tensor] = []
+
+        def enter(module, args, kwargs):
+            hidden_states = self._join(prompts, trunk.hidden_states)
+            return _with_prompts(args, kwargs, hidden_states, count, tokens, self.prompt_side)
+
+        def stay(module, args, kwargs):
+            return _with_prompts(args, kwargs, None, count, tokens, self.prompt_side)
+
+        def leave(module, args, output):
+            hidden_states, rest = _split_output(output)
+            if self.prompt_side == "prefix":
+                answer, hidden_states = hidden_states[:, :count], hidden_states[:, count:]
+            else:
+                hidden_states, answer = hidden_states[:, :tokens], hidden_states[:, tokens:]
+            answers.append(answer)
+            return (hidden_states, *rest) if rest is not None else hidden_states
+
+        with ExitStack() as stack:
+            stack.enter_context(self._trunk_bypassed(trunk))
+            for index in range(self.site, len(self.layers)):
+                hook = enter if index == self.site else stay
+                handle = self.layers[index].register_forward_pre_hook(hook, with_kwargs=True)
+                stack.enter_context(_hook(handle))
+            # First of the layer's hooks: what else listens (captured hidden states) must not see the prompts.
+            stack.enter_context(_hook(self.layers[-1].register_forward_hook(leave, prepend=True)))
+            outputs = self.tower(**trunk.inputs)
+        return outputs, answers[0]
+
+    def shifted_pass(self, trunk: Trunk, shift: Tensor) -> Any:
+        """Runs the crown over `trunk.hidden_states + shift`, with shift (batch, 1, width); returns the tower's outputs."""
+
+        def enter(module, args, kwargs):
+            return _replace_hidden_states(args, kwargs, trunk.hidden_states + shift)
+
+        handle = self.layers[self.site].register_forward_pre_hook(enter, with_kwargs=True)
+        with self._trunk_bypassed(trunk), _hook(handle):
+            return self.tower(**trunk.inputs)
+
+    def _join(self, prompts: Tensor, hidden_states: Tensor) -> Tensor:
+        prompts = prompts.to(hidden_states)
+        parts = [prompts, hidden_states] if self.prompt_side == "prefix" else [hidden_states, prompts]
+        return torch.cat(parts, dim=1)  # (batch, prompt_tokens + tokens, width)
+
+    @contextmanager
+    def _trunk_bypassed(self, trunk: Trunk) -> Iterator[None]:
+        """Embeddings and lower layers hand on the stored hidden states, so that their cost is not paid again."""
+        handed_on = (trunk.hidden_states,) if trunk.returns_tuple else trunk.hidden_states
+        with ExitStack() as stack:
+            if trunk.skips_embeddings and self.embeddings is not None:
+                stack.enter_context(_forward_replaced(self.embeddings, lambda *args, **kwargs: trunk.hidden_states))
+            for layer in self.layers[: self.site]:
+                stack.enter_context(_forward_replaced(layer, lambda *args, **kwargs: handed_on))
+            yield
+
+
+@contextmanager
+def _hook(handle) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
+    # An instance attribute, so that nothing of the class changes; device-map hooks already keep theirs there.
+    before = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
+
+
+def _hidden_states(args: tuple, kwargs: dict) -> Tensor:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def _replace_hidden_states(args: tuple, kwargs: dict, hidden_states: Tensor) -> tuple[tuple, dict]:
+    if args:
+        return (hidden_states, *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": hidden_states}
+
+
+def _split_output(output: Any) -> tuple[Tensor, tuple | None]:
+    return (output[0], tuple(output[1:])) if isinstance(output, tuple) else (output, None)
+
+
+def _with_prompts(
+    args: tuple, kwargs: dict, hidden_states: Tensor | None, count: int, tokens: int, side: str
+) -> tuple[tuple, dict]:
+    """A layer's arguments, with masks and rotary positions extended to the prompt tokens."""
+    if hidden_states is not None:
+        args, kwargs = _replace_hidden_states(args, kwargs, hidden_states)
+    first = _hidden_states(args, kwargs)
+    rest = [_extend_mask(arg, count, tokens, side) for arg in args[1:]]
+    kwargs = dict(kwargs)
+    mask = kwargs.get("attention_mask")
+    if mask is None and kwargs.get("is_causal") and not any(isinstance(arg, Tensor) for arg in rest):
+        # Causal attention without a mask would hide the tokens from the prompts in front of them: make it explicit.
+        mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=first.device).tril()
+    if mask is not None:
+        kwargs["attention_mask"] = _extend_mask(mask, count, tokens, side)
+    positions = kwargs.get("position_embeddings")
+    if isinstance(positions, (tuple, list)) and len(positions) == 2 and positions[0].shape[-2] == tokens:
+        cosine, sine = positions
+        kwargs["position_embeddings"] = (
+            _pad(cosine, count, side, -2, 1.0),  # prompts have no place: the identity rotation
+            _pad(sine, count, side, -2, 0.0),
+        )
+    return (first, *rest) if args else args, kwargs
+
+
+def _pad(tensor: Tensor, count: int, side: str, dim: int, value: float | bool) -> Tensor:
+    shape = list(tensor.shape)
+    shape[dim] = count
+    pad = tensor.new_full(shape, value)
+    return torch.cat([pad, tensor] if side == "prefix" else [tensor, pad], dim=dim)
+
+
+def _extend_mask(mask: Any, count: int, tokens: int, side: str) -> Any:
+    """Extends a (batch, keys) or (batch, heads, queries, keys) mask: all tokens see the prompts, which see what any sees."""
+    if not isinstance(mask, Tensor) or mask.ndim not in (2, 4) or mask.shape[-1] != tokens:
+        return mask
+    additive = mask.is_floating_point() and mask.ndim == 4
+    visible = 0.0 if additive else True
+    if mask.ndim == 4 and mask.shape[-2] == tokens:
+        rows = mask.amax(dim=-2, keepdim=True) if additive else mask.any(dim=-2, keepdim=True)
+        rows = rows.expand(*mask.shape[:-2], count, tokens).to(mask.dtype)
+        mask = torch.cat([rows, mask] if side == "prefix" else [mask, rows], dim=-2)
+    return _pad(mask, count, side, -1, visible)
+
+
+__all__ = ["PromptedTower", "Trunk"]

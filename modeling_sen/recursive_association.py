@@ -1,0 +1,223 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Recursive Association: integrate what all neurons know, distribute it to each of them, prompt each to look again.
+
+The three steps are the paper's (arXiv 2506.07576); the equations are our reading of them. Variants of a step are entries
+of `INTEGRATE`, `DISTRIBUTE` and `PROMPT`.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_sen import NeuronSpec, SENConfig
+from .neuron import NeuronState
+
+
+def has_answers(config: SENConfig, spec: NeuronSpec) -> bool:
+    """Whether a neuron answers its prompts in a form that the next round reads."""
+    return config.read_answers and PROMPT[config.prompt] and spec.prompt_side != "after"
+
+
+def masked_mean(vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+    """Mean over the present neurons of each sample.
+
+    Args:
+        vectors: neuron -> (batch, width).
+        present: neuron -> (batch,) bool.
+
+    Returns:
+        (batch, width); zeros where no neuron is present. A neuron that is absent from a sample leaves its mean
+        bit-identical.
+    """
+    total: Tensor | None = None
+    count: Tensor | None = None
+    for name, vector in vectors.items():
+        here = present[name].unsqueeze(-1)  # (batch, 1)
+        vector = vector.masked_fill(~here, 0.0)
+        total = vector if total is None else total + vector
+        count = here.to(vector.dtype) if count is None else count + here
+    if total is None or count is None:
+        raise ValueError("masked_mean: no vectors")
+    return total / count.clamp(min=1)
+
+
+class StateReader(nn.Module):
+    """`LayerNorm(W [r ; A])`: a neuron's pooled output and, where read, the mean of its answers.
+
+    Args:
+        width: of the neuron.
+        hidden_size: of knowledge.
+        reads_answers: whether W has columns for the answers; answers that are absent then count as zero.
+    """
+
+    def __init__(self, width: int, hidden_size: int, reads_answers: bool):
+        super().__init__()
+        self.reads_answers = reads_answers
+        self.linear = nn.Linear(2 * width if reads_answers else width, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size)
+
+    def forward(self, state: NeuronState) -> Tensor:
+        read = state.pooler_output  # (batch, width)
+        if self.reads_answers:
+            answers = torch.zeros_like(read) if state.answers is None else state.answers.mean(dim=1).to(read)
+            read = torch.cat([read, answers], dim=-1)  # (batch, 2 * width)
+        return self.norm(self.linear(read.to(self.linear.weight)))  # (batch, hidden_size)
+
+
+class StateReaders(nn.ModuleDict):
+    """One [`StateReader`] for each neuron."""
+
+    def __init__(self, config: SENConfig, first: bool):
+        super().__init__(
+            {
+                spec.name: StateReader(spec.hidden_size, config.hidden_size, not first and has_answers(config, spec))
+                for spec in config.neuron_specs
+            }
+        )
+
+    def forward(self, states: Mapping[str, NeuronState]) -> dict[str, Tensor]:
+        return {name: self[name](state) for name, state in states.items()}  # neuron -> (batch, hidden_size)
+
+
+class MeanIntegration(nn.Module):
+    """Knowledge is the mean of what the present neurons say."""
+
+    def __init__(self, config: SENConfig, first: bool):
+        super().__init__()
+        self.readers = StateReaders(config, first)
+
+    def forward(self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor]) -> Tensor:
+        return masked_mean(self.readers(states), present)  # (batch, hidden_size)
+
+
+class ConcatIntegration(nn.Module):
+    """Knowledge is a linear map of what all neurons say, side by side; absent neurons say zero."""
+
+    def __init__(self, config: SENConfig, first: bool):
+        super().__init__()
+        self.readers = StateReaders(config, first)
+        self.hidden_size = config.hidden_size
+        self.linear = nn.Linear(len(self.readers) * config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size)
+
+    def forward(self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor]) -> Tensor:
+        said = self.readers(states)
+        silence = torch.zeros_like(next(iter(said.values())))
+        slots = [
+            said[name].masked_fill(~present[name].unsqueeze(-1), 0.0) if name in said else silence
+            for name in self.readers
+        ]
+        return self.norm(self.linear(torch.cat(slots, dim=-1)))  # (batch, hidden_size)
+
+
+class AttentionIntegration(nn.Module):
+    """Learned queries attend over what the present neurons say; knowledge is their mean."""
+
+    def __init__(self, config: SENConfig, first: bool):
+        super().__init__()
+        self.readers = StateReaders(config, first)
+        self.queries = nn.Parameter(torch.empty(config.num_prompt_tokens, config.hidden_size))
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor]) -> Tensor:
+        said = self.readers(states)
+        tokens = torch.stack(list(said.values()), dim=1)  # (batch, neurons, hidden_size)
+        mask = torch.stack([present[name] for name in said], dim=1).unsqueeze(1)  # (batch, 1, neurons)
+        queries = self.queries.expand(tokens.shape[0], -1, -1)  # (batch, queries, hidden_size)
+        answered = nn.functional.scaled_dot_product_attention(
+            queries, self.key(tokens), self.value(tokens), attn_mask=mask.expand(-1, queries.shape[1], -1)
+        )
+        return answered.mean(dim=1)  # (batch, hidden_size)
+
+
+class Distribution(nn.Module):
+    """`C = D(g)`: knowledge becomes one neuron's context, through a bottleneck of `bottleneck_size` per prompt token.
+
+    With `sparse_mlp` only the `active_fraction` of the bottleneck's units with the largest magnitude stay active;
+    `mlp` keeps all; `linear` has no activation.
+    """
+
+    def __init__(self, config: SENConfig, width: int):
+        super().__init__()
+        self.variant, self.num_tokens = config.distribute, config.num_prompt_tokens
+        units = config.num_prompt_tokens * config.bottleneck_size
+        self.num_active = max(1, round(config.active_fraction * units))
+        self.down = nn.Linear(config.hidden_size, units)
+        self.up = nn.Linear(config.bottleneck_size, width, bias=False)
+        self.tokens = nn.Parameter(torch.empty(config.num_prompt_tokens, width))
+
+    def forward(self, knowledge: Tensor) -> Tensor:
+        hidden = DISTRIBUTE[self.variant](self.down(knowledge), self.num_active)  # (batch, prompt_tokens * bottleneck)
+        return self.up(hidden.unflatten(-1, (self.num_tokens, -1))) + self.tokens  # (batch, prompt_tokens, width)
+
+
+def _most_active(hidden: Tensor, num_active: int) -> Tensor:
+    hidden = nn.functional.gelu(hidden)
+    kept = torch.zeros_like(hidden).scatter(-1, hidden.abs().topk(num_active, dim=-1).indices, 1.0)
+    return hidden * kept
+
+
+INTEGRATE = {"mean": MeanIntegration, "concat": ConcatIntegration, "attention": AttentionIntegration}
+DISTRIBUTE = {
+    "sparse_mlp": _most_active,
+    "mlp": lambda hidden, num_active: nn.functional.gelu(hidden),
+    "linear": lambda hidden, num_active: hidden,
+}
+# How context enters the crown (`Neuron.look_again`) -> whether the neuron answers.
+PROMPT = {"tokens": True, "add": False}
+
+
+class RABlock(nn.Module):
+    """One round's trainable part: integration over all neurons, and distribution to each.
+
+    Args:
+        config: the SEN's configuration.
+        first: whether only unprompted states, which have no answers, are integrated.
+    """
+
+    def __init__(self, config: SENConfig, first: bool):
+        super().__init__()
+        self.integration = INTEGRATE[config.integrate](config, first)
+        self.distribution = nn.ModuleDict(
+            {spec.name: Distribution(config, spec.hidden_size) for spec in config.neuron_specs}
+        )
+        # Towers that take no prompts: their tokens are shifted by U mean_P(C), with U zero at first.
+        self.shift = nn.ModuleDict(
+            {
+                spec.name: nn.Linear(spec.hidden_size, spec.hidden_size, bias=False)
+                for spec in config.neuron_specs
+                if spec.prompt_side == "after"
+            }
+        )
+
+    def integrate(self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor]) -> Tensor:
+        """(batch, hidden_size) knowledge from the present neurons' states."""
+        return self.integration(states, present)
+
+    def distribute(self, knowledge: Tensor, names: list[str]) -> dict[str, Tensor]:
+        """neuron -> (batch, prompt_tokens, width) context; (batch, 1, width) for neurons re-associated after the tower."""
+        context = {name: self.distribution[name](knowledge) for name in names}
+        for name in names:
+            if name in self.shift:
+                context[name] = self.shift[name](context[name].mean(dim=1, keepdim=True))
+        return context
+
+
+class FusionHead(nn.Module):
+    """`F`: Linear-GELU-Linear of the mean of `LayerNorm(V [r ; A])`, into the text space."""
+
+    def __init__(self, config: SENConfig):
+        super().__init__()
+        self.readers = StateReaders(config, first=config.num_rounds == 0)
+        self.down = nn.Linear(config.hidden_size, config.hidden_size)
+        self.up = nn.Linear(config.hidden_size, config.projection_dim)
+
+    def forward(self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor]) -> Tensor:
+        read = masked_mean(self.readers(states), present)  # (batch, hidden_size)
+        return self.up(nn.functional.gelu(self.down(read)))  # (batch, projection_dim)
+
+
+__all__ = ["DISTRIBUTE", "INTEGRATE", "PROMPT", "FusionHead", "RABlock", "masked_mean"]

@@ -1,0 +1,55 @@
+"""Shared fixtures: tiny random towers, built once for the session; no test reaches the network."""
+
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import modeling_sen
+from tiny_towers import make_towers
+
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the shared clips are not here")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def towers(tmp_path_factory) -> dict[str, str]:
+    """Family -> folder of a whole random checkpoint."""
+    return make_towers(tmp_path_factory.mktemp("towers"))
+
+
+SMALL = {"hidden_size": 24, "num_prompt_tokens": 2, "bottleneck_size": 4}
+
+
+@pytest.fixture
+def make_sen(towers):
+    """Builds a SEN over CLIP frames, VideoMAE motion and AST sound, all tiny."""
+
+    def make(**overrides) -> "modeling_sen.SENModel":
+        torch.manual_seed(1)
+        neurons = overrides.pop("neurons", [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"]])
+        return modeling_sen.SENModel.from_neurons(neurons, text_tower=towers["clip"], **{**SMALL, **overrides})
+
+    return make
+
+
+def random_inputs(batch_size: int = 2, seed: int = 0, frames: int = 2) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "image_pixel_values": torch.randn(batch_size, frames, 3, 16, 16, generator=generator),
+        "video_pixel_values": torch.randn(batch_size, 4, 3, 16, 16, generator=generator),
+        "audio_input_features": torch.randn(batch_size, 64, 16, generator=generator),
+    }
