@@ -1,0 +1,320 @@
+"""Read the frames that neurons ask for from a video: a file of any kind, an array, or a list of images.
+
+Files are decoded by PyAV alone, whatever else is installed, and only the sampled frames are decoded: see frame_index.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .frame_index import FrameIndex, UndecodableFrames, decode_frames, index_frames
+from .media_source import MediaSource, open_media_source
+
+logger = logging.getLogger(__name__)
+
+VideoInput: TypeAlias = (
+    str
+    | os.PathLike
+    | bytes
+    | IO[bytes]
+    | MediaSource
+    | np.ndarray
+    | torch.Tensor
+    | Sequence[Image.Image | np.ndarray | torch.Tensor]
+)
+
+# Frames per second of arrays and image lists that come without times.
+ARRAY_FRAME_RATE = 24.0
+# Containers round times to milliseconds: a frame this close after an instant is the one shown at it.
+TIME_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class FrameRequest:
+    """The frames one neuron wants: how many, and by which sampling rule (see `SAMPLING_RULES`)."""
+
+    num_frames: int
+    sampling: str = "uniform"
+
+
+@dataclass
+class VideoFrames:
+    """Sampled frames.
+
+    Attributes:
+        frames: (T, H, W, 3) uint8 RGB, upright.
+        times: (T,) float64, presentation times in seconds; the clip's first frame is at 0.
+        indices: (T,) int64, numbers of the frames in presentation order, the clip's first frame is 0.
+        num_frames_total: frames in the clip.
+        duration: seconds from the first frame to the end of the last one.
+        span: (start, end) seconds of the stretch that the sampled frames stand for: half the mean step between them
+            before the first and after the last, within the clip; the whole clip for a single frame.
+    """
+
+    frames: np.ndarray
+    times: np.ndarray
+    indices: np.ndarray
+    num_frames_total: int
+    duration: float
+    span: tuple[float, float]
+
+
+def _uniform(num_frames: int, total: int, frame_times: np.ndarray) -> np.ndarray:
+    """The middle frame of each of num_frames equal segments."""
+    return (2 * np.arange(num_frames) + 1) * total // (2 * num_frames)
+
+
+def _linspace(num_frames: int, total: int, frame_times: np.ndarray) -> np.ndarray:
+    """Evenly spread from the first frame to the last, both included."""
+    return np.arange(num_frames) * (total - 1) // max(1, num_frames - 1)
+
+
+def _stride(num_frames: int, total: int, frame_times: np.ndarray, stride: float) -> np.ndarray:
+    """Every stride-th frame, from the middle of the clip."""
+    if stride != int(stride):
+        raise ValueError(f"sampling rule 'stride:{stride}': expected a whole number of frames")
+    first = max(0, (total - (num_frames - 1) * int(stride) - 1) // 2)
+    return first + np.arange(num_frames) * int(stride)
+
+
+def _fps(num_frames: int, total: int, frame_times: np.ndarray, rate: float) -> np.ndarray:
+    """The frames on show `rate` times per second, from the beginning."""
+    instants = np.arange(num_frames) / rate + TIME_TOLERANCE
+    return np.searchsorted(frame_times, instants, side="right") - 1
+
+
+# name -> rule(num_frames, total, frame_times) -> (num_frames,) frame numbers, clamped to the clip afterwards. A name
+# that ends in a colon takes a positive number, as in "stride:16", handed to the rule as its fourth argument.
+SAMPLING_RULES: dict[str, Callable[..., np.ndarray]] = {
+    "uniform": _uniform,
+    "linspace": _linspace,
+    "stride:": _stride,
+    "fps:": _fps,
+}
+
+
+def sample_indices(sampling: str, num_frames: int, total: int, frame_times: np.ndarray) -> np.ndarray:
+    """The numbers of the frames that a sampling rule picks.
+
+    Args:
+        sampling: a name from `SAMPLING_RULES`, with its number where it takes one: "uniform", "stride:16", "fps:2".
+        total: frames in the clip, at least 1.
+        frame_times: (total,) float64, seconds from the first frame.
+
+    Returns:
+        (num_frames,) int64 in 0..total-1, not decreasing; a clip that is too short repeats frames.
+
+    Raises:
+        ValueError: the rule or its number is unknown, or num_frames is not positive.
+    """
+    if num_frames < 1:
+        raise ValueError(f"num_frames: expected at least 1, found {num_frames}")
+    name, colon, number = sampling.partition(":")
+    rule = SAMPLING_RULES.get(name + colon)
+    if rule is None:
+        known = ", ".join(f"{rule}NUMBER" if rule.endswith(":") else rule for rule in SAMPLING_RULES)
+        raise ValueError(f"sampling rule {sampling!r}: expected one of {known}")
+    arguments = []
+    if colon:
+        try:
+            arguments = [float(number)]
+        except ValueError:
+            arguments = [0.0]
+        if not 0 < arguments[0] < float("inf"):
+            raise ValueError(f"sampling rule {sampling!r}: expected a positive number after the colon")
+    return np.clip(rule(num_frames, total, frame_times, *arguments), 0, total - 1).astype(np.int64)
+
+
+def read_video(
+    video: VideoInput, requests: Sequence[FrameRequest], times: Sequence[float] | np.ndarray | None = None
+) -> list[VideoFrames]:
+    """Read what several neurons want of one video in one pass: each frame that any of them wants is decoded once.
+
+    Args:
+        video: a path, http(s) URL, bytes, binary file object or open `MediaSource`; a (T, H, W, 3) uint8 array or
+            tensor; or a list of PIL images or (H, W, 3) uint8 arrays.
+        times: (T,) seconds, increasing, of the frames of an array or list; without it they are taken to be
+            1 / ARRAY_FRAME_RATE apart. Files have their own times.
+
+    Returns:
+        One `VideoFrames` per request, in order. Frames may share memory.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: no such file.
+        ConnectionError: the URL cannot be fetched.
+        TypeError: the input is of no known kind.
+        ValueError: not a video, no frame in it, an ambiguous array layout, or an unknown sampling rule.
+    """
+    if classify_video_input(video) != "file":
+        frames, frame_times = _array_video(video, times)
+        return [_select(request, frames, frame_times) for request in requests]
+    if times is not None:
+        raise ValueError("times: expected none for a video file, which has its own")
+    with open_media_source(video) as source:
+        index = index_frames(source)
+        try:
+            return _read_requests(source, index, requests)
+        except UndecodableFrames as error:
+            logger.warning("%s; sampling among the frames that can be", error)
+            return _read_requests(source, index_frames(source, by_decoding=True), requests)
+
+
+def read_frames(video: VideoInput, indices: Sequence[int] | np.ndarray) -> VideoFrames:
+    """Read the frames with these numbers, in this order, repeats included. Input and errors as in `read_video`.
+
+    Raises:
+        ValueError: also when a number is outside the clip, or a frame asked for cannot be decoded.
+    """
+    asked = np.asarray(indices, dtype=np.int64)  # (T,)
+    if asked.ndim != 1 or len(asked) == 0:
+        raise ValueError(f"indices: expected a list of at least one frame number, found shape {asked.shape}")
+    if classify_video_input(video) != "file":
+        frames, frame_times = _array_video(video, None)
+        _check_range(asked, len(frames), "the frames given")
+        return _video_frames(frames[asked], asked, frame_times, _array_duration(frame_times))
+    with open_media_source(video) as source:
+        index = index_frames(source)
+        _check_range(asked, len(index.times), source.name)
+        wanted, places = np.unique(asked, return_inverse=True)
+        frames = decode_frames(source, index, wanted)
+        return _video_frames(_take(frames, places), asked, index.times, index.duration)
+
+
+def classify_video_input(video: Any) -> Literal["file", "array", "images"]:
+    """Say what a single video is given as: something to decode, one array or tensor, or a list of images.
+
+    Raises:
+        TypeError: none of these.
+        ValueError: an array or image of a layout that is not (T, H, W, 3), or (H, W, 3) each, uint8; nothing is guessed.
+    """
+    if isinstance(video, str | os.PathLike | bytes | bytearray | memoryview | MediaSource):
+        return "file"
+    if isinstance(video, np.ndarray | torch.Tensor):
+        _check_layout(video, 4, "(T, H, W, 3)")
+        return "array"
+    if isinstance(video, list | tuple):
+        if not video:
+            raise ValueError("video: expected at least one frame, found an empty list")
+        for frame in video:
+            if isinstance(frame, np.ndarray | torch.Tensor):
+                _check_layout(frame, 3, "(H, W, 3)")
+            elif not isinstance(frame, Image.Image):
+                raise ValueError(f"video: expected a list of images, found {type(frame).__name__} in it")
+        return "images"
+    if hasattr(video, "read"):
+        return "file"
+    raise TypeError(
+        "video: expected a path, URL, bytes, binary file object, (T, H, W, 3) uint8 array or list of images, "
+        f"found {type(video).__name__}"
+    )
+
+
+def is_video_batch(video: Any) -> bool:
+    """Whether a list is several videos: a list of PIL images or of single (H, W, 3) images is one, any other a batch.
+
+    Raises:
+        ValueError: images and other things are mixed.
+    """
+    if not isinstance(video, list | tuple):
+        return False
+    images = [isinstance(item, Image.Image) or getattr(item, "ndim", None) == 3 for item in video]
+    if any(images) and not all(images):
+        raise ValueError("video: expected a list of images or a list of videos, found both in one list")
+    return not any(images)
+
+
+def _check_layout(array: np.ndarray | torch.Tensor, dimensions: int, layout: str) -> None:
+    shape, dtype = tuple(array.shape), str(array.dtype).removeprefix("torch.")
+    if array.ndim != dimensions or shape[-1] != 3 or dtype != "uint8":
+        raise ValueError(f"video: expected {layout} uint8, RGB in 0..255 with channels last, found {shape} {dtype}")
+    if 0 in shape:
+        raise ValueError(f"video: expected at least one frame and one pixel, found shape {shape}")
+
+
+def _array_video(video: Any, times: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(T, H, W, 3) uint8 and (T,) seconds from the first frame."""
+    frames = (
+        _as_array(video) if isinstance(video, np.ndarray | torch.Tensor) else _stack([_as_array(f) for f in video])
+    )
+    if times is None:
+        return frames, np.arange(len(frames)) / ARRAY_FRAME_RATE
+    frame_times = np.asarray(times, dtype=np.float64)
+    if frame_times.shape != (len(frames),) or not (np.diff(frame_times) > 0).all():
+        raise ValueError(
+            f"times: expected {len(frames)} increasing seconds, one per frame, found shape {frame_times.shape}"
+        )
+    return frames, frame_times - frame_times[0]
+
+
+def _as_array(image: Any) -> np.ndarray:
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    return image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else image
+
+
+def _stack(images: list[np.ndarray]) -> np.ndarray:
+    sizes = sorted({image.shape[:2] for image in images})
+    if len(sizes) > 1:
+        raise ValueError(f"video: expected frames of one size, found (height, width) {sizes}")
+    return np.stack(images)
+
+
+def _array_duration(frame_times: np.ndarray) -> float:
+    step = float(np.median(np.diff(frame_times))) if len(frame_times) > 1 else 1 / ARRAY_FRAME_RATE
+    return float(frame_times[-1]) + step
+
+
+def _select(request: FrameRequest, frames: np.ndarray, frame_times: np.ndarray) -> VideoFrames:
+    indices = sample_indices(request.sampling, request.num_frames, len(frames), frame_times)
+    return _video_frames(_take(frames, indices), indices, frame_times, _array_duration(frame_times))
+
+
+def _read_requests(source: MediaSource, index: FrameIndex, requests: Sequence[FrameRequest]) -> list[VideoFrames]:
+    total = len(index.times)
+    sampled = [sample_indices(request.sampling, request.num_frames, total, index.times) for request in requests]
+    if not sampled:
+        return []
+    wanted = np.unique(np.concatenate(sampled))
+    frames = decode_frames(source, index, wanted)
+    return [
+        _video_frames(_take(frames, np.searchsorted(wanted, indices)), indices, index.times, index.duration)
+        for indices in sampled
+    ]
+
+
+def _take(frames: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """frames[places], without a copy where all frames are wanted in order."""
+    return frames if np.array_equal(places, np.arange(len(frames))) else frames[places]
+
+
+def _check_range(indices: np.ndarray, total: int, name: str) -> None:
+    outside = indices[(indices < 0) | (indices >= total)]
+    if len(outside):
+        raise ValueError(f"indices: expected 0..{total - 1} for {name}, found {int(outside[0])}")
+
+
+def _video_frames(frames: np.ndarray, indices: np.ndarray, frame_times: np.ndarray, duration: float) -> VideoFrames:
+    return VideoFrames(
+        frames=frames,
+        times=frame_times[indices],
+        indices=indices,
+        num_frames_total=len(frame_times),
+        duration=duration,
+        span=_span(indices, frame_times, duration),
+    )
+
+
+def _span(indices: np.ndarray, frame_times: np.ndarray, duration: float) -> tuple[float, float]:
+    distinct = np.unique(indices)
+    if len(distinct) == 1:
+        return 0.0, duration
+    ends = np.append(frame_times[1:], duration)
+    middles = (frame_times[distinct] + ends[distinct]) / 2  # (distinct frames,)
+    margin = (middles[-1] - middles[0]) / (len(distinct) - 1) / 2
+    return max(0.0, float(middles[0] - margin)), min(duration, float(middles[-1] + margin))
