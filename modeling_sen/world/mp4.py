@@ -35,7 +35,9 @@ def write_mp4(
         video.height, video.width = frames.shape[1:3]
         video.pix_fmt = "yuv420p"
         video.thread_count = 1  # small frames gain nothing from threads
-        sound = None if audio is None else container.add_stream("aac", rate=sampling_rate, layout="mono")
+        sound = None
+        if audio is not None:  # the default search for the best coding takes longer than all the rest
+            sound = container.add_stream("aac", rate=sampling_rate, layout="mono", options={"aac_coder": "fast"})
         for time, picture in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame.pts, frame.time_base = time, Fraction(1, frames_per_second)
