@@ -73,13 +73,11 @@ class FrameIndex:
 
     Attributes:
         times: (frames,) float64, seconds from the first frame's presentation to each frame's.
-        start: the first frame's presentation time on the container's clock, in seconds.
         duration: seconds from the first frame's presentation to the end of the last one's.
         packets: None where only decoding from the beginning finds the frames.
     """
 
     times: np.ndarray
-    start: float
     duration: float
     packets: PacketTable | None = None
 
@@ -90,7 +88,18 @@ def video_stream(container: InputContainer, name: str) -> VideoStream:
     if stream is None:
         found = "only sound" if container.streams.audio else "none"
         raise ValueError(f"{name}: expected a video stream, found {found}")
+    if stream.codec_context is None:
+        raise ValueError(f"{name}: its video is in a format that this build of FFmpeg cannot decode")
     return stream  # type: ignore[return-value]
+
+
+def first_frame_time(container: InputContainer, stream: VideoStream) -> float:
+    """When the first frame is shown, in seconds on the container's clock. Moves the container's reading position."""
+    if _guesses_times(container, stream):
+        return 0.0
+    head = islice(_packets(container, stream), REORDER_LIMIT)
+    pts = [packet.pts for packet in head if packet.pts is not None and not packet.is_discard]
+    return float(min(pts, default=0) * stream.time_base)  # type: ignore[operator]
 
 
 def index_frames(source: MediaSource, by_decoding: bool = False) -> FrameIndex:
@@ -145,8 +154,7 @@ def decode_frames(source: MediaSource, index: FrameIndex, wanted: np.ndarray) ->
 def _index_by_packets(container: InputContainer, stream: VideoStream) -> FrameIndex | None:
     pts, is_keyframe, is_shown = array("q"), bytearray(), bytearray()
     last_shown, last_duration, trailing_corrupt = None, 0, 0
-    # AVI stores no presentation times: with B-frames FFmpeg's guesses are out of order, and packed ones miscounted.
-    if container.format.name == "avi" and stream.codec_context.has_b_frames:
+    if _guesses_times(container, stream):
         return None
     for packet in _packets(container, stream):
         if packet.pts is None:
@@ -168,9 +176,9 @@ def _index_by_packets(container: InputContainer, stream: VideoStream) -> FrameIn
     if len(np.unique(packet_pts)) < len(packet_pts) or np.abs(order - np.arange(len(order))).max() > REORDER_LIMIT:
         return None
     packet_of_frame = shown_packets[order]
-    times, start, duration = _timeline(packet_pts[packet_of_frame], last_duration, stream)
+    times, duration = _timeline(packet_pts[packet_of_frame], last_duration, stream)
     table = PacketTable(packet_pts, np.argsort(packet_pts), np.frombuffer(is_keyframe, dtype=bool), packet_of_frame)
-    return FrameIndex(times, start, duration, table)
+    return FrameIndex(times, duration, table)
 
 
 def _index_by_decoding(container: InputContainer, stream: VideoStream) -> FrameIndex | None:
@@ -186,17 +194,17 @@ def _index_by_decoding(container: InputContainer, stream: VideoStream) -> FrameI
     if not complete or (np.diff(sorted_pts) <= 0).any():
         step = 1 / (stream.average_rate or 24) / stream.time_base  # type: ignore[operator]
         sorted_pts = np.rint(np.arange(len(pts)) * float(step)).astype(np.int64)
-    times, start, duration = _timeline(sorted_pts, 0, stream)
-    return FrameIndex(times, start, duration)
+    times, duration = _timeline(sorted_pts, 0, stream)
+    return FrameIndex(times, duration)
 
 
-def _timeline(pts: np.ndarray, last_duration: int, stream: VideoStream) -> tuple[np.ndarray, float, float]:
+def _timeline(pts: np.ndarray, last_duration: int, stream: VideoStream) -> tuple[np.ndarray, float]:
     tick = float(stream.time_base)  # type: ignore[arg-type]
     times = (pts - pts[0]) * tick
     last = last_duration * tick
     if last <= 0:
         last = float(np.median(np.diff(times))) if len(times) > 1 else float(1 / (stream.average_rate or 24))
-    return times, float(pts[0]) * tick, float(times[-1]) + last
+    return times, float(times[-1]) + last
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
@@ -209,6 +217,11 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]
             return
         if packet.size:  # not the flush packet, nor AVI's empty "same frame again"
             yield packet
+
+
+def _guesses_times(container: InputContainer, stream: VideoStream) -> bool:
+    # AVI stores no presentation times: with B-frames FFmpeg's guesses are out of order, and packed ones miscounted.
+    return container.format.name == "avi" and stream.codec_context.has_b_frames
 
 
 def _is_hidden(packet: Packet, stream: VideoStream) -> bool:
