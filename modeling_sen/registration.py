@@ -1,12 +1,32 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Make SEN known to the Auto classes and to `pipeline`; runs once, when `modeling_sen` is imported."""
 
-from transformers import AutoConfig, AutoModel
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.modeling_sen import SENModel
+from modeling_sen.pipelines.zero_shot_video_classification import ZeroShotVideoClassificationPipeline
+from modeling_sen.processing_sen import SENProcessor
+
+SEN_TINY = str(Path(__file__).with_name("sen_tiny"))
 
 
 def register() -> None:
     """Registers configuration, model, processor and pipeline tasks with Transformers."""
     AutoConfig.register(SENConfig.model_type, SENConfig, exist_ok=True)
     AutoModel.register(SENConfig, SENModel, exist_ok=True)
+    AutoProcessor.register(SENConfig, SENProcessor, exist_ok=True)
+    PIPELINE_REGISTRY.register_pipeline(
+        "zero-shot-video-classification",
+        pipeline_class=ZeroShotVideoClassificationPipeline,
+        pt_model=AutoModel,
+        default={"model": (SEN_TINY, None)},
+        type="multimodal",
+    )
+
+
+__all__ = ["SEN_TINY", "register"]

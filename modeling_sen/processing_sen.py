@@ -1,0 +1,322 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""SENProcessor: from a clip, with its sound and whatever else is given, to the inputs of every neuron.
+
+A file is opened once and each frame decoded once, however many neurons look at it.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoFeatureExtractor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import logging
+from transformers.utils.hub import resolve_revision
+
+from .audio_io import read_audio
+from .checkpoint_folder import replaced_folder
+from .configuration_sen import MODALITIES, NeuronSpec, SENConfig
+from .frame_transform import FrameTransform
+from .media_source import open_media_source
+from .neuron_loading import tower_location
+from .video_io import FrameRequest, VideoFrames, classify_video_input, is_video_batch, read_video
+
+logger = logging.get_logger(__name__)
+
+# Which entry of a clip a neuron of each modality looks at.
+_FRAME_SOURCES = {"image": "video", "video": "video", "depth": "depth", "thermal": "thermal"}
+
+
+class SENProcessor(ProcessorMixin):
+    """Prepares clips and texts for a [`SENModel`].
+
+    Args:
+        config: the SEN's configuration; sizes, means and sampling rates come from the neurons' own hub processors,
+            overridden by each neuron's `preprocessing`.
+        base, base_revision: checkpoint and commit that relative hub ids refer to.
+        hub_kwargs: `token`, `cache_dir`, `local_files_only` for the neurons' processors.
+    """
+
+    def __init__(
+        self,
+        config: SENConfig,
+        base: str | None = None,
+        base_revision: str | None = None,
+        hub_kwargs: Mapping[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.config = config
+        self.base, self.base_revision, self.hub_kwargs = base, base_revision, dict(hub_kwargs or {})
+        self._specs = config.neuron_specs
+        self._parts: dict[str, Any] = {}  # neuron -> transform, feature extractor or tokenizer, made when first used
+
+    # --- clips -------------------------------------------------------------------------------------------------------
+
+    def __call__(  # type: ignore[override]
+        self,
+        videos: Any = None,
+        text: str | Sequence[str] | None = None,
+        num_views: int = 1,
+        return_tensors: str = "pt",
+    ) -> BatchFeature:
+        """
+        Args:
+            videos: one clip or a list of clips. A clip is anything that `read_video` reads, or a dict with any of
+                `video`, `audio`, `depth`, `thermal` (as `read_video` or `read_audio` take them), `text` (a string for text
+                neurons) and `times` (seconds of array frames).
+            text: class texts.
+            num_views: temporal views of each clip, each a row of its own; rows of one clip stand together.
+            return_tensors: only `"pt"`.
+
+        Returns:
+            `{neuron}_pixel_values` (rows, T, 3, H, W) float32, `{neuron}_input_features` (rows, time, bins) float32,
+            `{neuron}_input_ids` and `{neuron}_attention_mask` (rows, tokens) int64; `neuron_mask` (rows, neurons) bool;
+            `frame_times` (rows, T) float64 seconds, of the neuron with the most frames; `text_input_ids` and
+            `text_attention_mask` (texts, tokens) int64. A neuron that no clip has inputs for has none.
+
+        Raises:
+            ValueError: nothing given, an unknown modality, a clip that no neuron can look at; see also `read_video`.
+        """
+        if videos is None and text is None:
+            raise ValueError("SENProcessor: expected videos, text or both, found neither")
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors is {return_tensors!r}, expected 'pt'")
+        data: dict[str, Any] = {}
+        if videos is not None:
+            clips = videos if is_clip_batch(videos) else [videos]
+            data |= self.collate([row for clip in clips for row in self.read_clip(clip, num_views)])
+        if text is not None:
+            data |= self.tokenize(text)
+        return BatchFeature(data)
+
+    def read_clip(self, clip: Any, num_views: int = 1) -> list[dict[str, Any]]:
+        """One clip's inputs: a dict for each view, of neuron inputs without a batch dimension and `frame_times` (T,).
+
+        Raises:
+            ValueError, OSError: as for a call.
+        """
+        entries = dict(clip) if isinstance(clip, Mapping) else {"video": clip}
+        if unknown := set(entries) - {*MODALITIES, "times"}:
+            raise ValueError(
+                f"clip: unknown entries {sorted(unknown)}, expected some of {', '.join(MODALITIES)}, times"
+            )
+        entries = {name: entry for name, entry in entries.items() if entry is not None}
+        if "image" in entries:  # an image is a clip of one frame
+            entries.setdefault("video", [entries.pop("image")])
+        views: list[dict[str, Any]] = [{} for _ in range(num_views)]
+        with ExitStack() as stack:
+            for name in ("video", "audio"):
+                if name in entries and _is_file(entries[name]):
+                    entries[name] = stack.enter_context(open_media_source(entries[name]))
+            seen = self._read_frames(entries, num_views)
+            for view, inputs in enumerate(views):
+                for spec in self._specs:
+                    frames = seen.get((spec.name, view))
+                    if frames is not None:
+                        inputs[f"{spec.name}_pixel_values"] = self._transform(spec)(frames.frames)
+                    elif spec.modality == "audio":
+                        self._add_sound(inputs, spec, entries, seen, view)
+                    elif spec.modality == "text" and "text" in entries:
+                        inputs[f"{spec.name}_input_ids"] = str(entries["text"])
+                shown = [seen[key] for key in seen if key[1] == view]
+                if shown:
+                    inputs["frame_times"] = torch.from_numpy(max(shown, key=lambda frames: len(frames.times)).times)
+        if not any(key != "frame_times" for key in views[0]):
+            wanted = sorted({spec.modality for spec in self._specs})
+            raise ValueError(
+                f"clip: found {', '.join(entries) or 'nothing'}, but the neurons look at {', '.join(wanted)}"
+            )
+        return views
+
+    def _read_frames(self, entries: dict[str, Any], num_views: int) -> dict[tuple[str, int], VideoFrames]:
+        """(neuron, view) -> its frames; each source is read in one pass."""
+        seen: dict[tuple[str, int], VideoFrames] = {}
+        for source in dict.fromkeys(_FRAME_SOURCES.values()):
+            specs = [spec for spec in self._specs if _FRAME_SOURCES.get(spec.modality) == source]
+            if source not in entries or not specs:
+                continue
+            requests = [FrameRequest((spec.num_frames or 1) * num_views, spec.sampling) for spec in specs]
+            read = read_video(_frames_of(entries[source]), requests, times=entries.get("times"))
+            for spec, frames in zip(specs, read, strict=True):
+                for view in range(num_views):
+                    seen[spec.name, view] = _every(frames, view, num_views)
+        return seen
+
+    def _add_sound(
+        self, inputs: dict[str, Any], spec: NeuronSpec, entries: dict[str, Any], seen: Mapping, view: int
+    ) -> None:
+        """The clip's own sound track, or the sound given, over the span of the sampled frames."""
+        own = "audio" not in entries
+        source = entries.get("video") if own else entries["audio"]
+        if source is None or (own and not _is_file(source)):
+            return
+        extractor = self._extractor(spec)
+        spans = [frames.span for (_, number), frames in seen.items() if number == view]
+        span = (min(start for start, _ in spans), max(end for _, end in spans)) if spans else None
+        sound = read_audio(source, extractor.sampling_rate, span)
+        if not sound.present:
+            logger.warning_once(f"some clips have no sound: neuron {spec.name!r} is left out for them")
+            return
+        features = extractor(sound.samples, sampling_rate=extractor.sampling_rate, return_tensors="np")
+        name = extractor.model_input_names[0]
+        inputs[f"{spec.name}_input_features"] = torch.from_numpy(np.asarray(features[name][0], dtype=np.float32))
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Rows of [`read_clip`] -> batched inputs; neurons that a row lacks get zeros there and `False` in `neuron_mask`."""
+        data: dict[str, Tensor] = {}
+        mask = torch.zeros(len(rows), len(self._specs), dtype=torch.bool)
+        for number, spec in enumerate(self._specs):
+            key = f"{spec.name}_{spec.input_name}"
+            has = [key in row for row in rows]
+            mask[:, number] = torch.tensor(has)
+            if not any(has):
+                continue
+            if spec.modality == "text":
+                tokens = self._tokenizer(spec)(
+                    [row.get(key, "") for row in rows], **_padding(spec), return_tensors="pt"
+                )
+                data[key] = tokens["input_ids"]
+                data[f"{spec.name}_attention_mask"] = tokens["attention_mask"]
+                continue
+            absent = torch.zeros_like(next(row[key] for row in rows if key in row))
+            data[key] = torch.stack([row.get(key, absent) for row in rows])
+        data["neuron_mask"] = mask
+        times = [row["frame_times"] for row in rows if "frame_times" in row]
+        if len(times) == len(rows) and len({len(time) for time in times}) == 1:
+            data["frame_times"] = torch.stack(times)
+        return data
+
+    def tokenize(self, text: str | Sequence[str]) -> dict[str, Tensor]:
+        """Class texts -> `text_input_ids`, `text_attention_mask`.
+
+        Raises:
+            ValueError: no text tower, or no texts.
+        """
+        spec = self.config.text_tower_spec
+        if spec is None:
+            raise ValueError("this SEN has no text tower (config.text_tower is None), so it takes no class texts")
+        texts = [text] if isinstance(text, str) else list(text)
+        if not texts or not all(isinstance(line, str) for line in texts):
+            raise ValueError(f"text: expected a string or a list of at least one string, found {text!r}")
+        tokens = self._tokenizer(spec)(texts, **_padding(spec), return_tensors="pt")
+        mask = tokens.get("attention_mask")
+        return {
+            "text_input_ids": tokens["input_ids"],
+            "text_attention_mask": torch.ones_like(tokens["input_ids"]) if mask is None else mask,
+        }
+
+    # --- the neurons' own processors ---------------------------------------------------------------------------------
+
+    def _part(self, spec: NeuronSpec, make: Any) -> Any:
+        if spec.name not in self._parts:
+            location, where = tower_location(spec, self.base, self.base_revision)
+            try:
+                self._parts[spec.name] = make(location, {**where, **self.hub_kwargs})
+            except OSError as error:
+                raise OSError(f"neuron {spec.name!r}: {error}") from error
+        return self._parts[spec.name]
+
+    def _transform(self, spec: NeuronSpec) -> FrameTransform:
+        return self._part(spec, lambda location, where: FrameTransform.from_settings(_settings(location, where), spec))
+
+    def _extractor(self, spec: NeuronSpec) -> Any:
+        return self._part(spec, lambda location, where: AutoFeatureExtractor.from_pretrained(location, **where))
+
+    def _tokenizer(self, spec: NeuronSpec) -> Any:
+        return self._part(spec, lambda location, where: AutoTokenizer.from_pretrained(location, **where))
+
+    # --- files -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "SENProcessor":  # type: ignore[override]
+        """The processor of a SEN checkpoint: everything it needs stands in the checkpoint's configuration.
+
+        Raises:
+            OSError: no such checkpoint, or no config.json in it.
+        """
+        hub_kwargs = {key: kwargs[key] for key in ("token", "cache_dir", "local_files_only") if key in kwargs}
+        found = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **hub_kwargs)
+        revision = getattr(found, "resolved", None) or found
+        config = SENConfig.from_pretrained(pretrained_model_name_or_path, revision=revision or "main", **hub_kwargs)
+        return cls(config, str(pretrained_model_name_or_path), revision, hub_kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:  # type: ignore[override]
+        """Saves `processor_config.json`, and `config.json` where the folder has none."""
+        with replaced_folder(save_directory) as folder:
+            super().save_pretrained(str(folder))
+            if not (Path(save_directory) / "config.json").exists():
+                self.config.save_pretrained(folder)
+        if push_to_hub:
+            repo_id = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
+            self.push_to_hub(repo_id, **kwargs)
+        return [str(Path(save_directory) / "processor_config.json")]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Only the class: the settings are the model's configuration, kept once."""
+        return {
+            "processor_class": type(self).__name__,
+            **({"auto_map": self.auto_map} if hasattr(self, "auto_map") else {}),
+        }
+
+    @property
+    def model_input_names(self) -> list[str]:
+        names = [f"{spec.name}_{spec.input_name}" for spec in self._specs]
+        names += [f"{spec.name}_attention_mask" for spec in self._specs if spec.modality == "text"]
+        return [*names, "neuron_mask", "frame_times", "text_input_ids", "text_attention_mask"]
+
+
+def is_clip_batch(videos: Any) -> bool:
+    """Whether `videos` is a list of clips; a list of images is one clip, a dict of modalities too."""
+    if isinstance(videos, list | tuple) and any(isinstance(video, Mapping) for video in videos):
+        return True
+    return is_video_batch(videos)
+
+
+def _is_file(entry: Any) -> bool:
+    """Whether an entry may carry sound of its own, or is a sound file; arrays and image lists are neither."""
+    if isinstance(entry, tuple | np.ndarray | Tensor):  # (samples, rate) or frames
+        return False
+    return classify_video_input(entry) == "file"
+
+
+def _frames_of(entry: Any) -> Any:
+    """Depth and thermal maps may be (T, H, W) uint8: their one channel is repeated."""
+    if isinstance(entry, np.ndarray | Tensor) and entry.ndim == 3:
+        entry = np.asarray(entry)
+        return np.repeat(entry[..., None], 3, axis=-1)
+    return entry
+
+
+def _every(frames: VideoFrames, view: int, num_views: int) -> VideoFrames:
+    """The frames of one view: every num_views-th, from the view's number on."""
+    if num_views == 1:
+        return frames
+    return VideoFrames(
+        frames=frames.frames[view::num_views],
+        times=frames.times[view::num_views],
+        indices=frames.indices[view::num_views],
+        num_frames_total=frames.num_frames_total,
+        duration=frames.duration,
+        span=frames.span,
+    )
+
+
+def _padding(spec: NeuronSpec) -> dict[str, Any]:
+    # SigLIP was trained on texts padded to the full length, without a mask.
+    return {"padding": "max_length" if spec.class_name.startswith("Siglip") else True, "truncation": True}
+
+
+def _settings(location: str, where: Mapping[str, Any]) -> dict[str, Any] | None:
+    try:
+        return ImageProcessingMixin.get_image_processor_dict(location, **where)[0]
+    except OSError:
+        return None
+
+
+__all__ = ["SENProcessor", "is_clip_batch"]

@@ -1,0 +1,193 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""`pipeline("zero-shot-video-classification")`: which of the given labels fits a clip, seen and heard."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Pipeline
+from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+from transformers.utils import logging
+
+from modeling_sen.processing_sen import is_clip_batch
+
+logger = logging.get_logger(__name__)
+
+DEFAULT_TEMPLATE = "a video of {}"
+CACHED_LABEL_SETS = 8
+
+
+class ZeroShotVideoClassificationPipeline(Pipeline):
+    """Scores free-text labels for videos with a [`SENModel`].
+
+    ```python
+    >>> import modeling_sen
+    >>> from transformers import pipeline
+
+    >>> classify = pipeline("zero-shot-video-classification")  # the embedded sen-tiny
+    >>> classify("clip.mp4", candidate_labels=["a red circle moving left", "a blue star bouncing"])
+    ```
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._text_embeds: OrderedDict[tuple, Tensor] = OrderedDict()  # label sets embedded before, latest last
+
+    def __call__(  # type: ignore[override]
+        self,
+        video: Any = None,
+        candidate_labels: str | Sequence[str] | None = None,
+        hypothesis_template: str | Sequence[str] = DEFAULT_TEMPLATE,
+        top_k: int | None = None,
+        num_views: int = 1,
+        **kwargs: Any,
+    ) -> list:
+        """
+        Args:
+            video: path, URL, bytes, file object, (T, H, W, 3) uint8 array, list of PIL images or (H, W, 3) arrays (one
+                video), or a dict of modalities (`video`, `audio`, `depth`, `thermal`, `text`). Any other list, a generator
+                or a dataset is a batch; `[]` gives `[]`.
+            candidate_labels: labels, or one comma-separated string of them.
+            hypothesis_template: text with `{}` where the label goes; several are averaged as an ensemble.
+            top_k: only the best k labels.
+            num_views: temporal views whose probabilities are averaged.
+            kwargs: `batch_size`, `num_workers`.
+
+        Returns:
+            For one video a list of `{"label": str, "score": float}`, best first, scores over all labels summing to 1; for a
+            batch a list of these (an iterator for generators and datasets).
+
+        Raises:
+            ValueError: no labels, duplicate labels, a template without `{}`, or an input that cannot be read.
+        """
+        params = {"candidate_labels": candidate_labels, "hypothesis_template": hypothesis_template}
+        params |= {"top_k": top_k, "num_views": num_views, **kwargs}
+        if video is None:
+            raise ValueError("video: expected a clip or several, found None")
+        if isinstance(video, list | tuple) and not video:
+            return []
+        if isinstance(video, list | tuple) and not is_clip_batch(video):
+            return super().__call__([video], **params)[0]  # a list of images is one video
+        return super().__call__(list(video) if isinstance(video, tuple) else video, **params)
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+        labels = _labels(kwargs["candidate_labels"]) if kwargs.get("candidate_labels") is not None else None
+        preprocess = {name: kwargs[name] for name in ("num_views",) if name in kwargs}
+        if preprocess.get("num_views", 1) < 1:
+            raise ValueError(f"num_views is {preprocess['num_views']}, expected at least 1")
+        if kwargs.get("top_k") is not None and kwargs["top_k"] < 1:
+            raise ValueError(f"top_k is {kwargs['top_k']}, expected at least 1")
+        forward: dict[str, Any] = dict(preprocess)
+        postprocess: dict[str, Any] = {}
+        if labels is not None:
+            forward["labels"] = postprocess["labels"] = labels
+        if "hypothesis_template" in kwargs:
+            forward["templates"] = _templates(kwargs["hypothesis_template"])
+        if "top_k" in kwargs:
+            postprocess["top_k"] = kwargs["top_k"]
+        return preprocess, forward, postprocess
+
+    def preprocess(self, video: Any, num_views: int = 1) -> dict[str, Any]:
+        return {"rows": self.processor.read_clip(video, num_views)}
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict,
+        forward_params: dict,
+        postprocess_params: dict,
+    ) -> PipelineIterator:
+        # The base class collates with a tokenizer or a feature extractor only; rows are joined by the processor instead.
+        sized = hasattr(inputs, "__len__")
+        dataset = (PipelineDataset if sized else PipelineIterator)(inputs, self.preprocess, preprocess_params)
+        loader = DataLoader(
+            dataset,
+            num_workers=num_workers if sized else min(num_workers, 1),
+            batch_size=batch_size,
+            collate_fn=_join_rows,
+        )
+        outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
+        return PipelineIterator(outputs, self.postprocess, postprocess_params)
+
+    def _forward(
+        self,
+        inputs: dict[str, Any],
+        labels: tuple[str, ...] | None = None,
+        templates: tuple[str, ...] = (DEFAULT_TEMPLATE,),
+        num_views: int = 1,
+    ) -> dict[str, Tensor]:
+        if labels is None:
+            raise ValueError("candidate_labels: expected at least one label, found None")
+        if self.model.is_untrained_without_start:
+            logger.warning_once("this SEN has no aligned neuron and is untrained: its zero-shot scores mean nothing")
+        batch = self.processor.collate(inputs["rows"])
+        output = self.model(**batch, text_embeds=self.embed_labels(labels, templates))
+        probabilities = output.logits_per_video.float().softmax(dim=-1)  # (videos * views, labels)
+        return {"probabilities": probabilities.unflatten(0, (-1, num_views)).mean(dim=1)}
+
+    def postprocess(
+        self, outputs: Mapping[str, Tensor], labels: tuple[str, ...] = (), top_k: int | None = None
+    ) -> list[dict[str, Any]]:
+        scores = outputs["probabilities"].flatten().tolist()
+        ranked = sorted(zip(labels, scores, strict=True), key=lambda pair: -pair[1])
+        return [{"label": label, "score": score} for label, score in ranked[:top_k]]
+
+    def embed_labels(self, labels: Sequence[str], templates: Sequence[str] = (DEFAULT_TEMPLATE,)) -> Tensor:
+        """(labels, projection_dim) text embeddings: each label in each template, averaged and normalised; cached."""
+        key = (tuple(labels), tuple(templates))
+        if key not in self._text_embeds:
+            texts = [template.replace("{}", label) for label in labels for template in templates]
+            tokens = {name: value.to(self.device) for name, value in self.processor.tokenize(texts).items()}
+            embeds = self.model.get_text_features(
+                tokens["text_input_ids"], tokens["text_attention_mask"]
+            ).pooler_output
+            embeds = embeds.unflatten(0, (len(labels), len(templates))).mean(dim=1)
+            self._text_embeds[key] = torch.nn.functional.normalize(embeds, dim=-1)
+            while len(self._text_embeds) > CACHED_LABEL_SETS:
+                self._text_embeds.popitem(last=False)
+        self._text_embeds.move_to_end(key)
+        return self._text_embeds[key]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Saves model and processor, and nothing of the pipeline: the stock method writes local paths into config.json."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> None:
+        """Pushes model and processor, and nothing of the pipeline."""
+        self.model.push_to_hub(repo_id, **kwargs)
+        self.processor.push_to_hub(repo_id, **kwargs)
+
+
+def _labels(labels: str | Sequence[str]) -> tuple[str, ...]:
+    given = labels.split(",") if isinstance(labels, str) else list(labels)
+    cleaned = [label.strip() if isinstance(label, str) else label for label in given]
+    if not cleaned or not all(isinstance(label, str) and label for label in cleaned):
+        raise ValueError(f"candidate_labels: expected at least one non-empty label, found {labels!r}")
+    if duplicates := sorted({label for label in cleaned if cleaned.count(label) > 1}):
+        raise ValueError(f"candidate_labels: duplicate labels {duplicates}")
+    return tuple(cleaned)
+
+
+def _templates(templates: str | Sequence[str]) -> tuple[str, ...]:
+    given = (templates,) if isinstance(templates, str) else tuple(templates)
+    if not given or not all("{}" in template for template in given):
+        raise ValueError(f"hypothesis_template: expected text with {{}} for the label, found {templates!r}")
+    return given
+
+
+def _join_rows(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"rows": [row for item in items for row in item["rows"]]}
