@@ -1,0 +1,227 @@
+"""Trains sen-tiny's recursive association over its frozen towers: the second stage of `train_tiny`.
+
+Clips of one object are to be described; of several, the object that sounds: its colour is heard, its shape is seen in the
+image with that colour, its motion in the grey video with that shape, so that knowledge must cross the towers.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+
+from modeling_sen.configuration_sen import SENConfig
+from modeling_sen.modeling_sen import SENModel
+from modeling_sen.processing_sen import SENProcessor
+from modeling_sen.training import TrainingSettings, train
+from modeling_sen.world.scene import Scene, make_scene
+from modeling_sen.world.tiny_batches import IGNORED, MIDDLE_FRAME, clip_tensors, scene_attributes
+from modeling_sen.world.tiny_towers import (
+    DEPTH_MEAN,
+    DEPTH_STD,
+    EMBEDDING,
+    PICTURE_MEAN,
+    PICTURE_STD,
+    as_colour,
+    normalise,
+)
+from modeling_sen.world.vocabulary import all_descriptions
+
+
+NEURONS = ("image", "video", "audio", "depth")
+TEMPLATES = ("{}", "a video of {}", "a clip of {}", "this is {}", "there is {}")
+SEVERAL = (2, 4)  # objects in the clips of several
+DEPTH_GIVEN, SOUND_GIVEN = 0.3, 0.95  # share of one-object clips that come with them
+
+
+def tiny_config(prefix: str = "builtin:") -> SENConfig:
+    """sen-tiny's configuration, its towers at `{prefix}{name}`."""
+    common = {"hub_id": "", "dtype": "float32", "aligned": True}  # stored in float16, run in float32
+    towers = {
+        "image": {"class_name": "CLIPVisionModelWithProjection", "hidden_size": 128, "num_frames": 1},
+        "video": {"class_name": "VideoMAEModel", "hidden_size": 128, "num_frames": 8, "preprocessing": {"gray": True}},
+        "audio": {"class_name": "ASTModel", "hidden_size": 96},
+        "depth": {"class_name": "CLIPVisionModelWithProjection", "hidden_size": 96, "num_frames": 1},
+    }
+    neurons = []
+    for name, tower in towers.items():
+        projected = tower["class_name"] == "CLIPVisionModelWithProjection"
+        cut = {"submodule": "vision_model", "projection": "visual_projection"} if projected else {}
+        neurons.append(
+            {
+                "name": name,
+                "modality": name,
+                **common,
+                "hub_id": f"{prefix}{name}",
+                **(cut or {"projection": "projection.safetensors"}),
+                **tower,
+            }
+        )
+    text = {
+        "name": "class_text",
+        "modality": "text",
+        **common,
+        "hub_id": f"{prefix}text",
+        "class_name": "CLIPTextModelWithProjection",
+        "submodule": "text_model",
+        "projection": "text_projection",
+        "hidden_size": 128,
+    }
+    return SENConfig(
+        neurons=neurons, text_tower=text, hidden_size=128, bottleneck_size=16, projection_dim=EMBEDDING
+    )
+
+
+@dataclass
+class AssociationBatches:
+    """`AssociationBatches(...)(step)` is the batch of a step: inputs of a [`SENModel`] and `labels` into the 512 descriptions.
+
+    The first half holds clips of one object, sometimes without sound or depth; the second clips of several objects of
+    which one sounds, without depth.
+    """
+
+    seed: int
+    batch_size: int
+    split: str = "train"
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        random = np.random.default_rng([self.seed, step])
+        half = self.batch_size // 2
+        scenes, given = [], []
+        for number in range(self.batch_size):
+            index = step * self.batch_size + number
+            several = number >= half
+            hops = 2 if several else None  # with hops, some object always sounds
+            scenes.append(make_scene(self.split, self.seed, index, num_objects=SEVERAL if several else 1, hops=hops))
+            heard = several or random.random() < SOUND_GIVEN
+            given.append((True, True, heard, not several and random.random() < DEPTH_GIVEN))
+        batch = model_inputs(scenes)
+        batch["neuron_mask"] = torch.tensor(given) & batch["neuron_mask"]
+        return batch
+
+
+def model_inputs(scenes: list[Scene]) -> dict[str, Tensor]:
+    """Inputs of sen-tiny as its processor makes them, straight from scenes; `labels` (B,) is the sounding or only object."""
+    clips = [clip_tensors(scene, MIDDLE_FRAME, purity=0.5) for scene in scenes]
+    joined = {name: torch.from_numpy(np.stack([clip[name] for clip in clips])) for name in clips[0]}
+    sounds = joined["sounding"] != IGNORED
+    return {
+        "image_pixel_values": normalise(joined["image"].movedim(-1, 1), PICTURE_MEAN, PICTURE_STD)[:, None],
+        "video_pixel_values": normalise(as_colour(joined["grey"]), PICTURE_MEAN, PICTURE_STD),
+        "audio_input_features": joined["log_mel"],
+        "depth_pixel_values": normalise(as_colour(joined["depth"]), DEPTH_MEAN, DEPTH_STD)[:, None],
+        "neuron_mask": torch.stack([sounds.new_ones(len(scenes)), sounds.new_ones(len(scenes)), sounds, sounds | True], 1),
+        "labels": torch.tensor([description_number(scene) for scene in scenes]),
+    }
+
+
+def description_number(scene: Scene, sprite: int | None = None) -> int:
+    """Index into `all_descriptions()` of a sprite: by default the one that sounds, or the only one."""
+    if sprite is None:
+        sounding = scene.sounding_sprite
+        sprite = 0 if sounding is None else scene.sprites.index(sounding)
+    colour, shape, motion, _ = scene_attributes(scene)[sprite]
+    return 64 * colour + 8 * shape + motion
+
+
+def description_embeds(model: SENModel, tokenizer, templates: tuple[str, ...] = TEMPLATES) -> Tensor:
+    """(templates, 512, embedding) of all descriptions."""
+    embeds = []
+    for template in templates:
+        texts = [template.replace("{}", text) for text in all_descriptions()]
+        tokens = tokenizer(texts, padding=True, return_tensors="pt")
+        embeds.append(model.get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output)
+    return torch.stack(embeds)
+
+
+class TinyAssociation(nn.Module):
+    """A SEN and the texts it is trained with; called on a batch it returns the loss and what share it gets right."""
+
+    def __init__(self, model: SENModel, embeds: Tensor):
+        super().__init__()
+        self.model = model
+        self.register_buffer("embeds", embeds, persistent=False)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        template = torch.randint(len(self.embeds), ())
+        output = self.model(**batch, text_embeds=self.embeds[template])
+        right = (output.logits_per_video.argmax(1) == batch["labels"]).float()
+        half = len(right) // 2
+        return {"loss": output.loss, "one": right[:half].mean(), "several": right[half:].mean()}
+
+
+def association_settings(output: Path, seed: int) -> TrainingSettings:
+    """Settings of the stage `association`: about 25 minutes on two cores."""
+    return TrainingSettings(
+        output=str(output / "training" / "association"),
+        steps=1500,
+        batch_size=32,
+        learning_rate=1e-3,
+        warmup_steps=100,
+        weight_decay=0.01,
+        seed=seed,
+        threads=2,
+        num_workers=1,
+        evaluate_every=250,
+        checkpoint_every=250,
+    )
+
+
+def train_association(output: Path, settings: TrainingSettings) -> SENModel:
+    """Trains over the towers in `output` and saves the SEN there; a second call resumes."""
+    torch.manual_seed(settings.seed)
+    towers = tiny_config(prefix=f"{output.resolve()}/")
+    model = SENModel(towers).load_neurons().eval()
+    tokenizer = AutoTokenizer.from_pretrained(output / "text")
+    trained = TinyAssociation(model, description_embeds(model, tokenizer))
+
+    def evaluate(module: nn.Module, step: int) -> dict[str, float]:
+        save_tiny(model, output)
+        return validate(model, trained.embeds[0])
+
+    train(trained, AssociationBatches(settings.seed, settings.batch_size), settings, evaluate)
+    for file in ("settings.json", "log.jsonl"):
+        shutil.copy(Path(settings.output) / file, output / f"association_{file}")
+    return model
+
+
+def save_tiny(model: SENModel, output: Path) -> None:
+    """Writes config.json, processor_config.json and the association's weights (in float16), with builtin towers."""
+    config, loaded = tiny_config(), model.config
+    config.logit_scale_init_value = loaded.logit_scale_init_value
+    halves = {name: value.half() for name, value in model.state_dict().items()}
+    model.config = config
+    try:
+        model.save_pretrained(output, state_dict=halves)
+    finally:
+        model.config = loaded
+    SENProcessor(config).save_pretrained(output)
+
+
+def validate(model: SENModel, embeds: Tensor, count: int = 256) -> dict[str, float]:
+    """Shares of validation clips described rightly: of one object (`one`, of 512 descriptions; `one_frozen` for the frozen
+    mean), and of three objects where one sounds: `three` (of 512), `three_present` (among the objects present, chance 1/3),
+    and `three_present_frozen`."""
+    results: dict[str, float] = {}
+    for name, objects in (("one", 1), ("three", 3)):
+        right: dict[str, list[bool]] = {"": [], "_frozen": [], "_present": [], "_present_frozen": []}
+        for start in range(0, count, 32):
+            hops = 2 if objects > 1 else None
+            scenes = [make_scene("validation", 0, start + i, num_objects=objects, hops=hops) for i in range(32)]
+            batch = model_inputs(scenes)
+            batch["neuron_mask"][:, 3] = False  # an mp4 brings no depth
+            labels = batch.pop("labels")
+            rounds = model(**batch, output_all_rounds=True).all_rounds
+            frozen = nn.functional.normalize(torch.stack(list(rounds[0].neuron_embeds.values())).sum(0), dim=-1)
+            for suffix, fused in (("", rounds[-1].fused_embeds), ("_frozen", frozen)):
+                scores = fused @ embeds.T  # (clips, 512)
+                right[suffix] += (scores.argmax(1) == labels).tolist()
+                for scene, score, label in zip(scenes, scores, labels, strict=True):
+                    numbers = [description_number(scene, sprite) for sprite in range(len(scene.sprites))]
+                    right[f"_present{suffix}"].append(numbers[int(score[numbers].argmax())] == label)
+        wanted = ("", "_frozen") if objects == 1 else ("", "_present", "_present_frozen")
+        results |= {f"{name}{suffix}": float(np.mean(right[suffix])) for suffix in wanted}
+    return results
