@@ -1,7 +1,7 @@
 """sen-tiny on clips it has not seen: `python benchmarks/world_zero_shot.py [--num 1000]`.
 
 Writes clips of the world's test split as mp4 with sound, reads them back as any file, and scores all 512 (colour, shape,
-motion) descriptions. Top-1 for each neuron alone, the frozen mean and SEN. Of three objects the one that sounds is to be described;
+motion) descriptions. Top-1 for each neuron alone, the frozen mean and SEN. Of three objects the sounding one is to be described;
 there also the choice among the 27 mixtures of the colours, shapes and motions that occur, where colour alone is no help.
 """
 
@@ -23,14 +23,13 @@ from modeling_sen import SENModel, SENProcessor
 from modeling_sen.world.vocabulary import all_descriptions, describe
 from modeling_sen.world.write import write_world
 
-
 BATCH = 32
 
 
 def evaluate(
     model: SENModel, processor: SENProcessor, folder: Path, texts: torch.Tensor, descriptions: list[str]
 ) -> dict:
-    """Top-1 shares (of all descriptions, and of the mixtures of what occurs) of each neuron alone, the frozen mean, and SEN."""
+    """Top-1 of each neuron alone, the frozen mean, and SEN: of all descriptions, and of the mixtures of what occurs."""
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     right: dict[str, list[bool]] = {}
     among: dict[str, list[bool]] = {}

@@ -30,7 +30,6 @@ from modeling_sen.world.tiny_towers import (
 )
 from modeling_sen.world.vocabulary import all_descriptions
 
-
 NEURONS = ("image", "video", "audio", "depth")
 TEMPLATES = ("{}", "a video of {}", "a clip of {}", "this is {}", "there is {}")
 SEVERAL = (2, 4)  # objects in the clips of several
@@ -75,7 +74,7 @@ def tiny_config(prefix: str = "builtin:") -> SENConfig:
 
 @dataclass
 class AssociationBatches:
-    """`AssociationBatches(...)(step)` is the batch of a step: inputs of a [`SENModel`] and `labels` into the 512 descriptions.
+    """`AssociationBatches(...)(step)` is the batch of a step: inputs of a [`SENModel`], and `labels` into the descriptions.
 
     The first half holds clips of one object, sometimes without sound or depth; the second clips of several objects of
     which one sounds, without depth.
