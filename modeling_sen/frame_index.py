@@ -322,8 +322,9 @@ def _packets_from(
     container: InputContainer, stream: VideoStream, packets: PacketTable, start: int
 ) -> Iterator[Packet]:
     """Packets from position `start` of the decoding order on; none where no seek leads there."""
+    second = round(1 / stream.time_base)  # type: ignore[operator]
     # Containers seek by different clocks, and may land late: then ask for an earlier time.
-    for goal in (packets.pts[start], packets.pts[max(0, start - 250)], packets.pts.min()):
+    for goal in (packets.pts[start], packets.pts[start] - second, packets.pts.min() - second):
         try:
             container.seek(int(goal), stream=stream)
         except av.FFmpegError:
@@ -350,12 +351,11 @@ def _decode_by_count(source: MediaSource, wanted: np.ndarray, store: "_FrameStor
 
 def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
     """All frames in presentation order, damaged packets left out."""
-    for packet in _packets(container, stream):
+    for packet in chain(_packets(container, stream), [None]):
         try:
             yield from stream.codec_context.decode(packet)
         except av.FFmpegError:
             continue
-    yield from stream.codec_context.decode(None)
 
 
 class _FrameStore:

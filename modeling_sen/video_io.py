@@ -54,7 +54,8 @@ class VideoFrames:
         num_frames_total: frames in the clip.
         duration: seconds from the first frame to the end of the last one.
         span: (start, end) seconds of the stretch that the sampled frames stand for: half the mean step between them
-            before the first and after the last, within the clip; the whole clip for a single frame.
+            before the first and after the last, to the clip's very ends where less than a frame would be left; the
+            whole clip for a single frame.
     """
 
     frames: np.ndarray
@@ -317,4 +318,6 @@ def _span(indices: np.ndarray, frame_times: np.ndarray, duration: float) -> tupl
     ends = np.append(frame_times[1:], duration)
     middles = (frame_times[distinct] + ends[distinct]) / 2  # (distinct frames,)
     margin = (middles[-1] - middles[0]) / (len(distinct) - 1) / 2
-    return max(0.0, float(middles[0] - margin)), min(duration, float(middles[-1] + margin))
+    start, end = float(middles[0] - margin), float(middles[-1] + margin)
+    one_frame = duration / len(frame_times)
+    return (start if start > one_frame else 0.0), (end if end < duration - one_frame else duration)

@@ -1,0 +1,185 @@
+"""The oracle of the media tests: clips whose pixels tell each frame's number, and sound whose pitch tells the time."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+STAMP_BITS = 12
+BLOCK = 12  # pixels per side of one bit
+BITS_PER_ROW = 6
+
+
+def stamped_image(number: int, width: int, height: int) -> np.ndarray:
+    """(height, width, 3) uint8: a moving texture with the frame's number in black and white blocks at the top left."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    texture = 128 + 60 * np.sin((columns + 3 * number) / 7) + 40 * np.cos((rows - 2 * number) / 5)
+    image = np.stack([texture, texture[::-1], 255 - texture], axis=2).astype(np.uint8)
+    for bit in range(STAMP_BITS):
+        top, left = bit // BITS_PER_ROW * BLOCK, bit % BITS_PER_ROW * BLOCK
+        image[top : top + BLOCK, left : left + BLOCK] = 255 * (number >> bit & 1)
+    return image
+
+
+def read_stamp(frame: np.ndarray) -> int:
+    """The number painted into a frame; ValueError where a block is neither black nor white."""
+    number = 0
+    for bit in range(STAMP_BITS):
+        top, left = bit // BITS_PER_ROW * BLOCK, bit % BITS_PER_ROW * BLOCK
+        level = frame[top + 3 : top + BLOCK - 3, left + 3 : left + BLOCK - 3].mean()
+        if 80 < level < 175:
+            raise ValueError(f"bit {bit} of the stamp is grey: {level}")
+        number |= int(level > 127) << bit
+    return number
+
+
+def read_stamps(frames: np.ndarray) -> list[int]:
+    return [read_stamp(frame) for frame in frames]
+
+
+@dataclass(frozen=True)
+class ClipKind:
+    """How to write a clip: container and codec with everything that makes their timing or frame order special."""
+
+    suffix: str
+    codec: str
+    pixel_format: str = "yuv420p"
+    size: tuple[int, int] = (112, 80)
+    keyframe_distance: int = 12
+    b_frames: int | None = None
+    codec_options: dict[str, str] = field(default_factory=dict)
+    container_options: dict[str, str] = field(default_factory=dict)
+
+
+# One entry per way in which frame numbers and times have been seen to go wrong.
+CLIP_KINDS: dict[str, ClipKind] = {
+    "mp4": ClipKind(".mp4", "libx264"),
+    "mp4 without B-frames": ClipKind(".mp4", "libx264", b_frames=0),
+    "mp4 with open GOPs": ClipKind(".mp4", "libx264", codec_options={"x264-params": "open-gop=1:bframes=3"}),
+    "mp4 with intra refresh": ClipKind(".mp4", "libx264", codec_options={"x264-params": "intra-refresh=1"}),
+    "mp4 in fragments": ClipKind(
+        ".mp4", "libx264", container_options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    ),
+    "mp4 with the index in front": ClipKind(".mp4", "libx264", container_options={"movflags": "faststart"}),
+    "mp4 of MPEG-4 part 2": ClipKind(".mp4", "mpeg4", b_frames=2),
+    "mp4 of HEVC": ClipKind(".mp4", "libx265", codec_options={"x265-params": "log-level=none:bframes=3"}),
+    "mp4 of AV1": ClipKind(".mp4", "libsvtav1", codec_options={"preset": "12"}),
+    "mkv": ClipKind(".mkv", "libx264"),
+    "mkv of 10 bits": ClipKind(".mkv", "libx265", "yuv420p10le", codec_options={"x265-params": "log-level=none"}),
+    "webm of VP8": ClipKind(".webm", "libvpx", codec_options={"auto-alt-ref": "1", "lag-in-frames": "16"}),
+    "webm of VP9": ClipKind(".webm", "libvpx-vp9", codec_options={"deadline": "realtime", "cpu-used": "8"}),
+    "webm of VP9 with hidden frames": ClipKind(
+        ".webm", "libvpx-vp9", codec_options={"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"}
+    ),
+    "avi": ClipKind(".avi", "mpeg4"),
+    "avi with B-frames": ClipKind(".avi", "mpeg4", b_frames=2),
+    "avi of H.264 with B-frames": ClipKind(".avi", "libx264"),
+    "transport stream": ClipKind(".ts", "libx264"),
+    "program stream": ClipKind(".mpg", "mpeg2video", b_frames=2),
+    "mov of ProRes": ClipKind(".mov", "prores_ks", "yuv422p10le"),
+    "grey": ClipKind(".mkv", "ffv1", "gray"),
+    "with alpha": ClipKind(".mov", "png", "rgba"),
+    "odd size": ClipKind(".mp4", "libx264", "yuv444p", size=(113, 81)),
+}
+
+
+def write_clip(
+    path: Path, kind: ClipKind, numbers: Sequence[int], times: Sequence[float] | None = None, rate: int = 30
+) -> Path:
+    """Write a clip of stamped frames.
+
+    Args:
+        numbers: what to stamp on each frame.
+        times: presentation times in seconds, at a resolution of 1/1000; 1 / rate apart where not given.
+    """
+    width, height = kind.size
+    with av.open(str(path), "w", options=kind.container_options) as container:
+        stream: Any = container.add_stream(kind.codec, rate=rate, options=kind.codec_options)
+        stream.width, stream.height, stream.pix_fmt = width, height, kind.pixel_format
+        stream.codec_context.gop_size = kind.keyframe_distance
+        stream.codec_context.thread_count = 1
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if kind.b_frames is not None:
+            stream.codec_context.max_b_frames = kind.b_frames
+        for place, number in enumerate(numbers):
+            frame = av.VideoFrame.from_ndarray(stamped_image(number, width, height), format="rgb24")
+            frame.time_base = Fraction(1, rate if times is None else 1000)
+            frame.pts = place if times is None else round(times[place] * 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def turn_by_metadata(path: Path, degrees: int) -> None:
+    """Write a rotation (90, 180 or 270 degrees clockwise, as phones do) into an mp4's track header."""
+    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    matrix = np.array([cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30], dtype=">i4")
+    content = bytearray(path.read_bytes())
+    start = content.index(b"tkhd") + 4 + 40  # version 0: 40 bytes before the matrix
+    content[start : start + 36] = matrix.tobytes()
+    path.write_bytes(content)
+
+
+def delay_by_edit_list(path: Path, ticks: int) -> None:
+    """Make an mp4 begin later in its media by moving the start of its one edit by some ticks."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b"elst") + 4 + 4 + 4 + 4  # version and flags, count, segment duration
+    moved = int.from_bytes(content[start : start + 4], "big") + ticks
+    content[start : start + 4] = moved.to_bytes(4, "big")
+    path.write_bytes(content)
+
+
+def rising_pitch(times: np.ndarray) -> np.ndarray:
+    """A tone whose pitch in Hz is 300 + 200 per second: any stretch of it tells where it was cut from."""
+    return 0.5 * np.sin(2 * np.pi * (300 * times + 100 * times**2))
+
+
+def heard_time(samples: np.ndarray, sampling_rate: int) -> float:
+    """The time in seconds at the middle of a stretch of `rising_pitch`, from its mean pitch."""
+    spectrum = np.fft.rfft(samples * np.hanning(len(samples)), n=1 << 20)
+    middle = np.average(np.arange(len(spectrum)), weights=np.abs(spectrum) ** 2)
+    return float((middle * sampling_rate / (1 << 20) - 300) / 200)
+
+
+def write_sound(
+    target: Path | io.BytesIO,
+    codec: str,
+    seconds: float = 6.0,
+    rate: int = 48000,
+    layout: str = "stereo",
+    container_format: str | None = None,
+    clip: ClipKind | None = None,
+    video_start: float = 0.0,
+    sound_start: float = 0.0,
+    loudness: float = 1.0,
+) -> None:
+    """Write `rising_pitch` as sound, alone or with a stamped 30 fps clip; pitch and stamps start at their own starts."""
+    with av.open(str(target) if isinstance(target, Path) else target, "w", format=container_format) as container:
+        sound: Any = container.add_stream(codec, rate=rate, layout=layout)
+        video: Any = None
+        if clip is not None:
+            video = container.add_stream(clip.codec, rate=30, options=clip.codec_options)
+            (video.width, video.height), video.pix_fmt = clip.size, clip.pixel_format
+        channels = len(av.AudioLayout(layout).channels)
+        samples = (loudness * rising_pitch(np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+        resampler = av.AudioResampler(format=sound.codec_context.format, layout=layout, rate=rate)
+        for start in range(0, len(samples), 1024):
+            block = np.tile(samples[start : start + 1024], (channels, 1))
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout=layout)
+            frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+            frame.pts = start + round(sound_start * rate)
+            for piece in resampler.resample(frame):
+                container.mux(sound.encode(piece))
+        container.mux(sound.encode(None))
+        if clip is not None:
+            for number in range(round(seconds * 30)):
+                image = av.VideoFrame.from_ndarray(stamped_image(number, *clip.size), format="rgb24")
+                image.time_base, image.pts = Fraction(1, 30), number + round(video_start * 30)
+                container.mux(video.encode(image))
+            container.mux(video.encode(None))

@@ -1,0 +1,231 @@
+"""The frame with number i is the i-th frame shown, whatever the container, the codec and the order of storage."""
+
+import logging
+
+import av
+import numpy as np
+import pytest
+import torch
+from frame_stamps import CLIP_KINDS, ClipKind, delay_by_edit_list, read_stamps, turn_by_metadata, write_clip
+
+import modeling_sen.frame_index as frame_index
+from modeling_sen.frame_index import index_frames
+from modeling_sen.media_source import open_media_source
+from modeling_sen.video_io import FrameRequest, read_frames, read_video
+
+NUM_FRAMES = 90
+SAMPLINGS = ["uniform", "linspace", "stride:7", "fps:4"]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Name of a clip kind -> a clip of 90 frames at 30 per second, stamped 0..89."""
+    folder, written = tmp_path_factory.mktemp("clips"), {}
+
+    def clip(name):
+        if name not in written:
+            kind = CLIP_KINDS[name]
+            written[name] = write_clip(folder / f"{len(written)}{kind.suffix}", kind, range(NUM_FRAMES))
+        return written[name]
+
+    return clip
+
+
+@pytest.mark.parametrize("name", CLIP_KINDS)
+def test_every_frame_is_found_in_any_order(clips, name):
+    order = np.random.default_rng(0).permutation(NUM_FRAMES)
+    video = read_frames(clips(name), order)
+    assert read_stamps(video.frames) == order.tolist()
+    assert video.num_frames_total == NUM_FRAMES
+    # Matroska rounds times to milliseconds.
+    np.testing.assert_allclose(video.times, order / 30, atol=0.6e-3)
+    assert video.duration == pytest.approx(NUM_FRAMES / 30, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", CLIP_KINDS)
+def test_every_sampling_rule_gets_the_frames_it_names(clips, name):
+    requests = [FrameRequest(8, sampling) for sampling in SAMPLINGS]
+    for video in read_video(clips(name), requests):
+        assert read_stamps(video.frames) == video.indices.tolist()
+
+
+@pytest.mark.parametrize("name", ["mp4", "mp4 with open GOPs", "mkv", "transport stream", "webm of VP9"])
+def test_a_single_frame_is_the_same_wherever_decoding_starts(clips, name):
+    whole = read_frames(clips(name), range(NUM_FRAMES)).frames
+    for number in (0, 1, 11, 12, 13, 40, 88, 89):
+        assert np.array_equal(read_frames(clips(name), [number]).frames[0], whole[number])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_threads_change_nothing(clips, threads):
+    granted = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert read_stamps(read_frames(clips("mp4"), range(0, NUM_FRAMES, 20)).frames) == [0, 20, 40, 60, 80]
+    finally:
+        torch.set_num_threads(granted)
+
+
+@pytest.mark.parametrize("name", ["mp4", "mkv", "transport stream", "webm of VP8"])
+def test_variable_rate_and_a_late_start_keep_their_true_times(tmp_path, name):
+    # A clock that jumps about, from 2 s on: true times are relative to the first frame.
+    times = 2 + np.cumsum(np.random.default_rng(1).integers(10, 200, 40)) / 1000
+    clip = write_clip(tmp_path / f"clip{CLIP_KINDS[name].suffix}", CLIP_KINDS[name], range(40), times)
+    video = read_frames(clip, [39, 0, 20, 7])
+    assert read_stamps(video.frames) == [39, 0, 20, 7]
+    np.testing.assert_allclose(video.times, (times - times[0])[[39, 0, 20, 7]], atol=1.1e-3)
+
+
+def test_sampling_by_rate_follows_the_clock_and_not_the_count(tmp_path):
+    times = np.concatenate([np.arange(20) * 0.04, 0.8 + np.arange(20) * 0.2])
+    clip = write_clip(tmp_path / "clip.mp4", CLIP_KINDS["mp4"], range(40), times)
+    video = read_video(clip, [FrameRequest(6, "fps:1.25")])[0]
+    np.testing.assert_allclose(video.times, np.arange(6) * 0.8, atol=1e-6)
+    assert read_stamps(video.frames) == [0, 20, 24, 28, 32, 36]
+
+
+def test_an_edit_list_hides_frames_that_are_only_decoded(tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", CLIP_KINDS["mp4 without B-frames"], range(NUM_FRAMES))
+    with av.open(str(clip)) as container:
+        frame_ticks = round(1 / 30 / container.streams.video[0].time_base)
+    delay_by_edit_list(clip, 17 * frame_ticks)
+    video = read_frames(clip, [0, 30, 72])
+    assert video.num_frames_total == NUM_FRAMES - 17
+    assert read_stamps(video.frames) == [17, 47, 89]
+    np.testing.assert_allclose(video.times, [0, 1, 2.4], atol=1e-6)
+
+
+def test_packets_that_show_nothing_are_not_counted(tmp_path):
+    kind = ClipKind(".webm", "libvpx")
+    source, clip = write_clip(tmp_path / "source.webm", kind, range(40)), tmp_path / "clip.webm"
+    hidden = [number for number in range(40) if number % 12 == 5]
+    with av.open(str(source)) as container, av.open(str(clip), "w") as output:
+        stream = output.add_stream_from_template(container.streams.video[0])
+        for number, packet in enumerate(packet for packet in container.demux() if packet.size):
+            content = bytearray(bytes(packet))
+            if number in hidden:
+                content[0] &= ~0x10
+            changed = av.Packet(bytes(content))
+            changed.pts, changed.dts, changed.time_base = packet.pts, packet.dts, packet.time_base
+            changed.stream, changed.is_keyframe = stream, packet.is_keyframe
+            output.mux(changed)
+    shown = [number for number in range(40) if number not in hidden]
+    assert read_stamps(read_frames(clip, range(len(shown))).frames) == shown
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation_metadata_turns_frames_upright(tmp_path, clips, degrees):
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(clips("mp4").read_bytes())
+    turn_by_metadata(clip, degrees)
+    upright = read_frames(clip, [3, 50]).frames
+    stored = read_frames(clips("mp4"), [3, 50]).frames
+    assert np.array_equal(upright, np.rot90(stored, -degrees // 90, axes=(1, 2)))
+
+
+def test_a_stream_that_changes_its_size_is_brought_to_that_of_its_first_wanted_frame(tmp_path):
+    small, large = (
+        write_clip(tmp_path / f"{width}.h264", ClipKind(".h264", "libx264", size=(width, 80), b_frames=0), range(20))
+        for width in (112, 144)
+    )
+    clip = tmp_path / "clip.h264"
+    clip.write_bytes(small.read_bytes() + large.read_bytes())
+    video = read_frames(clip, [5, 25])
+    assert video.frames.shape == (2, 80, 112, 3)
+    assert video.num_frames_total == 40
+
+
+def test_a_raw_stream_without_any_clock_is_counted(tmp_path):
+    clip = write_clip(tmp_path / "clip.h264", ClipKind(".h264", "libx264"), range(40))
+    video = read_frames(clip, [33, 2])
+    assert read_stamps(video.frames) == [33, 2]
+    assert (np.diff(read_frames(clip, range(40)).times) > 0).all()
+
+
+def test_each_wanted_frame_is_decoded_and_converted_once(clips, monkeypatch):
+    converted = []
+    put = frame_index._FrameStore.put
+    monkeypatch.setattr(
+        frame_index._FrameStore, "put", lambda self, slot, frame: (converted.append(slot), put(self, slot, frame))
+    )
+    requests = [FrameRequest(8), FrameRequest(16, "linspace"), FrameRequest(8), FrameRequest(200, "linspace")]
+    videos = read_video(clips("mp4"), requests)
+    assert sorted(converted) == list(range(NUM_FRAMES))
+    assert [len(video.frames) for video in videos] == [8, 16, 8, 200]
+
+
+def test_only_the_packets_needed_are_decoded(clips):
+    """Two frames far apart: not more than their own groups of pictures."""
+    with open_media_source(clips("mp4")) as source:
+        index = index_frames(source)
+        runs = frame_index._plan_runs(index.packets, index.packets.of_frame[[5, 77]])
+    assert [max(run.slots) - run.start + 1 <= 12 for run in runs] == [True, True]
+
+
+def test_frames_close_together_are_reached_by_decoding_on(clips):
+    with open_media_source(clips("mp4")) as source:
+        index = index_frames(source)
+        assert len(frame_index._plan_runs(index.packets, index.packets.of_frame)) == 1
+
+
+def test_a_seek_that_never_lands_early_enough_falls_back_to_the_beginning(clips, monkeypatch):
+    monkeypatch.setattr(frame_index, "_packets_from", _only_from_the_beginning(frame_index._packets_from))
+    assert read_stamps(read_frames(clips("mp4"), [80, 30]).frames) == [80, 30]
+
+
+def _only_from_the_beginning(packets_from):
+    def restricted(container, stream, packets, start):
+        return packets_from(container, stream, packets, start) if start == 0 else iter(())
+
+    return restricted
+
+
+def test_a_frame_that_cannot_be_decoded_is_sampled_around_and_not_made_up(tmp_path, clips, caplog):
+    content = bytearray(clips("mov of ProRes").read_bytes())
+    with av.open(str(clips("mov of ProRes"))) as container:
+        damaged = [packet for packet in container.demux() if packet.size][25]
+        content[damaged.pos : damaged.pos + damaged.size] = bytes(damaged.size)
+    clip = tmp_path / "clip.mov"
+    clip.write_bytes(content)
+    with pytest.raises(ValueError, match=r"clip.mov: 1 frames cannot be decoded \(numbers 25"):
+        read_frames(clip, [24, 25, 26])
+    with caplog.at_level(logging.WARNING):
+        video = read_video(clip, [FrameRequest(89)])[0]
+    assert "numbers 25" in caplog.text
+    assert read_stamps(video.frames) == [number for number in range(NUM_FRAMES) if number != 25]
+    np.testing.assert_allclose(video.times * 30, read_stamps(video.frames), atol=1e-6)
+
+
+def test_a_truncated_file_gives_the_frames_it_still_has(tmp_path, clips, caplog):
+    whole = clips("mp4 with the index in front").read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole[: len(whole) * 6 // 10])
+    with caplog.at_level(logging.WARNING):
+        video = read_video(cut, [FrameRequest(8)])[0]
+    assert 20 < video.num_frames_total < 80
+    assert read_stamps(video.frames)[:6] == video.indices[:6].tolist()
+    # Of the last frames stored, some are shown after others that are lost: their times still tell which they are.
+    np.testing.assert_allclose(video.times * 30, read_stamps(video.frames), atol=1e-3)
+    assert "its header counts 90 frames" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["mkv", "webm of VP9"])
+def test_a_truncated_file_without_a_frame_count_is_noticed_by_its_duration(tmp_path, clips, caplog, name):
+    whole = clips(name).read_bytes()
+    cut = tmp_path / f"cut{CLIP_KINDS[name].suffix}"
+    cut.write_bytes(whole[: len(whole) // 2])
+    with caplog.at_level(logging.WARNING):
+        video = read_video(cut, [FrameRequest(4, "linspace")])[0]
+    np.testing.assert_allclose(video.times * 30, read_stamps(video.frames), atol=0.02)
+    assert "its header promises 3.0 s" in caplog.text
+
+
+def test_an_avi_header_that_counts_too_many_frames_is_not_believed(tmp_path, clips, caplog):
+    content = clips("avi").read_bytes()
+    assert content.count((90).to_bytes(4, "little"), 0, 400) == 2  # the file's and the stream's count
+    clip = tmp_path / "clip.avi"
+    clip.write_bytes(content[:400].replace((90).to_bytes(4, "little"), (500).to_bytes(4, "little")) + content[400:])
+    with caplog.at_level(logging.WARNING):
+        video = read_video(clip, [FrameRequest(5, "linspace")])[0]
+    assert video.num_frames_total == NUM_FRAMES
+    assert read_stamps(video.frames)[-1] == NUM_FRAMES - 1

@@ -1,0 +1,211 @@
+"""Where a video may come from, and the one clear error where it cannot be read."""
+
+import functools
+import http.server
+import io
+import logging
+import threading
+import zipfile
+
+import av
+import numpy as np
+import pytest
+from frame_stamps import CLIP_KINDS, read_stamps, write_clip, write_sound
+from PIL import Image
+
+from modeling_sen.audio_io import read_audio
+from modeling_sen.media_source import open_media_source
+from modeling_sen.video_io import FrameRequest, read_frames, read_video
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", CLIP_KINDS["mp4"], range(60))
+
+
+@pytest.fixture(scope="module")
+def server(clip):
+    """The address of a web server on this machine that serves the clip's folder and nothing for /empty.mp4."""
+    (clip.parent / "empty.mp4").touch()
+    handler = functools.partial(_QuietHandler, directory=str(clip.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+def _stamps(video):
+    return read_stamps(read_frames(video, [59, 3]).frames)
+
+
+def test_paths_bytes_file_objects_and_addresses_give_the_same(clip, server):
+    content = clip.read_bytes()
+    with open(clip, "rb") as file:
+        for video in (
+            clip,
+            str(clip),
+            content,
+            bytearray(content),
+            io.BytesIO(content),
+            file,
+            f"{server}/clip.mp4?v=1",
+        ):
+            assert _stamps(video) == [59, 3]
+
+
+def test_names_that_look_like_protocols_or_patterns_are_plain_names(clip, tmp_path):
+    odd = tmp_path / "http:x %03d ü.mp4"
+    odd.write_bytes(clip.read_bytes())
+    assert _stamps(odd) == [59, 3]
+
+
+def test_a_file_object_is_read_whole_and_left_where_it_was(clip):
+    file = io.BytesIO(clip.read_bytes())
+    file.seek(123)
+    assert _stamps(file) == [59, 3]
+    assert file.tell() == 123
+    assert not file.closed
+
+
+def test_an_address_is_fetched_once_for_all_that_is_read_from_it(clip, server, monkeypatch):
+    fetched = []
+    answer = _QuietHandler.do_GET
+    monkeypatch.setattr(_QuietHandler, "do_GET", lambda self: (fetched.append(self.path), answer(self)))
+    with open_media_source(f"{server}/clip.mp4") as source:
+        read_video(source, [FrameRequest(4)])
+        read_audio(source, 16000)
+    assert fetched == ["/clip.mp4"]
+
+
+def test_addresses_that_fail_say_why(server):
+    with pytest.raises(ConnectionError, match=r"/nothing.mp4: the server answered 404"):
+        read_frames(f"{server}/nothing.mp4", [0])
+    with pytest.raises(ConnectionError, match=r"http://127.0.0.1:1/a.mp4: cannot be fetched"):
+        read_frames("http://127.0.0.1:1/a.mp4", [0])
+    with pytest.raises(ValueError, match=r"/empty.mp4: expected a video or sound file, found an empty answer"):
+        read_frames(f"{server}/empty.mp4", [0])
+
+
+def _write(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def test_missing_files_and_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing.mp4: no such file"):
+        read_frames(tmp_path / "nothing.mp4", [0])
+    with pytest.raises(IsADirectoryError, match="found a folder"):
+        read_frames(tmp_path, [0])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("empty.mp4", b"", "found an empty file"),
+        ("noise.mp4", np.random.default_rng(0).bytes(5000), "found none"),
+        ("text.txt", b"Dear reader,\n" * 50, "found text"),
+        ("page.mp4", b"<html><body>404 not found</body></html>", "found none"),
+    ],
+)
+def test_files_that_are_no_media(tmp_path, name, content, found):
+    for read in (lambda video: read_frames(video, [0]), lambda sound: read_audio(sound, 16000)):
+        with pytest.raises(ValueError, match=f"{name}: expected a video or sound file, {found}"):
+            read(_write(tmp_path / name, content))
+
+
+def test_a_zip_is_no_video(tmp_path, clip):
+    with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
+        archive.write(clip)
+    with pytest.raises(ValueError, match=r"clips.zip: expected a video"):
+        read_frames(tmp_path / "clips.zip", [0])
+
+
+def test_an_mp4_cut_off_before_its_index(tmp_path, clip):
+    cut = _write(tmp_path / "cut.mp4", clip.read_bytes()[:4000])
+    with pytest.raises(ValueError, match=r"cut.mp4: expected a video or sound file, found none"):
+        read_frames(cut, [0])
+
+
+def test_a_file_cut_off_before_its_first_frame(tmp_path):
+    kind = CLIP_KINDS["mp4 with the index in front"]
+    content = write_clip(tmp_path / "whole.mp4", kind, range(60)).read_bytes()
+    cut = _write(tmp_path / "cut.mp4", content[: content.index(b"mdat") + 20])
+    with pytest.raises(ValueError, match=r"cut.mp4: expected a video"):
+        read_frames(cut, [0])
+
+
+def test_a_file_without_a_single_frame(tmp_path):
+    with av.open(str(tmp_path / "none.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        container.start_encoding()
+    with pytest.raises(ValueError, match=r"none.mkv: expected a video"):
+        read_frames(tmp_path / "none.mkv", [0])
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    write_sound(tmp_path / "sound.wav", "pcm_s16le", seconds=1)
+    with pytest.raises(ValueError, match=r"sound.wav: expected a video stream, found only sound"):
+        read_frames(tmp_path / "sound.wav", [0])
+
+
+def test_a_cover_picture_is_no_video(tmp_path):
+    write_sound(tmp_path / "song.mp3", "libmp3lame", seconds=1)
+    cover = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(cover, "JPEG")
+    frame = b"\x00image/jpeg\x00\x03\x00" + cover.getvalue()
+    frame = b"APIC" + len(frame).to_bytes(4, "big") + b"\x00\x00" + frame
+    size = bytes(len(frame) >> shift & 0x7F for shift in (21, 14, 7, 0))
+    song = (tmp_path / "song.mp3").read_bytes()
+    song = song[10 + int.from_bytes(song[6:10], "big") :] if song[:3] == b"ID3" else song
+    covered = _write(tmp_path / "covered.mp3", b"ID3\x03\x00\x00" + size + frame + song)
+    with av.open(str(covered)) as container:
+        assert len(container.streams.video) == 1
+    with pytest.raises(ValueError, match=r"covered.mp3: expected a video stream, found only sound"):
+        read_frames(covered, [0])
+    assert read_audio(covered, 16000).present
+
+
+def test_metadata_need_not_be_utf_8(tmp_path, clip):
+    path = tmp_path / "clip.mp4"
+    with av.open(str(clip)) as source, av.open(str(path), "w") as output:
+        output.metadata["title"] = "a title to spoil"
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux():
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+    content = path.read_bytes()
+    assert content.count(b"a title to spoil") == 1
+    path.write_bytes(content.replace(b"a title to spoil", b"\xff\xfe\xe9 title \x80spoil"))
+    assert _stamps(path) == [59, 3]
+
+
+def test_empty_bytes_and_odd_file_objects(clip, tmp_path):
+    with pytest.raises(ValueError, match="bytes given as media are empty"):
+        read_frames(b"", [0])
+    with pytest.raises(ValueError, match="found an empty file"):
+        read_frames(io.BytesIO(), [0])
+    with open(clip, encoding="latin-1") as text, pytest.raises(ValueError, match=r"clip.mp4.*binary mode, found text"):
+        read_frames(text, [0])
+
+    class Pipe(io.RawIOBase):
+        def readable(self):
+            return True
+
+    with pytest.raises(ValueError, match="can seek"):
+        read_frames(Pipe(), [0])
+    with pytest.raises(ValueError, match=r"<16 bytes>: expected a video"):
+        read_frames(b"not a video file", [0])
+
+
+def test_one_error_and_no_chatter(clip, capfd, caplog):
+    with caplog.at_level(logging.WARNING):
+        _stamps(clip)
+    assert caplog.text == ""
+    assert capfd.readouterr() == ("", "")
