@@ -27,12 +27,15 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
     Raises:
         NotADirectoryError: `folder` is a file.
     """
-    target = Path(folder).absolute()
+    target = Path(folder).resolve()  # a link to the folder stays a link
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{folder}: found a file, expected a folder to save to")
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(target)
-    staging = target.with_name(f".{target.name}.saving-{os.getpid()}")
+    # Beside the folder, or inside it where nothing can be put beside it.
+    inside = target.is_dir() and (os.path.ismount(target) or not os.access(target.parent, os.W_OK))
+    home = target if inside else target.parent
+    _remove_abandoned(home, target.name)
+    staging = home / f".{target.name}.saving-{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:
@@ -43,22 +46,46 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 def _commit(staging: Path, target: Path) -> None:
-    if not target.exists():
-        os.rename(staging, target)
-        return
-    target = target.resolve()  # a link to the folder stays a link
     written = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
     replaced = {path.parts[0] for path in written}
-    for entry in target.iterdir():
-        if entry.name not in replaced and not _is_old_weight(entry.name, replaced):
+    kept = [
+        entry
+        for entry in (target.iterdir() if target.exists() else ())
+        if entry != staging and entry.name not in replaced and not _is_old_weight(entry.name, replaced)
+    ]
+    # A process must not find itself in a folder that is gone.
+    exchangeable = staging.parent != target and not _is_current_folder(target)
+    if exchangeable:
+        for entry in kept:
             _link(entry, staging / entry.name)
-    for path in [staging, *staging.rglob("*")]:
+    for path in [*(staging / path for path in written), staging, *filter(Path.is_dir, staging.rglob("*"))]:
         _flush(path)
-    if not _exchange(staging, target):
-        moved = sorted(written, key=lambda path: (path.suffix == ".json", path))
-        for path in moved:
-            (target / path).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(staging / path, target / path)
+    if not target.exists():
+        os.rename(staging, target)
+    elif not (exchangeable and _exchange(staging, target)):
+        _move_files(staging, target, written)
+
+
+def _move_files(staging: Path, target: Path, written: list[Path]) -> None:
+    """The way without an exchange: file by file, weights first, and then away with what they replace."""
+    for path in sorted(written, key=lambda path: (path.suffix == ".json", path)):
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staging / path, target / path)
+    replaced = {path.parts[0] for path in written}
+    for entry in list(target.iterdir()):
+        if _is_old_weight(entry.name, replaced) and Path(entry.name) not in written:
+            entry.unlink()
+        elif entry.name in replaced and entry.is_dir():
+            for path in entry.rglob("*"):
+                if path.is_file() and path.relative_to(target) not in written:
+                    path.unlink()
+
+
+def _is_current_folder(target: Path) -> bool:
+    try:
+        return Path.cwd().is_relative_to(target)
+    except FileNotFoundError:  # the current folder is gone already
+        return False
 
 
 def _is_old_weight(name: str, replaced: set[str]) -> bool:
@@ -103,11 +130,11 @@ def _exchange(first: Path, second: Path) -> bool:
     return renameat2(*arguments) == 0
 
 
-def _remove_abandoned(target: Path) -> None:
+def _remove_abandoned(home: Path, name: str) -> None:
     """Removes the leftovers of saves that were killed."""
-    for path in target.parent.glob(f".{target.name}.saving-*"):
-        process = path.name.rpartition("-")[2]
-        if process.isdigit() and int(process) != os.getpid() and not _is_running(int(process)):
+    for path in list(home.iterdir()):
+        start, _, process = path.name.rpartition("-")
+        if start == f".{name}.saving" and process.isdigit() and not _is_running(int(process)):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -11,16 +11,20 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, PreTrainedConfig
 
 Modality = Literal["image", "video", "audio", "depth", "thermal", "text"]
 MODALITIES: tuple[str, ...] = get_args(Modality)
 NEURON_NAME = re.compile(r"[a-z][a-z0-9_]*")
+FOLDER_NAME = re.compile(r"\w[\w.-]*")  # one level: no slash, no ".."
+TEXT_TOWER_NAME = "class_text"
 # First words a neuron's name may not have: its inputs could be taken for `text_input_ids`, `neuron_mask`, `frame_times`.
 RESERVED_NAMES = ("text", "neuron", "frame")
 PREPROCESSING_KEYS = ("size", "crop", "mean", "std", "resample", "gray")
 
 
+@strict
 @dataclass
 class NeuronSpec:
     """One frozen encoder, as it stands in `config.neurons` (there as a plain JSON dict without the `None`s).
@@ -47,6 +51,7 @@ class NeuronSpec:
 
     Raises:
         ValueError: on a bad name, modality, hub id, or preprocessing key.
+        StrictDataclassError: a value of the wrong type.
     """
 
     name: str
@@ -67,7 +72,7 @@ class NeuronSpec:
 
     def __post_init__(self):
         where = f"neuron {self.name!r}"
-        if not isinstance(self.name, str) or not NEURON_NAME.fullmatch(self.name):
+        if not NEURON_NAME.fullmatch(self.name):
             raise ValueError(f"neuron name: found {self.name!r}, expected [a-z][a-z0-9_]*")
         if self.name.split("_")[0] in RESERVED_NAMES:
             raise ValueError(
@@ -79,8 +84,10 @@ class NeuronSpec:
             raise ValueError(f"{where}: prompt_side is {self.prompt_side!r}, expected prefix, suffix or after")
         if not self.hub_id or ".." in self.hub_id.split("/"):
             raise ValueError(f"{where}: hub_id is {self.hub_id!r}; it may not be empty or contain '..'")
-        if self.hub_id.startswith("./") and "/" in self.hub_id[2:].rstrip("/"):
-            raise ValueError(f"{where}: hub_id {self.hub_id!r} is more than one level below the checkpoint")
+        if self.is_builtin and not FOLDER_NAME.fullmatch(self.hub_id.removeprefix("builtin:")):
+            raise ValueError(f"{where}: hub_id is {self.hub_id!r}, expected 'builtin:' and the name of a tower")
+        if self.is_relative and not FOLDER_NAME.fullmatch(self.hub_id[2:].rstrip("/")):
+            raise ValueError(f"{where}: hub_id is {self.hub_id!r}, expected './' and a folder beside the checkpoint")
         if self.projection and (self.projection.startswith("/") or ".." in self.projection.split("/")):
             raise ValueError(f"{where}: projection {self.projection!r} must name a module, or a file beside the tower")
         unknown = set(self.preprocessing or ()) - set(PREPROCESSING_KEYS)
@@ -130,7 +137,10 @@ class NeuronSpec:
             raise ValueError(f"neuron {label!r}: unknown fields {sorted(unknown)}, expected some of {sorted(known)}")
         if missing := required - set(data):
             raise ValueError(f"neuron {label!r}: missing fields {sorted(missing)}")
-        return cls(**copy.deepcopy(data))
+        try:
+            return cls(**copy.deepcopy(data))
+        except StrictDataclassError as error:
+            raise ValueError(f"neuron {label!r}: {error}") from error
 
 
 @strict
@@ -155,10 +165,13 @@ class SENConfig(PreTrainedConfig):
         initializer_range: standard deviation of the initial weights.
 
     Raises:
-        ValueError: on unknown fields, duplicate neuron names, or values out of range.
+        ValueError: on unknown fields, or a bad [`NeuronSpec`].
+        StrictDataclassError: on duplicate neuron names, wrong types, or values out of range.
     """
 
     model_type = "sen"
+    # Per-neuron states are no predictions: the Trainer does not gather them.
+    keys_to_ignore_at_inference = ["neuron_states", "knowledge", "all_rounds"]  # noqa: RUF012 (Transformers' own)
 
     neurons: list[dict[str, Any]] | None = None
     text_tower: dict[str, Any] | None = None
@@ -180,7 +193,8 @@ class SENConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self.neurons = [NeuronSpec.from_dict(neuron).to_dict() for neuron in self.neurons or []]
         if self.text_tower is not None:
-            self.text_tower = NeuronSpec.from_dict({"name": "class_text", **self.text_tower}).to_dict()
+            # Its inputs and its saved folder are called so, whatever the spec says: a neuron may be of the same spec.
+            self.text_tower = NeuronSpec.from_dict({**self.text_tower, "name": TEXT_TOWER_NAME}).to_dict()
         if unknown := set(kwargs) - _inherited_keys():
             own = sorted(field.name for field in fields(SENConfig) if field.name in SENConfig.__annotations__)
             raise ValueError(f"{type(self).__name__}: unknown fields {sorted(unknown)}; its own are {', '.join(own)}")
@@ -191,6 +205,8 @@ class SENConfig(PreTrainedConfig):
         names = [neuron["name"] for neuron in self.neurons or []]
         if duplicates := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"neurons: duplicate names {duplicates}")
+        if TEXT_TOWER_NAME in names:
+            raise ValueError(f"neurons: the name {TEXT_TOWER_NAME!r} is the text tower's")
         for first in names:
             for second in names:
                 if first != second and second.startswith(f"{first}_"):
@@ -231,6 +247,11 @@ class SENConfig(PreTrainedConfig):
         preset = PRESETS[name]
         settings = {"neurons": preset.neurons, "text_tower": preset.text_tower, **preset.settings}
         return cls(**copy.deepcopy({**settings, **VARIANT_SETS.get(variants or "", {}), **overrides}))
+
+
+def list_presets() -> dict[str, str]:
+    """Preset name -> description."""
+    return {name: preset.description for name, preset in PRESETS.items()}
 
 
 def _inherited_keys() -> set[str]:
@@ -359,4 +380,4 @@ PRESETS: dict[str, SENPreset] = {
     ),
 }
 
-__all__ = ["PRESETS", "VARIANT_SETS", "NeuronSpec", "SENConfig", "SENPreset"]
+__all__ = ["PRESETS", "TEXT_TOWER_NAME", "VARIANT_SETS", "NeuronSpec", "SENConfig", "SENPreset", "list_presets"]

@@ -7,12 +7,11 @@ which has no public code; the equations are our reading. A checkpoint holds the 
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from huggingface_hub import is_offline_mode
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -21,13 +20,14 @@ from transformers.utils import ModelOutput, can_return_tuple, logging
 from transformers.utils.hub import resolve_revision
 
 from .checkpoint_folder import replaced_folder
-from .configuration_sen import NeuronSpec, SENConfig
+from .configuration_sen import TEXT_TOWER_NAME, NeuronSpec, SENConfig
 from .neuron import Neuron, NeuronState, NeuronTrunk
 from .neuron_loading import (
     DEFAULT_LOGIT_SCALE,
     load_neuron,
     quiet_transformers,
     read_logit_scale,
+    readable_weights,
     resolve_spec,
     save_neuron,
 )
@@ -75,10 +75,13 @@ class SENOutput(ModelOutput):
 class NeuronBank(nn.Module):
     """The frozen towers: children of the model, but never part of its state dict, so that a checkpoint leaves them out."""
 
-    def __init__(self):
+    by_name: MutableMapping[str, Neuron]
+    text_tower: Neuron | None
+
+    def __init__(self) -> None:
         super().__init__()
-        self.by_name = nn.ModuleDict()
-        self.text_tower: Neuron | None = None
+        self.by_name = nn.ModuleDict()  # type: ignore[assignment]
+        self.text_tower = None
         self.register_state_dict_post_hook(_leave_out)
         self.register_load_state_dict_post_hook(_expect_none)
 
@@ -98,7 +101,7 @@ class SENPreTrainedModel(PreTrainedModel):
     config: SENConfig
     base_model_prefix = "sen"
     main_input_name = "neuron_mask"
-    input_modalities = ("video", "image", "audio", "text")
+    input_modalities = ["video", "image", "audio", "text"]  # noqa: RUF012 (Transformers' own declaration)
     _no_split_modules = ["RABlock", "FusionHead"]  # noqa: RUF012 (Transformers' own declaration)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -112,7 +115,7 @@ class SENPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, RABlock):
             for linear in module.shift.values():
-                init.zeros_(linear.weight)  # a neuron that takes no prompts starts as it is
+                init.zeros_(linear.get_parameter("weight"))  # a neuron that takes no prompts starts as it is
         for name in ("queries", "tokens"):
             if isinstance(parameter := getattr(module, name, None), nn.Parameter):
                 init.normal_(parameter, std=std)
@@ -174,7 +177,7 @@ class SENModel(SENPreTrainedModel):
         kwargs = neuron_kwargs or {}
         text_spec = None
         if text_tower is not None:
-            text_spec = resolve_spec(text_tower, "text_tower", **kwargs.get("class_text", {}))
+            text_spec = resolve_spec(text_tower, "text_tower", **kwargs.get(TEXT_TOWER_NAME, {}))
         specs: list[NeuronSpec] = []
         for neuron in neurons:
             given = {"hub_id": neuron} if isinstance(neuron, str) else neuron
@@ -189,8 +192,8 @@ class SENModel(SENPreTrainedModel):
             **overrides,
         )
         text_neuron = None
-        if text_spec is not None and "projection_dim" not in overrides:
-            text_neuron = load_neuron(text_spec, **kwargs.get("class_text", {}))
+        if config.text_tower_spec is not None and "projection_dim" not in overrides:
+            text_neuron = load_neuron(config.text_tower_spec, **kwargs.get(TEXT_TOWER_NAME, {}))
             config.projection_dim = text_neuron.embedding_size
         model = cls(config)
         model.neurons.text_tower = text_neuron
@@ -206,28 +209,35 @@ class SENModel(SENPreTrainedModel):
                 `"class_text"` is the text tower. `trust_remote_code` reaches a neuron only here, never from the SEN.
 
         Raises:
+            OSError: the checkpoint, or a neuron's, cannot be found or read.
             RuntimeError: the checkpoint lacks weights of the association, which would stay random.
         """
+        hub_kwargs = {key: kwargs[key] for key in ("token", "local_files_only", "cache_dir") if key in kwargs}
+        # One commit for all files of this load, those of neurons beside the checkpoint included.
+        revision = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **hub_kwargs)
+        if revision is not None:
+            kwargs["revision"] = revision
         wants_info = kwargs.pop("output_loading_info", False)
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-        with quiet_transformers():  # what is missing raises below
+        with (
+            quiet_transformers(),
+            readable_weights(f"{pretrained_model_name_or_path}"),
+        ):  # what is missing raises below
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
-        if info["missing_keys"] and pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
+        if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
             raise RuntimeError(
                 f"{pretrained_model_name_or_path}: {len(missing)} weights of {cls.__name__} are missing (e.g. {missing[0]}) "
                 "and would stay random"
             )
         if pretrained_model_name_or_path is not None:
-            hub_kwargs = {key: kwargs[key] for key in ("token", "local_files_only", "cache_dir") if key in kwargs}
-            revision = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **hub_kwargs)
-            commit = getattr(revision, "resolved", None) or revision
-            model._base = (str(pretrained_model_name_or_path), commit)
+            model._base = (str(pretrained_model_name_or_path), getattr(revision, "resolved", revision))
         if dtype not in (None, "auto"):
             neuron_kwargs = {
-                name: {"dtype": dtype, **(neuron_kwargs or {}).get(name, {})} for name in [*model._specs, "class_text"]
+                name: {"dtype": dtype, **(neuron_kwargs or {}).get(name, {})}
+                for name in [*model._specs, TEXT_TOWER_NAME]
             }
         model.load_neurons(neuron_kwargs)
         model.eval()
@@ -240,37 +250,46 @@ class SENModel(SENPreTrainedModel):
             OSError, RuntimeError, ValueError: see [`load_neuron`].
             ValueError: `neuron_kwargs` names no neuron of this model.
         """
-        self._neuron_kwargs.update(neuron_kwargs or {})
-        if unknown := set(self._neuron_kwargs) - set(self._specs) - {"class_text"}:
+        if unknown := set(neuron_kwargs or {}) - set(self._specs) - {TEXT_TOWER_NAME}:
             raise ValueError(f"neuron_kwargs: no neurons {sorted(unknown)}, expected some of {sorted(self._specs)}")
+        self._neuron_kwargs.update(neuron_kwargs or {})
         for name, spec in self._specs.items():
             if name not in self.neurons.by_name:
-                neuron = self._load(spec, name)
-                if spec.aligned:
-                    self._check_alignment(neuron)
-                self.neurons.by_name[name] = neuron
-        spec = self.config.text_tower_spec
-        if spec is not None and self.neurons.text_tower is None:
-            self.neurons.text_tower = self._load(spec, "class_text")
-        if spec is not None and self.config.logit_scale_init_value is None:
-            scale = read_logit_scale(spec, *self._base, **self._neuron_kwargs.get("class_text", {}))
-            if scale is None:
-                logger.info(f"{spec.hub_id} has no logit_scale; using that of an untrained CLIP")
-            self.config.logit_scale_init_value = DEFAULT_LOGIT_SCALE if scale is None else scale
-            self.logit_scale.data.fill_(self.config.logit_scale_init_value)
+                self.neurons.by_name[name] = self._prepare(self._load(spec))
+        text_spec = self.config.text_tower_spec
+        if text_spec is None:
+            return self
+        if self.neurons.text_tower is None:
+            self.neurons.text_tower = self._prepare(self._load(text_spec))
+        else:  # loaded ahead by from_neurons, which asked it for the width of the text space
+            self._prepare(self.neurons.text_tower)
+        if self.config.logit_scale_init_value is None:
+            self._copy_logit_scale(text_spec)
         return self
 
-    def _load(self, spec: NeuronSpec, name: str) -> Neuron:
-        kwargs = self._neuron_kwargs.get(name, {})
-        neuron = load_neuron(spec, self.config.prompt_depth, *self._base, **kwargs).train(self.training)
-        return neuron if "device_map" in kwargs else neuron.to(self.gate.device)
+    def _load(self, spec: NeuronSpec) -> Neuron:
+        return load_neuron(spec, self.config.prompt_depth, *self._base, **self._neuron_kwargs.get(spec.name, {}))
 
-    def _check_alignment(self, neuron: Neuron) -> None:
-        if neuron.embedding_size != self.config.projection_dim:
+    def _prepare(self, neuron: Neuron) -> Neuron:
+        """Puts a loaded neuron on the association's device, after a check that its embeddings fit the text space."""
+        spec, is_text = neuron.spec, neuron.spec.name == TEXT_TOWER_NAME
+        if (spec.aligned or is_text) and neuron.embedding_size != self.config.projection_dim:
             raise ValueError(
-                f"neuron {neuron.spec.name!r} is aligned, but its embeddings have width {neuron.embedding_size} and "
-                f"projection_dim is {self.config.projection_dim}"
+                f"neuron {spec.name!r} {'embeds class texts' if is_text else 'is aligned'}, but its embeddings have width "
+                f"{neuron.embedding_size} and projection_dim is {self.config.projection_dim}"
             )
+        neuron.train(self.training)
+        return neuron if "device_map" in self._neuron_kwargs.get(spec.name, {}) else neuron.to(self.gate.device)
+
+    def _copy_logit_scale(self, spec: NeuronSpec) -> None:
+        scale = read_logit_scale(spec, *self._base, **self._neuron_kwargs.get(TEXT_TOWER_NAME, {}))
+        if scale is None:
+            logger.info(f"{spec.hub_id} has no logit_scale; using that of an untrained CLIP")
+            scale = DEFAULT_LOGIT_SCALE
+        # Weights loaded into a model whose neurons came later (load_state_dict) stay.
+        if torch.equal(self.logit_scale.data, torch.full_like(self.logit_scale.data, DEFAULT_LOGIT_SCALE)):
+            self.logit_scale.data.fill_(scale)
+        self.config.logit_scale_init_value = scale
 
     def _ensure_loaded(self) -> None:
         wants_text = self.config.text_tower is not None and self.neurons.text_tower is None
@@ -323,7 +342,7 @@ class SENModel(SENPreTrainedModel):
 
         knowledge = []
         for number in range(self.config.num_rounds):
-            block = self.blocks[0 if self.config.share_blocks else number]
+            block: RABlock = self.blocks[0 if self.config.share_blocks else number]  # type: ignore[assignment]
             known = block.integrate(states, present)  # (batch, hidden_size)
             context = block.distribute(known, list(states))  # neuron -> (batch, prompt_tokens, width)
             states = self._prompt(trunks, context)
@@ -331,8 +350,9 @@ class SENModel(SENPreTrainedModel):
             if output_all_rounds:
                 rounds.append(self._round(states, present, aligned))
 
+        fused = self._fuse(states, present, aligned)
         output = SENOutput(
-            fused_embeds=self._fuse(states, present, aligned),
+            fused_embeds=fused,
             knowledge=torch.stack(knowledge, dim=1) if knowledge else None,
             neuron_states=states,
             all_rounds=tuple(rounds) or None,
@@ -340,8 +360,11 @@ class SENModel(SENPreTrainedModel):
         if text_input_ids is not None:
             text_embeds = self.get_text_features(text_input_ids, text_attention_mask).pooler_output
         if text_embeds is not None:
-            output.text_embeds = text_embeds.to(output.fused_embeds)
-            output.logits_per_video = self.logit_scale.exp() * output.fused_embeds @ output.text_embeds.t()
+            if text_embeds.ndim != 2 or text_embeds.shape[-1] != self.config.projection_dim:
+                expected = f"(texts, {self.config.projection_dim})"
+                raise ValueError(f"text_embeds have shape {tuple(text_embeds.shape)}, expected {expected}")
+            output.text_embeds = text_embeds = text_embeds.to(fused)
+            output.logits_per_video = self.logit_scale.exp() * fused @ text_embeds.t()
         output.loss = self._loss(output.logits_per_video, labels, return_loss)
         return output
 
@@ -415,9 +438,11 @@ class SENModel(SENPreTrainedModel):
     ) -> Tensor:
         """z (batch, projection_dim): at the safe start (gate 0) the mean of the aligned neurons and nothing else."""
         fused = self.fusion(states, present)
-        if aligned is not None:
-            fused = aligned + torch.tanh(self.gate) * fused
-        return nn.functional.normalize(fused, dim=-1)
+        if aligned is None:
+            return nn.functional.normalize(fused, dim=-1)
+        # A sample without an aligned neuron has nothing but the gated part, which is zero at first and then leaves zero
+        # steadily; normalising with the usual 1e-12 its gradient to the gate would drown all others.
+        return nn.functional.normalize(aligned + torch.tanh(self.gate) * fused, dim=-1, eps=1e-2)
 
     def _round(
         self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor], aligned: Tensor | None
@@ -443,7 +468,7 @@ class SENModel(SENPreTrainedModel):
     # --- features ----------------------------------------------------------------------------------------------------
 
     def get_video_features(self, **inputs: Tensor) -> BaseModelOutputWithPooling:
-        """`pooler_output`: fused embeddings (batch, projection_dim), normalised; `last_hidden_state`: each round's knowledge."""
+        """`pooler_output`: fused embeddings (batch, projection_dim), normalised; `last_hidden_state`: knowledge by round."""
         output = self(**inputs)
         return BaseModelOutputWithPooling(last_hidden_state=output.knowledge, pooler_output=output.fused_embeds)
 
@@ -493,7 +518,8 @@ class SENModel(SENPreTrainedModel):
         """Saves configuration and association weights; the folder is replaced whole, or not at all.
 
         Args:
-            include_neurons: write each tower to `neuron_NAME/` too, so that the folder stands alone.
+            include_neurons: write each tower to `neuron_NAME/` too, so that the folder stands alone. Towers that stood
+                beside the checkpoint this model was loaded from are written in any case.
             push_to_hub, kwargs: as of any Transformers model.
         """
         if not kwargs.get("is_main_process", True):
@@ -515,40 +541,35 @@ class SENModel(SENPreTrainedModel):
 
     def _config_to_save(self, folder: os.PathLike, include_neurons: bool) -> SENConfig:
         """The configuration with what a reload needs: commits, dtypes, and with `include_neurons` the towers beside it."""
-        if include_neurons:
+        if include_neurons or any(spec.is_relative for spec in self._all_specs()):
             self._ensure_loaded()
         config = SENConfig.from_dict(self.config.to_dict())
         config._name_or_path = self.config._name_or_path
-        neurons = [
-            self._spec_to_save(spec, self._loaded(spec.name), folder, include_neurons) for spec in config.neuron_specs
-        ]
-        config.neurons = [spec.to_dict() for spec in neurons]
-        if (text_spec := config.text_tower_spec) is not None:
-            text = self._spec_to_save(text_spec, self.neurons.text_tower, folder, include_neurons)
-            config.text_tower = text.to_dict()
+        saved = {spec.name: self._spec_to_save(spec, folder, include_neurons).to_dict() for spec in self._all_specs()}
+        config.text_tower = saved.pop(TEXT_TOWER_NAME, None)
+        config.neurons = list(saved.values())
         return config
 
-    def _loaded(self, name: str) -> Neuron | None:
-        return self.neurons.by_name[name] if name in self.neurons.by_name else None
+    def _all_specs(self) -> list[NeuronSpec]:
+        text_spec = self.config.text_tower_spec
+        return self.config.neuron_specs + ([] if text_spec is None else [text_spec])
 
-    def _spec_to_save(
-        self, spec: NeuronSpec, neuron: Neuron | None, folder: os.PathLike, include_neurons: bool
-    ) -> NeuronSpec:
+    def _loaded(self, name: str) -> Neuron | None:
+        return self.neurons.text_tower if name == TEXT_TOWER_NAME else dict(self.neurons.by_name).get(name)
+
+    def _spec_to_save(self, spec: NeuronSpec, folder: os.PathLike, include_neurons: bool) -> NeuronSpec:
+        neuron = self._loaded(spec.name)
         if neuron is not None:
             spec.dtype = str(neuron.dtype).removeprefix("torch.")
-        if include_neurons and neuron is not None:
-            return save_neuron(neuron, folder, *self._base)
-        if spec.is_relative:
-            raise ValueError(
-                f"neuron {spec.name!r} lives beside the checkpoint it was loaded from ({spec.hub_id}); save with "
-                "include_neurons=True"
-            )
+            if include_neurons or spec.is_relative:
+                return save_neuron(spec, neuron, folder, *self._base)
         if os.path.isdir(spec.hub_id):
             logger.warning(
                 f"neuron {spec.name!r} is a local folder; elsewhere the checkpoint needs include_neurons=True"
             )
-        elif not spec.is_builtin and spec.revision is None and not is_offline_mode():
-            spec.revision = getattr(resolve_revision(spec.hub_id), "resolved", None)
+        elif not spec.is_builtin:  # the commit that was loaded, not what the branch has become
+            commit = resolve_revision(spec.hub_id, spec.revision) if neuron is None else neuron.commit
+            spec.revision = getattr(commit, "resolved", commit)
         return spec
 
 

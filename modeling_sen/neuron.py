@@ -50,13 +50,21 @@ class Neuron(nn.Module):
         tower: the frozen encoder, cut out of whatever was loaded.
         projection: maps pooled outputs into the text tower's space; `None` for the identity.
         prompt_depth: layers below the top where prompts enter, `"all"`, or `None` for a quarter of them.
+        commit: the repository's commit that the tower was loaded from, where it came from one.
     """
 
+    tower: PreTrainedModel
+
     def __init__(
-        self, spec: NeuronSpec, tower: PreTrainedModel, projection: nn.Module | None, prompt_depth: int | str | None
+        self,
+        spec: NeuronSpec,
+        tower: PreTrainedModel,
+        projection: nn.Module | None,
+        prompt_depth: int | str | None,
+        commit: str | None = None,
     ):
         super().__init__()
-        self.spec, self.tower, self.projection = spec, tower, projection
+        self.spec, self.tower, self.projection, self.commit = spec, tower, projection, commit
         self.adapter: NeuronAdapter = adapter_for(tower, spec.modality)
         self.prompted_tower: PromptedTower | None = None
         if self.adapter.takes_prompts and spec.prompt_side != "after":
@@ -68,14 +76,20 @@ class Neuron(nn.Module):
             side = spec.prompt_side or self.adapter.prompt_side
             self.prompted_tower = PromptedTower(tower, layers, site, embeddings, side)
         self.requires_grad_(False)
+        for layer in self._checkpointed_layers():
+            for name, value in vars(layer).items():
+                if name.endswith("dropout") and isinstance(value, float):
+                    setattr(layer, name, 0.0)  # what a layer drops by its own flag, see `train`
         self.train(False)
+
+    def _checkpointed_layers(self) -> list[nn.Module]:
+        return [module for module in self.modules() if isinstance(module, GradientCheckpointingLayer)]
 
     def train(self, mode: bool = True) -> "Neuron":
         """Towers stay in evaluation mode; only activation checkpointing, which asks for it, sees `mode`."""
         super().train(False)
-        for module in self.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.training = mode  # the layer's own flag: its dropouts keep theirs
+        for layer in self._checkpointed_layers():
+            layer.training = mode  # the layer's own flag: modules inside keep theirs
         return self
 
     @property
@@ -91,7 +105,7 @@ class Neuron(nn.Module):
         """Width of the projected pooled output."""
         if self.projection is None:
             return self.spec.hidden_size
-        return int(self.projection.weight.shape[0])  # type: ignore[arg-type, union-attr]
+        return self.projection.get_parameter("weight").shape[0]
 
     def first_look(self, inputs: Mapping[str, Tensor]) -> tuple[NeuronState, NeuronTrunk]:
         """Round 0, without gradients: nothing below the prompts is trained.

@@ -3,6 +3,7 @@
 """Load neurons by hub id with stock Transformers classes, and fill in what a hub id alone leaves open."""
 
 import importlib.util
+import json
 import math
 import os
 import shutil
@@ -14,11 +15,12 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, logging
+from transformers.utils.hub import resolve_revision
 
 from .configuration_sen import NeuronSpec
 from .neuron import Neuron
@@ -64,7 +66,8 @@ def _sen_tiny_folder() -> Path:
 
 
 def _tower_class(spec: NeuronSpec, trust_remote_code: bool) -> Any:
-    if (found := getattr(transformers, spec.class_name, None)) is not None:
+    found = getattr(transformers, spec.class_name, None)
+    if isinstance(found, type) and issubclass(found, PreTrainedModel):
         return found
     registered = getattr(AutoModel._model_mapping, "_extra_content", {})
     for candidate in registered.values():
@@ -73,7 +76,7 @@ def _tower_class(spec: NeuronSpec, trust_remote_code: bool) -> Any:
     if trust_remote_code:
         return AutoModel
     raise ValueError(
-        f"neuron {spec.name!r}: class {spec.class_name!r} is neither in transformers {transformers.__version__} nor "
+        f"neuron {spec.name!r}: {spec.class_name!r} is neither a model of transformers {transformers.__version__} nor "
         "registered with AutoModel.register; remote code needs neuron_kwargs={...: {'trust_remote_code': True}}"
     )
 
@@ -105,6 +108,15 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextmanager
+def readable_weights(where: str) -> Iterator[None]:
+    """Turns what safetensors says of a damaged file into an OSError that names it."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{where}: damaged safetensors file ({error}); save or download it again") from error
+
+
 def load_neuron(
     spec: NeuronSpec,
     prompt_depth: int | str | None = None,
@@ -127,18 +139,21 @@ def load_neuron(
         ValueError: the class, the submodule or the width does not fit the checkpoint.
     """
     location, where = tower_location(spec, base, base_revision)
-    hub_kwargs = {key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}
-    tower_class = _tower_class(spec, bool(kwargs.get("trust_remote_code", False)))
+    hub_kwargs = _hub_kwargs(kwargs)
+    commit = resolve_revision(location, where.get("revision"), **_cached_file_kwargs(hub_kwargs))
+    if commit is not None:
+        where["revision"] = commit
+    tower_class = _tower_class(spec, hub_kwargs["trust_remote_code"])
     try:
         config = AutoConfig.from_pretrained(location, **where, **hub_kwargs)
         settings = {"dtype": spec.dtype or "auto", **kwargs}
         if spec.key_mapping:
             settings["key_mapping"] = spec.key_mapping
         settings |= {"config": _config_for(tower_class, config), "ignore_mismatched_sizes": True}
-        with quiet_transformers():
+        with quiet_transformers(), readable_weights(location):
             model, loading = tower_class.from_pretrained(location, output_loading_info=True, **where, **settings)
-    except OSError as error:
-        raise OSError(f"neuron {spec.name!r}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise type(error)(f"neuron {spec.name!r}: {error}") from error
     missing = sorted(key for key in loading["missing_keys"] if spec.submodule is None or _is_used(key, spec))
     mismatched = sorted(key for key, *_ in loading.get("mismatched_keys", ()))
     if missing or mismatched:
@@ -152,7 +167,7 @@ def load_neuron(
     if width is not None and width != spec.hidden_size:
         raise ValueError(f"neuron {spec.name!r}: hidden_size is {spec.hidden_size}, but {spec.hub_id} has {width}")
     projection = _load_projection(spec, model, location, {**where, **_cached_file_kwargs(hub_kwargs)})
-    return Neuron(spec, tower, projection, prompt_depth)
+    return Neuron(spec, tower, projection, prompt_depth, getattr(commit, "resolved", commit))
 
 
 def _is_used(key: str, spec: NeuronSpec) -> bool:
@@ -160,8 +175,13 @@ def _is_used(key: str, spec: NeuronSpec) -> bool:
     return any(prefix and key.startswith(f"{prefix}.") for prefix in prefixes)
 
 
+def _hub_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    # Said in any case: left open, Transformers would ask on the terminal whether to run a neuron's code.
+    return {"trust_remote_code": False, **{key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}}
+
+
 def _cached_file_kwargs(hub_kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in hub_kwargs.items() if key != "trust_remote_code"}
+    return {key: value for key, value in hub_kwargs.items() if key not in ("trust_remote_code", "force_download")}
 
 
 def _load_projection(spec: NeuronSpec, model: nn.Module, location: str, where: dict[str, Any]) -> nn.Module | None:
@@ -169,8 +189,8 @@ def _load_projection(spec: NeuronSpec, model: nn.Module, location: str, where: d
         return None
     if not spec.projection.endswith(".safetensors"):
         return model.get_submodule(spec.projection)
-    path = cached_file(location, spec.projection, **where)
-    weight = load_file(path)["weight"]  # (embedding, width)
+    with readable_weights(f"{location}/{spec.projection}"):
+        weight = load_file(str(cached_file(location, spec.projection, **where)))["weight"]  # (embedding, width)
     parameter = next(model.parameters())
     projection = nn.Linear(
         weight.shape[1], weight.shape[0], bias=False, device=parameter.device, dtype=parameter.dtype
@@ -186,17 +206,18 @@ def read_logit_scale(spec: NeuronSpec, base: str | None, base_revision: str | No
         The scale, or `None` where the checkpoint has none.
     """
     location, where = tower_location(spec, base, base_revision)
-    where = {**where, **_cached_file_kwargs({key: kwargs[key] for key in _HUB_KWARGS if key in kwargs})}
+    where |= {**_cached_file_kwargs(_hub_kwargs(kwargs)), "_raise_exceptions_for_missing_entries": False}
     # A tower cut out and saved alone keeps its scale in a file of its own.
-    for name in ("logit_scale.safetensors", "model.safetensors"):
-        path = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **where)
-        if path is None:
+    names = ["logit_scale.safetensors", "model.safetensors"]
+    if (index := cached_file(location, "model.safetensors.index.json", **where)) is not None:
+        names.append(json.loads(Path(index).read_text())["weight_map"].get("logit_scale", names[-1]))
+    for name in names:
+        if (path := cached_file(location, name, **where)) is None:
             continue
-        with safe_open(path, framework="pt") as file:
+        with readable_weights(path), safe_open(path, framework="pt") as file:
             if "logit_scale" in file.keys():  # noqa: SIM118 (not a dict)
                 return float(file.get_tensor("logit_scale"))
-    path = cached_file(location, "pytorch_model.bin", _raise_exceptions_for_missing_entries=False, **where)
-    if path is not None:
+    if (path := cached_file(location, "pytorch_model.bin", **where)) is not None:
         scale = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("logit_scale")
         return None if scale is None else float(scale)
     return None
@@ -217,18 +238,19 @@ _PROCESSOR_FILES = (
 )
 
 
-def save_neuron(neuron: Neuron, folder: str | os.PathLike, base: str | None, base_revision: str | None) -> NeuronSpec:
+def save_neuron(
+    spec: NeuronSpec, neuron: Neuron, folder: str | os.PathLike, base: str | None, base_revision: str | None
+) -> NeuronSpec:
     """Writes a tower, its projection and its processor's files to `folder/neuron_NAME`.
 
     Returns:
         The specification that finds it there.
     """
-    spec = neuron.spec
     target = Path(folder) / f"neuron_{spec.name}"
     with quiet_transformers():
         neuron.tower.save_pretrained(target)
     if neuron.projection is not None:
-        weight = neuron.projection.weight.detach().to("cpu").contiguous()
+        weight = neuron.projection.get_parameter("weight").detach().to("cpu").contiguous()
         save_file({"weight": weight}, target / "projection.safetensors", metadata={"format": "pt"})
     location, where = tower_location(spec, base, base_revision)
     for name in _PROCESSOR_FILES:
@@ -272,18 +294,16 @@ def resolve_spec(
         raise ValueError(f"neuron {given!r}: expected a hub id or a dict with 'hub_id'")
     probe = NeuronSpec.from_dict({"name": "probe", "modality": "image", "hidden_size": 1, "class_name": "", **given})
     location, where = tower_location(probe, None, None)
-    hub_kwargs = {key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}
+    hub_kwargs = _hub_kwargs(kwargs)
     config = AutoConfig.from_pretrained(location, **where, **hub_kwargs)
     known = CHECKPOINT_SPECS.get((config.model_type, role), {})
     if "class_name" not in known and "class_name" not in given:
-        mapping = AutoModel._model_mapping
+        mapping: Any = AutoModel._model_mapping
         if type(config) not in mapping:
             raise ValueError(f"{given['hub_id']}: model type {config.model_type!r} has no base class; give class_name")
         known = {"class_name": mapping[type(config)].__name__}
     merged = {**known, **given}
-    tower_class = _tower_class(
-        NeuronSpec.from_dict({**probe.to_dict(), **merged}), bool(kwargs.get("trust_remote_code"))
-    )
+    tower_class = _tower_class(NeuronSpec.from_dict({**probe.to_dict(), **merged}), hub_kwargs["trust_remote_code"])
     tower_config = _config_for(tower_class, config)
     adapter = NEURON_ADAPTERS.get(tower_config.model_type)
     if adapter is None:
@@ -322,6 +342,7 @@ __all__ = [
     "load_neuron",
     "quiet_transformers",
     "read_logit_scale",
+    "readable_weights",
     "resolve_spec",
     "save_neuron",
     "tower_location",

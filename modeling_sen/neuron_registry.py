@@ -112,9 +112,15 @@ def find_layers(tower: nn.Module, path: str | None = None) -> nn.ModuleList | No
 
     Returns:
         The list, or `None` where the tower has none.
+
+    Raises:
+        ValueError: what stands at `path` is no list of layers.
     """
     if path is not None:
-        return tower.get_submodule(path)
+        layers = tower.get_submodule(path)
+        if not isinstance(layers, nn.ModuleList):
+            raise ValueError(f"{type(tower).__name__}.{path}: found {type(layers).__name__}, expected a ModuleList")
+        return layers
     longest = None
     for module in tower.modules():
         if not isinstance(module, nn.ModuleList) or len(module) == 0:
@@ -154,6 +160,8 @@ register_neuron("dinov2", "image", image_grid, folds_frames=True)
 # X-CLIP layers read token 0 as the class token of the frame: prompts go behind.
 register_neuron("xclip_vision_model", "video", image_grid, folds_frames=True, prompt_side="suffix")
 register_neuron("videomae", "video", clip_grid)
+# Its divided attention reshapes tokens to the grid, so that it takes no others; they stand place by place, not in time.
+register_neuron("timesformer", "video", None, takes_prompts=False)
 register_neuron("audio-spectrogram-transformer", "audio", spectrogram_grid)
 register_neuron("bert", "text", sequence_grid)
 register_neuron("clip_text_model", "text", sequence_grid)
@@ -168,6 +176,7 @@ register_checkpoint("siglip", "SiglipTextModel", "text_tower")
 # Loading XCLIPVisionModel from a full checkpoint leaves it random: its keys carry the prefix of the whole model.
 register_checkpoint("xclip", "XCLIPVisionModel", key_mapping={r"^vision_model\.": ""})
 register_checkpoint("videomae", "VideoMAEModel")
+register_checkpoint("timesformer", "TimesformerModel")
 register_checkpoint("audio-spectrogram-transformer", "ASTModel")
 register_checkpoint("bert", "BertModel")
 register_checkpoint("dinov2", "Dinov2Model")
