@@ -152,8 +152,8 @@ class _Track:
                 # A demuxer that stopped on an error has nothing more to give; a decoder may find its feet again.
                 continue
             self.decoded += len(frames)
-            yield from frames
             past = any(frame.time is not None and frame.time >= until for frame in frames)
+            yield from frames
             if packet is None or past:
                 break
         if self.failed > self.decoded:
