@@ -5,14 +5,17 @@
 One path, in Pillow and torch, whatever else is installed: the same file gives the same tensor with and without torchvision.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers.utils import cached_file
 
 from .configuration_sen import NeuronSpec
 
@@ -47,8 +50,8 @@ class FrameTransform:
         values |= spec.preprocessing or {}
         if missing := {"size", "mean", "std"} - set(values):
             raise ValueError(
-                f"neuron {spec.name!r}: {spec.hub_id} has no image processor configuration that says {sorted(missing)}; "
-                "give them in the neuron's preprocessing"
+                f"the checkpoint has no image processor configuration that says {sorted(missing)}; give them in the "
+                "neuron's preprocessing"
             )
         for name in ("size", "crop", "mean", "std"):
             if isinstance(values.get(name), list):
@@ -85,6 +88,27 @@ class FrameTransform:
         return np.asarray(image)
 
 
+def read_image_settings(location: str, where: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A checkpoint's image processor configuration; `None` where it has none.
+
+    Raises:
+        OSError: the checkpoint cannot be found.
+        ValueError: the file is not JSON.
+    """
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        path = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **where)
+        if path is None:
+            continue
+        try:
+            settings = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON ({error})") from error
+        found = settings.get("image_processor") if name == "processor_config.json" else settings
+        if found:
+            return found
+    return None
+
+
 def _target_size(size: int | tuple[int, int], height: int, width: int) -> tuple[int, int]:
     if not isinstance(size, int):
         return size
@@ -102,12 +126,15 @@ def _hub_values(settings: Mapping[str, Any]) -> dict[str, Any]:
         values["size"] = _size(settings["size"], square=not crops)
     if crops and settings.get("crop_size") is not None:
         values["crop"] = _pair(settings["crop_size"])
-    if settings.get("do_normalize", True):
-        for name in ("mean", "std"):
-            if settings.get(f"image_{name}") is not None:
-                values[name] = tuple(settings[f"image_{name}"])
-    else:
-        values |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    if not settings.get("do_normalize", True):
+        settings = {**settings, "image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
+    # The processor computes (pixel * factor - offset - mean) / std; ours is (pixel / 255 - mean) / std.
+    scale = 255 * (settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1)
+    offset = 1.0 if settings.get("offset", False) and settings.get("do_rescale", True) else 0.0
+    if settings.get("image_mean") is not None:
+        values["mean"] = tuple((mean + offset) / scale for mean in settings["image_mean"])
+    if settings.get("image_std") is not None:
+        values["std"] = tuple(std / scale for std in settings["image_std"])
     if settings.get("resample") is not None:
         values["resample"] = int(settings["resample"])
     return values
@@ -123,4 +150,4 @@ def _pair(size: Any) -> tuple[int, int]:
     return (int(size["height"]), int(size["width"])) if isinstance(size, Mapping) else (int(size), int(size))
 
 
-__all__ = ["FrameTransform"]
+__all__ = ["FrameTransform", "read_image_settings"]

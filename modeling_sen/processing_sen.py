@@ -6,28 +6,38 @@ A file is opened once and each frame decoded once, however many neurons look at 
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from transformers import AutoFeatureExtractor, AutoTokenizer, BatchFeature, ProcessorMixin
-from transformers.image_processing_base import ImageProcessingMixin
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoTokenizer,
+    BatchFeature,
+    PreTrainedConfig,
+    ProcessorMixin,
+)
 from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
 from .audio_io import read_audio
 from .checkpoint_folder import replaced_folder
 from .configuration_sen import MODALITIES, NeuronSpec, SENConfig
-from .frame_transform import FrameTransform
+from .frame_transform import FrameTransform, read_image_settings
 from .media_source import open_media_source
 from .neuron_loading import tower_location
 from .video_io import FrameRequest, VideoFrames, classify_video_input, is_video_batch, read_video
 
 logger = logging.get_logger(__name__)
+
+# Tokens; a tokenizer that says more has no limit of its own.
+LONGEST_TEXT = 1 << 20
 
 # Which entry of a clip a neuron of each modality looks at.
 _FRAME_SOURCES = {"image": "video", "video": "video", "depth": "depth", "thermal": "thermal"}
@@ -68,8 +78,9 @@ class SENProcessor(ProcessorMixin):
         """
         Args:
             videos: one clip or a list of clips. A clip is anything that `read_video` reads, or a dict with any of
-                `video`, `audio`, `depth`, `thermal` (as `read_video` or `read_audio` take them), `text` (a string for text
-                neurons) and `times` (seconds of array frames).
+                `video`, `image`, `audio`, `depth`, `thermal` (as `read_video` or `read_audio` take them), `text` (a string
+                for text neurons) and `times` (seconds of array frames). A file may be given as `{"path", "bytes"}` and
+                sound as `{"array", "sampling_rate"}`, as `datasets` gives them.
             text: class texts.
             num_views: temporal views of each clip, each a row of its own; rows of one clip stand together.
             return_tensors: only `"pt"`.
@@ -77,8 +88,8 @@ class SENProcessor(ProcessorMixin):
         Returns:
             `{neuron}_pixel_values` (rows, T, 3, H, W) float32, `{neuron}_input_features` (rows, time, bins) float32,
             `{neuron}_input_ids` and `{neuron}_attention_mask` (rows, tokens) int64; `neuron_mask` (rows, neurons) bool;
-            `frame_times` (rows, T) float64 seconds, of the neuron with the most frames; `text_input_ids` and
-            `text_attention_mask` (texts, tokens) int64. A neuron that no clip has inputs for has none.
+            `frame_times` (rows, T) float64 seconds, of the neuron with the most frames, NaN where a row has fewer;
+            `text_input_ids` and `text_attention_mask` (texts, tokens) int64. A neuron that no clip has inputs for has none.
 
         Raises:
             ValueError: nothing given, an unknown modality, a clip that no neuron can look at; see also `read_video`.
@@ -101,14 +112,17 @@ class SENProcessor(ProcessorMixin):
         Raises:
             ValueError, OSError: as for a call.
         """
-        entries = dict(clip) if isinstance(clip, Mapping) else {"video": clip}
+        entries = dict(clip) if isinstance(clip, Mapping) and not _is_stored_file(clip) else {"video": clip}
         if unknown := set(entries) - {*MODALITIES, "times"}:
             raise ValueError(
                 f"clip: unknown entries {sorted(unknown)}, expected some of {', '.join(MODALITIES)}, times"
             )
-        entries = {name: entry for name, entry in entries.items() if entry is not None}
+        entries = {name: _as_media(name, entry) for name, entry in entries.items() if entry is not None}
+        if "image" in entries and "video" in entries:
+            raise ValueError("clip: expected a video or an image, found both")
         if "image" in entries:  # an image is a clip of one frame
-            entries.setdefault("video", [entries.pop("image")])
+            image = entries.pop("image")
+            entries["video"] = [image] if isinstance(image, Image.Image | np.ndarray | Tensor) else image
         views: list[dict[str, Any]] = [{} for _ in range(num_views)]
         with ExitStack() as stack:
             for name in ("video", "audio"):
@@ -121,9 +135,9 @@ class SENProcessor(ProcessorMixin):
                     if frames is not None:
                         inputs[f"{spec.name}_pixel_values"] = self._transform(spec)(frames.frames)
                     elif spec.modality == "audio":
-                        self._add_sound(inputs, spec, entries, seen, view)
+                        self._add_sound(inputs, spec, entries, seen, (view, num_views))
                     elif spec.modality == "text" and "text" in entries:
-                        inputs[f"{spec.name}_input_ids"] = str(entries["text"])
+                        inputs[f"{spec.name}_input_ids"] = entries["text"]
                 shown = [seen[key] for key in seen if key[1] == view]
                 if shown:
                     inputs["frame_times"] = torch.from_numpy(max(shown, key=lambda frames: len(frames.times)).times)
@@ -149,17 +163,22 @@ class SENProcessor(ProcessorMixin):
         return seen
 
     def _add_sound(
-        self, inputs: dict[str, Any], spec: NeuronSpec, entries: dict[str, Any], seen: Mapping, view: int
+        self,
+        inputs: dict[str, Any],
+        spec: NeuronSpec,
+        entries: dict[str, Any],
+        seen: Mapping[tuple[str, int], VideoFrames],
+        view: tuple[int, int],
     ) -> None:
-        """The clip's own sound track, or the sound given, over the span of the sampled frames."""
+        """The clip's own sound track, or the sound given, over the span of the sampled frames; view is (number, of)."""
         own = "audio" not in entries
         source = entries.get("video") if own else entries["audio"]
         if source is None or (own and not _is_file(source)):
             return
         extractor = self._extractor(spec)
-        spans = [frames.span for (_, number), frames in seen.items() if number == view]
+        spans = [frames.span for (_, number), frames in seen.items() if number == view[0]]
         span = (min(start for start, _ in spans), max(end for _, end in spans)) if spans else None
-        sound = read_audio(source, extractor.sampling_rate, span)
+        sound = read_audio(source, extractor.sampling_rate, _heard(span, extractor, *view))
         if not sound.present:
             logger.warning_once(f"some clips have no sound: neuron {spec.name!r} is left out for them")
             return
@@ -178,18 +197,16 @@ class SENProcessor(ProcessorMixin):
             if not any(has):
                 continue
             if spec.modality == "text":
-                tokens = self._tokenizer(spec)(
-                    [row.get(key, "") for row in rows], **_padding(spec), return_tensors="pt"
-                )
-                data[key] = tokens["input_ids"]
-                data[f"{spec.name}_attention_mask"] = tokens["attention_mask"]
+                tokens = self._tokens(spec, [row.get(key, "") for row in rows])
+                data[key], data[f"{spec.name}_attention_mask"] = tokens
                 continue
             absent = torch.zeros_like(next(row[key] for row in rows if key in row))
             data[key] = torch.stack([row.get(key, absent) for row in rows])
         data["neuron_mask"] = mask
-        times = [row["frame_times"] for row in rows if "frame_times" in row]
-        if len(times) == len(rows) and len({len(time) for time in times}) == 1:
-            data["frame_times"] = torch.stack(times)
+        if any("frame_times" in row for row in rows):
+            unknown = torch.empty(0, dtype=torch.float64)
+            times = [row.get("frame_times", unknown) for row in rows]
+            data["frame_times"] = torch.nn.utils.rnn.pad_sequence(times, batch_first=True, padding_value=float("nan"))
         return data
 
     def tokenize(self, text: str | Sequence[str]) -> dict[str, Tensor]:
@@ -204,32 +221,45 @@ class SENProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else list(text)
         if not texts or not all(isinstance(line, str) for line in texts):
             raise ValueError(f"text: expected a string or a list of at least one string, found {text!r}")
-        tokens = self._tokenizer(spec)(texts, **_padding(spec), return_tensors="pt")
+        input_ids, attention_mask = self._tokens(spec, texts)
+        return {"text_input_ids": input_ids, "text_attention_mask": attention_mask}
+
+    def _tokens(self, spec: NeuronSpec, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """(texts, tokens) token ids and their mask, cut at the tower's longest."""
+        # SigLIP was trained on texts padded to the full length, without a mask.
+        padding = "max_length" if spec.class_name.startswith("Siglip") else True
+        tokens = self._tokenizer(spec)(texts, padding=padding, truncation=True, return_tensors="pt")
         mask = tokens.get("attention_mask")
-        return {
-            "text_input_ids": tokens["input_ids"],
-            "text_attention_mask": torch.ones_like(tokens["input_ids"]) if mask is None else mask,
-        }
+        return tokens["input_ids"], torch.ones_like(tokens["input_ids"]) if mask is None else mask
 
     # --- the neurons' own processors ---------------------------------------------------------------------------------
 
-    def _part(self, spec: NeuronSpec, make: Any) -> Any:
+    def _part(self, spec: NeuronSpec, make: Callable[[str, dict[str, Any]], Any]) -> Any:
+        """A neuron's own preprocessing, made of its hub checkpoint's files when first used.
+
+        Raises:
+            OSError: the checkpoint cannot be found or read.
+            ValueError: its files are damaged, or do not say what is needed.
+        """
         if spec.name not in self._parts:
             location, where = tower_location(spec, self.base, self.base_revision)
             try:
                 self._parts[spec.name] = make(location, {**where, **self.hub_kwargs})
-            except OSError as error:
-                raise OSError(f"neuron {spec.name!r}: {error}") from error
+            except (OSError, ValueError) as error:
+                kind = OSError if isinstance(error, OSError) else ValueError
+                raise kind(f"neuron {spec.name!r} ({spec.hub_id}): {error}") from error
         return self._parts[spec.name]
 
     def _transform(self, spec: NeuronSpec) -> FrameTransform:
-        return self._part(spec, lambda location, where: FrameTransform.from_settings(_settings(location, where), spec))
+        return self._part(
+            spec, lambda location, where: FrameTransform.from_settings(read_image_settings(location, where), spec)
+        )
 
     def _extractor(self, spec: NeuronSpec) -> Any:
         return self._part(spec, lambda location, where: AutoFeatureExtractor.from_pretrained(location, **where))
 
     def _tokenizer(self, spec: NeuronSpec) -> Any:
-        return self._part(spec, lambda location, where: AutoTokenizer.from_pretrained(location, **where))
+        return self._part(spec, _load_tokenizer)
 
     # --- files -------------------------------------------------------------------------------------------------------
 
@@ -239,11 +269,19 @@ class SENProcessor(ProcessorMixin):
 
         Raises:
             OSError: no such checkpoint, or no config.json in it.
+            ValueError: the checkpoint is not a SEN.
         """
-        hub_kwargs = {key: kwargs[key] for key in ("token", "cache_dir", "local_files_only") if key in kwargs}
+        hub_kwargs: dict[str, Any] = {
+            key: kwargs[key] for key in ("token", "cache_dir", "local_files_only") if key in kwargs
+        }
         found = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **hub_kwargs)
         revision = getattr(found, "resolved", None) or found
-        config = SENConfig.from_pretrained(pretrained_model_name_or_path, revision=revision or "main", **hub_kwargs)
+        where: dict[str, Any] = {"revision": revision or "main", **hub_kwargs}
+        settings, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **where)
+        if settings.get("model_type") != SENConfig.model_type:
+            found = settings.get("model_type")
+            raise ValueError(f"{pretrained_model_name_or_path}: its model type is {found!r}, expected 'sen'")
+        config = SENConfig.from_pretrained(pretrained_model_name_or_path, **where)
         return cls(config, str(pretrained_model_name_or_path), revision, hub_kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:  # type: ignore[override]
@@ -307,16 +345,43 @@ def _every(frames: VideoFrames, view: int, num_views: int) -> VideoFrames:
     )
 
 
-def _padding(spec: NeuronSpec) -> dict[str, Any]:
-    # SigLIP was trained on texts padded to the full length, without a mask.
-    return {"padding": "max_length" if spec.class_name.startswith("Siglip") else True, "truncation": True}
+def _is_stored_file(entry: Mapping[str, Any]) -> bool:
+    """Whether a dict is a file as `datasets` gives it: `{"path", "bytes"}`."""
+    return set(entry) == {"path", "bytes"}
 
 
-def _settings(location: str, where: Mapping[str, Any]) -> dict[str, Any] | None:
-    try:
-        return ImageProcessingMixin.get_image_processor_dict(location, **where)[0]
-    except OSError:
-        return None
+def _as_media(name: str, entry: Any) -> Any:
+    """One entry of a clip as the readers take it."""
+    if name == "text" and not isinstance(entry, str):
+        raise ValueError(f"clip: expected a string as text, found {type(entry).__name__}")
+    if not isinstance(entry, Mapping):
+        return entry
+    if _is_stored_file(entry) and (entry["bytes"] is not None or entry["path"] is not None):
+        return entry["path"] if entry["bytes"] is None else entry["bytes"]
+    if name == "audio" and {"array", "sampling_rate"} <= set(entry):
+        return np.asarray(entry["array"]), entry["sampling_rate"]
+    raise ValueError(f"clip: expected {{'path', 'bytes'}} with one of them given as {name}, found {sorted(entry)}")
+
+
+def _heard(span: tuple[float, float] | None, extractor: Any, view: int, num_views: int) -> tuple[float, float] | None:
+    """The stretch of a long span that a feature extractor has room for, around the middle of the view's part of it."""
+    room = None
+    if type(extractor).__name__ == "ASTFeatureExtractor":
+        room = extractor.max_length * 0.010 + 0.015  # windows of 25 ms, 10 ms apart
+    if span is None or room is None or span[1] - span[0] <= room:
+        return span
+    middle = span[0] + (span[1] - span[0]) * (view + 0.5) / num_views
+    start = min(max(middle - room / 2, span[0]), span[1] - room)
+    return start, start + room
+
+
+def _load_tokenizer(location: str, where: Mapping[str, Any]) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(location, **where)
+    if tokenizer.model_max_length > LONGEST_TEXT:  # it was saved without: what the tower has positions for
+        config = AutoConfig.from_pretrained(location, **where)
+        config = getattr(config, "text_config", config)
+        tokenizer.model_max_length = getattr(config, "max_position_embeddings", LONGEST_TEXT)
+    return tokenizer
 
 
 __all__ = ["SENProcessor", "is_clip_batch"]

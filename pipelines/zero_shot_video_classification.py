@@ -1,10 +1,11 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
+# mypy: disable-error-code="override, assignment"  (the base class types its hooks for tensors only)
 """`pipeline("zero-shot-video-classification")`: which of the given labels fits a clip, seen and heard."""
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,12 +15,14 @@ from transformers import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
-from modeling_sen.processing_sen import is_clip_batch
+from modeling_sen.modeling_sen import SENModel
+from modeling_sen.processing_sen import SENProcessor, is_clip_batch
 
 logger = logging.get_logger(__name__)
 
 DEFAULT_TEMPLATE = "a video of {}"
 CACHED_LABEL_SETS = 8
+LABELS_AT_ONCE = 128
 
 
 class ZeroShotVideoClassificationPipeline(Pipeline):
@@ -34,6 +37,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
     ```
     """
 
+    model: SENModel
+    processor: SENProcessor
     _load_processor = True
     _load_image_processor = False
     _load_video_processor = False
@@ -48,9 +53,9 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         self,
         video: Any = None,
         candidate_labels: str | Sequence[str] | None = None,
-        hypothesis_template: str | Sequence[str] = DEFAULT_TEMPLATE,
+        hypothesis_template: str | Sequence[str] | None = None,
         top_k: int | None = None,
-        num_views: int = 1,
+        num_views: int | None = None,
         **kwargs: Any,
     ) -> list:
         """
@@ -59,10 +64,11 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
                 video), or a dict of modalities (`video`, `audio`, `depth`, `thermal`, `text`). Any other list, a generator
                 or a dataset is a batch; `[]` gives `[]`.
             candidate_labels: labels, or one comma-separated string of them.
-            hypothesis_template: text with `{}` where the label goes; several are averaged as an ensemble.
-            top_k: only the best k labels.
-            num_views: temporal views whose probabilities are averaged.
-            kwargs: `batch_size`, `num_workers`.
+            hypothesis_template: text with `{}` where the label goes, by default "a video of {}"; several are averaged as an
+                ensemble.
+            top_k: only the best k labels; by default all.
+            num_views: temporal views whose probabilities are averaged; by default 1.
+            kwargs: `batch_size`, `num_workers`. All but `video` may also be given to `pipeline(...)` once and for all.
 
         Returns:
             For one video a list of `{"label": str, "score": float}`, best first, scores over all labels summing to 1; for a
@@ -70,9 +76,11 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
 
         Raises:
             ValueError: no labels, duplicate labels, a template without `{}`, or an input that cannot be read.
+            FileNotFoundError, ConnectionError, TypeError: see `read_video`.
         """
-        params = {"candidate_labels": candidate_labels, "hypothesis_template": hypothesis_template}
-        params |= {"top_k": top_k, "num_views": num_views, **kwargs}
+        given: dict[str, Any] = {"candidate_labels": candidate_labels, "hypothesis_template": hypothesis_template}
+        given |= {"top_k": top_k, "num_views": num_views}
+        params = {name: value for name, value in given.items() if value is not None} | kwargs
         if video is None:
             raise ValueError("video: expected a clip or several, found None")
         if isinstance(video, list | tuple) and not video:
@@ -81,21 +89,24 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             return super().__call__([video], **params)[0]  # a list of images is one video
         return super().__call__(list(video) if isinstance(video, tuple) else video, **params)
 
-    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
-        labels = _labels(kwargs["candidate_labels"]) if kwargs.get("candidate_labels") is not None else None
-        preprocess = {name: kwargs[name] for name in ("num_views",) if name in kwargs}
-        if preprocess.get("num_views", 1) < 1:
-            raise ValueError(f"num_views is {preprocess['num_views']}, expected at least 1")
-        if kwargs.get("top_k") is not None and kwargs["top_k"] < 1:
-            raise ValueError(f"top_k is {kwargs['top_k']}, expected at least 1")
-        forward: dict[str, Any] = dict(preprocess)
+    def _sanitize_parameters(  # type: ignore[override]
+        self,
+        candidate_labels: str | Sequence[str] | None = None,
+        hypothesis_template: str | Sequence[str] | None = None,
+        top_k: int | None = None,
+        num_views: int | None = None,
+    ) -> tuple[dict, dict, dict]:
+        preprocess: dict[str, Any] = {}
+        forward: dict[str, Any] = {}
         postprocess: dict[str, Any] = {}
-        if labels is not None:
-            forward["labels"] = postprocess["labels"] = labels
-        if "hypothesis_template" in kwargs:
-            forward["templates"] = _templates(kwargs["hypothesis_template"])
-        if "top_k" in kwargs:
-            postprocess["top_k"] = kwargs["top_k"]
+        if candidate_labels is not None:
+            forward["labels"] = postprocess["labels"] = _labels(candidate_labels)
+        if hypothesis_template is not None:
+            forward["templates"] = _templates(hypothesis_template)
+        if top_k is not None:
+            postprocess["top_k"] = _at_least_one("top_k", top_k)
+        if num_views is not None:
+            preprocess["num_views"] = forward["num_views"] = _at_least_one("num_views", num_views)
         return preprocess, forward, postprocess
 
     def preprocess(self, video: Any, num_views: int = 1) -> dict[str, Any]:
@@ -149,13 +160,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         """(labels, projection_dim) text embeddings: each label in each template, averaged and normalised; cached."""
         key = (tuple(labels), tuple(templates))
         if key not in self._text_embeds:
-            texts = [template.replace("{}", label) for label in labels for template in templates]
-            tokens = {name: value.to(self.device) for name, value in self.processor.tokenize(texts).items()}
-            embeds = self.model.get_text_features(
-                tokens["text_input_ids"], tokens["text_attention_mask"]
-            ).pooler_output
-            embeds = embeds.unflatten(0, (len(labels), len(templates))).mean(dim=1)
-            self._text_embeds[key] = torch.nn.functional.normalize(embeds, dim=-1)
+            self._text_embeds[key] = embed_labels(self.model, self.processor, labels, templates)
             while len(self._text_embeds) > CACHED_LABEL_SETS:
                 self._text_embeds.popitem(last=False)
         self._text_embeds.move_to_end(key)
@@ -168,15 +173,32 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> None:
         """Pushes model and processor, and nothing of the pipeline."""
-        self.model.push_to_hub(repo_id, **kwargs)
+        self.model.push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]  (mypy takes a copied method for a function)
         self.processor.push_to_hub(repo_id, **kwargs)
 
 
+def embed_labels(
+    model: SENModel, processor: SENProcessor, labels: Sequence[str], templates: Sequence[str] = (DEFAULT_TEMPLATE,)
+) -> Tensor:
+    """(labels, projection_dim) text embeddings: each label in each template, averaged and normalised."""
+    rows = []
+    for start in range(0, len(labels), LABELS_AT_ONCE):
+        some = labels[start : start + LABELS_AT_ONCE]
+        tokens = processor.tokenize([template.replace("{}", label) for label in some for template in templates])
+        embeds: Any = model.get_text_features(tokens["text_input_ids"], tokens["text_attention_mask"]).pooler_output
+        rows.append(embeds.unflatten(0, (len(some), len(templates))).mean(dim=1))
+    return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
+
+
 def _labels(labels: str | Sequence[str]) -> tuple[str, ...]:
-    given = labels.split(",") if isinstance(labels, str) else list(labels)
-    cleaned = [label.strip() if isinstance(label, str) else label for label in given]
-    if not cleaned or not all(isinstance(label, str) and label for label in cleaned):
-        raise ValueError(f"candidate_labels: expected at least one non-empty label, found {labels!r}")
+    given = (
+        labels.split(",") if isinstance(labels, str) else list(labels) if isinstance(labels, Iterable) else [labels]
+    )
+    if not all(isinstance(label, str) for label in given):
+        raise ValueError(f"candidate_labels: expected strings, found {labels!r}")
+    cleaned = [label.strip() for label in given]
+    if not cleaned or not all(cleaned):
+        raise ValueError(f"candidate_labels: expected at least one label and no empty one, found {labels!r}")
     if duplicates := sorted({label for label in cleaned if cleaned.count(label) > 1}):
         raise ValueError(f"candidate_labels: duplicate labels {duplicates}")
     return tuple(cleaned)
@@ -184,9 +206,15 @@ def _labels(labels: str | Sequence[str]) -> tuple[str, ...]:
 
 def _templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     given = (templates,) if isinstance(templates, str) else tuple(templates)
-    if not given or not all("{}" in template for template in given):
+    if not given or not all(isinstance(template, str) and "{}" in template for template in given):
         raise ValueError(f"hypothesis_template: expected text with {{}} for the label, found {templates!r}")
     return given
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name} is {value}, expected at least 1")
+    return value
 
 
 def _join_rows(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
