@@ -1,0 +1,156 @@
+"""Trains sen-tiny from nothing: `python -m modeling_sen.world.train_tiny OUT`.
+
+Stage `towers` trains the five towers together and exports them to OUT each time it validates; stage `image_128` trains
+the image tower for larger pictures. Each stage resumes where it was interrupted.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from modeling_sen.training import TrainingSettings, train
+from modeling_sen.world.tiny_batches import IGNORED, TinyBatches, validation_clips
+from modeling_sen.world.tiny_image_128 import SIZE, LargeImageTower
+from modeling_sen.world.tiny_towers import TinyTowers, export_towers, picture_processor, save_tower
+from modeling_sen.world.vocabulary import all_descriptions
+
+SEED = 20250607
+# Which of colour, shape, motion a tower can see of a clip of one object.
+SEEN = {"image": (0, 1), "video": (1, 2), "depth": (1,), "audio": (0,)}
+
+
+def towers_settings(output: Path) -> TrainingSettings:
+    """Settings of the stage `towers`: about 35 minutes on two cores."""
+    return TrainingSettings(
+        output=str(output / "training" / "towers"),
+        steps=3600,
+        batch_size=32,
+        learning_rate=1e-3,
+        warmup_steps=150,
+        weight_decay=0.05,
+        gradient_clip=1.0,
+        seed=SEED,
+        threads=2,
+        num_workers=1,
+        log_every=20,
+        evaluate_every=300,
+        checkpoint_every=300,
+    )
+
+
+def train_towers(output: Path, settings: TrainingSettings, num_validation_clips: int = 512) -> TinyTowers:
+    """Trains the towers and writes them to `output`; a second call resumes, or loads what is finished."""
+    torch.manual_seed(settings.seed)
+    batches = TinyBatches(settings.seed, settings.batch_size, masked_steps=settings.steps * 8 // 10)
+    towers = TinyTowers(batches.tokenizer)
+    validate = TowerValidation(batches, num_validation_clips)
+
+    def evaluate(model: torch.nn.Module, step: int) -> dict[str, float]:
+        export_towers(towers, batches.tokenizer, output)
+        return validate(towers)
+
+    train(towers, batches, settings, evaluate)
+    keep_record(settings, output, "towers")
+    return towers
+
+
+def image_128_settings(output: Path) -> TrainingSettings:
+    """Settings of the stage `image_128`: about 4 minutes on two cores."""
+    return replace(
+        towers_settings(output),
+        output=str(output / "training" / "image_128"),
+        steps=800,
+        warmup_steps=50,
+        evaluate_every=400,
+        checkpoint_every=200,
+    )
+
+
+def train_image_128(
+    output: Path, towers: TinyTowers, settings: TrainingSettings, num_validation_clips: int = 256
+) -> LargeImageTower:
+    """Trains the image tower for 128 pixels against the trained text tower and writes it to `output`."""
+    torch.manual_seed(settings.seed)
+    # a seed of its own: other clips than the towers saw
+    batches = TinyBatches(settings.seed + 1, settings.batch_size, size=SIZE, pictures_only=True)
+    tower = LargeImageTower(towers)
+    validate = TowerValidation(batches, num_validation_clips)
+    train(tower, batches, settings, lambda model, step: validate(tower))
+    save_tower(tower.image, output / "image_128", {}, picture_processor("CLIPImageProcessor", SIZE))
+    keep_record(settings, output, "image_128")
+    return tower
+
+
+def keep_record(settings: TrainingSettings, output: Path, stage: str) -> None:
+    """Copies a run's settings and log to where its towers are: `STAGE_settings.json`, `STAGE_log.jsonl`."""
+    for file in ("settings.json", "log.jsonl"):
+        shutil.copy(Path(settings.output) / file, output / f"{stage}_{file}")
+
+
+class TowerValidation:
+    """Measures towers on clips of the validation split.
+
+    `*_top1`: share of one-object clips whose true description ranks first of 512, for each tower and for the mean of
+    their embeddings. `*_seen`: the same for those attributes that the tower can see. Dense heads by their names:
+    share of the patches well inside objects that are named right.
+    """
+
+    def __init__(self, batches: TinyBatches, num_clips: int):
+        self.one = validation_clips(1, num_clips, batches.size, batches.pictures_only)
+        self.many = validation_clips(5, num_clips // 2, batches.size, batches.pictures_only)
+        self.ids = batches.tokenize(all_descriptions())
+
+    def __call__(self, towers: TinyTowers | LargeImageTower) -> dict[str, float]:
+        device = next(towers.parameters()).device
+        texts = towers.encode_text(self.ids.to(device))  # (512, 128)
+        parts = [towers.encode(batch)[0] for batch in in_parts(self.one, device)]
+        embeddings = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        embeddings["mean"] = torch.stack(list(embeddings.values())).mean(0)
+        truth = self.one["attributes"][:, :3].to(device)
+        results = {}
+        for name, embedding in embeddings.items():
+            best = (embedding @ texts.T).argmax(1)  # 64 * colour + 8 * shape + motion
+            right = torch.stack([best // 64, best // 8 % 8, best % 8], dim=1) == truth
+            results[f"{name}_top1"] = right.all(1).float().mean().item()
+            if name in SEEN:
+                rows = right[self.one["sounding"].to(device) != IGNORED] if name == "audio" else right
+                results[f"{name}_seen"] = rows[:, SEEN[name]].all(1).float().mean().item()
+        counts = {name: torch.zeros(2) for name in towers.dense_heads}
+        for batch in in_parts(self.many, device):
+            tokens = towers.encode(batch)[1]
+            for name, head in towers.dense_heads.items():
+                inside = batch[name] > 0
+                named = head(tokens[name.partition("_")[0]]).argmax(-1)
+                counts[name] += torch.tensor([((named == batch[name]) & inside).sum(), inside.sum()])
+        return results | {name: (right / every).item() for name, (right, every) in counts.items()}
+
+
+def in_parts(clips: dict[str, torch.Tensor], device: torch.device, size: int = 64) -> list[dict[str, torch.Tensor]]:
+    """Cuts a dict of tensors into batches."""
+    count = len(next(iter(clips.values())))
+    return [
+        {name: value[start : start + size].to(device) for name, value in clips.items()}
+        for start in range(0, count, size)
+    ]
+
+
+def main(
+    output: Annotated[Path, typer.Argument(help="folder of sen-tiny")],
+    stage: Annotated[
+        str, typer.Option(help="towers, image_128 or all; what is finished is not trained again")
+    ] = "all",
+) -> None:
+    """Train sen-tiny. Run again after an interruption: it goes on where it was."""
+    if stage not in ("towers", "image_128", "all"):
+        raise typer.BadParameter(f"{stage!r}: expected towers, image_128 or all", param_hint="--stage")
+    towers = train_towers(output, towers_settings(output))
+    if stage in ("image_128", "all"):
+        train_image_128(output, towers, image_128_settings(output))
+
+
+if __name__ == "__main__":
+    typer.run(main)
