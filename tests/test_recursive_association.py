@@ -1,0 +1,163 @@
+"""One RA block: integration with masks, distribution through a bottleneck."""
+
+import pytest
+import torch
+
+from modeling_sen import SENConfig
+from modeling_sen.neuron import NeuronState
+from modeling_sen.recursive_association import DISTRIBUTE, INTEGRATE, FusionHead, RABlock, masked_mean
+
+WIDTHS = {"image": 8, "video": 6, "sound": 4}
+
+
+def make_config(**settings) -> SENConfig:
+    neurons = [
+        {"name": name, "modality": "video", "hub_id": name, "hidden_size": width, "class_name": "VideoMAEModel"}
+        for name, width in WIDTHS.items()
+    ]
+    return SENConfig(
+        neurons=neurons, hidden_size=12, bottleneck_size=4, num_prompt_tokens=3, projection_dim=5, **settings
+    )
+
+
+def make_block(seed: int = 0, first: bool = False, **settings) -> RABlock:
+    torch.manual_seed(seed)
+    block = RABlock(make_config(**settings), first)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return block
+
+
+def make_states(answers: bool = True, seed: int = 0) -> dict[str, NeuronState]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: NeuronState(
+            torch.randn(2, 7, width, generator=generator),
+            torch.randn(2, width, generator=generator),
+            torch.randn(2, 3, width, generator=generator) if answers else None,
+            (1, 1, 7),
+        )
+        for name, width in WIDTHS.items()
+    }
+
+
+def present(*rows: str) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor([name in row.split() for row in rows]) for name in WIDTHS}
+
+
+EVERYONE = present("image video sound", "image video sound")
+
+
+def test_masked_mean_counts_present_neurons_only():
+    vectors = {name: torch.full((3, 2), float(number)) for number, name in enumerate(WIDTHS, start=1)}
+    mean = masked_mean(vectors, present("image video sound", "image sound", ""))
+    assert mean.tolist() == [[2.0, 2.0], [2.0, 2.0], [0.0, 0.0]]
+
+
+def test_an_absent_neuron_leaves_a_masked_mean_bit_identical():
+    vectors = {name: torch.randn(4, 6) for name in WIDTHS}
+    absent = {**{name: torch.ones(4, dtype=torch.bool) for name in WIDTHS}, "sound": torch.zeros(4, dtype=torch.bool)}
+    without = {name: vector for name, vector in vectors.items() if name != "sound"}
+    vectors["sound"].fill_(float("nan"))  # whatever it says
+    assert torch.equal(masked_mean(vectors, absent), masked_mean(without, absent))
+
+
+def test_mean_integration_is_the_mean_of_normalised_linear_maps():
+    block, states = make_block(), make_states()
+    expected = torch.zeros(2, 12)
+    for name, state in states.items():
+        reader = block.integration.readers[name]
+        read = torch.cat([state.pooler_output, state.answers.mean(1)], dim=-1)
+        mapped = read @ reader.linear.weight.t() + reader.linear.bias
+        centred = mapped - mapped.mean(-1, keepdim=True)
+        scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
+        expected += (scaled * reader.norm.weight + reader.norm.bias) / len(states)
+    torch.testing.assert_close(block.integrate(states, EVERYONE), expected)
+
+
+@pytest.mark.parametrize("variant", INTEGRATE)
+def test_integration_ignores_absent_neurons_row_by_row(variant):
+    block, states = make_block(integrate=variant), make_states()
+    here = present("image video sound", "video")
+    both = block.integrate(states, here)
+    alone = {
+        name: NeuronState(s.last_hidden_state[1:], s.pooler_output[1:], s.answers[1:], s.grid)
+        for name, s in states.items()
+    }
+    only_video = block.integrate({"video": alone["video"]}, {"video": torch.tensor([True])})
+    torch.testing.assert_close(both[1:], only_video)
+    states["sound"].pooler_output[1] += 100.0
+    states["image"].answers[1] -= 100.0
+    assert torch.equal(block.integrate(states, here), both)
+    states["sound"].pooler_output[0] += 100.0
+    assert not torch.allclose(block.integrate(states, here)[0], both[0])
+
+
+@pytest.mark.parametrize("variant", INTEGRATE)
+def test_answers_are_read_after_the_first_round_only(variant):
+    states, other = make_states(), make_states()
+    for state in other.values():
+        state.answers = state.answers + 1.0
+    later, first = make_block(integrate=variant), make_block(integrate=variant, first=True)
+    deaf = make_block(integrate=variant, read_answers=False)
+    assert not torch.allclose(later.integrate(states, EVERYONE), later.integrate(other, EVERYONE))
+    for block in (first, deaf):
+        assert torch.equal(block.integrate(states, EVERYONE), block.integrate(other, EVERYONE))
+    # Shared blocks read the unprompted round too: answers that are not there count as zero.
+    silent = make_states(answers=False)
+    zero = make_states(answers=False)
+    for state in zero.values():
+        state.answers = torch.zeros(2, 3, state.pooler_output.shape[-1])
+    torch.testing.assert_close(later.integrate(silent, EVERYONE), later.integrate(zero, EVERYONE))
+
+
+@pytest.mark.parametrize("variant", DISTRIBUTE)
+def test_distribution_hands_each_neuron_tokens_of_its_width(variant):
+    block = make_block(distribute=variant)
+    knowledge = torch.randn(2, 12, requires_grad=True)
+    context = block.distribute(knowledge, ["image", "sound"])
+    assert {name: tuple(tokens.shape) for name, tokens in context.items()} == {"image": (2, 3, 8), "sound": (2, 3, 4)}
+    context["image"].sum().backward()
+    assert knowledge.grad.abs().sum() > 0
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in block.distribution["image"].parameters())
+
+
+def test_sparse_mlp_keeps_the_most_active_units_and_no_others():
+    hidden = torch.tensor([[3.0, -0.1, 0.5, 2.0, -4.0, 1.0]])
+    active = torch.nn.functional.gelu(hidden)
+    sparse = DISTRIBUTE["sparse_mlp"](hidden, 3)
+    assert torch.equal(sparse != 0, torch.tensor([[True, False, False, True, False, True]]))
+    assert torch.equal(sparse[sparse != 0], active[sparse != 0])
+    block = make_block(active_fraction=1.0)
+    dense = make_block(distribute="mlp")
+    knowledge = torch.randn(2, 12)
+    assert torch.equal(
+        block.distribute(knowledge, ["image"])["image"], dense.distribute(knowledge, ["image"])["image"]
+    )
+
+
+def test_neurons_after_their_tower_start_unshifted():
+    config = make_config()
+    config.neurons[0]["prompt_side"] = "after"
+    block = RABlock(config, first=True)
+    assert set(block.shift) == {"image"}
+    torch.nn.init.zeros_(block.shift["image"].weight)
+    context = block.distribute(torch.randn(2, 12), list(WIDTHS))
+    assert torch.equal(context["image"], torch.zeros(2, 1, 8))
+    assert context["video"].shape == (2, 3, 6)
+    assert not block.integration.readers["image"].reads_answers
+
+
+def test_blocks_compile_without_graph_breaks():
+    block, states = make_block(), make_states()
+    head = FusionHead(make_config())
+
+    def round_of(states, present):
+        knowledge = block.integrate(states, present)
+        return block.distribute(knowledge, list(states)), head(states, present)
+
+    context, fused = round_of(states, EVERYONE)
+    compiled_context, compiled_fused = torch.compile(round_of, fullgraph=True, backend="aot_eager")(states, EVERYONE)
+    torch.testing.assert_close(compiled_fused, fused)
+    for name in context:
+        torch.testing.assert_close(compiled_context[name], context[name])
