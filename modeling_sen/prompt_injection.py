@@ -6,6 +6,7 @@ Hooks capture what enters the layer at the site (the trunk's output). For a prom
 below the site are bypassed, prompts join the tokens at the site, and are taken off again behind the last layer.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -88,11 +89,12 @@ class PromptedTower:
         answers: list[Tensor] = []
 
         def enter(module, args, kwargs):
-            hidden_states = self._join(prompts, trunk.hidden_states)
-            return _with_prompts(args, kwargs, hidden_states, count, tokens, self.prompt_side)
+            args, kwargs = _replace_hidden_states(args, kwargs, self._join(prompts, trunk.hidden_states))
+            return stay(module, args, kwargs)
 
         def stay(module, args, kwargs):
-            return _with_prompts(args, kwargs, None, count, tokens, self.prompt_side)
+            args, kwargs = _named_arguments(module, args, kwargs)
+            return args, _with_prompts(kwargs, count, trunk.hidden_states, self.prompt_side)
 
         def leave(module, args, output):
             hidden_states, rest = _split_output(output)
@@ -177,20 +179,22 @@ def _split_output(output: Any) -> tuple[Tensor, tuple | None]:
     return (output[0], tuple(output[1:])) if isinstance(output, tuple) else (output, None)
 
 
-def _with_prompts(
-    args: tuple, kwargs: dict, hidden_states: Tensor | None, count: int, tokens: int, side: str
-) -> tuple[tuple, dict]:
+def _named_arguments(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Arguments behind the first by their names, so that a mask is found however it is passed, also where it is None."""
+    parameters = list(inspect.signature(type(layer).forward).parameters.values())[2:]  # without self, hidden_states
+    names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    return args[:1], {**dict(zip(names, args[1:], strict=False)), **kwargs}
+
+
+def _with_prompts(kwargs: dict, count: int, hidden_states: Tensor, side: str) -> dict:
     """A layer's arguments, with masks and rotary positions extended to the prompt tokens."""
-    if hidden_states is not None:
-        args, kwargs = _replace_hidden_states(args, kwargs, hidden_states)
-    first = _hidden_states(args, kwargs)
-    rest = [_extend_mask(arg, count, tokens, side) for arg in args[1:]]
-    kwargs = dict(kwargs)
-    mask = kwargs.get("attention_mask")
-    if mask is None and kwargs.get("is_causal") and not any(isinstance(arg, Tensor) for arg in rest):
+    tokens = hidden_states.shape[1]
+    kwargs = {
+        name: _extend_mask(value, count, tokens, side) if "mask" in name else value for name, value in kwargs.items()
+    }
+    if kwargs.get("is_causal") and kwargs.get("attention_mask") is None:
         # Causal attention without a mask would hide the tokens from the prompts in front of them: make it explicit.
-        mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=first.device).tril()
-    if mask is not None:
+        mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=hidden_states.device).tril()
         kwargs["attention_mask"] = _extend_mask(mask, count, tokens, side)
     positions = kwargs.get("position_embeddings")
     if isinstance(positions, (tuple, list)) and len(positions) == 2 and positions[0].shape[-2] == tokens:
@@ -199,7 +203,7 @@ def _with_prompts(
             _pad(cosine, count, side, -2, 1.0),  # prompts have no place: the identity rotation
             _pad(sine, count, side, -2, 0.0),
         )
-    return (first, *rest) if args else args, kwargs
+    return kwargs
 
 
 def _pad(tensor: Tensor, count: int, side: str, dim: int, value: float | bool) -> Tensor:

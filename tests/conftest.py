@@ -4,7 +4,7 @@ import os
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that share tiny tensors only wait for each other
 
 from pathlib import Path
 

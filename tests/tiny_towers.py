@@ -91,9 +91,8 @@ def make_towers(folder: Path) -> dict[str, str]:
     }
     paths = {}
     for name, model in models.items():
-        for parameter in model.parameters():  # zero-initialised positions and biases would hide mistakes
-            if parameter.ndim < 2 or not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.3)
+        for parameter in model.parameters():  # as usually initialised, hardly a token would hear of another
+            torch.nn.init.normal_(parameter, std=0.25)
         if name in ("clip", "siglip"):
             model.logit_scale.data.fill_(2.0)
         path = folder / name

@@ -1,0 +1,262 @@
+"""Prompt injection: a trunk run once and a prompted crown equal the whole tower run again with the same prompts."""
+
+import pytest
+import torch
+from torch import nn
+
+from modeling_sen.neuron import crown_depth
+from modeling_sen.prompt_injection import PromptedTower
+from neuron_families import FAMILIES, make_inputs, make_neuron, prompted_from_raw_inputs
+
+PROMPTABLE = [model_type for model_type, family in FAMILIES.items() if family.written_out]
+TEXT = ["bert", "clip_text_model", "siglip_text_model"]
+LAYERS = 4
+PROMPTS = 3
+
+
+def make_prompts(neuron, batch_size: int = 2, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch_size, PROMPTS, neuron.spec.hidden_size, generator=generator)
+
+
+def looked_again(neuron, inputs, prompts, prompt="tokens"):
+    _, trunk = neuron.first_look(inputs)
+    return neuron.look_again(trunk, prompts, prompt)
+
+
+def count_calls(module: nn.Module) -> list:
+    """Counts how often the module's own work is done, not how often it is called."""
+    calls: list = []
+    forward = type(module).forward
+
+    def counted(*args, **kwargs):
+        calls.append(module)
+        return forward(module, *args, **kwargs)
+
+    module.forward = counted
+    return calls
+
+
+@pytest.mark.parametrize("depth", [1, None, 3, "all"])
+@pytest.mark.parametrize(
+    ("model_type", "masked"), [(name, True) for name in PROMPTABLE] + [(name, False) for name in TEXT]
+)
+def test_prefix_reuse_equals_full_recompute(model_type, masked, depth, towers):
+    neuron, inputs = make_neuron(model_type, towers, depth), make_inputs(model_type)
+    if not masked:
+        del inputs["attention_mask"]
+    prompts, site = make_prompts(neuron), LAYERS - crown_depth(depth, LAYERS, "n")
+    state = looked_again(neuron, inputs, prompts)
+    with torch.no_grad():
+        tokens, pooled, answers = prompted_from_raw_inputs(model_type, neuron, inputs, prompts, site)
+    batch, frames = 2, tokens.shape[0] // 2
+    special = tokens.shape[1] - state.last_hidden_state.shape[1] // frames
+    tokens_of_grid = tokens[:, special:].reshape(batch, -1, tokens.shape[-1])
+    torch.testing.assert_close(state.last_hidden_state, tokens_of_grid, atol=1e-5, rtol=0)
+    torch.testing.assert_close(state.answers, answers.reshape(batch, frames, PROMPTS, -1).mean(1), atol=1e-5, rtol=0)
+    if pooled is None:
+        pooled = tokens.mean(dim=1)
+    torch.testing.assert_close(state.pooler_output, pooled.reshape(batch, frames, -1).mean(1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("model_type", PROMPTABLE)
+def test_first_look_is_the_tower_itself(model_type, towers):
+    neuron, inputs = make_neuron(model_type, towers), make_inputs(model_type)
+    tower_inputs = neuron._tower_inputs(inputs)
+    with torch.no_grad():
+        outputs = neuron.tower(**tower_inputs)
+    state, _ = neuron.first_look(inputs)
+    tokens = outputs.last_hidden_state.reshape(2, -1, neuron.spec.hidden_size)
+    assert state.answers is None
+    assert torch.equal(state.last_hidden_state[:, -1], tokens[:, -1])
+    if getattr(outputs, "pooler_output", None) is not None:
+        assert torch.equal(state.pooler_output, outputs.pooler_output.unflatten(0, (2, -1)).mean(1))
+
+
+@pytest.mark.parametrize("model_type", PROMPTABLE)
+def test_nothing_stays_on_the_tower(model_type, towers):
+    neuron, inputs = make_neuron(model_type, towers), make_inputs(model_type)
+    before, _ = neuron.first_look(inputs)
+    looked_again(neuron, inputs, make_prompts(neuron))
+    looked_again(neuron, inputs, make_prompts(neuron), "add")
+    for module in neuron.tower.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+        assert "forward" not in module.__dict__
+    after, _ = neuron.first_look(inputs)
+    assert torch.equal(before.last_hidden_state, after.last_hidden_state)
+    assert torch.equal(before.pooler_output, after.pooler_output)
+
+
+@pytest.mark.parametrize("prompt", ["tokens", "add"])
+def test_nothing_stays_on_the_tower_after_an_exception(prompt, towers):
+    neuron, inputs = make_neuron("videomae", towers, 2), make_inputs("videomae")
+    _, trunk = neuron.first_look(inputs)
+    prompts = make_prompts(neuron)
+    with pytest.raises(RuntimeError, match="size"):
+        neuron.look_again(trunk, prompts[..., :-1], prompt)
+    layer = neuron.prompted_tower.layers[-1]
+    layer.forward = None  # the tower itself fails
+    for look in (lambda: neuron.first_look(inputs), lambda: neuron.look_again(trunk, prompts, prompt)):
+        with pytest.raises(TypeError):
+            look()
+    del layer.forward
+    for module in neuron.tower.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+        assert "forward" not in module.__dict__
+
+
+def test_a_forward_of_the_towers_own_comes_back(towers):
+    neuron, inputs = make_neuron("videomae", towers, 1), make_inputs("videomae")
+    calls = count_calls(neuron.prompted_tower.layers[0])  # as device placement does, on the instance
+    mine = neuron.prompted_tower.layers[0].forward
+    looked_again(neuron, inputs, make_prompts(neuron))
+    assert neuron.prompted_tower.layers[0].forward is mine
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("prompt", ["tokens", "add"])
+@pytest.mark.parametrize("model_type", PROMPTABLE)
+def test_trunk_runs_once_and_crown_once_a_round(model_type, prompt, towers):
+    neuron, inputs = make_neuron(model_type, towers, 1), make_inputs(model_type)
+    layers = [count_calls(layer) for layer in neuron.prompted_tower.layers]
+    embeddings = count_calls(neuron.tower.embeddings)
+    _, trunk = neuron.first_look(inputs)
+    for _ in range(3):
+        neuron.look_again(trunk, make_prompts(neuron), prompt)
+    assert [len(calls) for calls in layers] == [1, 1, 1, 4]
+    assert len(embeddings) == 1
+
+
+@pytest.mark.parametrize("prompt", ["tokens", "add"])
+@pytest.mark.parametrize("model_type", PROMPTABLE)
+def test_gradients_reach_the_prompts_and_not_the_tower(model_type, prompt, towers):
+    neuron, inputs = make_neuron(model_type, towers, 2), make_inputs(model_type)
+    prompts = make_prompts(neuron).requires_grad_()
+    state = looked_again(neuron, inputs, prompts, prompt)
+    (state.last_hidden_state.square().sum() + state.pooler_output.sum()).backward()
+    assert bool((prompts.grad.abs().amax(dim=-1) > 0).all())  # each prompt token of each sample
+    assert all(parameter.grad is None for parameter in neuron.parameters())
+
+
+def test_gradient_of_prompts_is_that_of_full_recompute(towers):
+    neuron, inputs = make_neuron("clip_vision_model", towers, 2), make_inputs("clip_vision_model")
+    prompts, again = make_prompts(neuron).requires_grad_(), make_prompts(neuron).requires_grad_()
+    looked_again(neuron, inputs, prompts).pooler_output.square().sum().backward()
+    _, pooled, _ = prompted_from_raw_inputs("clip_vision_model", neuron, inputs, again, 2)
+    pooled.unflatten(0, (2, -1)).mean(1).square().sum().backward()
+    torch.testing.assert_close(prompts.grad, again.grad)
+
+
+@pytest.mark.parametrize("model_type", PROMPTABLE)
+def test_rows_of_a_batch_are_independent(model_type, towers):
+    neuron, inputs = make_neuron(model_type, towers, 2), make_inputs(model_type)
+    prompts = make_prompts(neuron)
+    both = looked_again(neuron, inputs, prompts)
+    one = looked_again(neuron, {key: value[1:] for key, value in inputs.items()}, prompts[1:])
+    torch.testing.assert_close(both.last_hidden_state[1:], one.last_hidden_state, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both.pooler_output[1:], one.pooler_output, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both.answers[1:], one.answers, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", PROMPTABLE)
+def test_attention_implementations_agree(model_type, towers):
+    inputs = make_inputs(model_type)
+    sdpa = make_neuron(model_type, towers, 2, "sdpa")
+    eager = make_neuron(model_type, towers, 2, "eager")
+    assert eager.tower.config._attn_implementation == "eager"
+    prompts = make_prompts(sdpa)
+    first, second = looked_again(sdpa, inputs, prompts), looked_again(eager, inputs, prompts)
+    torch.testing.assert_close(first.last_hidden_state, second.last_hidden_state, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(first.answers, second.answers, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("model_type", TEXT)
+def test_padding_changes_nothing(model_type, attention, towers):
+    neuron, inputs = make_neuron(model_type, towers, 2, attention), make_inputs(model_type)
+    prompts, length = make_prompts(neuron), 6
+    padded = looked_again(neuron, inputs, prompts)
+    other = {**inputs, "input_ids": inputs["input_ids"].clone()}
+    other["input_ids"][0, length:] = 7
+    changed = looked_again(neuron, other, prompts)
+    alone = looked_again(neuron, {key: value[:1, :length] for key, value in inputs.items()}, prompts[:1])
+    for state in (changed, alone):
+        torch.testing.assert_close(
+            state.last_hidden_state[:1, :length], padded.last_hidden_state[:1, :length], atol=1e-5, rtol=1e-4
+        )
+        torch.testing.assert_close(state.answers[:1], padded.answers[:1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("model_type", TEXT)
+def test_all_tokens_see_the_prompts_and_prompts_see_all_tokens(model_type, masked, attention, towers):
+    neuron = make_neuron(model_type, towers, 1, attention)
+    inputs = make_inputs(model_type)
+    if masked:
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    else:
+        del inputs["attention_mask"]
+    prompts = make_prompts(neuron)
+    state = looked_again(neuron, inputs, prompts)
+    changed = looked_again(neuron, inputs, make_prompts(neuron, seed=2))
+    assert bool(((state.last_hidden_state - changed.last_hidden_state).abs().amax(-1) > 1e-6).all())
+    other = {**inputs, "input_ids": inputs["input_ids"].clone()}
+    other["input_ids"][:, 7] = 11  # a late token reaches every answer, before which a causal tower hides it
+    assert bool(((state.answers - looked_again(neuron, other, prompts).answers).abs().amax(-1) > 1e-6).all())
+
+
+def test_add_shifts_every_token_at_the_site(towers):
+    neuron, inputs = make_neuron("videomae", towers, 2), make_inputs("videomae")
+    prompts = make_prompts(neuron)
+    state = looked_again(neuron, inputs, prompts, "add")
+    with torch.no_grad():
+        hidden = neuron.tower.embeddings(inputs["pixel_values"], None)
+        for index, layer in enumerate(neuron.tower.encoder.layer):
+            hidden = layer(hidden + prompts.mean(1, keepdim=True) if index == 2 else hidden)
+    torch.testing.assert_close(state.last_hidden_state, neuron.tower.layernorm(hidden), atol=1e-5, rtol=0)
+    assert state.answers is None
+
+
+def test_rotary_positions_leave_prompts_unrotated():
+    """A layer that gets `position_embeddings` finds them as long as its tokens, with no rotation for the prompts."""
+
+    class Layer(nn.Module):
+        def forward(self, hidden_states, position_embeddings):
+            cosine, sine = position_embeddings
+            return (hidden_states * cosine + hidden_states.flip(-1) * sine,)
+
+    class Tower(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([Layer(), Layer()])
+
+        def forward(self, hidden_states):
+            angles = torch.arange(hidden_states.shape[1])[:, None].expand(-1, hidden_states.shape[2]) / 10
+            for layer in self.layers:
+                (hidden_states,) = layer(hidden_states, position_embeddings=(angles.cos(), angles.sin()))
+            return hidden_states
+
+    tower = Tower()
+    prompted = PromptedTower(tower, tower.layers, 0, None, "prefix")
+    tokens, prompts = torch.randn(1, 5, 4), torch.randn(1, 2, 4)
+    plain, trunk = prompted.first_pass({"hidden_states": tokens})
+    outputs, answers = prompted.prompted_pass(trunk, prompts)
+    assert torch.equal(outputs, plain)  # these layers mix no tokens
+    assert torch.equal(answers, prompts)
+
+
+def test_a_site_outside_the_tower_raises(towers):
+    neuron = make_neuron("videomae", towers)
+    with pytest.raises(ValueError, match="outside the tower's 4 layers"):
+        PromptedTower(neuron.tower, neuron.prompted_tower.layers, 4, None, "prefix")
+
+
+def test_prompt_depth_is_a_quarter_a_number_or_all():
+    assert [crown_depth(None, layers, "n") for layers in (1, 4, 7, 12, 24)] == [1, 1, 1, 3, 6]
+    assert crown_depth("all", 12, "n") == 12
+    assert crown_depth(12, 12, "n") == 12
+    with pytest.raises(ValueError, match=r"13.*'video'.*12 layers"):
+        crown_depth(13, 12, "video")
