@@ -97,9 +97,8 @@ def first_frame_time(container: InputContainer, stream: VideoStream) -> float:
     """When the first frame is shown, in seconds on the container's clock. Moves the container's reading position."""
     if _guesses_times(container, stream):
         return 0.0
-    head = islice(_packets(container, stream), REORDER_LIMIT)
-    pts = [packet.pts for packet in head if packet.pts is not None and not packet.is_discard]
-    return float(min(pts, default=0) * stream.time_base)  # type: ignore[operator]
+    shown = (packet.pts for packet in _packets(container, stream) if packet.pts is not None and not packet.is_discard)
+    return float(min(islice(shown, REORDER_LIMIT), default=0) * stream.time_base)  # type: ignore[operator]
 
 
 def index_frames(source: MediaSource, by_decoding: bool = False) -> FrameIndex:
@@ -142,7 +141,7 @@ def decode_frames(source: MediaSource, index: FrameIndex, wanted: np.ndarray) ->
         _decode_runs(source, index.packets, _plan_runs(index.packets, positions), store)
         missing = store.missing()
         if len(missing):  # no clean entry point at that keyframe: start from the beginning
-            run = _Run(0, {int(positions[slot]): int(slot) for slot in missing})
+            run = _Run(0, int(positions[missing].max()), {int(positions[slot]): int(slot) for slot in missing})
             _decode_runs(source, index.packets, [run], store)
     missing = store.missing()
     if len(missing):
@@ -247,6 +246,7 @@ class _Run:
     """A stretch decoded without seeking: from a keyframe's packet to the last wanted one."""
 
     start: int
+    last: int
     slots: dict[int, int]  # packet position -> place in the result
 
 
@@ -255,10 +255,10 @@ def _plan_runs(packets: PacketTable, positions: np.ndarray) -> list[_Run]:
     for slot in np.argsort(positions):
         position = int(positions[slot])
         start = packets.entry_point(position)
-        if runs and start <= max(runs[-1].slots) + SEEK_COST:
-            runs[-1].slots[position] = int(slot)
-        else:
-            runs.append(_Run(start, {position: int(slot)}))
+        if not runs or start > runs[-1].last + SEEK_COST:
+            runs.append(_Run(start, position, {}))
+        runs[-1].slots[position] = int(slot)
+        runs[-1].last = position
     return runs
 
 
@@ -266,7 +266,7 @@ def _decode_runs(source: MediaSource, packets: PacketTable, runs: Sequence[_Run]
     # torch's thread count is what the user grants: 1 in the worker of a DataLoader.
     threads = min(torch.get_num_threads(), os.cpu_count() or 1)
     decoders = min(len(runs), threads, MAX_DECODERS) if source.concurrent else 1
-    longest_first = iter(sorted(runs, key=lambda run: run.start - max(run.slots)))
+    longest_first = iter(sorted(runs, key=lambda run: run.start - run.last))
     lock = Lock()
 
     def work() -> None:
@@ -296,7 +296,6 @@ def _decode_run(
     slot_of_pts = {int(packets.pts[position]): slot for position, slot in run.slots.items()}
     # H.264 frames marked as no reference change nothing but themselves; other codecs mark less strictly.
     can_skip = context.name == "h264"
-    last = max(run.slots)
 
     def keep(packet: Packet | None) -> None:
         try:
@@ -312,7 +311,7 @@ def _decode_run(
         if can_skip:
             context.skip_frame = "DEFAULT" if packet.pts in slot_of_pts else "NONREF"
         keep(packet)
-        if position == last:
+        if position == run.last:
             break
     keep(None)
     context.flush_buffers()
