@@ -31,7 +31,7 @@ from .neuron_loading import (
     resolve_spec,
     save_neuron,
 )
-from .recursive_association import FusionHead, RABlock, masked_mean
+from .recursive_association import FusionHead, RABlock, Shift, masked_mean
 
 logger = logging.get_logger(__name__)
 
@@ -113,9 +113,9 @@ class SENPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, RABlock):
-            for linear in module.shift.values():
-                init.zeros_(linear.get_parameter("weight"))  # a neuron that takes no prompts starts as it is
+        # Only modules with parameters of their own come here: Transformers passes over the others of code outside it.
+        if isinstance(module, Shift):
+            init.zeros_(module.weight)
         for name in ("queries", "tokens"):
             if isinstance(parameter := getattr(module, name, None), nn.Parameter):
                 init.normal_(parameter, std=std)

@@ -170,6 +170,10 @@ DISTRIBUTE = {
 PROMPT = {"tokens": True, "add": False}
 
 
+class Shift(nn.Linear):
+    """`U`: how a tower that takes no prompts is re-associated, zero at first (see `SENPreTrainedModel._init_weights`)."""
+
+
 class RABlock(nn.Module):
     """One round's trainable part: integration over all neurons, and distribution to each.
 
@@ -184,10 +188,10 @@ class RABlock(nn.Module):
         self.distribution = nn.ModuleDict(
             {spec.name: Distribution(config, spec.hidden_size) for spec in config.neuron_specs}
         )
-        # Towers that take no prompts: their tokens are shifted by U mean_P(C), with U zero at first.
+        # Towers that take no prompts: their tokens are shifted by U mean_P(C).
         self.shift = nn.ModuleDict(
             {
-                spec.name: nn.Linear(spec.hidden_size, spec.hidden_size, bias=False)
+                spec.name: Shift(spec.hidden_size, spec.hidden_size, bias=False)
                 for spec in config.neuron_specs
                 if spec.prompt_side == "after"
             }
@@ -220,4 +224,4 @@ class FusionHead(nn.Module):
         return self.up(nn.functional.gelu(self.down(read)))  # (batch, projection_dim)
 
 
-__all__ = ["DISTRIBUTE", "INTEGRATE", "PROMPT", "FusionHead", "RABlock", "masked_mean"]
+__all__ = ["DISTRIBUTE", "INTEGRATE", "PROMPT", "FusionHead", "RABlock", "Shift", "masked_mean"]

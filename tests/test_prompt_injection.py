@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from neuron_families import FAMILIES, make_inputs, make_neuron, prompted_from_raw_inputs
 from torch import nn
 
 from modeling_sen.neuron import crown_depth
 from modeling_sen.prompt_injection import PromptedTower
-from neuron_families import FAMILIES, make_inputs, make_neuron, prompted_from_raw_inputs
 
 PROMPTABLE = [model_type for model_type, family in FAMILIES.items() if family.written_out]
 TEXT = ["bert", "clip_text_model", "siglip_text_model"]

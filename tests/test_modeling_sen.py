@@ -1,0 +1,486 @@
+"""SENModel: the safe start, missing modalities, variants, losses, size, and training through frozen towers."""
+
+import copy
+
+import pytest
+import torch
+from conftest import SMALL, random_inputs
+from transformers import ASTModel, CLIPModel, VideoMAEModel
+
+from modeling_sen import SENConfig, SENModel
+from modeling_sen.recursive_association import DISTRIBUTE, INTEGRATE, PROMPT
+
+CLASS_TEXTS = torch.tensor([[512, 5, 9, 513, 513, 513], [512, 40, 7, 8, 90, 513], [512, 3, 3, 3, 513, 513]])
+CLASS_MASK = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]])
+
+
+def random_weights(model: SENModel, gate: float = 0.7) -> SENModel:
+    """As after training: every association weight is something, and the gate is open."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+        model.gate.fill_(gate)
+        model.logit_scale.fill_(2.0)
+    return model
+
+
+def normalised(tensor):
+    return torch.nn.functional.normalize(tensor, dim=-1)
+
+
+# --- the safe start --------------------------------------------------------------------------------------------------
+
+
+def test_untrained_sen_equals_its_one_aligned_neuron(make_sen, towers):
+    inputs = random_inputs(frames=1)
+    model = make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 1}, towers["videomae"], towers["ast"]])
+    clip = CLIPModel.from_pretrained(towers["clip"]).eval()
+    with torch.no_grad():
+        expected = clip.get_image_features(pixel_values=inputs["image_pixel_values"][:, 0]).pooler_output
+        fused = model(**inputs).fused_embeds
+    assert torch.equal(fused, normalised(normalised(expected)))
+
+
+def test_untrained_sen_averages_the_frames_of_its_aligned_neuron(make_sen, towers):
+    inputs = random_inputs(frames=3)
+    clip = CLIPModel.from_pretrained(towers["clip"]).eval()
+    with torch.no_grad():
+        frames = clip.get_image_features(pixel_values=inputs["image_pixel_values"].flatten(0, 1)).pooler_output
+        fused = make_sen()(**inputs).fused_embeds
+    torch.testing.assert_close(fused, normalised(frames.unflatten(0, (2, 3)).mean(1)))
+
+
+def test_untrained_sen_equals_mean_of_aligned_neurons(make_sen, towers):
+    second = {"hub_id": towers["clip"], "num_frames": 1, "name": "depth", "modality": "depth"}
+    model = make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 1}, second, towers["ast"]])
+    assert [spec.aligned for spec in model.config.neuron_specs] == [True, True, False]
+    inputs = random_inputs(frames=1)
+    inputs["depth_pixel_values"] = inputs.pop("video_pixel_values")[:, :1]
+    clip = CLIPModel.from_pretrained(towers["clip"]).eval()
+    with torch.no_grad():
+        image, depth = (
+            normalised(clip.get_image_features(pixel_values=inputs[f"{name}_pixel_values"][:, 0]).pooler_output)
+            for name in ("image", "depth")
+        )
+        assert torch.equal(model(**inputs).fused_embeds, normalised((image + depth) / 2))
+
+
+def test_untrained_zero_shot_logits_are_the_dual_encoders_own(make_sen, towers):
+    inputs = random_inputs(frames=1)
+    clip = CLIPModel.from_pretrained(towers["clip"]).eval()
+    with torch.no_grad():
+        expected = clip(
+            pixel_values=inputs["image_pixel_values"][:, 0], input_ids=CLASS_TEXTS, attention_mask=CLASS_MASK
+        )
+        output = make_sen()(**inputs, text_input_ids=CLASS_TEXTS, text_attention_mask=CLASS_MASK)
+    torch.testing.assert_close(output.logits_per_video, expected.logits_per_image)
+    torch.testing.assert_close(output.text_embeds, expected.text_embeds)
+    assert expected.logits_per_image.std() > 0.1
+
+
+def test_a_neuron_added_later_leaves_outputs_without_its_modality_bit_identical(make_sen, towers):
+    before = make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"]])
+    after = make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"]])
+    inputs = random_inputs()
+    sound = inputs.pop("audio_input_features")
+    texts = {"text_input_ids": CLASS_TEXTS, "text_attention_mask": CLASS_MASK}
+    with torch.no_grad():
+        first, second = before(**inputs, **texts), after(**inputs, **texts)
+        masked = after(
+            **inputs, audio_input_features=sound, neuron_mask=torch.tensor([[True, True, False]] * 2), **texts
+        )
+    for output in (second, masked):
+        assert torch.equal(first.fused_embeds, output.fused_embeds)
+        assert torch.equal(first.logits_per_video, output.logits_per_video)
+
+
+def test_without_an_aligned_neuron_the_embedding_is_that_of_the_fusion_head(make_sen, towers):
+    model = random_weights(SENModel.from_neurons([towers["videomae"], towers["ast"]], projection_dim=7, **SMALL))
+    assert not model.is_untrained_without_start
+    inputs = random_inputs()
+    del inputs["image_pixel_values"]
+    with torch.no_grad():
+        output = model(**inputs)
+        present = dict.fromkeys(output.neuron_states, torch.ones(2, dtype=torch.bool))
+        assert torch.equal(output.fused_embeds, normalised(model.fusion(output.neuron_states, present)))
+        model.gate.fill_(-3.0)  # there is no gate to pass
+        assert torch.equal(model(**inputs).fused_embeds, output.fused_embeds)
+    assert SENModel.from_neurons([towers["ast"]], projection_dim=7, **SMALL).is_untrained_without_start
+
+
+def test_a_sample_without_an_aligned_neuron_starts_at_zero_and_can_be_trained(make_sen):
+    model = make_sen()
+    torch.nn.init.normal_(model.fusion.up.bias)
+    inputs = random_inputs()
+    mask = torch.tensor([[True, True, True], [False, True, True]])
+    output = model(**inputs, neuron_mask=mask, text_embeds=normalised(torch.randn(3, 12)), labels=torch.tensor([0, 1]))
+    assert torch.equal(output.fused_embeds[1], torch.zeros(12))  # it knows nothing of the text space, and says so
+    output.loss.backward()
+    assert 0 < model.gate.grad.abs() < 1e4
+    with torch.no_grad():
+        model.gate.fill_(0.5)
+        torch.testing.assert_close(model(**inputs, neuron_mask=mask).fused_embeds.norm(dim=-1), torch.ones(2))
+
+
+# --- missing modalities ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("integrate", INTEGRATE)
+def test_masked_rows_equal_runs_without_the_modality(make_sen, integrate):
+    model, inputs = random_weights(make_sen(integrate=integrate)), random_inputs(3)
+    mask = torch.tensor([[True, True, True], [True, False, True], [True, False, False]])
+    with torch.no_grad():
+        together = model(**inputs, neuron_mask=mask)
+        for row, present in enumerate(mask.tolist()):
+            alone = {
+                key: value[row : row + 1] for (key, value), here in zip(inputs.items(), present, strict=True) if here
+            }
+            output = model(**alone)
+            torch.testing.assert_close(together.fused_embeds[row : row + 1], output.fused_embeds)
+            torch.testing.assert_close(together.knowledge[row : row + 1], output.knowledge)
+
+
+def test_what_a_masked_neuron_is_given_changes_nothing(make_sen):
+    model, inputs = random_weights(make_sen()), random_inputs()
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    with torch.no_grad():
+        first = model(**inputs, neuron_mask=mask).fused_embeds
+        inputs["audio_input_features"][0] = 1e4
+        assert torch.equal(model(**inputs, neuron_mask=mask).fused_embeds, first)
+
+
+def test_a_sample_without_any_neuron_raises_and_names_the_modalities(make_sen):
+    model, inputs = make_sen(), random_inputs()
+    with pytest.raises(ValueError, match=r"\[1\] have no neuron.*image \(image\), video \(video\), audio \(audio\)"):
+        model(**inputs, neuron_mask=torch.tensor([[True, False, False], [False, False, False]]))
+    with pytest.raises(ValueError, match=r"no neuron has inputs.*audio"):
+        model()
+    with pytest.raises(ValueError, match="have no neuron"):  # a mask cannot conjure up what was not given
+        model(audio_input_features=inputs["audio_input_features"], neuron_mask=torch.tensor([[True, True, False]] * 2))
+
+
+def test_inputs_that_do_not_fit_raise(make_sen):
+    model, inputs = make_sen(), random_inputs()
+    with pytest.raises(TypeError, match=r"depth_pixel_values.*image_pixel_values"):
+        model(**inputs, depth_pixel_values=torch.zeros(2, 1, 3, 16, 16))
+    with pytest.raises(TypeError, match="image_input_features"):
+        model(**inputs, image_input_features=torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="batch sizes"):
+        model(**{**inputs, "audio_input_features": inputs["audio_input_features"][:1]})
+    with pytest.raises(ValueError, match="neuron_mask has shape"):
+        model(**inputs, neuron_mask=torch.ones(2, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"image_pixel_values.*\(2, 3, 16, 16\)"):
+        model(image_pixel_values=inputs["image_pixel_values"][:, 0])
+
+
+# --- rounds and variants ---------------------------------------------------------------------------------------------
+
+VARIANTS = [
+    *({"integrate": name} for name in INTEGRATE),
+    *({"distribute": name} for name in DISTRIBUTE),
+    *({"prompt": name} for name in PROMPT),
+    {"share_blocks": True},
+    {"read_answers": False},
+    {"read_answers": False, "share_blocks": True, "integrate": "attention"},
+    {"prompt_depth": "all"},
+    {"num_rounds": 1},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_every_variant_changes_the_output_and_learns(make_sen, variant):
+    model, inputs = make_sen(**variant), random_inputs()
+    with torch.no_grad():
+        untrained = model(**inputs)
+    random_weights(model)
+    output = model(**inputs, text_embeds=normalised(torch.randn(3, 12)), labels=torch.tensor([0, 2]))
+    rounds = model.config.num_rounds
+    assert output.knowledge.shape == (2, rounds, SMALL["hidden_size"])
+    assert output.fused_embeds.shape == (2, 12)
+    torch.testing.assert_close(output.fused_embeds.norm(dim=-1), torch.ones(2))
+    assert (output.fused_embeds - untrained.fused_embeds).abs().max() > 1e-2
+    output.loss.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+        else:
+            assert parameter.grad is None, name
+
+
+def test_states_have_the_documented_shapes(make_sen):
+    with torch.no_grad():
+        states = make_sen()(**random_inputs()).neuron_states
+    assert {name: state.grid for name, state in states.items()} == {
+        "image": (2, 2, 2),
+        "video": (2, 2, 2),
+        "audio": (1, 2, 8),
+    }
+    for state in states.values():
+        t, h, w = state.grid
+        assert state.last_hidden_state.shape == (2, t * h * w, 16)
+        assert state.pooler_output.shape == (2, 16)
+        assert state.answers.shape == (2, SMALL["num_prompt_tokens"], 16)
+
+
+def test_all_rounds_show_round_zero_to_the_last(make_sen):
+    model = random_weights(make_sen())
+    with torch.no_grad():
+        output = model(**random_inputs(), output_all_rounds=True)
+        assert len(output.all_rounds) == model.config.num_rounds + 1
+        assert torch.equal(output.all_rounds[-1].fused_embeds, output.fused_embeds)
+        assert set(output.all_rounds[0].neuron_embeds) == {"image"}
+        fused = [round_.fused_embeds for round_ in output.all_rounds]
+    assert all((a - b).abs().max() > 1e-3 for a, b in zip(fused, fused[1:], strict=False))
+
+
+def test_without_rounds_the_towers_run_once(make_sen):
+    model = random_weights(make_sen(num_rounds=0))
+    with torch.no_grad():
+        output = model(**random_inputs(), output_all_rounds=True)
+    assert output.knowledge is None
+    assert len(output.all_rounds) == 1
+    assert all(state.answers is None for state in output.neuron_states.values())
+
+
+def test_knowledge_of_one_neuron_reaches_another(make_sen):
+    model, inputs = random_weights(make_sen()), random_inputs()
+    with torch.no_grad():
+        first = model(**inputs).neuron_states["image"].pooler_output
+        inputs["audio_input_features"] = inputs["audio_input_features"].roll(1, dims=1) * 2
+        assert (model(**inputs).neuron_states["image"].pooler_output - first).abs().max() > 1e-4
+        model.config.num_rounds = 0
+        alone = model(**inputs).neuron_states["image"].pooler_output
+        inputs["audio_input_features"] = -inputs["audio_input_features"]
+        assert torch.equal(model(**inputs).neuron_states["image"].pooler_output, alone)
+
+
+def test_prompt_deeper_than_a_tower_raises(make_sen):
+    with pytest.raises(ValueError, match=r"prompt_depth is 5.*4 layers"):
+        make_sen(prompt_depth=5)
+
+
+def test_neuron_after_its_tower_starts_as_it_is_and_learns(make_sen, towers):
+    model = make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 2}, towers["timesformer"]])
+    assert model.config.neuron_specs[1].prompt_side == "after"
+    inputs = random_inputs()
+    del inputs["audio_input_features"]
+    with torch.no_grad():
+        output = model(**inputs)
+        alone, _ = model.neurons.by_name["video"].first_look({"pixel_values": inputs["video_pixel_values"]})
+    assert torch.equal(output.neuron_states["video"].last_hidden_state, alone.last_hidden_state)
+    assert output.neuron_states["video"].answers is None
+    random_weights(model)
+    output = model(**inputs)
+    assert (output.neuron_states["video"].last_hidden_state - alone.last_hidden_state).abs().max() > 1e-2
+    output.fused_embeds[:, 0].sum().backward()
+    assert all(block.shift["video"].weight.grad.abs().sum() > 0 for block in model.blocks)
+
+
+def test_text_that_belongs_to_the_input_is_a_neuron(make_sen, towers):
+    model = random_weights(make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 2}, towers["bert"]]))
+    assert list(model.neurons.by_name) == ["image", "words"]
+    inputs = {"image_pixel_values": random_inputs()["image_pixel_values"]}
+    words = {"words_input_ids": torch.tensor([[2, 5, 6, 3], [2, 8, 3, 0]])}
+    words["words_attention_mask"] = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    with torch.no_grad():
+        first = model(**inputs, **words).fused_embeds
+        words["words_input_ids"][1, 3] = 9  # padding
+        torch.testing.assert_close(model(**inputs, **words).fused_embeds, first)
+        words["words_input_ids"][1, 1] = 9
+        assert (model(**inputs, **words).fused_embeds - first).abs().amax(-1)[1] > 1e-4
+
+
+# --- losses and features ---------------------------------------------------------------------------------------------
+
+
+def test_losses(make_sen):
+    model, inputs = random_weights(make_sen()), random_inputs()
+    texts = normalised(torch.randn(3, 12))
+    with torch.no_grad():
+        assert model(**inputs, text_embeds=texts).loss is None
+        labelled = model(**inputs, text_embeds=texts, labels=torch.tensor([2, 0]))
+        scores = labelled.logits_per_video.log_softmax(-1)
+        torch.testing.assert_close(labelled.loss, -(scores[0, 2] + scores[1, 0]) / 2)
+        pairs = model(**inputs, text_embeds=texts[:2], return_loss=True)
+        rows, columns = pairs.logits_per_video.log_softmax(-1), pairs.logits_per_video.log_softmax(0)
+        torch.testing.assert_close(pairs.loss, -(rows.diag().mean() + columns.diag().mean()) / 2)
+        expected = model.logit_scale.exp() * labelled.fused_embeds @ texts.t()
+        torch.testing.assert_close(labelled.logits_per_video, expected)
+
+
+def test_losses_that_do_not_fit_raise(make_sen):
+    model, inputs = make_sen(), random_inputs()
+    texts = normalised(torch.randn(3, 12))
+    with pytest.raises(ValueError, match="needs texts"):
+        model(**inputs, labels=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="needs texts"):
+        model(**inputs, return_loss=True)
+    with pytest.raises(ValueError, match=r"labels have shape \(3,\), expected \(2,\)"):
+        model(**inputs, text_embeds=texts, labels=torch.tensor([0, 1, 2]))
+    with pytest.raises(ValueError, match=r"labels have shape \(2, 1\)"):
+        model(**inputs, text_embeds=texts, labels=torch.tensor([[0], [1]]))
+    with pytest.raises(ValueError, match="2 videos and 3 texts"):
+        model(**inputs, text_embeds=texts, return_loss=True)
+    with pytest.raises(ValueError, match=r"text_embeds have shape \(3, 5\), expected \(texts, 12\)"):
+        model(**inputs, text_embeds=texts[:, :5])
+
+
+def test_features_equal_the_forward(make_sen, towers):
+    model, inputs = random_weights(make_sen()), random_inputs()
+    with torch.no_grad():
+        output = model(**inputs, text_input_ids=CLASS_TEXTS, text_attention_mask=CLASS_MASK)
+        video = model.get_video_features(**inputs)
+        text = model.get_text_features(CLASS_TEXTS, CLASS_MASK)
+    assert torch.equal(video.pooler_output, output.fused_embeds)
+    assert torch.equal(video.last_hidden_state, output.knowledge)
+    assert torch.equal(text.pooler_output, output.text_embeds)
+    with pytest.raises(ValueError, match="no text tower"):
+        SENModel.from_neurons([towers["ast"]], **SMALL).get_text_features(CLASS_TEXTS)
+
+
+def test_outputs_as_a_tuple(make_sen):
+    model, inputs = make_sen(), random_inputs()
+    with torch.no_grad():
+        output = model(**inputs)
+        assert torch.equal(model(**inputs, return_dict=False)[0], output.fused_embeds)
+        assert torch.equal(output[0], output.fused_embeds)
+
+
+# --- size ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["clip-videomae-ast", "clip-xclip-ast"])
+def test_three_base_size_towers_need_at_most_20_megabytes(preset):
+    config = SENConfig.from_preset(preset)
+    assert (config.hidden_size, config.num_rounds, config.num_prompt_tokens) == (256, 3, 4)
+    with torch.device("meta"):
+        model = SENModel(config)
+    assert 4 * sum(parameter.numel() for parameter in model.parameters()) <= 20e6
+
+
+def test_trainable_parameters_are_the_associations_only(make_sen, capsys):
+    model = make_sen()
+    trainable, total = model.trainable_parameters()
+    assert trainable == sum(tensor.numel() for tensor in model.state_dict().values())
+    assert total > trainable
+    model.print_trainable_parameters()
+    assert f"trainable params: {trainable:,}" in capsys.readouterr().out
+
+
+# --- training through frozen towers ----------------------------------------------------------------------------------
+
+
+def loss_and_gradients(model, inputs):
+    model.zero_grad()
+    loss = model(**inputs, text_embeds=torch.eye(12)[:3], labels=torch.tensor([0, 2])).loss
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_towers_stay_in_evaluation_mode(make_sen, towers):
+    model = make_sen()
+    for neuron in [*model.neurons.by_name.values(), model.neurons.text_tower]:
+        for module in neuron.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.9
+    random_weights(model)
+    with torch.no_grad():
+        expected = model.eval()(**random_inputs()).fused_embeds
+        assert torch.equal(model.train()(**random_inputs()).fused_embeds, expected)
+    assert model.training
+    assert model.fusion.training
+    assert not model.neurons.by_name["image"].tower.training
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing:FutureWarning")
+def test_activation_checkpointing_recomputes_and_gives_the_same_gradients(make_sen):
+    model, inputs = random_weights(make_sen(prompt_depth=2)).train(), random_inputs()
+    loss, gradients = loss_and_gradients(model, inputs)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    calls = {name: [] for name in model.neurons.by_name}
+    for name, neuron in model.neurons.by_name.items():
+        # What runs inside the layer, and so once more when it is recomputed.
+        layer = neuron.prompted_tower.layers[-1]
+        inner = next(module for module in layer.modules() if isinstance(module, torch.nn.LayerNorm))
+        inner.register_forward_hook(lambda *_, name=name: calls[name].append(1))
+    again, same = loss_and_gradients(model, inputs)
+    # First look, three rounds, and each round once more in the backward pass.
+    assert {name: len(made) for name, made in calls.items()} == dict.fromkeys(calls, 1 + 3 + 3)
+    assert torch.equal(loss, again)
+    assert gradients.keys() == same.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(same[name], gradient)
+    model.gradient_checkpointing_disable()
+    calls["image"].clear()
+    loss_and_gradients(model, inputs)
+    assert len(calls["image"]) == 1 + 3
+
+
+def test_bfloat16_autocast_trains(make_sen):
+    model, inputs = random_weights(make_sen()).train(), random_inputs()
+    loss, _ = loss_and_gradients(model, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        lower, gradients = loss_and_gradients(model, inputs)
+    torch.testing.assert_close(lower.float(), loss, atol=0.1, rtol=0.1)
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients.values())
+
+
+def test_a_step_of_training_lowers_the_loss(make_sen):
+    model, inputs = make_sen().train(), random_inputs()
+    frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(20):
+        losses.append(loss_and_gradients(model, inputs)[0].item())
+        optimizer.step()
+    assert losses[-1] < losses[0] - 0.1
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            assert torch.equal(parameter, frozen[name])
+
+
+def test_deepcopy_is_independent(make_sen):
+    model, inputs = random_weights(make_sen()), random_inputs()
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        expected = model(**inputs).fused_embeds
+        assert torch.equal(twin(**inputs).fused_embeds, expected)
+        for parameter in twin.parameters():
+            parameter.zero_()
+        assert torch.equal(model(**inputs).fused_embeds, expected)
+
+
+def test_attention_implementation_reaches_the_towers(make_sen):
+    model, inputs = random_weights(make_sen()), random_inputs()
+    with torch.no_grad():
+        expected = model(**inputs).fused_embeds
+        model.set_attn_implementation("eager")
+        assert {neuron.tower.config._attn_implementation for neuron in model.neurons.by_name.values()} == {"eager"}
+        torch.testing.assert_close(model(**inputs).fused_embeds, expected)
+
+
+def test_compiled_blocks_give_the_same_result(make_sen):
+    model, inputs = random_weights(make_sen()), random_inputs()
+    with torch.no_grad():
+        expected = model(**inputs)
+        for block in model.blocks:
+            block.integrate = torch.compile(block.integrate, backend="eager", fullgraph=True)
+            block.distribute = torch.compile(block.distribute, backend="eager", fullgraph=True)
+        output = model(**inputs)
+    torch.testing.assert_close(output.fused_embeds, expected.fused_embeds)
+    torch.testing.assert_close(output.knowledge, expected.knowledge)
+
+
+def test_towers_are_the_stock_ones(make_sen, towers):
+    """What each neuron knows in round 0 is what the stock class says."""
+    model, inputs = make_sen(num_rounds=0), random_inputs()
+    with torch.no_grad():
+        states = model(**inputs).neuron_states
+        video = VideoMAEModel.from_pretrained(towers["videomae"]).eval()(inputs["video_pixel_values"])
+        sound = ASTModel.from_pretrained(towers["ast"]).eval()(inputs["audio_input_features"])
+    assert torch.equal(states["video"].last_hidden_state, video.last_hidden_state)
+    assert torch.equal(states["audio"].pooler_output, sound.pooler_output)
+    assert torch.equal(states["audio"].last_hidden_state, sound.last_hidden_state[:, 2:])
