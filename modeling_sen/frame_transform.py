@@ -88,7 +88,7 @@ class FrameTransform:
         return np.asarray(image)
 
 
-def read_image_settings(location: str, where: Mapping[str, Any]) -> dict[str, Any] | None:
+def hub_settings(location: str, where: Mapping[str, Any]) -> dict[str, Any] | None:
     """A checkpoint's image processor configuration; `None` where it has none.
 
     Raises:
@@ -150,4 +150,4 @@ def _pair(size: Any) -> tuple[int, int]:
     return (int(size["height"]), int(size["width"])) if isinstance(size, Mapping) else (int(size), int(size))
 
 
-__all__ = ["FrameTransform", "read_image_settings"]
+__all__ = ["FrameTransform", "hub_settings"]

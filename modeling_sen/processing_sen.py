@@ -29,7 +29,7 @@ from transformers.utils.hub import resolve_revision
 from .audio_io import read_audio
 from .checkpoint_folder import replaced_folder
 from .configuration_sen import MODALITIES, NeuronSpec, SENConfig
-from .frame_transform import FrameTransform, read_image_settings
+from .frame_transform import FrameTransform, hub_settings
 from .media_source import open_media_source
 from .neuron_loading import tower_location
 from .video_io import FrameRequest, VideoFrames, classify_video_input, is_video_batch, read_video
@@ -112,17 +112,7 @@ class SENProcessor(ProcessorMixin):
         Raises:
             ValueError, OSError: as for a call.
         """
-        entries = dict(clip) if isinstance(clip, Mapping) and not _is_stored_file(clip) else {"video": clip}
-        if unknown := set(entries) - {*MODALITIES, "times"}:
-            raise ValueError(
-                f"clip: unknown entries {sorted(unknown)}, expected some of {', '.join(MODALITIES)}, times"
-            )
-        entries = {name: _as_media(name, entry) for name, entry in entries.items() if entry is not None}
-        if "image" in entries and "video" in entries:
-            raise ValueError("clip: expected a video or an image, found both")
-        if "image" in entries:  # an image is a clip of one frame
-            image = entries.pop("image")
-            entries["video"] = [image] if isinstance(image, Image.Image | np.ndarray | Tensor) else image
+        entries = clip_entries(clip)
         views: list[dict[str, Any]] = [{} for _ in range(num_views)]
         with ExitStack() as stack:
             for name in ("video", "audio"):
@@ -252,7 +242,7 @@ class SENProcessor(ProcessorMixin):
 
     def _transform(self, spec: NeuronSpec) -> FrameTransform:
         return self._part(
-            spec, lambda location, where: FrameTransform.from_settings(read_image_settings(location, where), spec)
+            spec, lambda location, where: FrameTransform.from_settings(hub_settings(location, where), spec)
         )
 
     def _extractor(self, spec: NeuronSpec) -> Any:
@@ -268,21 +258,24 @@ class SENProcessor(ProcessorMixin):
         """The processor of a SEN checkpoint: everything it needs stands in the checkpoint's configuration.
 
         Raises:
-            OSError: no such checkpoint, or no config.json in it.
+            OSError: no such checkpoint, or no readable config.json in it.
             ValueError: the checkpoint is not a SEN.
         """
-        hub_kwargs: dict[str, Any] = {
-            key: kwargs[key] for key in ("token", "cache_dir", "local_files_only") if key in kwargs
-        }
-        found = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **hub_kwargs)
-        revision = getattr(found, "resolved", None) or found
-        where: dict[str, Any] = {"revision": revision or "main", **hub_kwargs}
-        settings, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **where)
-        if settings.get("model_type") != SENConfig.model_type:
-            found = settings.get("model_type")
-            raise ValueError(f"{pretrained_model_name_or_path}: its model type is {found!r}, expected 'sen'")
-        config = SENConfig.from_pretrained(pretrained_model_name_or_path, **where)
-        return cls(config, str(pretrained_model_name_or_path), revision, hub_kwargs)
+        name = os.fspath(pretrained_model_name_or_path)
+        if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+            raise FileNotFoundError(f"{name}: no such checkpoint folder")
+        passed_on = ("token", "cache_dir", "local_files_only")
+        hub_kwargs: dict[str, Any] = {key: value for key, value in kwargs.items() if key in passed_on}
+        try:
+            found = resolve_revision(name, kwargs.get("revision"), **hub_kwargs)
+            revision = getattr(found, "resolved", None) or found
+            where: dict[str, Any] = {"revision": revision or "main", **hub_kwargs}
+            settings, _ = PreTrainedConfig.get_config_dict(name, **where)
+        except OSError as error:
+            raise OSError(f"{name}: {error}") from error
+        if (model_type := settings.get("model_type")) != SENConfig.model_type:
+            raise ValueError(f"{name}: its model type is {model_type!r}, expected 'sen'")
+        return cls(SENConfig.from_pretrained(name, **where), name, revision, hub_kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:  # type: ignore[override]
         """Saves `processor_config.json`, and `config.json` where the folder has none."""
@@ -307,6 +300,24 @@ class SENProcessor(ProcessorMixin):
         names = [f"{spec.name}_{spec.input_name}" for spec in self._specs]
         names += [f"{spec.name}_attention_mask" for spec in self._specs if spec.modality == "text"]
         return [*names, "neuron_mask", "frame_times", "text_input_ids", "text_attention_mask"]
+
+
+def clip_entries(clip: Any) -> dict[str, Any]:
+    """A clip's entries by name (`video`, `audio`, `depth`, `thermal`, `text`, `times`), as the readers take them.
+
+    Raises:
+        ValueError: unknown entries, or entries of the wrong form.
+    """
+    entries = dict(clip) if isinstance(clip, Mapping) and not _is_stored_file(clip) else {"video": clip}
+    if unknown := set(entries) - {*MODALITIES, "times"}:
+        raise ValueError(f"clip: unknown entries {sorted(unknown)}, expected some of {', '.join(MODALITIES)}, times")
+    entries = {name: _as_media(name, entry) for name, entry in entries.items() if entry is not None}
+    if "image" in entries and "video" in entries:
+        raise ValueError("clip: expected a video or an image, found both")
+    if "image" in entries:  # an image is a clip of one frame
+        image = entries.pop("image")
+        entries["video"] = [image] if isinstance(image, Image.Image | np.ndarray | Tensor) else image
+    return entries
 
 
 def is_clip_batch(videos: Any) -> bool:
@@ -384,4 +395,4 @@ def _load_tokenizer(location: str, where: Mapping[str, Any]) -> Any:
     return tokenizer
 
 
-__all__ = ["SENProcessor", "is_clip_batch"]
+__all__ = ["SENProcessor", "clip_entries", "is_clip_batch"]

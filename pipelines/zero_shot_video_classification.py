@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-# mypy: disable-error-code="override, assignment"  (the base class types its hooks for tensors only)
+# mypy: disable-error-code="override, assignment"
 """`pipeline("zero-shot-video-classification")`: which of the given labels fits a clip, seen and heard."""
 
 import os
@@ -173,7 +173,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> None:
         """Pushes model and processor, and nothing of the pipeline."""
-        self.model.push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]  (mypy takes a copied method for a function)
+        self.model.push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
         self.processor.push_to_hub(repo_id, **kwargs)
 
 

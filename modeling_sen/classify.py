@@ -1,0 +1,117 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""`sen classify`: the zero-shot pipeline on files, printed as tables or JSON, or drawn."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from modeling_sen.modeling_sen import SENModel
+from modeling_sen.pipelines.zero_shot_video_classification import (
+    DEFAULT_TEMPLATE,
+    ZeroShotVideoClassificationPipeline,
+)
+from modeling_sen.processing_sen import SENProcessor
+from modeling_sen.registration import SEN_TINY
+
+BAR_WIDTH = 24
+
+
+def classify(
+    videos: Annotated[list[str], typer.Argument(metavar="VIDEO", help="Paths or http(s) URLs.")],
+    labels: Annotated[str | None, typer.Option(help="Comma-separated labels.")] = None,
+    labels_file: Annotated[
+        Path | None, typer.Option(help="A label a line, or a csv file whose header names a column 'name'.")
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Text with {{}} for the label, by default '{DEFAULT_TEMPLATE}'; several are averaged."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Checkpoint folder or Hub id.", show_default="the sen-tiny inside")
+    ] = SEN_TINY,
+    top_k: Annotated[int | None, typer.Option(help="Show only the best labels.")] = None,
+    views: Annotated[int, typer.Option(help="Temporal views whose scores are averaged.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Videos that the model sees at once.", min=1)] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw frames, sound and scores of each round (one video).")] = None,
+) -> None:
+    """Score free-text labels for videos, seen and heard."""
+    if (labels is None) == (labels_file is None):
+        raise ValueError("expected either --labels or --labels-file")
+    candidates = labels.split(",") if labels is not None else read_labels(labels_file)  # type: ignore[arg-type]
+    if plot is not None:
+        from modeling_sen.explain import check_plot_path
+
+        if len(videos) > 1 or views > 1:
+            raise ValueError(f"--plot draws one view of one video, found {len(videos)} videos and {views} views")
+        check_plot_path(plot)
+    pipeline = ZeroShotVideoClassificationPipeline(
+        processor=SENProcessor.from_pretrained(model),
+        model=SENModel.from_pretrained(model),
+        task="zero-shot-video-classification",
+        candidate_labels=candidates,
+        hypothesis_template=template or DEFAULT_TEMPLATE,
+        num_views=views,
+    )
+    results: Any = pipeline((video for video in videos), top_k=top_k, batch_size=min(batch_size, len(videos)))
+    shown = tqdm(results, total=len(videos), desc="videos", unit="video", disable=len(videos) == 1 or None)
+    scores = [{"video": video, "scores": ranked} for video, ranked in zip(videos, shown, strict=True)]
+    if plot is not None:
+        from modeling_sen.explain import explain, plot_rounds
+
+        rounds = explain(pipeline.model, pipeline.processor, videos[0], candidates, template or [DEFAULT_TEMPLATE])
+        plot_rounds(rounds, plot, title=Path(videos[0]).name)
+    if as_json:
+        print(json.dumps(scores))
+    else:
+        _print_tables(scores)
+
+
+def read_labels(path: Path) -> list[str]:
+    """Labels from a file: one a line, or the column `name` of a csv file with a header.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it holds no label, or is not text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected labels in UTF-8 text ({error})") from error
+    lines = text.splitlines()
+    header = next(csv.reader(lines[:1]), [])
+    if len(header) > 1 and "name" in header:
+        found = [row["name"] or "" for row in csv.DictReader(lines)]
+    else:
+        found = lines
+    labels = [label.strip() for label in found if label.strip()]
+    if not labels:
+        raise ValueError(f"{path}: expected at least one label, found none")
+    return labels
+
+
+def _print_tables(results: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    for result in results:
+        console.print(f"[italic]{escape(result['video'])}[/italic]", soft_wrap=True, highlight=False)
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(overflow="fold")
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(no_wrap=True)
+        for entry in result["scores"]:
+            bar = "█" * round(BAR_WIDTH * entry["score"])
+            table.add_row(escape(entry["label"]), f"{entry['score']:.3f}", bar)
+        console.print(table)
+
+
+__all__ = ["classify", "read_labels"]

@@ -1,0 +1,212 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""SENEncoder: clips in, one vector each out; for retrieval, clustering, linear probes. And `sen encode`."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+from tqdm import tqdm
+
+from modeling_sen.modeling_sen import SENModel
+from modeling_sen.processing_sen import SENProcessor, is_clip_batch
+from modeling_sen.registration import SEN_TINY
+
+# Columns of a batch that make a clip.
+COLUMNS = ("video", "image", "audio", "depth", "thermal", "text")
+TEXTS_AT_ONCE = 128
+
+
+class SENEncoder:
+    """Embeds clips and texts with a [`SENModel`].
+
+    A plain callable on batches too: `dataset.map(encoder, batched=True)`, `ray_dataset.map_batches(encoder)`.
+
+    Args:
+        model: a loaded SEN.
+        processor: its processor.
+    """
+
+    def __init__(self, model: SENModel, processor: SENProcessor):
+        self.model, self.processor = model.eval(), processor
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike = SEN_TINY,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> "SENEncoder":
+        """
+        Args:
+            pretrained_model_name_or_path: Hub id or folder of a SEN; by default the embedded sen-tiny.
+            device: where the model runs; by default the first GPU, or the CPU.
+            dtype: of the model, e.g. `"bfloat16"`; by default the one it was saved in.
+            kwargs: as of [`SENModel.from_pretrained`].
+
+        Raises:
+            OSError, RuntimeError, ValueError: the checkpoint cannot be found or is not a whole SEN.
+        """
+        processor = SENProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if dtype is not None:
+            kwargs["dtype"] = dtype
+        model = SENModel.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if "device_map" not in kwargs:
+            model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
+        return cls(model, processor)
+
+    def encode(self, inputs: Any, batch_size: int = 8, show_progress: bool = False) -> np.ndarray:
+        """Embeds one clip or a list of clips, as [`SENProcessor`] takes them; `[]` gives no rows.
+
+        The next batch is decoded while the model runs.
+
+        Returns:
+            (n, projection_dim) float32, each row of length 1.
+
+        Raises:
+            ValueError: a batch size below 1; a clip that cannot be read.
+            FileNotFoundError, ConnectionError, TypeError: see `read_video`.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        clips = inputs if is_clip_batch(inputs) else [inputs]
+        batches = [clips[start : start + batch_size] for start in range(0, len(clips), batch_size)]
+        rows = [np.empty((0, self.model.config.projection_dim), dtype=np.float32)]
+        with tqdm(total=len(clips), unit="clip", disable=not show_progress) as progress:
+            for batch, read in zip(batches, self._read_ahead(batches), strict=True):
+                rows.append(self._embed(read))
+                progress.update(len(batch))
+        return np.concatenate(rows)
+
+    def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Embeds texts in the space of the clips.
+
+        Returns:
+            (n, projection_dim) float32, each row of length 1.
+
+        Raises:
+            ValueError: the SEN has no text tower; not strings.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        rows = [np.empty((0, self.model.config.projection_dim), dtype=np.float32)]
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            tokens = self.processor.tokenize(texts[start : start + TEXTS_AT_ONCE])
+            embeds = self.model.get_text_features(tokens["text_input_ids"], tokens["text_attention_mask"])
+            rows.append(_as_rows(embeds.pooler_output))
+        return np.concatenate(rows)
+
+    def similarity(self, first: Any, second: Any) -> np.ndarray:
+        """Cosine similarities (n, m) float32 of embeddings (n, e) and (m, e)."""
+        unit = [np.asarray(rows, dtype=np.float32) for rows in (first, second)]
+        unit = [rows / np.linalg.norm(rows, axis=-1, keepdims=True) for rows in unit]
+        return unit[0] @ unit[1].T
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Adds the column `embedding` (n, projection_dim) float32 to a batch of columns.
+
+        Args:
+            batch: name -> values of equal number. Those named `video`, `image`, `audio`, `depth`, `thermal` or `text` make
+                the clips, in any form that the processor takes; `None` where a clip lacks one.
+
+        Raises:
+            ValueError: no such column.
+        """
+        columns = {name: batch[name] for name in COLUMNS if name in batch}
+        if not columns:
+            raise ValueError(f"batch: expected some of the columns {', '.join(COLUMNS)}, found {', '.join(batch)}")
+        clips = [
+            {name: _from_nested_lists(value) for name, value in zip(columns, values, strict=True)}
+            for values in zip(*columns.values(), strict=True)
+        ]
+        return {**batch, "embedding": self.encode(clips, batch_size=max(1, len(clips)))}
+
+    def _read_ahead(self, batches: Sequence[Sequence[Any]]) -> Iterator[Mapping[str, Tensor]]:
+        """Each batch's inputs, the next one read in the background while the caller works on the last."""
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            ahead = None
+            for batch in batches:
+                current, ahead = ahead, reader.submit(self.processor, videos=list(batch))
+                if current is not None:
+                    yield current.result()
+            if ahead is not None:
+                yield ahead.result()
+
+    @torch.no_grad()
+    def _embed(self, inputs: Mapping[str, Tensor]) -> np.ndarray:
+        return _as_rows(self.model.get_video_features(**inputs).pooler_output)
+
+
+def _as_rows(embeds: Tensor | None) -> np.ndarray:
+    assert embeds is not None
+    return embeds.float().cpu().numpy()
+
+
+def _from_nested_lists(value: Any) -> Any:
+    """`datasets` hands arrays on as lists of lists."""
+    return (
+        np.asarray(value, dtype=np.uint8)
+        if isinstance(value, list) and value and isinstance(value[0], list)
+        else value
+    )
+
+
+def encode(
+    videos: Annotated[list[str], typer.Argument(metavar="VIDEO", help="Paths or http(s) URLs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A file ending in .parquet or .npz.")],
+    model: Annotated[
+        str, typer.Option(help="Checkpoint folder or Hub id.", show_default="the sen-tiny inside")
+    ] = SEN_TINY,
+    batch_size: Annotated[int, typer.Option(help="Videos that the model sees at once.", min=1)] = 8,
+) -> None:
+    """Embed videos: writes the columns `path` and `embedding` (float32, length 1)."""
+    write = _writer(output)
+    encoder = SENEncoder.from_pretrained(model)
+    embeddings = encoder.encode(list(videos), batch_size, show_progress=len(videos) > 1)
+    unfinished = output.with_name(f".{output.name}.unfinished")
+    try:
+        write(unfinished, videos, embeddings)
+        os.replace(unfinished, output)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    print(f"{output}: {len(embeddings)} embeddings of {embeddings.shape[1]} numbers")
+
+
+def _writer(output: Path) -> Any:
+    """The function that writes files of this ending; what is wrong with it is said before any work."""
+    writers = {".parquet": _write_parquet, ".npz": _write_npz}
+    if output.suffix not in writers:
+        raise ValueError(f"--output {output}: expected a file ending in {' or '.join(writers)}")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"--output {output}: no folder {output.parent}")
+    if output.suffix == ".parquet":
+        _import_pyarrow()
+    return writers[output.suffix]
+
+
+def _import_pyarrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError("parquet files need pyarrow: pip install 'modeling-sen[train]'") from error
+    return pyarrow
+
+
+def _write_parquet(path: Path, videos: Sequence[str], embeddings: np.ndarray) -> None:
+    pyarrow = _import_pyarrow()
+    column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(embeddings.ravel()), embeddings.shape[1])
+    pyarrow.parquet.write_table(pyarrow.table({"path": list(videos), "embedding": column}), path)
+
+
+def _write_npz(path: Path, videos: Sequence[str], embeddings: np.ndarray) -> None:
+    with open(path, "wb") as file:
+        np.savez(file, path=np.asarray(videos), embedding=embeddings)
+
+
+__all__ = ["SENEncoder", "encode"]

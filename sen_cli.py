@@ -1,0 +1,93 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The command `sen`. A verb's module is imported when the verb is called; its options stand beside the function there."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+# verb -> (module:function, help)
+VERBS = {
+    "classify": ("modeling_sen.classify:classify", "Score free-text labels for videos."),
+    "encode": ("modeling_sen.encoding:encode", "Embed videos into a parquet or npz file."),
+    "info": ("modeling_sen.info:info", "Neurons, parameters and cost of a checkpoint or preset."),
+    "neurons": ("modeling_sen.info:neurons", "Encoder types that can be neurons."),
+    "presets": ("modeling_sen.info:presets", "Sets of neurons that go well together."),
+    "world": ("modeling_sen.world.write:world", "Write generated clips of which everything is known."),
+}
+
+# What a user can mend, as can the StrictDataclass... errors of a bad config.json; else it is a fault of the program.
+EXPECTED = (ValueError, OSError, RuntimeError, TypeError, ImportError)
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return
+    verb = arguments[0]
+    if verb == "--version":
+        from importlib.metadata import version
+
+        print(f"sen {version('modeling-sen')}")
+        return
+    if verb not in VERBS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(verb, VERBS, n=3, cutoff=0.4) or list(VERBS)
+        print(f"sen: no verb {verb!r}; did you mean {' or '.join(near)}?", file=sys.stderr)
+        sys.exit(2)
+    with one_line_errors(verb):
+        module, function = VERBS[verb][0].split(":")
+        command = getattr(import_module(module), function)
+
+    import typer
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(one_line_errors(verb)(command))
+    app(arguments[1:], prog_name=f"sen {verb}")
+
+
+def _help() -> str:
+    width = max(map(len, VERBS)) + 2
+    verbs = "\n".join(f"  {verb:{width}}{text}" for verb, (_, text) in VERBS.items())
+    return (
+        "Super Encoding Network: frozen encoders, associated recursively, for video understanding.\n\n"
+        f"Usage: sen VERB ...\n\nVerbs:\n{verbs}\n\n"
+        "`sen VERB --help` shows a verb's options, `sen --version` the version."
+    )
+
+
+@contextmanager
+def one_line_errors(verb: str) -> Iterator[None]:
+    """Bad input ends the program with one line and status 2, an interruption with 130; tracebacks with SEN_TRACEBACK=1."""
+    try:
+        yield
+    except BrokenPipeError:  # the reader has gone, as in `sen ... | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (closed by the exit)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"sen {verb}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("SEN_TRACEBACK") == "1" or _is_exit(error):
+            raise
+        message = " ".join(str(error).split())
+        expected = isinstance(error, EXPECTED) or type(error).__name__.startswith("StrictDataclass")
+        if not expected:
+            message = f"{type(error).__name__}: {message} (SEN_TRACEBACK=1 shows where)"
+        print(f"sen {verb}: {message}", file=sys.stderr)
+        sys.exit(2 if expected else 1)
+
+
+def _is_exit(error: Exception) -> bool:
+    """Whether typer itself ends the program (`typer.Exit` is a RuntimeError)."""
+    import typer
+
+    return isinstance(error, typer.Exit | typer.Abort | typer.BadParameter)
+
+
+if __name__ == "__main__":
+    main()
