@@ -46,6 +46,30 @@ def make_sen(towers):
     return make
 
 
+@pytest.fixture(scope="session")
+def sen_folder(towers, tmp_path_factory) -> Path:
+    """A saved SEN that stands alone: frames, motion, sound, words; its gate is open, so that association shows."""
+    torch.manual_seed(1)
+    image = {"hub_id": towers["clip"], "num_frames": 2}
+    neurons = [image, towers["videomae"], towers["ast"], towers["bert"]]
+    model = modeling_sen.SENModel.from_neurons(neurons, text_tower=towers["clip"], **SMALL)
+    model.gate.data.fill_(0.8)
+    folder = tmp_path_factory.mktemp("checkpoints") / "sen"
+    model.save_pretrained(folder, include_neurons=True)
+    modeling_sen.SENProcessor(model.config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> list[Path]:
+    """Three mp4 files of two seconds with sound."""
+    from modeling_sen.world.write import write_world
+
+    folder = tmp_path_factory.mktemp("world")
+    write_world(folder, "test", 3, size=32, num_frames=16)
+    return sorted((folder / "videos").glob("*.mp4"))
+
+
 def random_inputs(batch_size: int = 2, seed: int = 0, frames: int = 2) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {
@@ -53,3 +77,15 @@ def random_inputs(batch_size: int = 2, seed: int = 0, frames: int = 2) -> dict[s
         "video_pixel_values": torch.randn(batch_size, 4, 3, 16, 16, generator=generator),
         "audio_input_features": torch.randn(batch_size, 64, 16, generator=generator),
     }
+
+
+def random_weights(model: "modeling_sen.SENModel", gate: float = 0.7) -> "modeling_sen.SENModel":
+    """As after training: every association weight is something, and the gate is open."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+        model.gate.fill_(gate)
+        model.logit_scale.fill_(2.0)
+    return model
