@@ -153,7 +153,7 @@ def load_neuron(
         with quiet_transformers(), readable_weights(location):
             model, loading = tower_class.from_pretrained(location, output_loading_info=True, **where, **settings)
     except (OSError, ValueError) as error:
-        raise type(error)(f"neuron {spec.name!r}: {error}") from error
+        raise type(error)(f"neuron {spec.name!r} ({spec.hub_id}): {error}") from error
     missing = sorted(key for key in loading["missing_keys"] if spec.submodule is None or _is_used(key, spec))
     mismatched = sorted(key for key, *_ in loading.get("mismatched_keys", ()))
     if missing or mismatched:

@@ -1,0 +1,348 @@
+"""SEN checkpoints: association weights only, whole or with the towers beside them, and clear errors."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL, random_inputs, random_weights
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel
+
+from modeling_sen import SENConfig, SENModel
+
+TEXTS = {"text_input_ids": torch.tensor([[512, 5, 9, 513], [512, 40, 7, 513]])}
+
+
+def outputs(model):
+    with torch.no_grad():
+        return model(**random_inputs(), **TEXTS)
+
+
+def assert_same(first, second):
+    assert torch.equal(first.fused_embeds, second.fused_embeds)
+    assert torch.equal(first.logits_per_video, second.logits_per_video)
+    assert torch.equal(first.knowledge, second.knowledge)
+
+
+@pytest.fixture
+def saved(make_sen, tmp_path):
+    model = random_weights(make_sen())
+    model.save_pretrained(tmp_path / "sen")
+    return model, tmp_path / "sen"
+
+
+def test_a_checkpoint_holds_the_association_only(saved):
+    model, folder = saved
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        keys = set(file.keys())
+    assert keys == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert not any(key.startswith("neurons.") for key in keys)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_reload_is_exact(saved):
+    model, folder = saved
+    expected = outputs(model)
+    for loaded in (
+        AutoModel.from_pretrained(folder),
+        SENModel.from_pretrained(str(folder)),
+        AutoModel.from_pretrained(folder, device_map="cpu"),
+        AutoModel.from_pretrained(folder, dtype="auto"),
+    ):
+        assert type(loaded) is SENModel
+        assert not loaded.training
+        assert_same(expected, outputs(loaded))
+
+
+def test_device_map_auto_loads(saved):
+    pytest.importorskip("accelerate")
+    model, folder = saved
+    assert_same(outputs(model), outputs(AutoModel.from_pretrained(folder, device_map="auto")))
+
+
+def test_saving_twice_gives_the_same_bytes(saved, tmp_path):
+    _, folder = saved
+    SENModel.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_saving_over_the_folder_just_loaded_from(saved):
+    model, folder = saved
+    expected = outputs(model)
+    loaded = SENModel.from_pretrained(folder)
+    (folder / "README.md").write_text("kept")
+    loaded.save_pretrained(folder)
+    assert_same(expected, outputs(loaded))  # weights mapped from the old file are still there
+    assert_same(expected, outputs(SENModel.from_pretrained(folder)))
+    assert (folder / "README.md").read_text() == "kept"
+
+
+def test_missing_association_weights_raise(saved):
+    _, folder = saved
+    weights = load_file(folder / "model.safetensors")
+    del weights["gate"], weights["fusion.up.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match=r"sen: 2 weights of SENModel are missing \(e.g. fusion.up.weight\)"):
+        AutoModel.from_pretrained(folder)
+
+
+def test_weights_of_another_shape_raise(saved):
+    _, folder = saved
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 20}))
+    with pytest.raises(RuntimeError, match="mismatch"):
+        AutoModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
+def test_a_damaged_file_raises_one_error_that_names_it(saved, damage):
+    _, folder = saved
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes({"truncated": content[: len(content) // 2], "garbage": b"\xff" * 4096, "empty": b""}[damage])
+    with pytest.raises(OSError, match=r"sen.*damaged safetensors"):
+        AutoModel.from_pretrained(folder)
+
+
+def test_a_folder_without_config_or_weights_raises(saved):
+    _, folder = saved
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="sen"):
+        AutoModel.from_pretrained(folder)
+    with pytest.raises(OSError, match="no-such-folder"):
+        SENModel.from_pretrained(str(folder / "no-such-folder"))
+
+
+def test_unknown_fields_in_config_json_raise(saved):
+    _, folder = saved
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hops": 2}))
+    with pytest.raises(ValueError, match="num_hops"):
+        AutoModel.from_pretrained(folder)
+
+
+# --- with the towers beside it ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alone(make_sen, towers, tmp_path):
+    """A self-contained checkpoint, moved, whose original towers are gone; and the outputs it must give."""
+    copies = {name: shutil.copytree(towers[name], tmp_path / "towers" / name) for name in ("clip", "videomae", "ast")}
+    neurons = [{"hub_id": str(copies["clip"]), "num_frames": 2}, str(copies["videomae"]), str(copies["ast"])]
+    model = SENModel.from_neurons(neurons, text_tower=str(copies["clip"]), **SMALL)
+    random_weights(model).save_pretrained(tmp_path / "first", include_neurons=True)
+    shutil.rmtree(tmp_path / "towers")
+    shutil.move(tmp_path / "first", tmp_path / "moved")
+    return tmp_path / "moved", outputs(model)
+
+
+def test_a_checkpoint_with_its_neurons_stands_alone(alone):
+    folder, expected = alone
+    subfolders = ["neuron_audio", "neuron_class_text", "neuron_image", "neuron_video"]
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", *subfolders]
+    loaded = AutoModel.from_pretrained(folder)
+    assert_same(expected, outputs(loaded))
+    assert loaded.config.neurons[0]["hub_id"] == "./neuron_image"
+    assert loaded.logit_scale.item() == pytest.approx(2.0)
+    for name, file in (("image", "preprocessor_config.json"), ("class_text", "tokenizer.json")):
+        assert (folder / f"neuron_{name}" / file).is_file()
+
+
+@pytest.mark.parametrize("include_neurons", [True, False])
+@pytest.mark.parametrize("over", [True, False])
+def test_what_stood_alone_stands_alone_when_saved_again(alone, include_neurons, over, tmp_path):
+    folder, expected = alone
+    target = folder if over else tmp_path / "second"
+    AutoModel.from_pretrained(folder).save_pretrained(target, include_neurons=include_neurons)
+    if not over:
+        shutil.rmtree(folder)
+    assert_same(expected, outputs(AutoModel.from_pretrained(target)))
+
+
+def test_a_damaged_tower_names_its_neuron(alone):
+    folder, _ = alone
+    (folder / "neuron_video" / "model.safetensors").write_bytes(b"\x10")
+    with pytest.raises(OSError, match=r"neuron 'video'.*damaged safetensors"):
+        AutoModel.from_pretrained(folder)
+
+
+def test_changes_of_a_neurons_specification_are_saved(alone, tmp_path):
+    folder, _ = alone
+    model = AutoModel.from_pretrained(folder)
+    model.config.neurons[1]["preprocessing"] = {"gray": True}
+    model.save_pretrained(tmp_path / "second", include_neurons=True)
+    assert SENConfig.from_pretrained(tmp_path / "second").neurons[1]["preprocessing"] == {"gray": True}
+
+
+# --- dtypes ----------------------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_is_close_and_keeps_its_dtype(saved, tmp_path):
+    model, folder = saved
+    half = AutoModel.from_pretrained(folder, dtype="bfloat16")
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(outputs(half).fused_embeds.float(), outputs(model).fused_embeds, atol=0.08, rtol=0)
+    half.save_pretrained(tmp_path / "half")
+    again = AutoModel.from_pretrained(tmp_path / "half")
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.bfloat16}
+    assert_same(outputs(half), outputs(again))
+
+
+def test_towers_and_association_keep_different_dtypes(saved, tmp_path):
+    _, folder = saved
+    mixed = SENModel.from_pretrained(folder, neuron_kwargs={"image": {"dtype": "bfloat16"}})
+    assert mixed.dtype == torch.float32
+    mixed.save_pretrained(tmp_path / "mixed")
+    again = AutoModel.from_pretrained(tmp_path / "mixed")
+    assert again.neurons.by_name["image"].dtype == torch.bfloat16
+    assert again.neurons.by_name["video"].dtype == again.dtype == torch.float32
+    assert_same(outputs(mixed), outputs(again))
+
+
+# --- state dicts and lazy loading ------------------------------------------------------------------------------------
+
+
+def test_state_dicts_leave_the_towers_out_and_load_strictly(saved, make_sen):
+    model, _ = saved
+    other = make_sen()
+    assert not torch.equal(outputs(model).fused_embeds, outputs(other).fused_embeds)
+    result = other.load_state_dict(model.state_dict(), strict=True)
+    assert not result.missing_keys
+    assert not result.unexpected_keys
+    assert_same(outputs(model), outputs(other))
+    weights = model.state_dict()
+    del weights["gate"]
+    with pytest.raises(RuntimeError, match="gate"):
+        other.load_state_dict(weights)
+
+
+def test_neurons_load_on_first_use_and_leave_loaded_weights(saved):
+    model, folder = saved
+    lazy = AutoModel.from_config(AutoConfig.from_pretrained(folder)).eval()
+    assert not lazy.neurons.by_name
+    lazy.load_state_dict(model.state_dict())
+    assert_same(outputs(model), outputs(lazy))
+    assert list(lazy.neurons.by_name) == ["image", "video", "audio"]
+
+
+def test_logit_scale_comes_from_the_text_tower_unless_it_was_trained(saved, make_sen):
+    model, folder = saved
+    assert make_sen().logit_scale.item() == pytest.approx(2.0)
+    config = SENConfig.from_pretrained(folder)
+    config.logit_scale_init_value = None
+    trained = SENModel(config)
+    trained.load_state_dict({**model.state_dict(), "logit_scale": torch.tensor(3.5)})
+    assert trained.load_neurons().logit_scale.item() == 3.5
+    assert SENModel(config).load_neurons().logit_scale.item() == pytest.approx(2.0)
+
+
+def test_trainer_checkpoints_and_resumes(make_sen, tmp_path):
+    pytest.importorskip("accelerate")
+    from transformers import Trainer, TrainingArguments
+
+    rows = [
+        {**{key: value[0] for key, value in random_inputs(1, seed).items()}, "labels": torch.tensor(seed % 3)}
+        for seed in range(6)
+    ]
+
+    class TextedTrainer(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+            output = model(**inputs, text_embeds=torch.eye(12)[:3])
+            return (output.loss, output) if return_outputs else output.loss
+
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        max_steps=4,
+        per_device_train_batch_size=2,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_steps=2,
+        load_best_model_at_end=True,
+        remove_unused_columns=False,
+        learning_rate=1e-2,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    model = make_sen()
+    trainer = TextedTrainer(model, arguments, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint or tmp_path / "run" / "checkpoint-4")
+    assert_same(outputs(trainer.model.eval()), outputs(AutoModel.from_pretrained(best)))
+    resumed = TextedTrainer(make_sen(), arguments, train_dataset=rows, eval_dataset=rows)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert resumed.state.global_step == 4
+
+
+# --- where neurons come from -----------------------------------------------------------------------------------------
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_the_commit_that_was_loaded_is_pinned(towers, tmp_path):
+    repository = tmp_path / "cache" / "models--org--sound"
+    shutil.copytree(towers["ast"], repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    sound = {"name": "audio", "hub_id": "org/sound"}
+    kwargs = {"audio": {"cache_dir": str(tmp_path / "cache")}}
+    model = SENModel.from_neurons([sound], neuron_kwargs=kwargs, projection_dim=12, **SMALL)
+    (repository / "refs" / "main").write_text(COMMIT[::-1])  # the branch moves on
+    model.save_pretrained(tmp_path / "sen")
+    assert SENConfig.from_pretrained(tmp_path / "sen").neurons[0]["revision"] == COMMIT
+    assert SENModel.from_pretrained(tmp_path / "sen", neuron_kwargs=kwargs).neurons.by_name["audio"].commit == COMMIT
+
+
+def test_a_repository_that_does_not_exist_names_the_neuron(towers):
+    missing = {"name": "sound", "modality": "audio", "hub_id": "no-such-org/no-such-model", "class_name": "ASTModel"}
+    config = SENConfig(neurons=[{**missing, "hidden_size": 16}], **SMALL)
+    with pytest.raises(OSError, match=r"neuron 'sound'.*no-such-org/no-such-model"):
+        SENModel(config).load_neurons()
+
+
+def test_relative_neurons_without_a_checkpoint_raise():
+    spec = {"name": "sound", "modality": "audio", "hub_id": "./neuron_sound", "class_name": "ASTModel"}
+    with pytest.raises(OSError, match=r"neuron 'sound'.*relative to a checkpoint, but none was loaded"):
+        SENModel(SENConfig(neurons=[{**spec, "hidden_size": 16}], **SMALL)).load_neurons()
+
+
+def test_trust_in_a_sen_is_not_trust_in_its_neurons(saved, towers, tmp_path):
+    """The SEN's own `trust_remote_code` never reaches a neuron; `neuron_kwargs` does."""
+    _, folder = saved
+    tower = tmp_path / "tower"
+    code = (
+        f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).write_text('x')\n"
+        "from transformers import ASTConfig, ASTModel\n"
+        "class EvilConfig(ASTConfig):\n    model_type = 'evil'\n"
+        "class EvilModel(ASTModel):\n    config_class = EvilConfig\n"
+    )
+    classes: dict = {}
+    exec(code, classes)
+    settings = AutoConfig.from_pretrained(towers["ast"]).to_dict()
+    settings |= {"auto_map": {"AutoConfig": "evil.EvilConfig", "AutoModel": "evil.EvilModel"}}
+    classes["EvilModel"](classes["EvilConfig"].from_dict(settings)).save_pretrained(tower)
+    (tower / "evil.py").write_text(code)
+    (tmp_path / "ran").unlink()
+    sen = json.loads((folder / "config.json").read_text())
+    sen["neurons"][2] |= {"hub_id": str(tower), "class_name": "EvilModel"}
+    (folder / "config.json").write_text(json.dumps(sen))
+    with pytest.raises(ValueError, match=r"'audio'.*trust_remote_code"):
+        AutoModel.from_pretrained(folder, trust_remote_code=True)
+    assert not (tmp_path / "ran").exists()
+    trusted = {"audio": {"trust_remote_code": True}}
+    model = SENModel.from_pretrained(folder, neuron_kwargs=trusted)
+    assert type(model.neurons.by_name["audio"].tower).__name__ == "EvilModel"
+    assert (tmp_path / "ran").exists()
+
+
+def test_neuron_kwargs_reach_their_neuron_and_no_other(saved):
+    _, folder = saved
+    model = SENModel.from_pretrained(folder, neuron_kwargs={"video": {"attn_implementation": "eager"}})
+    chosen = {name: neuron.tower.config._attn_implementation for name, neuron in model.neurons.by_name.items()}
+    assert chosen == {"image": "sdpa", "video": "eager", "audio": "sdpa"}
+    with pytest.raises(ValueError, match=r"no neurons \['vidoe'\].*'video'"):
+        SENModel.from_pretrained(folder, neuron_kwargs={"vidoe": {}})
