@@ -106,6 +106,7 @@ def hub_settings(location: str, where: Mapping[str, Any]) -> dict[str, Any] | No
         found = settings.get("image_processor") if name == "processor_config.json" else settings
         if found:
             return found
+    cached_file(location, "config.json", **where)  # raises where there is no such checkpoint
     return None
 
 

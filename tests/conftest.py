@@ -2,7 +2,6 @@
 
 import os
 
-
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that share tiny tensors only wait for each other
 
@@ -10,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
-import modeling_sen
 from tiny_towers import make_towers
 
+import modeling_sen
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -40,7 +38,9 @@ def make_sen(towers):
 
     def make(**overrides) -> "modeling_sen.SENModel":
         torch.manual_seed(1)
-        neurons = overrides.pop("neurons", [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"]])
+        neurons = overrides.pop(
+            "neurons", [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"]]
+        )
         return modeling_sen.SENModel.from_neurons(neurons, text_tower=towers["clip"], **{**SMALL, **overrides})
 
     return make

@@ -1,0 +1,333 @@
+"""The processor: one look at the clip for all neurons, each fed as its own hub processor would."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, BertTokenizer
+
+import modeling_sen
+from modeling_sen import NeuronSpec, SENConfig, SENModel, SENProcessor, read_audio, read_video
+from modeling_sen.processing_sen import _heard, clip_entries, is_clip_batch
+from modeling_sen.video_io import FrameRequest
+
+
+@pytest.fixture
+def processor(sen_folder) -> SENProcessor:
+    return SENProcessor.from_pretrained(sen_folder)
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (9, 31, 45, 3), dtype=np.uint8)
+
+
+def one_neuron(hub_id: str, **fields) -> SENProcessor:
+    """A processor for one neuron that is given in full."""
+    spec = {
+        "name": "eye",
+        "modality": "image",
+        "hub_id": hub_id,
+        "hidden_size": 16,
+        "class_name": "CLIPVisionModel",
+        **fields,
+    }
+    return SENProcessor(SENConfig(neurons=[spec]))
+
+
+# --- what comes out --------------------------------------------------------------------------------------------------
+
+
+def test_inputs_have_the_documented_shapes_and_types(processor, clips):
+    inputs = processor(videos=[{"video": clips[0], "text": "a dog barks"}, clips[1]], text=["a dog", "a man speaks"])
+    shapes = {name: (tuple(value.shape), value.dtype) for name, value in inputs.items()}
+    assert shapes["image_pixel_values"] == ((2, 2, 3, 16, 16), torch.float32)
+    assert shapes["video_pixel_values"] == ((2, 4, 3, 16, 16), torch.float32)
+    assert shapes["audio_input_features"] == ((2, 64, 16), torch.float32)
+    assert shapes["words_input_ids"] == ((2, 5), torch.int64)
+    assert shapes["words_attention_mask"] == ((2, 5), torch.int64)
+    assert shapes["frame_times"] == ((2, 4), torch.float64)
+    assert shapes["text_input_ids"] == shapes["text_attention_mask"]
+    assert inputs["neuron_mask"].tolist() == [[True, True, True, True], [True, True, True, False]]
+    assert set(inputs) == set(processor.model_input_names)
+
+
+def test_the_model_takes_what_the_processor_gives(sen_folder, processor, clips):
+    output = SENModel.from_pretrained(sen_folder)(**processor(videos=list(clips), text=["a", "b"]))
+    assert output.logits_per_video.shape == (3, 2)
+
+
+def test_pixel_values_equal_the_hub_processors_of_the_same_frames(processor, towers, clips):
+    inputs = processor(videos=clips[0])
+    for name, tower, count in (("image", "clip", 2), ("video", "videomae", 4)):
+        seen = read_video(clips[0], [FrameRequest(count)])[0].frames
+        stock = AutoImageProcessor.from_pretrained(towers[tower], backend="pil")(list(seen), return_tensors="pt")
+        ours = inputs[f"{name}_pixel_values"]
+        assert (ours - stock["pixel_values"].reshape(ours.shape)).abs().max() <= 1e-5
+
+
+def test_log_mel_equals_the_hub_feature_extractors_of_the_same_sound(processor, towers, clips):
+    extractor = AutoFeatureExtractor.from_pretrained(towers["ast"])
+    sound = read_audio(clips[0], 16_000).samples[:10_480]  # all that 64 windows have room for
+    middle = read_audio(clips[0], 16_000, (1 - 0.655 / 2, 1 + 0.655 / 2)).samples
+    stock = extractor(middle, sampling_rate=16_000, return_tensors="pt")["input_values"]
+    assert torch.equal(processor(videos=clips[0])["audio_input_features"], stock)
+    alone = processor(videos={"audio": (sound, 16_000)})["audio_input_features"]
+    assert torch.equal(alone, extractor(sound, sampling_rate=16_000, return_tensors="pt")["input_values"])
+
+
+def test_frame_times_are_those_of_the_neuron_with_the_most_frames(processor, clips, frames):
+    assert processor(videos=clips[0])["frame_times"].tolist() == [[0.25, 0.75, 1.25, 1.75]]
+    given = processor(videos={"video": frames, "times": np.arange(9) * 0.5 + 3})["frame_times"]
+    assert given.tolist() == [[0.5, 1.5, 2.5, 3.5]]
+
+
+def test_rows_without_frames_have_no_times(processor, clips):
+    times = processor(videos=[clips[0], {"audio": clips[1]}])["frame_times"]
+    assert times[0].tolist() == [0.25, 0.75, 1.25, 1.75]
+    assert times[1].isnan().all()
+    assert "frame_times" not in processor(videos={"audio": clips[1]})
+
+
+def test_each_frame_is_decoded_once_however_many_neurons_look(processor, clips, monkeypatch):
+    decoded, opened = [], []
+    read, open_source = modeling_sen.video_io.decode_frames, modeling_sen.processing_sen.open_media_source
+
+    def decode_frames(source, index, wanted):
+        decoded.append(list(wanted))
+        return read(source, index, wanted)
+
+    monkeypatch.setattr(modeling_sen.video_io, "decode_frames", decode_frames)
+    monkeypatch.setattr(
+        modeling_sen.processing_sen, "open_media_source", lambda media: opened.append(media) or open_source(media)
+    )
+    processor(videos=clips[0])
+    assert decoded == [[2, 4, 6, 10, 12, 14]]  # frames 4, 12 of the image tower and 2, 6, 10, 14 of the video tower
+    assert opened == [clips[0]]
+
+
+def test_views_are_rows_of_their_own_over_different_frames(processor, clips):
+    inputs = processor(videos=[clips[0], clips[1]], num_views=2)
+    assert inputs["video_pixel_values"].shape[0] == 4
+    # Eight frames are sampled, which are shared out in turn.
+    assert inputs["frame_times"][:2].tolist() == [[0.125, 0.625, 1.125, 1.625], [0.375, 0.875, 1.375, 1.875]]
+    assert torch.equal(inputs["frame_times"][:2], inputs["frame_times"][2:])
+
+
+# --- what goes in ----------------------------------------------------------------------------------------------------
+
+
+def test_all_forms_of_one_file_give_the_same(processor, clips):
+    expected = processor(videos=clips[0])
+    content = clips[0].read_bytes()
+    with open(clips[0], "rb") as file:
+        forms = [
+            str(clips[0]),
+            content,
+            file,
+            {"path": None, "bytes": content},
+            {"path": str(clips[0]), "bytes": None},
+        ]
+        forms += [{"video": {"path": "gone.mp4", "bytes": content}}, {"video": clips[0], "audio": clips[0]}]
+        for form in forms:
+            inputs = processor(videos=form)
+            assert inputs.keys() == expected.keys()
+            assert all(torch.equal(inputs[name], expected[name]) for name in expected)
+
+
+def test_all_forms_of_frames_give_the_same(processor, frames):
+    expected = processor(videos=frames)
+    assert expected["neuron_mask"].tolist() == [[True, True, False, False]]
+    forms = [torch.from_numpy(frames), list(frames), [Image.fromarray(frame) for frame in frames], {"video": frames}]
+    for form in forms:
+        assert torch.equal(processor(videos=form)["video_pixel_values"], expected["video_pixel_values"])
+
+
+def test_an_image_is_a_clip_of_one_frame(processor, frames, tmp_path):
+    expected = processor(videos=frames[:1])["image_pixel_values"]
+    Image.fromarray(frames[0]).save(tmp_path / "image.png")
+    for image in (frames[0], Image.fromarray(frames[0]), tmp_path / "image.png"):
+        assert torch.equal(processor(videos={"image": image})["image_pixel_values"], expected)
+    with pytest.raises(ValueError, match="a video or an image, found both"):
+        processor(videos={"image": frames[0], "video": frames})
+
+
+def test_sound_as_datasets_gives_it(processor, clips):
+    samples = read_audio(clips[0], 16_000).samples
+    stored = processor(videos={"audio": {"array": samples, "sampling_rate": 16_000}})
+    assert torch.equal(
+        stored["audio_input_features"], processor(videos={"audio": (samples, 16_000)})["audio_input_features"]
+    )
+
+
+def test_missing_modalities_are_masked_and_zero(processor, clips, frames):
+    inputs = processor(
+        videos=[clips[0], frames, {"audio": clips[1]}, {"text": "a dog", "video": None, "audio": clips[2]}]
+    )
+    assert inputs["neuron_mask"].tolist() == [
+        [True, True, True, False],
+        [True, True, False, False],
+        [False, False, True, False],
+        [False, False, True, True],
+    ]
+    assert not inputs["audio_input_features"][1].any()
+    assert not inputs["image_pixel_values"][2].any()
+
+
+def test_depth_maps_may_have_one_channel(towers, frames):
+    depth = frames[..., 0]
+    eye = one_neuron(towers["depth_anything"], modality="depth", num_frames=3)
+    three = np.repeat(depth[..., None], 3, axis=-1)
+    assert torch.equal(
+        eye(videos={"depth": depth})["eye_pixel_values"], eye(videos={"depth": three})["eye_pixel_values"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        ({"vid": "a.mp4"}, r"unknown entries \['vid'\]"),
+        ({"text": 5}, "a string as text, found int"),
+        ({"video": {"path": None, "bytes": None}}, "with one of them given as video"),
+        ({"video": {"array": [1]}}, "given as video"),
+        (
+            {"thermal": np.zeros((2, 8, 8, 3), np.uint8)},
+            "found thermal, but the neurons look at audio, image, text, video",
+        ),
+        (np.zeros((2, 3, 8, 8), np.uint8), r"\(T, H, W, 3\) uint8"),
+        ({}, "found nothing"),
+    ],
+)
+def test_clips_of_a_wrong_form_are_refused(processor, clip, message):
+    with pytest.raises(ValueError, match=message):
+        processor(videos=clip)
+
+
+def test_calls_without_sense_are_refused(processor, clips):
+    with pytest.raises(ValueError, match="found neither"):
+        processor()
+    with pytest.raises(ValueError, match="'np', expected 'pt'"):
+        processor(videos=clips[0], return_tensors="np")
+    with pytest.raises(ValueError, match="at least one string"):
+        processor(text=[])
+
+
+def test_lists_of_images_are_one_clip_and_other_lists_a_batch(frames):
+    assert not is_clip_batch(list(frames))
+    assert not is_clip_batch({"video": "a.mp4"})
+    assert is_clip_batch(["a.mp4", "b.mp4"])
+    assert is_clip_batch([{"video": "a.mp4"}])
+    assert is_clip_batch([frames, frames])
+    assert clip_entries("a.mp4") == {"video": "a.mp4"}
+
+
+def test_long_sound_is_read_around_the_middle_of_each_view(towers):
+    extractor = AutoFeatureExtractor.from_pretrained(towers["ast"])  # room for 0.655 s
+    assert _heard((0.0, 0.5), extractor, 0, 1) == (0.0, 0.5)
+    assert _heard(None, extractor, 0, 1) is None
+    assert _heard((10.0, 3610.0), extractor, 0, 1) == pytest.approx((1810 - 0.3275, 1810 + 0.3275))
+    assert _heard((10.0, 3610.0), extractor, 1, 2) == pytest.approx((2710 - 0.3275, 2710 + 0.3275))
+    assert _heard((0.0, 0.7), extractor, 0, 4) == pytest.approx((0.0, 0.655))
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+
+def test_class_texts_are_padded_to_the_longest_and_masked(processor):
+    inputs = processor(text=["a", "a dog"])
+    assert inputs["text_attention_mask"].sum(dim=1).tolist() == [3, 6]  # with start and end
+    assert inputs["text_input_ids"].shape == (2, 6)
+
+
+def test_texts_longer_than_the_tower_are_cut(processor):
+    """The tokenizer was saved without its longest text; the tower's positions say it."""
+    assert processor(text="x" * 500)["text_input_ids"].shape == (1, 32)
+
+
+def test_siglip_texts_are_padded_to_the_full_length_without_a_mask(towers, tmp_path):
+    folder = shutil.copytree(towers["siglip"], tmp_path / "siglip")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"model_max_length": 16, "model_input_names": ["input_ids"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    tower = {"modality": "text", "hub_id": str(folder), "hidden_size": 16, "class_name": "SiglipTextModel"}
+    processor = SENProcessor(SENConfig(neurons=[{"name": "words", **tower}], text_tower=tower))
+    inputs = processor(videos={"text": "a dog"}, text=["a", "a longer text"])
+    assert inputs["text_input_ids"].shape == (2, 16)
+    assert inputs["words_input_ids"].shape == (1, 16)
+    assert inputs["text_attention_mask"].all()
+    assert inputs["words_attention_mask"].all()
+
+
+def test_without_a_text_tower_texts_are_refused(towers):
+    with pytest.raises(ValueError, match="no text tower"):
+        one_neuron(towers["clip"])(text="a dog")
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def same(first: SENProcessor, second: SENProcessor, clip) -> bool:
+    one, two = (processor(videos=clip, text="a dog") for processor in (first, second))
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_auto_processor_finds_it_and_it_survives_a_round_trip(processor, sen_folder, clips, tmp_path):
+    found = AutoProcessor.from_pretrained(sen_folder)
+    assert isinstance(found, SENProcessor)
+    assert same(found, processor, clips[0])
+    assert json.loads((sen_folder / "processor_config.json").read_text())["processor_class"] == "SENProcessor"
+
+
+def test_saved_alone_it_brings_the_configuration(make_sen, clips, tmp_path):
+    processor = SENProcessor(make_sen().config)
+    processor.save_pretrained(tmp_path / "alone")
+    assert same(SENProcessor.from_pretrained(tmp_path / "alone"), processor, clips[0])
+
+
+def test_a_folder_with_its_neurons_can_be_moved(sen_folder, processor, clips, tmp_path):
+    moved = shutil.copytree(sen_folder, tmp_path / "moved")
+    assert same(SENProcessor.from_pretrained(moved), processor, clips[0])
+
+
+def test_checkpoints_that_are_none_are_refused(towers, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such checkpoint folder"):
+        SENProcessor.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(OSError, match="nobody/nothing: "):
+        SENProcessor.from_pretrained("nobody/nothing")
+    with pytest.raises(ValueError, match="model type is 'bert', expected 'sen'"):
+        SENProcessor.from_pretrained(towers["bert"])
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(OSError, match="not a valid JSON"):
+        SENProcessor.from_pretrained(tmp_path)
+
+
+def test_a_neurons_damaged_or_missing_processor_is_named(towers, frames, tmp_path):
+    folder = shutil.copytree(towers["clip"], tmp_path / "clip")
+    (folder / "preprocessor_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"neuron 'eye' \(.*\): .*preprocessor_config\.json is not JSON"):
+        one_neuron(str(folder))(videos=frames)
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(ValueError, match=r"neuron 'eye' .* says \['mean', 'size', 'std'\]"):
+        one_neuron(str(folder))(videos=frames)
+    with pytest.raises(OSError, match=r"neuron 'eye' \(nobody/nothing\): "):
+        one_neuron("nobody/nothing")(videos=frames)
+    with pytest.raises(OSError, match=r"neuron 'eye' .*preprocessor_config"):
+        one_neuron(str(folder), modality="audio", class_name="ASTModel")(videos={"audio": (np.zeros(16_000), 16_000)})
+
+
+def test_text_neurons_use_their_own_tokenizer(processor, towers):
+    inputs = processor(videos=[{"text": "a dog barks"}, {"text": "a man"}])
+    tokens = BertTokenizer.from_pretrained(towers["bert"])(["a dog barks", "a man"], padding=True, return_tensors="pt")
+    assert torch.equal(inputs["words_input_ids"], tokens["input_ids"])
+    assert torch.equal(inputs["words_attention_mask"], tokens["attention_mask"])
+
+
+def test_specs_are_not_changed_by_use(make_sen, clips):
+    config = make_sen().config
+    before = json.dumps(config.neurons)
+    SENProcessor(config)(videos=clips[0])
+    assert json.dumps(config.neurons) == before
+    assert all(isinstance(spec, NeuronSpec) for spec in config.neuron_specs)
