@@ -6,11 +6,14 @@
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from types import GeneratorType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 from transformers import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
@@ -87,7 +90,11 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             return []
         if isinstance(video, list | tuple) and not is_clip_batch(video):
             return super().__call__([video], **params)[0]  # a list of images is one video
-        return super().__call__(list(video) if isinstance(video, tuple) else video, **params)
+        if isinstance(video, tuple):
+            video = list(video)
+        elif _is_stream(video):  # the base class knows generators and torch's datasets only
+            video = (clip for clip in video)
+        return super().__call__(video, **params)
 
     def _sanitize_parameters(  # type: ignore[override]
         self,
@@ -188,6 +195,13 @@ def embed_labels(
         embeds: Any = model.get_text_features(tokens["text_input_ids"], tokens["text_attention_mask"]).pooler_output
         rows.append(embeds.unflatten(0, (len(some), len(templates))).mean(dim=1))
     return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
+
+
+def _is_stream(video: Any) -> bool:
+    """Whether clips come out of something that is no clip itself, such as a `datasets.Dataset`."""
+    single = str | bytes | bytearray | memoryview | Mapping | np.ndarray | Tensor
+    known = list | GeneratorType | TorchDataset
+    return isinstance(video, Iterable) and not isinstance(video, single | known) and not hasattr(video, "read")
 
 
 def _labels(labels: str | Sequence[str]) -> tuple[str, ...]:
