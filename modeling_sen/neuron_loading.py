@@ -82,13 +82,18 @@ def _tower_class(spec: NeuronSpec, trust_remote_code: bool) -> Any:
 
 
 def _config_for(tower_class: Any, config: PreTrainedConfig) -> PreTrainedConfig:
-    """The part of a checkpoint's config that the tower's class wants (CLIP: vision_config)."""
+    """The part of a checkpoint's config that the tower's class wants (CLIP: vision_config).
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
     wanted = getattr(tower_class, "config_class", None)
     if wanted is None or isinstance(config, wanted):
         return config
     parts = [part for part in vars(config).values() if isinstance(part, wanted)]
     if len(parts) != 1:
-        return config
+        found = f"{len(parts)} of them" if parts else f"a {type(config).__name__}"
+        raise ValueError(f"{tower_class.__name__} needs a {wanted.__name__}, but config.json has {found}")
     if hasattr(parts[0], "projection_dim") and hasattr(config, "projection_dim"):
         parts[0].projection_dim = config.projection_dim  # the whole model's rules; older parts carry a default
     return parts[0]
@@ -162,7 +167,7 @@ def load_neuron(
             f"{spec.class_name} (e.g. {(missing + mismatched)[0]}), which would stay random; expected a checkpoint of that "
             "class, or key_mapping / submodule to cut it out"
         )
-    tower = model.get_submodule(spec.submodule) if spec.submodule else model
+    tower = _part(spec, model, spec.submodule or "")
     width = getattr(tower.config, "hidden_size", None)
     if width is not None and width != spec.hidden_size:
         raise ValueError(f"neuron {spec.name!r}: hidden_size is {spec.hidden_size}, but {spec.hub_id} has {width}")
@@ -184,13 +189,23 @@ def _cached_file_kwargs(hub_kwargs: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in hub_kwargs.items() if key not in ("trust_remote_code", "force_download")}
 
 
+def _part(spec: NeuronSpec, model: nn.Module, path: str) -> Any:
+    try:
+        return model.get_submodule(path)
+    except AttributeError as error:
+        raise ValueError(f"neuron {spec.name!r}: {path!r} is no module of {type(model).__name__} ({error})") from error
+
+
 def _load_projection(spec: NeuronSpec, model: nn.Module, location: str, where: dict[str, Any]) -> nn.Module | None:
     if spec.projection is None:
         return None
     if not spec.projection.endswith(".safetensors"):
-        return model.get_submodule(spec.projection)
-    with readable_weights(f"{location}/{spec.projection}"):
-        weight = load_file(str(cached_file(location, spec.projection, **where)))["weight"]  # (embedding, width)
+        return _part(spec, model, spec.projection)
+    try:
+        with readable_weights(f"{location}/{spec.projection}"):
+            weight = load_file(str(cached_file(location, spec.projection, **where)))["weight"]  # (embedding, width)
+    except OSError as error:
+        raise OSError(f"neuron {spec.name!r}: {error}") from error
     parameter = next(model.parameters())
     projection = nn.Linear(
         weight.shape[1], weight.shape[0], bias=False, device=parameter.device, dtype=parameter.dtype

@@ -124,14 +124,14 @@ _LOADED: dict[tuple, Neuron] = {}
 
 
 def make_neuron(
-    model_type: str, towers: Mapping[str, str], prompt_depth: int | str | None = None, attention: str = "sdpa"
+    model_type: str, towers: Mapping[str, str], prompt_depth: int | str | None = None, attention: str | None = None
 ) -> Neuron:
     """A neuron of the type; the tower is loaded once for a session, and each call gets a copy of its own."""
     family = FAMILIES[model_type]
     key = (towers[family.checkpoint], model_type, attention)
     if key not in _LOADED:
         spec = resolve_spec({"hub_id": towers[family.checkpoint], **family.given}, family.role)
-        _LOADED[key] = load_neuron(spec, attn_implementation=attention)
+        _LOADED[key] = load_neuron(spec, **({"attn_implementation": attention} if attention else {}))
     tower = copy.deepcopy(_LOADED[key].tower)
     return Neuron(_LOADED[key].spec, tower, _LOADED[key].projection, prompt_depth)
 

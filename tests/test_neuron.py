@@ -1,0 +1,129 @@
+"""A neuron's states: token grids, pooled outputs, folded frames, and a tower that stays frozen."""
+
+import pytest
+import torch
+from neuron_families import make_inputs, make_neuron
+from torch import nn
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from modeling_sen import NeuronSpec
+from modeling_sen.neuron import Neuron
+
+
+def test_frames_are_folded_clip_by_clip(towers):
+    neuron, inputs = make_neuron("clip_vision_model", towers), make_inputs("clip_vision_model")
+    state, _ = neuron.first_look(inputs)
+    with torch.no_grad():
+        frames = [neuron.tower(inputs["pixel_values"][1, frame][None]) for frame in range(2)]
+    expected = torch.cat([frame.last_hidden_state[0, 1:] for frame in frames])  # without class tokens
+    torch.testing.assert_close(state.last_hidden_state[1], expected)
+    pooled = torch.cat([frame.pooler_output for frame in frames]).mean(0)
+    torch.testing.assert_close(state.pooler_output[1], pooled)
+    assert state.grid == (2, 2, 2)
+
+
+def test_every_frame_gets_its_own_clips_prompts(towers):
+    neuron, inputs = make_neuron("clip_vision_model", towers), make_inputs("clip_vision_model")
+    _, trunk = neuron.first_look(inputs)
+    prompts = torch.randn(2, 3, 16)
+    changed = prompts.clone()
+    changed[0] += torch.randn(3, 16)
+    first, second = neuron.look_again(trunk, prompts), neuron.look_again(trunk, changed)
+    difference = (first.last_hidden_state - second.last_hidden_state).abs().amax(dim=(-1))  # (batch, tokens)
+    assert bool((difference[0] > 1e-5).all())
+    assert torch.equal(difference[1], torch.zeros_like(difference[1]))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "grid"),
+    [
+        ("videomae", (2, 2, 2)),  # 4 frames in tubelets of 2, 16 pixels in patches of 8
+        ("xclip_vision_model", (4, 2, 2)),
+        ("audio-spectrogram-transformer", (1, 2, 8)),  # 16 mel bins, 64 frames
+        ("bert", (1, 1, 9)),
+        ("timesformer", (1, 1, 17)),  # no grid: its tokens stand place by place
+    ],
+)
+def test_grids(model_type, grid, towers):
+    state, _ = make_neuron(model_type, towers).first_look(make_inputs(model_type))
+    t, h, w = state.grid
+    assert state.grid == grid
+    assert state.last_hidden_state.shape == (2, t * h * w, 16)
+
+
+def test_the_audio_grid_is_frequency_by_time(towers):
+    """The patch that stands at (frequency, time) is the one that hears there."""
+    neuron = make_neuron("audio-spectrogram-transformer", towers)
+    embeddings = neuron.tower.embeddings
+    silence, click = torch.zeros(1, 64, 16), torch.zeros(1, 64, 16)
+    click[0, 40:48, 8:16] = 1.0  # sixth step of time, upper half of the bins
+    with torch.no_grad():
+        heard = (embeddings(click) - embeddings(silence)).abs().amax(-1)[0, 2:]
+    assert heard.unflatten(0, (2, 8)).nonzero().tolist() == [[1, 5]]
+
+
+def test_the_clip_grid_is_time_by_height_by_width(towers):
+    neuron = make_neuron("videomae", towers)
+    dark, flash = torch.zeros(1, 4, 3, 16, 16), torch.zeros(1, 4, 3, 16, 16)
+    flash[0, 2:4, :, 8:, :8] = 1.0  # second tubelet, below, left
+    with torch.no_grad():
+        seen = (neuron.tower.embeddings(flash, None) - neuron.tower.embeddings(dark, None)).abs().amax(-1)[0]
+    assert seen.unflatten(0, (2, 2, 2)).nonzero().tolist() == [[1, 1, 0]]
+
+
+def test_mean_of_tokens_leaves_padding_out():
+    class Tower(nn.Module):
+        main_input_name = "input_ids"
+
+        def __init__(self):
+            super().__init__()
+            self.config = type("Config", (), {"model_type": "words-only", "hidden_size": 4})()
+            self.table = nn.Embedding(9, 4)
+
+        def forward(self, input_ids, attention_mask=None):
+            return type("Output", (), {"last_hidden_state": self.table(input_ids)})()
+
+    spec = NeuronSpec("words", "text", "here", 4, "Tower", prompt_side="after")
+    neuron = Neuron(spec, Tower(), None, None)
+    ids, mask = torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    state, _ = neuron.first_look({"input_ids": ids, "attention_mask": mask})
+    table = neuron.tower.table.weight
+    torch.testing.assert_close(state.pooler_output, torch.stack([table[[1, 2, 3]].mean(0), table[[4, 5]].mean(0)]))
+
+
+def test_a_tower_is_frozen_and_never_trains(towers):
+    neuron = make_neuron("bert", towers)
+    assert not any(parameter.requires_grad for parameter in neuron.parameters())
+    neuron.train()
+    assert not neuron.tower.training
+    assert not any(module.training for module in neuron.modules() if isinstance(module, nn.Dropout))
+    assert all(layer.training for layer in neuron.prompted_tower.layers)  # what asks for activation checkpointing
+    assert not any(layer.training for layer in neuron.eval().prompted_tower.layers)
+
+
+def test_layers_that_drop_by_their_own_flag_drop_nothing():
+    """Whisper's layers call dropout with `self.training`, the flag that activation checkpointing needs on."""
+    sizes = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    config = WhisperConfig(**sizes, num_mel_bins=8, max_source_positions=10, dropout=0.5, activation_dropout=0.5)
+    spec = NeuronSpec("audio", "audio", "here", 16, "WhisperEncoder")
+    neuron = Neuron(spec, WhisperEncoder(config), None, 1)
+    inputs = {"input_features": torch.randn(2, 8, 20)}
+    expected, _ = neuron.eval().first_look(inputs)
+    state, _ = neuron.train().first_look(inputs)
+    assert torch.equal(state.last_hidden_state, expected.last_hidden_state)
+
+
+def test_inputs_take_the_towers_dtype(towers):
+    neuron = make_neuron("videomae", towers).to(torch.bfloat16)
+    state, trunk = neuron.first_look(make_inputs("videomae"))
+    assert state.last_hidden_state.dtype == neuron.dtype == torch.bfloat16
+    assert neuron.look_again(trunk, torch.randn(2, 3, 16)).answers.dtype == torch.bfloat16
+
+
+def test_clips_without_a_time_axis_raise(towers):
+    neuron = make_neuron("videomae", towers)
+    with pytest.raises(
+        ValueError, match=r"n_pixel_values.*\(4, 3, 16, 16\).*\(batch, time, channels, height, width\)"
+    ):
+        neuron.first_look({"pixel_values": torch.zeros(4, 3, 16, 16)})

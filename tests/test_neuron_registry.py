@@ -1,0 +1,123 @@
+"""The registry: every type is tested, a new one takes one line, an unknown one is tried by rule."""
+
+import logging
+
+import pytest
+import torch
+from neuron_families import FAMILIES, make_inputs, make_neuron
+from transformers import AutoModel, ViTConfig, ViTModel
+from transformers import logging as transformers_logging
+
+from modeling_sen import NeuronSpec, SENModel, list_neurons, register_neuron
+from modeling_sen.neuron import Neuron
+from modeling_sen.neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, adapter_for, find_layers, image_grid
+
+
+def test_every_registered_type_has_a_tiny_tower_to_be_tested_on():
+    assert set(FAMILIES) == set(list_neurons())
+    assert list_neurons() == sorted(NEURON_ADAPTERS)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_looking_again_keeps_every_shape(model_type, towers):
+    neuron, inputs = make_neuron(model_type, towers), make_inputs(model_type)
+    assert neuron.tower.config.model_type == model_type
+    state, trunk = neuron.first_look(inputs)
+    t, h, w = state.grid
+    assert state.last_hidden_state.shape == (2, t * h * w, neuron.spec.hidden_size)
+    assert state.pooler_output.shape == (2, neuron.spec.hidden_size)
+    for prompt in ("tokens", "add"):
+        context = torch.randn(2, 3 if neuron.prompted_tower else 1, neuron.spec.hidden_size)
+        again = neuron.look_again(trunk, context, prompt)
+        assert again.last_hidden_state.shape == state.last_hidden_state.shape
+        assert again.pooler_output.shape == state.pooler_output.shape
+        assert again.grid == state.grid
+        assert (again.pooler_output - state.pooler_output).abs().max() > 1e-4
+        if neuron.prompted_tower and prompt == "tokens":
+            assert again.answers.shape == (2, 3, neuron.spec.hidden_size)
+        else:
+            assert again.answers is None
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_layers_are_found_by_rule_as_well(model_type, towers):
+    neuron = make_neuron(model_type, towers)
+    layers = find_layers(neuron.tower)
+    assert len(layers) == neuron.tower.config.num_hidden_layers
+    if neuron.prompted_tower is not None:
+        assert neuron.prompted_tower.layers is layers
+
+
+def test_one_line_registers_a_type(monkeypatch):
+    monkeypatch.delitem(NEURON_ADAPTERS, "vit", raising=False)
+    register_neuron("vit", "image", image_grid, folds_frames=True)
+    try:
+        assert "vit" in list_neurons()
+        assert adapter_for(_vit(), "image").grid is image_grid
+    finally:
+        del NEURON_ADAPTERS["vit"]
+
+
+def _vit() -> ViTModel:
+    sizes = {"num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
+    return ViTModel(ViTConfig(**sizes, image_size=16, patch_size=8))
+
+
+def test_an_unregistered_type_is_tried_by_rule_and_says_so(tmp_path, caplog):
+    assert "vit" not in NEURON_ADAPTERS
+    _vit().save_pretrained(tmp_path / "vit")
+    logger = transformers_logging.get_logger("modeling_sen.neuron_registry")
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.WARNING):
+        model = SENModel.from_neurons([str(tmp_path / "vit")], hidden_size=8, projection_dim=4, num_prompt_tokens=2)
+    logger.removeHandler(caplog.handler)
+    assert any("'vit' is not registered" in message and "3 layers" in message for message in caplog.messages)
+    spec = model.config.neuron_specs[0]
+    assert (spec.name, spec.modality, spec.class_name, spec.num_frames) == ("image", "image", "ViTModel", 8)
+    state = model(image_pixel_values=torch.randn(2, 3, 3, 16, 16)).neuron_states["image"]
+    assert state.grid == (3, 2, 2)
+    assert state.answers.shape == (2, 2, 16)
+
+
+def test_a_tower_without_transformer_layers_is_associated_after_itself():
+    class Tower(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config = type("Config", (), {"model_type": "convolutional", "hidden_size": 8})()
+            self.stages = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+
+    tower = Tower()
+    assert find_layers(tower) is None
+    assert not adapter_for(tower, "image").takes_prompts
+    with pytest.raises(ValueError, match=r"Tower.stages.0: found Linear, expected a ModuleList"):
+        find_layers(tower, "stages.0")
+
+
+def test_towers_cut_from_whole_checkpoints_are_the_stock_ones(towers):
+    """X-CLIP's tower loaded from a whole checkpoint is random in Transformers; the registered key mapping cures it."""
+    whole = AutoModel.from_pretrained(towers["xclip"]).eval()
+    neuron, inputs = make_neuron("xclip_vision_model", towers), make_inputs("xclip_vision_model")
+    with torch.no_grad():
+        expected = whole.vision_model(inputs["pixel_values"].flatten(0, 1)).pooler_output.unflatten(0, (2, 4)).mean(1)
+    torch.testing.assert_close(neuron.first_look(inputs)[0].pooler_output, expected)
+
+
+def test_every_checkpoint_type_names_a_model_of_transformers():
+    import transformers
+
+    for (model_type, role), fields in CHECKPOINT_SPECS.items():
+        assert role in ("tower", "text_tower")
+        assert issubclass(getattr(transformers, fields["class_name"]), transformers.PreTrainedModel), model_type
+
+
+def test_prompt_side_can_be_chosen(towers):
+    first = make_neuron("videomae", towers)
+    spec = NeuronSpec.from_dict({**first.spec.to_dict(), "prompt_side": "suffix"})
+    neuron = Neuron(spec, first.tower, None, None)
+    assert neuron.prompted_tower.prompt_side == "suffix"
+    prompts, inputs = torch.randn(2, 3, 16), make_inputs("videomae")
+    prefix = first.look_again(first.first_look(inputs)[1], prompts)
+    suffix = neuron.look_again(neuron.first_look(inputs)[1], prompts)
+    # Without positions at the site, where prompts stand makes no difference.
+    torch.testing.assert_close(prefix.answers, suffix.answers)
+    torch.testing.assert_close(prefix.pooler_output, suffix.pooler_output)
