@@ -1,0 +1,199 @@
+"""SENEncoder: clips in, one vector each out, also as the function of `datasets.map`."""
+
+import threading
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_sen import SENEncoder, read_video
+from modeling_sen.encoding import encode
+from modeling_sen.video_io import FrameRequest
+from modeling_sen.world.write import write_world
+
+
+@pytest.fixture(scope="module")
+def encoder(sen_folder) -> SENEncoder:
+    return SENEncoder.from_pretrained(sen_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (9, 31, 45, 3), dtype=np.uint8)
+
+
+def test_embeddings_are_the_models_video_features(encoder, clips):
+    with torch.no_grad():
+        expected = encoder.model.get_video_features(**encoder.processor(videos=clips)).pooler_output
+    embeddings = encoder.encode(clips)
+    assert embeddings.dtype == np.float32
+    assert embeddings.shape == (3, encoder.model.config.projection_dim)
+    assert np.allclose(embeddings, expected.numpy(), atol=1e-6)
+    assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+
+
+def test_embeddings_do_not_depend_on_the_batch_size(encoder, clips, frames):
+    mixed = [clips[0], frames, {"audio": clips[1]}, {"video": clips[2], "text": "a man speaks"}, {"text": "a dog"}]
+    expected = encoder.encode(mixed, batch_size=5)
+    for batch_size in (1, 2, 3):
+        assert np.allclose(encoder.encode(mixed, batch_size=batch_size), expected, atol=1e-6)
+
+
+def test_one_clip_is_told_from_several_as_in_the_processor(encoder, clips, frames):
+    width = encoder.model.config.projection_dim
+    assert encoder.encode(clips[0]).shape == (1, width)
+    assert encoder.encode([Image.fromarray(frame) for frame in frames]).shape == (1, width)
+    assert encoder.encode({"video": frames}).shape == (1, width)
+    assert encoder.encode([frames, frames]).shape == (2, width)
+    assert encoder.encode([]).shape == (0, width)
+
+
+def test_the_next_batch_is_read_in_the_background_while_the_model_runs(encoder, clips, monkeypatch):
+    """The model's first run waits until the second batch is being read: in one thread that would never come."""
+    reading, threads = threading.Event(), []
+    read, embed = encoder.processor.__class__.__call__, encoder._embed
+
+    def reads(self, videos):
+        threads.append(threading.current_thread())
+        if len(threads) == 2:
+            reading.set()
+        return read(self, videos=videos)
+
+    def embeds(inputs):
+        assert reading.wait(timeout=20)
+        return embed(inputs)
+
+    monkeypatch.setattr(encoder.processor.__class__, "__call__", reads)
+    monkeypatch.setattr(encoder, "_embed", embeds)
+    assert len(encoder.encode(clips, batch_size=1)) == 3
+    assert threading.main_thread() not in threads
+
+
+def test_a_clip_that_cannot_be_read_raises(encoder, clips, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.mp4"):
+        encoder.encode([clips[0], tmp_path / "gone.mp4", clips[1]], batch_size=1)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        encoder.encode(clips, batch_size=0)
+
+
+def test_progress_goes_to_stderr_when_asked_for(encoder, clips, capsys):
+    encoder.encode(clips, show_progress=True)
+    shown = capsys.readouterr()
+    assert "3/3" in shown.err
+    assert shown.out == ""
+    encoder.encode(clips)
+    assert capsys.readouterr().err == ""
+
+
+def test_texts_share_the_space_of_clips(encoder, clips):
+    with torch.no_grad():
+        inputs = encoder.processor(videos=clips, text=["a dog", "a man"])
+        output = encoder.model(**inputs)
+    texts = encoder.encode_text(["a dog", "a man"])
+    assert texts.dtype == np.float32
+    assert np.allclose(texts, output.text_embeds.numpy(), atol=1e-6)
+    cosine = encoder.similarity(encoder.encode(clips), texts)
+    assert np.allclose(cosine * encoder.model.logit_scale.exp().item(), output.logits_per_video.numpy(), atol=1e-4)
+    assert encoder.encode_text("a dog").shape == (1, texts.shape[1])
+    many = encoder.encode_text(["a dog"] * 200)
+    assert np.allclose(many, texts[0], atol=1e-6)
+
+
+def test_similarity_is_the_cosine_whatever_the_lengths(encoder):
+    first, second = np.array([[3.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 1.0]])
+    assert np.allclose(encoder.similarity(first, second), [[0.5**0.5], [0.5**0.5]])
+
+
+def test_device_and_dtype_are_passed_on(sen_folder, clips, encoder):
+    half = SENEncoder.from_pretrained(sen_folder, device="cpu", dtype="bfloat16")
+    assert {parameter.dtype for parameter in half.model.parameters()} == {torch.bfloat16}
+    embeddings = half.encode(clips)
+    assert embeddings.dtype == np.float32
+    assert (embeddings * encoder.encode(clips)).sum(axis=1) == pytest.approx(1, abs=0.02)
+
+
+# --- columns ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_of_columns_gets_an_embedding(encoder, clips, frames):
+    batch = {"video": [clips[0], None, frames], "text": ["a dog", "a man", None], "id": [3, 4, 5]}
+    found = encoder(batch)
+    assert found.keys() == {"video", "text", "id", "embedding"}
+    assert found["id"] == [3, 4, 5]
+    expected = [{"video": clips[0], "text": "a dog"}, {"text": "a man"}, frames]
+    assert np.allclose(found["embedding"], encoder.encode(expected), atol=1e-6)
+
+
+def test_columns_of_numpy_arrays_are_read_as_ray_gives_them(encoder, clips, frames):
+    found = encoder({"video": np.array([str(clip) for clip in clips], dtype=object)})
+    assert np.allclose(found["embedding"], encoder.encode(clips), atol=1e-6)
+    found = encoder({"video": np.stack([frames, frames[::-1]])})
+    assert np.allclose(found["embedding"], encoder.encode([frames, frames[::-1]]), atol=1e-6)
+
+
+def test_a_batch_without_a_known_column_is_refused(encoder):
+    with pytest.raises(ValueError, match=r"expected some of the columns video, .*found clip"):
+        encoder({"clip": ["a.mp4"]})
+
+
+def test_it_maps_a_video_folder(encoder, tmp_path):
+    write_world(tmp_path / "world", "test", 3, size=32)
+    folder = datasets.load_dataset(
+        "videofolder", data_dir=str(tmp_path / "world"), split="train", cache_dir=str(tmp_path)
+    )
+    folder = folder.cast_column("video", datasets.Video(decode=False))
+    mapped = folder.map(encoder, batched=True, batch_size=2)
+    assert set(folder.column_names) | {"embedding"} == set(mapped.column_names)
+    paths = sorted((tmp_path / "world" / "videos").glob("*.mp4"))
+    assert np.allclose(np.array(mapped["embedding"]), encoder.encode(paths), atol=1e-6)
+    assert mapped["caption"] == folder["caption"]
+
+
+def test_it_maps_a_dataset_of_arrays(encoder, clips, tmp_path):
+    seen = [read_video(clip, [FrameRequest(4)])[0].frames for clip in clips]
+    features = datasets.Features({"video": datasets.Array4D((4, 32, 32, 3), "uint8")})
+    arrays = datasets.Dataset.from_dict({"video": seen}, features=features)
+    mapped = arrays.map(encoder, batched=True, cache_file_name=str(tmp_path / "mapped.arrow"))
+    assert np.allclose(np.array(mapped["embedding"]), encoder.encode(seen), atol=1e-6)
+
+
+# --- sen encode ------------------------------------------------------------------------------------------------------
+
+
+def test_embeddings_are_written_beside_their_paths(sen_folder, encoder, clips, tmp_path, capsys):
+    names = [str(clip) for clip in clips]
+    encode(names, tmp_path / "out.npz", str(sen_folder), batch_size=2)
+    found = np.load(tmp_path / "out.npz")
+    assert found["path"].tolist() == names
+    assert found["embedding"].dtype == np.float32
+    assert np.allclose(found["embedding"], encoder.encode(clips), atol=1e-6)
+
+    encode(names, tmp_path / "out.parquet", str(sen_folder), batch_size=2)
+    table = datasets.Dataset.from_parquet(str(tmp_path / "out.parquet"), cache_dir=str(tmp_path))
+    assert table["path"][:] == names
+    assert np.allclose(np.array(table["embedding"]), encoder.encode(clips), atol=1e-6)
+    width = encoder.model.config.projection_dim
+    assert f"out.parquet: 3 embeddings of {width} numbers" in capsys.readouterr().out
+
+
+def test_a_bad_output_is_refused_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match=r"ending in \.parquet or \.npz"):
+        encode(["gone.mp4"], tmp_path / "out.csv", "nobody/nothing")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        encode(["gone.mp4"], tmp_path / "nowhere" / "out.npz", "nobody/nothing")
+
+
+def test_a_failed_run_leaves_the_old_file(sen_folder, tmp_path, clips, monkeypatch):
+    (tmp_path / "out.npz").write_text("old")
+
+    def full_disk(file, **arrays):
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        encode([str(clips[0])], tmp_path / "out.npz", str(sen_folder))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npz"]
+    assert (tmp_path / "out.npz").read_text() == "old"
