@@ -1,0 +1,142 @@
+"""A SEN that travels with its code: loaded with `trust_remote_code=True` where the package is not installed."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from transformers.dynamic_module_utils import get_relative_import_files
+
+PACKAGE = Path(__file__).resolve().parents[1] / "modeling_sen"
+ALLOWED = {"torch", "transformers", "huggingface_hub", "safetensors", "numpy"}
+
+SAVE = """
+import sys, torch
+from safetensors.torch import save_file
+sys.path.insert(0, {tests!r})
+from conftest import SMALL, random_inputs, random_weights
+from modeling_sen import SENConfig, SENModel
+
+SENConfig.register_for_auto_class()
+SENModel.register_for_auto_class("AutoModel")
+neurons = [{{"hub_id": {clip!r}, "num_frames": 2}}, {videomae!r}, {ast!r}]
+model = random_weights(SENModel.from_neurons(neurons, text_tower={clip!r}, **SMALL))
+model.save_pretrained({folder!r}, include_neurons=True)
+texts = torch.tensor([[512, 5, 9, 513], [512, 40, 7, 513]])
+with torch.no_grad():
+    output = model(**random_inputs(), text_input_ids=texts)
+save_file({{**random_inputs(), "texts": texts}}, {work!r} + "/inputs.safetensors")
+save_file({{"logits": output.logits_per_video, "fused": output.fused_embeds}}, {work!r} + "/expected.safetensors")
+"""
+
+LOAD = """
+import importlib.abc, sys
+
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "modeling_sen":
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+try:
+    import modeling_sen
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("the package can be imported")
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel
+
+try:
+    AutoModel.from_pretrained({folder!r}, trust_remote_code=False)
+except ValueError:
+    pass
+else:
+    raise SystemExit("remote code ran without trust")
+
+model = AutoModel.from_pretrained({folder!r}, trust_remote_code=True)
+assert type(model).__module__.startswith("transformers_modules."), type(model)
+inputs = load_file({work!r} + "/inputs.safetensors")
+texts = inputs.pop("texts")
+with torch.no_grad():
+    output = model(**inputs, text_input_ids=texts)
+save_file({{"logits": output.logits_per_video, "fused": output.fused_embeds}}, {work!r} + "/found.safetensors")
+model.save_pretrained({work!r} + "/again", include_neurons=True)
+again = AutoModel.from_pretrained({work!r} + "/again", trust_remote_code=True)
+with torch.no_grad():
+    assert torch.equal(again(**inputs, text_input_ids=texts).logits_per_video, output.logits_per_video)
+"""
+
+
+def run(code: str, work: Path, *options: str) -> None:
+    environment = {
+        **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        "HF_MODULES_CACHE": str(work / "modules"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    result = subprocess.run(
+        [sys.executable, *options, "-c", code], cwd=work, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def places(towers, tmp_path_factory) -> dict[str, str]:
+    work = tmp_path_factory.mktemp("remote")
+    names = {name: towers[name] for name in ("clip", "videomae", "ast")}
+    return {**names, "folder": str(work / "sen"), "work": str(work), "tests": str(Path(__file__).parent)}
+
+
+def test_a_checkpoint_with_code_works_without_the_package(places):
+    work = Path(places["work"])
+    run(SAVE.format(**places), work)
+    saved = {path.name for path in Path(places["folder"]).iterdir()}
+    assert {path.name for path in reached("modeling_sen")} <= saved
+    run(LOAD.format(**places), work, "-I")
+    expected, found = load_file(work / "expected.safetensors"), load_file(work / "found.safetensors")
+    for name, tensor in expected.items():
+        assert found[name].tolist() == tensor.tolist()
+
+
+def reached(name: str) -> list[Path]:
+    """The module's file and all that Transformers copies along with it."""
+    first = PACKAGE / f"{name}.py"
+    return [first, *map(Path, get_relative_import_files(str(first)))]
+
+
+@pytest.mark.parametrize("name", ["configuration_sen", "modeling_sen"])
+def test_code_that_travels_is_small_flat_and_needs_nothing_else(name):
+    files = reached(name)
+    assert len({path.name for path in files}) < 10
+    for path in files:
+        assert path.is_file(), path
+        assert path.parent == PACKAGE
+        for module in imported(path):
+            assert module in sys.stdlib_module_names or module in ALLOWED, f"{path.name} imports {module}"
+
+
+@pytest.mark.parametrize("name", ["configuration_sen", "modeling_sen", "processing_sen"])
+def test_the_copier_finds_every_relative_import(name):
+    """It reads `from .name import x` by a regular expression: what it overlooks would be missing elsewhere."""
+    names = {path.stem for path in reached(name)}
+    for path in reached(name):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1
+                assert node.module in names, f"{path.name}: from .{node.module} import"
+
+
+def imported(path: Path) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            modules.add(node.module.split(".")[0])
+    return modules
