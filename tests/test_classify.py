@@ -1,0 +1,97 @@
+"""`sen classify`: labels from files, tables, JSON and pictures."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from modeling_sen.classify import classify, read_labels
+
+
+def test_scores_of_all_labels_are_printed_as_json(sen_folder, clips, capsys):
+    names = [str(clip) for clip in clips]
+    classify(names, labels="a dog, a cat,a red circle", model=str(sen_folder), as_json=True, batch_size=2)
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["video"] for entry in found] == names
+    for entry in found:
+        assert {score["label"] for score in entry["scores"]} == {"a dog", "a cat", "a red circle"}
+        assert sum(score["score"] for score in entry["scores"]) == pytest.approx(1, abs=1e-6)
+
+
+def test_tables_show_the_best_labels_of_each_video(sen_folder, clips, capsys):
+    classify([str(clips[0]), str(clips[1])], labels="a dog,[red]a cat", model=str(sen_folder), top_k=1, views=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(clips[0])
+    assert lines[2] == str(clips[1])
+    assert len(lines) == 4
+    assert "█" in lines[1]
+    assert 0.5 <= float(lines[1].replace("█", "").split()[-1]) <= 1
+
+
+def test_templates_change_the_scores(sen_folder, clips, capsys):
+    scores = []
+    for template in (None, ["{}", "a photo of {}"]):
+        classify([str(clips[0])], labels="a dog,a cat", template=template, model=str(sen_folder), as_json=True)
+        scores.append(json.loads(capsys.readouterr().out)[0]["scores"])
+    assert scores[0] != scores[1]
+
+
+def test_a_picture_of_one_video_is_drawn(sen_folder, clips, tmp_path, capsys):
+    classify([str(clips[0])], labels="a dog,a cat", model=str(sen_folder), plot=tmp_path / "rounds.png")
+    with Image.open(tmp_path / "rounds.png") as picture:
+        assert picture.width > 1000
+    with pytest.raises(ValueError, match="found 2 videos and 1 views"):
+        classify(["a", "b"], labels="a dog", plot=tmp_path / "rounds.png")
+    with pytest.raises(ValueError, match="found 1 videos and 2 views"):
+        classify(["a"], labels="a dog", plot=tmp_path / "rounds.png", views=2)
+    with pytest.raises(ValueError, match="expected a picture ending in"):
+        classify(["a"], labels="a dog", plot=tmp_path / "rounds.mp3")
+
+
+def test_labels_come_from_one_place():
+    with pytest.raises(ValueError, match="either --labels or --labels-file"):
+        classify(["a.mp4"])
+    with pytest.raises(ValueError, match="either --labels or --labels-file"):
+        classify(["a.mp4"], labels="a", labels_file="b")
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("a dog\n\n  a cat \n", ["a dog", "a cat"]),
+        ("\ufeffa dog, running\na cat", ["a dog, running", "a cat"]),
+        ('id,name\n0,abseiling\n1,"shot put, standing"\n', ["abseiling", "shot put, standing"]),
+        ("name\nid\n", ["name", "id"]),
+        ("one\r\ntwo\r\n", ["one", "two"]),
+    ],
+)
+def test_labels_are_read_a_line_each_or_from_a_column(tmp_path, text, labels):
+    (tmp_path / "labels").write_bytes(text.encode())
+    assert read_labels(tmp_path / "labels") == labels
+
+
+def test_files_without_labels_are_refused(tmp_path):
+    path = tmp_path / "labels"
+    with pytest.raises(FileNotFoundError, match="labels"):
+        read_labels(path)
+    path.write_text("\n \n")
+    with pytest.raises(ValueError, match="at least one label, found none"):
+        read_labels(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="UTF-8"):
+        read_labels(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "first"),
+    [
+        ("kinetics_400_labels.csv", 400, "abseiling"),
+        ("hmdb_51_labels.csv", 51, "brush hair"),
+        ("ucf_101_labels.csv", 101, "ApplyEyeMakeup"),
+        ("anet1.3_labels.csv", 200, "Applying sunscreen"),
+    ],
+)
+def test_lists_of_known_data_sets_are_read(shared_data, name, count, first):
+    labels = read_labels(shared_data / "recognition" / "labels" / name)
+    assert len(set(labels)) == len(labels) == count
+    assert labels[0] == first

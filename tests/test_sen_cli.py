@@ -1,0 +1,164 @@
+"""The command `sen`: verbs imported when called, errors in one line."""
+
+import importlib
+import inspect
+import subprocess
+import sys
+import types
+from importlib.metadata import version
+
+import pytest
+
+import sen_cli
+
+
+def sen(*arguments: str, monkeypatch) -> int:
+    """Runs the command in this process; returns its exit status."""
+    monkeypatch.setattr(sys, "argv", ["sen", *arguments])
+    try:
+        sen_cli.main()
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+@pytest.fixture
+def verb(monkeypatch):
+    """A verb `try` that does what the test says."""
+
+    def register(function) -> None:
+        module = types.ModuleType("sen_verb_of_a_test")
+        module.run = function
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(sen_cli.VERBS, "try", (f"{module.__name__}:run", "Of a test."))
+
+    return register
+
+
+def raising(error: BaseException):
+    def run() -> None:
+        raise error
+
+    return run
+
+
+def test_help_needs_none_of_the_heavy_libraries():
+    code = (
+        "import sys, sen_cli\nsys.argv = ['sen', '--help']\nsen_cli.main()\n"
+        "print(sorted({'torch', 'transformers', 'numpy', 'typer', 'rich', 'av', 'modeling_sen'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert all(name in done.stdout for name in sen_cli.VERBS)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_lists_the_verbs(arguments, monkeypatch, capsys):
+    assert sen(*arguments, monkeypatch=monkeypatch) == 0
+    text = capsys.readouterr().out
+    assert all(name in text and about in text for name, (_, about) in sen_cli.VERBS.items())
+
+
+def test_version(monkeypatch, capsys):
+    assert sen("--version", monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out.strip() == f"sen {version('modeling-sen')}"
+
+
+@pytest.mark.parametrize("name", sen_cli.VERBS)
+def test_every_verb_is_a_plain_documented_function(name, monkeypatch, capsys):
+    module, function = sen_cli.VERBS[name][0].split(":")
+    found = getattr(importlib.import_module(module), function)
+    assert inspect.isfunction(found)
+    assert sen(name, "--help", monkeypatch=monkeypatch) == 0
+    text = capsys.readouterr().out
+    assert f"sen {name}" in text
+    assert found.__doc__.split(".")[0] in " ".join(text.split())
+
+
+def test_unknown_verbs_name_the_nearest(monkeypatch, capsys):
+    assert sen("clasify", monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err == "sen: no verb 'clasify'; did you mean classify?\n"
+    assert sen("zzz", monkeypatch=monkeypatch) == 2
+    assert "classify or encode" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("bad\n  value"),
+        FileNotFoundError("bad value"),
+        ConnectionError("bad value"),
+        RuntimeError("bad value"),
+        TypeError("bad value"),
+        ImportError("bad value"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_bad_input_is_one_line_and_status_2(error, verb, monkeypatch, capsys):
+    verb(raising(error))
+    assert sen("try", monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr() == ("", "sen try: bad value\n")
+
+
+def test_faults_of_the_program_are_named_with_their_type(verb, monkeypatch, capsys):
+    verb(raising(KeyError("name")))
+    assert sen("try", monkeypatch=monkeypatch) == 1
+    assert capsys.readouterr().err == "sen try: KeyError: 'name' (SEN_TRACEBACK=1 shows where)\n"
+
+
+def test_tracebacks_on_request(verb, monkeypatch):
+    verb(raising(ValueError("bad value")))
+    monkeypatch.setenv("SEN_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="bad value"):
+        sen("try", monkeypatch=monkeypatch)
+
+
+def test_an_interruption_is_one_line_and_status_130(verb, monkeypatch, capsys):
+    verb(raising(KeyboardInterrupt()))
+    assert sen("try", monkeypatch=monkeypatch) == 130
+    assert capsys.readouterr().err == "sen try: interrupted\n"
+
+
+def test_a_verb_may_end_the_program_itself(verb, monkeypatch, capsys):
+    import typer
+
+    verb(raising(typer.Exit(7)))
+    assert sen("try", monkeypatch=monkeypatch) == 7
+    assert capsys.readouterr().err == ""
+
+
+def test_errors_of_usage_are_status_2(verb, monkeypatch, capsys):
+    def run(number: int) -> None:
+        print(number)
+
+    verb(run)
+    assert sen("try", monkeypatch=monkeypatch) == 2
+    assert sen("try", "x", monkeypatch=monkeypatch) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert sen("try", "3", monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out == "3\n"
+
+
+def test_a_file_that_is_not_there_and_a_checkpoint_that_is_none(sen_folder, towers, clips, monkeypatch, capsys):
+    clip, folder = str(clips[0]), str(sen_folder)
+    for arguments, message in [
+        (["classify", "gone.mp4", "--labels", "a,b", "--model", folder], "sen classify: gone.mp4: no such file"),
+        (["classify", clip, "--labels", "a,a", "--model", folder], "sen classify: candidate_labels: duplicate labels"),
+        (["classify", clip, "--labels", "a", "--model", towers["bert"]], "its model type is 'bert', expected 'sen'"),
+        (["info", "/nowhere/sen"], "sen info: /nowhere/sen: no such checkpoint folder"),
+        (["encode", clip, "-o", "out.csv", "--model", folder], "ending in .parquet or .npz"),
+    ]:
+        assert sen(*arguments, monkeypatch=monkeypatch) == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert message in shown.err
+        assert shown.err.count("\n") == 1
+
+
+def test_the_command_as_installed(sen_folder, clips):
+    """From a shell: nothing but JSON on standard output."""
+    command = [sys.executable, "-m", "sen_cli", "classify", str(clips[0]), "--labels", "a,b", "--json"]
+    done = subprocess.run([*command, "--model", str(sen_folder)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith('[{"video": "')
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
