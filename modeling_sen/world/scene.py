@@ -313,8 +313,7 @@ def _find_place(
 
 
 def _draw_background(draws: IntegerStream, size: int, num_frames: int) -> Background:
-    dark = draws.below(2)
-    tone = draws.between(30, 42) if dark else draws.between(184, 212)
+    tone = draws.between(26, 42)  # darker than any sprite, so that small towers learn shapes in minutes
     pans = draws.below(2)
     fastest = UNIT * size // 64
     pan_x = draws.between(-fastest, fastest)
@@ -322,7 +321,7 @@ def _draw_background(draws: IntegerStream, size: int, num_frames: int) -> Backgr
     return Background(
         kind=BACKGROUNDS[draws.below(len(BACKGROUNDS))],
         tone=(tone + draws.between(-10, 10), tone + draws.between(-10, 10), tone + draws.between(-10, 10)),
-        contrast=draws.between(8, 14) if dark else draws.between(24, 36),
+        contrast=draws.between(8, 14),
         pan_x=pan_x if pans else 0,
         pan_y=pan_y if pans else 0,
         texture=draws.word(),

@@ -27,7 +27,7 @@ def towers_settings(output: Path) -> TrainingSettings:
     """Settings of the stage `towers`: about 35 minutes on two cores."""
     return TrainingSettings(
         output=str(output / "training" / "towers"),
-        steps=3600,
+        steps=2600,
         batch_size=32,
         learning_rate=1e-3,
         warmup_steps=150,

@@ -21,7 +21,7 @@ def test_shapes_and_types():
 def test_a_visible_point_lies_in_the_mask_of_its_surface(scene):
     masks = render(scene).masks
     points, visibility = tracks(scene)
-    x, y = np.round(points).astype(int).transpose(2, 0, 1)
+    x, y = np.floor(points + 0.5).astype(int).transpose(2, 0, 1)
     for time in range(16):
         seen = visibility[time]
         found = masks[time, y[time, seen], x[time, seen]]
@@ -34,7 +34,7 @@ def test_points_are_visible_unless_covered_or_outside():
         points, visibility = tracks(scene)
         owner = surfaces(scene, 16, 16)
         for time, number in zip(*np.nonzero(~visibility), strict=True):
-            x, y = np.round(points[time, number]).astype(int)
+            x, y = np.floor(points[time, number] + 0.5).astype(int)
             if 0 <= x < 64 and 0 <= y < 64:
                 # sprites are listed from the farthest: only a nearer one covers
                 assert masks[time, y, x] > owner[number]
@@ -74,7 +74,7 @@ def test_sprite_points_keep_their_colour():
     scene = SCENES[1]
     frames = render(scene).frames.astype(float)
     points, visibility = tracks(scene, background_points=0)
-    x, y = np.round(points).astype(int).transpose(2, 0, 1).clip(0, 63)
+    x, y = np.floor(points + 0.5).astype(int).transpose(2, 0, 1).clip(0, 63)
     for number in range(points.shape[1]):
         seen = np.flatnonzero(visibility[:, number])
         colours = frames[seen, y[seen, number], x[seen, number]]
