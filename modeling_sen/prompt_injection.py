@@ -7,6 +7,7 @@ below the site are bypassed, prompts join the tokens at the site, and are taken 
 """
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+# Hooks sit on the tower itself, where a pass of another thread would run into them: one pass at a time.
+_ONE_PASS = threading.RLock()
 
 
 @dataclass
@@ -59,6 +63,7 @@ class PromptedTower:
         embedded: list[Any] = []
         site = self.layers[self.site]
         with ExitStack() as stack:
+            stack.enter_context(_ONE_PASS)
             stack.enter_context(
                 _hook(
                     site.register_forward_pre_hook(
@@ -106,6 +111,7 @@ class PromptedTower:
             return (hidden_states, *rest) if rest is not None else hidden_states
 
         with ExitStack() as stack:
+            stack.enter_context(_ONE_PASS)
             stack.enter_context(self._trunk_bypassed(trunk))
             for index in range(self.site, len(self.layers)):
                 hook = enter if index == self.site else stay
@@ -122,9 +128,10 @@ class PromptedTower:
         def enter(module, args, kwargs):
             return _replace_hidden_states(args, kwargs, trunk.hidden_states + shift)
 
-        handle = self.layers[self.site].register_forward_pre_hook(enter, with_kwargs=True)
-        with self._trunk_bypassed(trunk), _hook(handle):
-            return self.tower(**trunk.inputs)
+        with _ONE_PASS, self._trunk_bypassed(trunk):
+            handle = self.layers[self.site].register_forward_pre_hook(enter, with_kwargs=True)
+            with _hook(handle):
+                return self.tower(**trunk.inputs)
 
     def _join(self, prompts: Tensor, hidden_states: Tensor) -> Tensor:
         prompts = prompts.to(hidden_states)

@@ -1,5 +1,7 @@
 """Prompt injection: a trunk run once and a prompted crown equal the whole tower run again with the same prompts."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from neuron_families import FAMILIES, make_inputs, make_neuron, prompted_from_raw_inputs
@@ -206,6 +208,21 @@ def test_all_tokens_see_the_prompts_and_prompts_see_all_tokens(model_type, maske
     other = {**inputs, "input_ids": inputs["input_ids"].clone()}
     other["input_ids"][:, 7] = 11  # a late token reaches every answer, before which a causal tower hides it
     assert bool(((state.answers - looked_again(neuron, other, prompts).answers).abs().amax(-1) > 1e-6).all())
+
+
+@pytest.mark.parametrize("prompt", ["tokens", "add"])
+def test_threads_do_not_meet_on_a_tower(prompt, towers):
+    neuron = make_neuron("videomae", towers, 2)
+
+    def look(seed: int) -> torch.Tensor:
+        return looked_again(
+            neuron, make_inputs("videomae", seed=seed), make_prompts(neuron, seed=seed), prompt
+        ).pooler_output
+
+    expected = [look(seed) for seed in range(24)]
+    with ThreadPoolExecutor(8) as threads:
+        for found, alone in zip(threads.map(look, range(24)), expected, strict=True):
+            assert torch.equal(found, alone)
 
 
 def test_add_shifts_every_token_at_the_site(towers):
