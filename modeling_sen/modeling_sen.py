@@ -233,7 +233,10 @@ class SENModel(SENPreTrainedModel):
                 "and would stay random"
             )
         if pretrained_model_name_or_path is not None:
-            model._base = (str(pretrained_model_name_or_path), getattr(revision, "resolved", revision))
+            base = str(pretrained_model_name_or_path)
+            if os.path.isdir(base):
+                base = os.path.join(base, kwargs["subfolder"]) if kwargs.get("subfolder") else base
+            model._base = (base, getattr(revision, "resolved", revision))
         if dtype not in (None, "auto"):
             neuron_kwargs = {
                 name: {"dtype": dtype, **(neuron_kwargs or {}).get(name, {})}

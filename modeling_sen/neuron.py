@@ -66,6 +66,10 @@ class Neuron(nn.Module):
         super().__init__()
         self.spec, self.tower, self.projection, self.commit = spec, tower, projection, commit
         self.adapter: NeuronAdapter = adapter_for(tower, spec.modality)
+        if self.adapter.fixed_frames and spec.num_frames != tower.config.num_frames:
+            raise ValueError(
+                f"neuron {spec.name!r}: num_frames is {spec.num_frames}, but its tower takes {tower.config.num_frames}"
+            )
         self.prompted_tower: PromptedTower | None = None
         if self.adapter.takes_prompts and spec.prompt_side != "after":
             layers = find_layers(tower, self.adapter.layers)
@@ -98,7 +102,8 @@ class Neuron(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.tower.parameters()).dtype
+        # Of a quantised tower's parameters some are integers.
+        return next(parameter.dtype for parameter in self.tower.parameters() if parameter.is_floating_point())
 
     @property
     def embedding_size(self) -> int:

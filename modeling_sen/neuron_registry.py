@@ -62,6 +62,7 @@ class NeuronAdapter:
         prompt_side: `prefix` or `suffix`.
         takes_prompts: `False` for towers that take no extra tokens and whose tokens cannot be shifted at a layer: they
             are re-associated after the tower.
+        fixed_frames: whether a clip must have the `num_frames` of the tower's configuration.
     """
 
     modality: str
@@ -71,6 +72,7 @@ class NeuronAdapter:
     folds_frames: bool = False
     prompt_side: str = "prefix"
     takes_prompts: bool = True
+    fixed_frames: bool = False
 
 
 NEURON_ADAPTERS: dict[str, NeuronAdapter] = {}
@@ -158,8 +160,8 @@ register_neuron("clip_vision_model", "image", image_grid, folds_frames=True)
 register_neuron("siglip_vision_model", "image", image_grid, folds_frames=True)
 register_neuron("dinov2", "image", image_grid, folds_frames=True)
 # X-CLIP layers read token 0 as the class token of the frame: prompts go behind.
-register_neuron("xclip_vision_model", "video", image_grid, folds_frames=True, prompt_side="suffix")
-register_neuron("videomae", "video", clip_grid)
+register_neuron("xclip_vision_model", "video", image_grid, folds_frames=True, prompt_side="suffix", fixed_frames=True)
+register_neuron("videomae", "video", clip_grid, fixed_frames=True)
 # Its divided attention reshapes tokens to the grid, so that it takes no others; they stand place by place, not in time.
 register_neuron("timesformer", "video", None, takes_prompts=False)
 register_neuron("audio-spectrogram-transformer", "audio", spectrogram_grid)

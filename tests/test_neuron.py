@@ -121,6 +121,13 @@ def test_inputs_take_the_towers_dtype(towers):
     assert neuron.look_again(trunk, torch.randn(2, 3, 16)).answers.dtype == torch.bfloat16
 
 
+def test_towers_of_fixed_length_say_so(towers):
+    neuron = make_neuron("videomae", towers)
+    spec = NeuronSpec.from_dict({**neuron.spec.to_dict(), "num_frames": 8})
+    with pytest.raises(ValueError, match=r"neuron 'n': num_frames is 8, but its tower takes 4"):
+        Neuron(spec, neuron.tower, None, None)
+
+
 def test_clips_without_a_time_axis_raise(towers):
     neuron = make_neuron("videomae", towers)
     with pytest.raises(

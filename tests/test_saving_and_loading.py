@@ -146,6 +146,7 @@ def test_a_checkpoint_with_its_neurons_stands_alone(alone):
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", *subfolders]
     loaded = AutoModel.from_pretrained(folder)
     assert_same(expected, outputs(loaded))
+    assert_same(expected, outputs(AutoModel.from_pretrained(folder.parent, subfolder=folder.name)))
     assert loaded.config.neurons[0]["hub_id"] == "./neuron_image"
     assert loaded.logit_scale.item() == pytest.approx(2.0)
     for name, file in (("image", "preprocessor_config.json"), ("class_text", "tokenizer.json")):
