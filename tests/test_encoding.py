@@ -1,5 +1,6 @@
 """SENEncoder: clips in, one vector each out, also as the function of `datasets.map`."""
 
+import pickle
 import threading
 
 import datasets
@@ -112,6 +113,11 @@ def test_device_and_dtype_are_passed_on(sen_folder, clips, encoder):
     embeddings = half.encode(clips)
     assert embeddings.dtype == np.float32
     assert (embeddings * encoder.encode(clips)).sum(axis=1) == pytest.approx(1, abs=0.02)
+
+
+def test_it_can_be_sent_to_another_process(encoder, clips):
+    sent = pickle.loads(pickle.dumps(encoder))
+    assert np.array_equal(sent.encode(clips), encoder.encode(clips))
 
 
 # --- columns ---------------------------------------------------------------------------------------------------------
