@@ -7,7 +7,6 @@ Importing it registers SENConfig, SENModel and SENProcessor with the Auto classe
 
 from modeling_sen.registration import register
 
-
 __version__ = "0.1.0"
 
 # Public name -> the module that holds it, imported when the name is first used.
@@ -27,7 +26,7 @@ _MODULES = {
     "register_checkpoint": "neuron_registry",
     "register_neuron": "neuron_registry",
 }
-__all__ = sorted(_MODULES)  # noqa: PLE0605
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str):

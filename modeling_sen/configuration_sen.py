@@ -163,6 +163,7 @@ class SENConfig(PreTrainedConfig):
         projection_dim: width e of the text space and of the fused embedding.
         logit_scale_init_value: log of the similarity scale; `None` copies it from the text tower's checkpoint.
         initializer_range: standard deviation of the initial weights.
+        depth_estimator: hub id of a depth model (GLPN, Depth-Anything) that makes depth for clips that bring none.
 
     Raises:
         ValueError: on unknown fields, or a bad [`NeuronSpec`].
@@ -189,6 +190,7 @@ class SENConfig(PreTrainedConfig):
     projection_dim: int = 512
     logit_scale_init_value: float | int | None = None
     initializer_range: float | int = 0.02
+    depth_estimator: str | None = None
 
     def __post_init__(self, **kwargs):
         self.neurons = [NeuronSpec.from_dict(neuron).to_dict() for neuron in self.neurons or []]

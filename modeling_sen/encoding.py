@@ -14,8 +14,9 @@ import typer
 from torch import Tensor
 from tqdm import tqdm
 
+from modeling_sen.clip_entries import is_clip_batch
 from modeling_sen.modeling_sen import SENModel
-from modeling_sen.processing_sen import SENProcessor, is_clip_batch
+from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.registration import SEN_TINY
 
 # Columns of a batch that make a clip.

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from modeling_sen.audio_io import read_audio
+from modeling_sen.clip_entries import clip_entries
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.pipelines.zero_shot_video_classification import DEFAULT_TEMPLATE, embed_labels
-from modeling_sen.processing_sen import SENProcessor, clip_entries
+from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.video_io import FrameRequest, classify_video_input, read_video
 
 SHOWN_FRAMES = 8

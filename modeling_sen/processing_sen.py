@@ -8,12 +8,12 @@ A file is opened once and each frame decoded once, however many neurons look at 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -28,11 +28,13 @@ from transformers.utils.hub import resolve_revision
 
 from .audio_io import read_audio
 from .checkpoint_folder import replaced_folder
-from .configuration_sen import MODALITIES, NeuronSpec, SENConfig
+from .clip_entries import as_frames, clip_entries, is_clip_batch, is_file
+from .configuration_sen import NeuronSpec, SENConfig
+from .depth_estimation import DepthEstimator
 from .frame_transform import FrameTransform, hub_settings
 from .media_source import open_media_source
 from .neuron_loading import tower_location
-from .video_io import FrameRequest, VideoFrames, classify_video_input, is_video_batch, read_video
+from .video_io import FrameRequest, VideoFrames, read_video
 
 logger = logging.get_logger(__name__)
 
@@ -64,6 +66,8 @@ class SENProcessor(ProcessorMixin):
         self.config = config
         self.base, self.base_revision, self.hub_kwargs = base, base_revision, dict(hub_kwargs or {})
         self._specs = config.neuron_specs
+        estimator = config.depth_estimator
+        self._estimator = None if estimator is None else DepthEstimator(estimator, self.hub_kwargs)
         self._parts: dict[str, Any] = {}  # neuron -> transform, feature extractor or tokenizer, made when first used
 
     # --- clips -------------------------------------------------------------------------------------------------------
@@ -116,7 +120,7 @@ class SENProcessor(ProcessorMixin):
         views: list[dict[str, Any]] = [{} for _ in range(num_views)]
         with ExitStack() as stack:
             for name in ("video", "audio"):
-                if name in entries and _is_file(entries[name]):
+                if name in entries and is_file(entries[name]):
                     entries[name] = stack.enter_context(open_media_source(entries[name]))
             seen = self._read_frames(entries, num_views)
             for view, inputs in enumerate(views):
@@ -141,13 +145,18 @@ class SENProcessor(ProcessorMixin):
     def _read_frames(self, entries: dict[str, Any], num_views: int) -> dict[tuple[str, int], VideoFrames]:
         """(neuron, view) -> its frames; each source is read in one pass."""
         seen: dict[tuple[str, int], VideoFrames] = {}
-        for source in dict.fromkeys(_FRAME_SOURCES.values()):
-            specs = [spec for spec in self._specs if _FRAME_SOURCES.get(spec.modality) == source]
+        sources = dict(_FRAME_SOURCES)
+        if self._estimator is not None and "depth" not in entries:
+            sources["depth"] = "video"  # depth is estimated from the frames themselves
+        for source in dict.fromkeys(sources.values()):
+            specs = [spec for spec in self._specs if sources.get(spec.modality) == source]
             if source not in entries or not specs:
                 continue
             requests = [FrameRequest((spec.num_frames or 1) * num_views, spec.sampling) for spec in specs]
-            read = read_video(_frames_of(entries[source]), requests, times=entries.get("times"))
+            read = read_video(as_frames(entries[source]), requests, times=entries.get("times"))
             for spec, frames in zip(specs, read, strict=True):
+                if spec.modality == "depth" and source == "video" and self._estimator is not None:
+                    frames = replace(frames, frames=as_frames(self._estimator(frames.frames)))
                 for view in range(num_views):
                     seen[spec.name, view] = _every(frames, view, num_views)
         return seen
@@ -163,7 +172,7 @@ class SENProcessor(ProcessorMixin):
         """The clip's own sound track, or the sound given, over the span of the sampled frames; view is (number, of)."""
         own = "audio" not in entries
         source = entries.get("video") if own else entries["audio"]
-        if source is None or (own and not _is_file(source)):
+        if source is None or (own and not is_file(source)):
             return
         extractor = self._extractor(spec)
         spans = [frames.span for (_, number), frames in seen.items() if number == view[0]]
@@ -302,76 +311,12 @@ class SENProcessor(ProcessorMixin):
         return [*names, "neuron_mask", "frame_times", "text_input_ids", "text_attention_mask"]
 
 
-def clip_entries(clip: Any) -> dict[str, Any]:
-    """A clip's entries by name (`video`, `audio`, `depth`, `thermal`, `text`, `times`), as the readers take them.
-
-    Raises:
-        ValueError: unknown entries, or entries of the wrong form.
-    """
-    entries = dict(clip) if isinstance(clip, Mapping) and not _is_stored_file(clip) else {"video": clip}
-    if unknown := set(entries) - {*MODALITIES, "times"}:
-        raise ValueError(f"clip: unknown entries {sorted(unknown)}, expected some of {', '.join(MODALITIES)}, times")
-    entries = {name: _as_media(name, entry) for name, entry in entries.items() if entry is not None}
-    if "image" in entries and "video" in entries:
-        raise ValueError("clip: expected a video or an image, found both")
-    if "image" in entries:  # an image is a clip of one frame
-        image = entries.pop("image")
-        entries["video"] = [image] if isinstance(image, Image.Image | np.ndarray | Tensor) else image
-    return entries
-
-
-def is_clip_batch(videos: Any) -> bool:
-    """Whether `videos` is a list of clips; a list of images is one clip, a dict of modalities too."""
-    if isinstance(videos, list | tuple) and any(isinstance(video, Mapping) for video in videos):
-        return True
-    return is_video_batch(videos)
-
-
-def _is_file(entry: Any) -> bool:
-    """Whether an entry may carry sound of its own, or is a sound file; arrays and image lists are neither."""
-    if isinstance(entry, tuple | np.ndarray | Tensor):  # (samples, rate) or frames
-        return False
-    return classify_video_input(entry) == "file"
-
-
-def _frames_of(entry: Any) -> Any:
-    """Depth and thermal maps may be (T, H, W) uint8: their one channel is repeated."""
-    if isinstance(entry, np.ndarray | Tensor) and entry.ndim == 3:
-        entry = np.asarray(entry)
-        return np.repeat(entry[..., None], 3, axis=-1)
-    return entry
-
-
 def _every(frames: VideoFrames, view: int, num_views: int) -> VideoFrames:
     """The frames of one view: every num_views-th, from the view's number on."""
     if num_views == 1:
         return frames
-    return VideoFrames(
-        frames=frames.frames[view::num_views],
-        times=frames.times[view::num_views],
-        indices=frames.indices[view::num_views],
-        num_frames_total=frames.num_frames_total,
-        duration=frames.duration,
-        span=frames.span,
-    )
-
-
-def _is_stored_file(entry: Mapping[str, Any]) -> bool:
-    """Whether a dict is a file as `datasets` gives it: `{"path", "bytes"}`."""
-    return set(entry) == {"path", "bytes"}
-
-
-def _as_media(name: str, entry: Any) -> Any:
-    """One entry of a clip as the readers take it."""
-    if name == "text" and not isinstance(entry, str):
-        raise ValueError(f"clip: expected a string as text, found {type(entry).__name__}")
-    if not isinstance(entry, Mapping):
-        return entry
-    if _is_stored_file(entry) and (entry["bytes"] is not None or entry["path"] is not None):
-        return entry["path"] if entry["bytes"] is None else entry["bytes"]
-    if name == "audio" and {"array", "sampling_rate"} <= set(entry):
-        return np.asarray(entry["array"]), entry["sampling_rate"]
-    raise ValueError(f"clip: expected {{'path', 'bytes'}} with one of them given as {name}, found {sorted(entry)}")
+    chosen = slice(view, None, num_views)
+    return replace(frames, frames=frames.frames[chosen], times=frames.times[chosen], indices=frames.indices[chosen])
 
 
 def _heard(span: tuple[float, float] | None, extractor: Any, view: int, num_views: int) -> tuple[float, float] | None:
@@ -395,4 +340,4 @@ def _load_tokenizer(location: str, where: Mapping[str, Any]) -> Any:
     return tokenizer
 
 
-__all__ = ["SENProcessor", "clip_entries", "is_clip_batch"]
+__all__ = ["SENProcessor"]

@@ -31,7 +31,14 @@ from transformers import (
 
 LAYERS = {"num_hidden_layers": 4, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
 VISION = {**LAYERS, "image_size": 16, "patch_size": 8}
-TEXT = {**LAYERS, "vocab_size": 600, "max_position_embeddings": 32, "bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513}
+TEXT = {
+    **LAYERS,
+    "vocab_size": 600,
+    "max_position_embeddings": 32,
+    "bos_token_id": 512,
+    "eos_token_id": 513,
+    "pad_token_id": 513,
+}
 
 
 def clip_tokenizer() -> CLIPTokenizer:
@@ -67,11 +74,15 @@ def make_towers(folder: Path) -> dict[str, str]:
         XCLIPConfig(text_config=TEXT, vision_config=x_clip_vision, projection_dim=12, prompt_num_attention_heads=2)
     )
     videomae = VideoMAEModel(VideoMAEConfig(**VISION, num_frames=4, tubelet_size=2, use_mean_pooling=False))
-    ast = ASTModel(ASTConfig(**LAYERS, patch_size=8, frequency_stride=8, time_stride=8, max_length=64, num_mel_bins=16))
+    ast = ASTModel(
+        ASTConfig(**LAYERS, patch_size=8, frequency_stride=8, time_stride=8, max_length=64, num_mel_bins=16)
+    )
     bert = BertModel(BertConfig(**LAYERS, vocab_size=40, max_position_embeddings=32))
     depth = DepthAnythingForDepthEstimation(
         DepthAnythingConfig(
-            backbone_config=Dinov2Config(**VISION, out_features=["stage1", "stage2", "stage3", "stage4"], reshape_hidden_states=False),
+            backbone_config=Dinov2Config(
+                **VISION, out_features=["stage1", "stage2", "stage3", "stage4"], reshape_hidden_states=False
+            ),
             reassemble_hidden_size=16,
             neck_hidden_sizes=[4, 8, 12, 16],
             fusion_hidden_size=4,

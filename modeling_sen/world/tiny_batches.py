@@ -26,6 +26,9 @@ TUBELET = 2  # frames
 NUM_MEL_BINS, MAX_LENGTH = 64, 200  # of the log-mel spectrogram; frames of 10 ms
 MEL_MEAN, MEL_STD = -6.9, 3.8  # of the world's log-mel values
 IGNORED = -100  # label of a patch that shows several things
+# Of the dense losses against the contrastive ones. At equal weight shapes stay unlearned for thousands of steps: the
+# noise of contrast drowns them until patches know what they show.
+DENSE_WEIGHT_FIRST, DENSE_WEIGHT = 50.0, 4.0
 EXTRA_CAPTIONS = 96  # a batch, of no clip of the batch: more to tell apart
 
 
@@ -37,6 +40,7 @@ class TinyBatches:
         seed: of the run; step s takes clips s * batch_size ... of the world with this seed.
         batch_size: clips; an even number.
         masked_steps: in the steps before this one the video tower gets half of its tokens, chosen at random.
+        dense_steps: in the steps before this one the dense losses weigh `DENSE_WEIGHT_FIRST`, later `DENSE_WEIGHT`.
         split: of the world.
         size: of the pictures, in pixels; the world's own sizes are relative to it.
         purity: share of a patch that one thing must fill to be the patch's label.
@@ -46,6 +50,7 @@ class TinyBatches:
     seed: int
     batch_size: int
     masked_steps: int = 0
+    dense_steps: int = 0
     split: str = "train"
     size: int = 64
     purity: float = 0.5
@@ -64,7 +69,7 @@ class TinyBatches:
             bool, which caption is true of which clip; `many_ids` (O, length), lists of the second half, and
             `many_truth` (O, O); `image_colour`, `image_shape`, `depth_shape` (B, patches), `video_shape`,
             `video_motion` (B, tokens) int64 labels, 0 background, IGNORED where mixed; `sounding` (B,) int64 colour of
-            the sounding object, IGNORED where silent; `kept` (B, tokens) bool in masked steps.
+            the sounding object, IGNORED where silent; `dense_weight` () float32; `kept` (B, tokens) bool in masked steps.
         """
         random = np.random.default_rng([self.seed, step])
         half = self.batch_size // 2
@@ -80,6 +85,8 @@ class TinyBatches:
             name: torch.from_numpy(np.stack([clip[name] for _, clip in clips])) for name in clips[0][1]
         }  # (batch, ...)
         batch |= self._captions(random, [scene for scene, _ in clips[:half]], [scene for scene, _ in clips[half:]])
+        weight = DENSE_WEIGHT_FIRST if step < self.dense_steps else DENSE_WEIGHT
+        batch["dense_weight"] = torch.tensor(weight)
         if step < self.masked_steps:
             tokens = batch["video_shape"].shape[1]
             order = np.argsort(random.random((self.batch_size, tokens)), axis=1)

@@ -38,8 +38,6 @@ DEPTH_MEAN, DEPTH_STD = 0.14, 0.16
 NAMES = 9  # the background and eight values of an attribute
 # Nine patches in ten show background; without this its loss would be most of the dense loss.
 BACKGROUND_WEIGHT = 0.1
-# Of the dense losses against the contrastive ones: at equal weight shapes stay unlearned for thousands of steps.
-DENSE_WEIGHT = 8.0
 
 
 class TinyTowers(nn.Module):
@@ -115,7 +113,7 @@ class TinyTowers(nn.Module):
             if "kept" in batch and name.startswith("video"):
                 labels = labels[batch["kept"]].view(len(labels), -1)
             losses[name] = name_patches(head(tokens[name.partition("_")[0]]).float(), labels)
-        weights = {name: DENSE_WEIGHT if name in self.dense_heads else 1.0 for name in losses}
+        weights = {name: batch["dense_weight"] if name in self.dense_heads else 1.0 for name in losses}
         return {"loss": torch.stack([weights[name] * loss for name, loss in losses.items()]).sum(), **losses}
 
     def encode(self, batch: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

@@ -16,6 +16,7 @@ from modeling_sen.training import TrainingSettings, train
 from modeling_sen.world.tiny_batches import IGNORED, TinyBatches, validation_clips
 from modeling_sen.world.tiny_image_128 import SIZE, LargeImageTower
 from modeling_sen.world.tiny_towers import TinyTowers, export_towers, picture_processor, save_tower
+from modeling_sen.world.train_tiny_association import association_settings, train_association
 from modeling_sen.world.vocabulary import all_descriptions
 
 SEED = 20250607
@@ -45,7 +46,9 @@ def towers_settings(output: Path) -> TrainingSettings:
 def train_towers(output: Path, settings: TrainingSettings, num_validation_clips: int = 512) -> TinyTowers:
     """Trains the towers and writes them to `output`; a second call resumes, or loads what is finished."""
     torch.manual_seed(settings.seed)
-    batches = TinyBatches(settings.seed, settings.batch_size, masked_steps=settings.steps * 8 // 10)
+    batches = TinyBatches(
+        settings.seed, settings.batch_size, masked_steps=settings.steps * 8 // 10, dense_steps=settings.steps * 6 // 10
+    )
     towers = TinyTowers(batches.tokenizer)
     validate = TowerValidation(batches, num_validation_clips)
 
@@ -138,16 +141,21 @@ def in_parts(clips: dict[str, torch.Tensor], device: torch.device, size: int = 6
     ]
 
 
+STAGES = ("towers", "association", "image_128")
+
+
 def main(
     output: Annotated[Path, typer.Argument(help="folder of sen-tiny")],
     stage: Annotated[
-        str, typer.Option(help="towers, image_128 or all; what is finished is not trained again")
+        str, typer.Option(help=f"{', '.join(STAGES)} or all; what is finished is not trained again")
     ] = "all",
 ) -> None:
     """Train sen-tiny. Run again after an interruption: it goes on where it was."""
-    if stage not in ("towers", "image_128", "all"):
-        raise typer.BadParameter(f"{stage!r}: expected towers, image_128 or all", param_hint="--stage")
+    if stage not in (*STAGES, "all"):
+        raise typer.BadParameter(f"{stage!r}: expected {', '.join(STAGES)} or all", param_hint="--stage")
     towers = train_towers(output, towers_settings(output))
+    if stage in ("association", "all"):
+        train_association(output, association_settings(output, SEED))
     if stage in ("image_128", "all"):
         train_image_128(output, towers, image_128_settings(output))
 

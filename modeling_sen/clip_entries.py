@@ -1,0 +1,74 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What a clip may be given as: one video, or a dict of modalities, each in the forms that people have them in."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from .configuration_sen import MODALITIES
+from .video_io import classify_video_input, is_video_batch
+
+
+def clip_entries(clip: Any) -> dict[str, Any]:
+    """A clip's entries by name (`video`, `audio`, `depth`, `thermal`, `text`, `times`), as the readers take them.
+
+    Raises:
+        ValueError: unknown entries, or entries of the wrong form.
+    """
+    entries = dict(clip) if isinstance(clip, Mapping) and not _is_stored_file(clip) else {"video": clip}
+    if unknown := set(entries) - {*MODALITIES, "times"}:
+        raise ValueError(f"clip: unknown entries {sorted(unknown)}, expected some of {', '.join(MODALITIES)}, times")
+    entries = {name: _as_media(name, entry) for name, entry in entries.items() if entry is not None}
+    if "image" in entries and "video" in entries:
+        raise ValueError("clip: expected a video or an image, found both")
+    if "image" in entries:  # an image is a clip of one frame
+        image = entries.pop("image")
+        entries["video"] = [image] if isinstance(image, Image.Image | np.ndarray | Tensor) else image
+    return entries
+
+
+def is_clip_batch(videos: Any) -> bool:
+    """Whether `videos` is a list of clips; a list of images is one clip, a dict of modalities too."""
+    if isinstance(videos, list | tuple) and any(isinstance(video, Mapping) for video in videos):
+        return True
+    return is_video_batch(videos)
+
+
+def is_file(entry: Any) -> bool:
+    """Whether an entry may carry sound of its own, or is a sound file; arrays and image lists are neither."""
+    if isinstance(entry, tuple | np.ndarray | Tensor):  # (samples, rate) or frames
+        return False
+    return classify_video_input(entry) == "file"
+
+
+def as_frames(entry: Any) -> Any:
+    """Depth and thermal maps may be (T, H, W) uint8: their one channel is repeated."""
+    if isinstance(entry, np.ndarray | Tensor) and entry.ndim == 3:
+        entry = np.asarray(entry)
+        return np.repeat(entry[..., None], 3, axis=-1)
+    return entry
+
+
+def _is_stored_file(entry: Mapping[str, Any]) -> bool:
+    """Whether a dict is a file as `datasets` gives it: `{"path", "bytes"}`."""
+    return set(entry) == {"path", "bytes"}
+
+
+def _as_media(name: str, entry: Any) -> Any:
+    """One entry of a clip as the readers take it."""
+    if name == "text" and not isinstance(entry, str):
+        raise ValueError(f"clip: expected a string as text, found {type(entry).__name__}")
+    if not isinstance(entry, Mapping):
+        return entry
+    if _is_stored_file(entry) and (entry["bytes"] is not None or entry["path"] is not None):
+        return entry["path"] if entry["bytes"] is None else entry["bytes"]
+    if name == "audio" and {"array", "sampling_rate"} <= set(entry):
+        return np.asarray(entry["array"]), entry["sampling_rate"]
+    raise ValueError(f"clip: expected {{'path', 'bytes'}} with one of them given as {name}, found {sorted(entry)}")
+
+
+__all__ = ["as_frames", "clip_entries", "is_clip_batch", "is_file"]

@@ -1,0 +1,80 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Make depth maps for a clip that brings none, with a monocular depth model of the Hub (`config.depth_estimator`)."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForDepthEstimation
+
+from .configuration_sen import NeuronSpec
+from .frame_transform import FrameTransform, hub_settings
+
+CACHED_CLIPS = 64
+# These predict the distance, where others predict its inverse; depth maps are brighter where nearer.
+_METRIC_TYPES = ("glpn", "zoedepth", "depth_pro", "prompt_depth_anything")
+
+
+class DepthEstimator:
+    """A depth model, loaded when first used; the maps of the last clips are kept.
+
+    Args:
+        hub_id: repository or folder of a model for `AutoModelForDepthEstimation`, e.g. GLPN or Depth-Anything.
+        hub_kwargs: `token`, `cache_dir`, `local_files_only`, `revision`.
+    """
+
+    def __init__(self, hub_id: str, hub_kwargs: Mapping[str, Any] | None = None):
+        self.hub_id, self.hub_kwargs = hub_id, dict(hub_kwargs or {})
+        self._model: Any = None
+        self._maps: OrderedDict[bytes, np.ndarray] = OrderedDict()
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """(T, H, W, 3) uint8 frames -> (T, h, w) uint8 depth maps at the model's size; 255 is the nearest point of the clip.
+
+        Raises:
+            OSError: no such model.
+        """
+        key = hashlib.sha1(np.ascontiguousarray(frames), usedforsecurity=False).digest()
+        if key not in self._maps:
+            self._maps[key] = self._estimate(frames)
+            while len(self._maps) > CACHED_CLIPS:
+                self._maps.popitem(last=False)
+        self._maps.move_to_end(key)
+        return self._maps[key]
+
+    def _estimate(self, frames: np.ndarray) -> np.ndarray:
+        if self._model is None:
+            self._load()
+        pixels = self._transform(frames).to(self._model.device, self._model.dtype)  # (T, 3, h, w)
+        with torch.no_grad():
+            depth = self._model(pixel_values=pixels).predicted_depth.float().cpu()  # (T, h, w)
+        if self._model.config.model_type in _METRIC_TYPES:
+            depth = 1.0 / depth.clamp(min=1e-3)
+        lowest, highest = (
+            depth.amin(),
+            depth.amax(),
+        )  # of the whole clip, so that nearness is comparable between frames
+        return ((depth - lowest) / (highest - lowest).clamp(min=1e-6) * 255).round().to(torch.uint8).numpy()
+
+    def _load(self) -> None:
+        try:
+            self._model = AutoModelForDepthEstimation.from_pretrained(self.hub_id, **self.hub_kwargs).eval()
+            settings = hub_settings(self.hub_id, self.hub_kwargs)
+        except OSError as error:
+            raise OSError(f"depth_estimator: {error}") from error
+        size = (settings or {}).get("size") or {"height": 384, "width": 384}
+        multiple = (settings or {}).get("ensure_multiple_of") or (settings or {}).get("size_divisor") or 32
+        values = [size] if isinstance(size, int) else list(size.values())
+        side = max(multiple, int(values[0]) // multiple * multiple)
+        # GLPN only scales to 0..1; frames are squashed to one size, which a relative map bears.
+        plain = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+        known = {**plain, **(settings or {}), "size": {"height": side, "width": side}, "do_resize": True}
+        spec = NeuronSpec("estimator", "depth", self.hub_id, 1, "")
+        self._transform = FrameTransform.from_settings({**known, "do_center_crop": False}, spec)
+
+
+__all__ = ["DepthEstimator"]
