@@ -1,8 +1,9 @@
 """sen-tiny on clips it has not seen: `python benchmarks/world_zero_shot.py [--num 1000]`.
 
 Writes clips of the world's test split as mp4 with sound, reads them back as any file, and scores all 512 (colour, shape,
-motion) descriptions. Top-1 for each neuron alone, the frozen mean and SEN. Of three objects the sounding one is to be described;
-there also the choice among the 27 mixtures of the colours, shapes and motions that occur, where colour alone is no help.
+motion) descriptions. Top-1 for each neuron alone, the frozen mean and SEN. Of three objects the sounding one is to be
+described; there also the choice among the 27 mixtures of the colours, shapes and motions that occur, where colour alone
+is no help.
 """
 
 import argparse

@@ -38,7 +38,7 @@ class DepthEstimator:
         Raises:
             OSError: no such model.
         """
-        key = hashlib.sha1(np.ascontiguousarray(frames), usedforsecurity=False).digest()
+        key = hashlib.sha1(frames.tobytes(), usedforsecurity=False).digest()
         if key not in self._maps:
             self._maps[key] = self._estimate(frames)
             while len(self._maps) > CACHED_CLIPS:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import torch
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
@@ -27,7 +26,7 @@ from transformers import (
     XCLIPConfig,
     XCLIPModel,
 )
-
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 LAYERS = {"num_hidden_layers": 4, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
 VISION = {**LAYERS, "image_size": 16, "patch_size": 8}

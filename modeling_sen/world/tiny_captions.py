@@ -106,7 +106,7 @@ def build_tokenizer() -> CLIPTokenizer:
     merges = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
     pieces = dict.fromkeys(bytes_and_endings + ["".join(merge) for merge in merges])
     vocabulary = {piece: number for number, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)  # type: ignore[arg-type]
 
 
 def _pick(random: np.random.Generator, choices: tuple[str, ...]) -> str:

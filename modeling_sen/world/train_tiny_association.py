@@ -128,16 +128,19 @@ def description_number(scene: Scene, sprite: int | None = None) -> int:
 
 def description_embeds(model: SENModel, tokenizer, templates: tuple[str, ...] = TEMPLATES) -> Tensor:
     """(templates, 512, embedding) of all descriptions."""
-    embeds = []
+    embeds: list[Tensor] = []
     for template in templates:
         texts = [template.replace("{}", text) for text in all_descriptions()]
         tokens = tokenizer(texts, padding=True, return_tensors="pt")
-        embeds.append(model.get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output)
+        features = model.get_text_features(tokens["input_ids"], tokens["attention_mask"])
+        embeds.append(features["pooler_output"])
     return torch.stack(embeds)
 
 
 class TinyAssociation(nn.Module):
     """A SEN and the texts it is trained with; called on a batch it returns the loss and what share it gets right."""
+
+    embeds: Tensor  # (templates, 512, embedding)
 
     def __init__(self, model: SENModel, embeds: Tensor):
         super().__init__()
@@ -156,7 +159,7 @@ def association_settings(output: Path, seed: int) -> TrainingSettings:
     """Settings of the stage `association`: about 25 minutes on two cores."""
     return TrainingSettings(
         output=str(output / "training" / "association"),
-        steps=1500,
+        steps=2000,
         batch_size=32,
         learning_rate=1e-3,
         warmup_steps=100,

@@ -53,7 +53,7 @@ def test_every_clip_has_its_own_caption_among_the_true_ones(batches):
         own = {sprite.colour, sprite.shape, MOTIONS[sprite.motion], sprite.size}
         for caption, true in zip(captions, batch["one_truth"][number].tolist(), strict=True):
             words = caption.replace("moving in a circle", "CIRCLING")
-            said = {name for name in names if name in words.split() or name in caption and " " in name}
+            said = {name for name in names if name in words.split() or (name in caption and " " in name)}
             assert true == (said <= own), (caption, own)
 
 
