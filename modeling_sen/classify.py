@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from tqdm import tqdm
 
@@ -46,7 +47,7 @@ def classify(
         raise ValueError("expected either --labels or --labels-file")
     candidates = labels.split(",") if labels is not None else read_labels(labels_file)  # type: ignore[arg-type]
     if plot is not None:
-        from modeling_sen.explain import check_plot_path
+        from modeling_sen.explain import check_plot_path, explain, plot_rounds
 
         if len(videos) > 1 or views > 1:
             raise ValueError(f"--plot draws one view of one video, found {len(videos)} videos and {views} views")
@@ -58,15 +59,18 @@ def classify(
         candidate_labels=candidates,
         hypothesis_template=template or DEFAULT_TEMPLATE,
         num_views=views,
+        top_k=top_k,
     )
-    results: Any = pipeline((video for video in videos), top_k=top_k, batch_size=min(batch_size, len(videos)))
-    shown = tqdm(results, total=len(videos), desc="videos", unit="video", disable=len(videos) == 1 or None)
-    scores = [{"video": video, "scores": ranked} for video, ranked in zip(videos, shown, strict=True)]
     if plot is not None:
-        from modeling_sen.explain import explain, plot_rounds
-
         rounds = explain(pipeline.model, pipeline.processor, videos[0], candidates, template or [DEFAULT_TEMPLATE])
         plot_rounds(rounds, plot, title=Path(videos[0]).name)
+        results: Any = [
+            pipeline.postprocess({"probabilities": torch.from_numpy(rounds.fused[-1])}, rounds.labels, top_k)
+        ]
+    else:
+        results = pipeline((video for video in videos), batch_size=min(batch_size, len(videos)))
+    shown = tqdm(results, total=len(videos), desc="videos", unit="video", disable=len(videos) == 1 or None)
+    scores = [{"video": video, "scores": ranked} for video, ranked in zip(videos, shown, strict=True)]
     if as_json:
         print(json.dumps(scores))
     else:
