@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from modeling_sen.configuration_sen import NeuronSpec, SENConfig
 from modeling_sen.neuron import Neuron
-from modeling_sen.neuron_loading import _config_for, _tower_class, tower_location
+from modeling_sen.neuron_loading import config_for, tower_class_of, tower_location
 from modeling_sen.processing_sen import SENProcessor
 
 _FRAMES = np.zeros((16, 256, 256, 3), dtype=np.uint8)
@@ -76,9 +76,9 @@ def _neuron_without_weights(spec: NeuronSpec, processor: SENProcessor) -> tuple[
     """The neuron on the meta device, and the number of its projection's parameters."""
     location, where = tower_location(spec, processor.base, processor.base_revision)
     config = AutoConfig.from_pretrained(location, **where, **processor.hub_kwargs)
-    tower_class = _tower_class(spec, trust_remote_code=False)
+    tower_class = tower_class_of(spec, trust_remote_code=False)
     with torch.device("meta"):
-        model: Any = tower_class(_config_for(tower_class, config))
+        model: Any = tower_class(config_for(tower_class, config))
     model.set_attn_implementation("eager")  # plain products, which are counted whatever the machine offers
     tower = model.get_submodule(spec.submodule) if spec.submodule else model
     if spec.projection is None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_sen import NeuronSpec
-from .neuron_registry import Grid, NeuronAdapter, adapter_for, find_layers
+from .neuron_registry import Grid, NeuronAdapter, adapter_for, find_layers, modules_below
 from .prompt_injection import PromptedTower, Trunk
 
 
@@ -39,6 +39,7 @@ class NeuronTrunk:
 
     trunk: Trunk | None  # None for neurons re-associated after the tower
     first_state: NeuronState
+    grid: Grid | None  # of one frame where frames are folded
     batch_size: int
 
 
@@ -75,10 +76,9 @@ class Neuron(nn.Module):
             layers = find_layers(tower, self.adapter.layers)
             if layers is None:
                 raise ValueError(f"neuron {spec.name!r}: {type(tower).__name__} has no list of transformer layers")
-            embeddings = getattr(tower, self.adapter.embeddings, None) if self.adapter.embeddings else None
             site = len(layers) - crown_depth(prompt_depth, len(layers), spec.name)
             side = spec.prompt_side or self.adapter.prompt_side
-            self.prompted_tower = PromptedTower(tower, layers, site, embeddings, side)
+            self.prompted_tower = PromptedTower(tower, layers, site, modules_below(tower, self.adapter.below), side)
         self.requires_grad_(False)
         for layer in self._checkpointed_layers():
             for name, value in vars(layer).items():
@@ -108,18 +108,20 @@ class Neuron(nn.Module):
     @property
     def embedding_size(self) -> int:
         """Width of the projected pooled output."""
-        if self.projection is None:
-            return self.spec.hidden_size
-        return self.projection.get_parameter("weight").shape[0]
+        pooled = torch.zeros(1, self.spec.hidden_size, device=self.device, dtype=self.dtype)
+        with torch.no_grad():
+            return self.project(pooled).shape[-1]
 
     def first_look(self, inputs: Mapping[str, Tensor]) -> tuple[NeuronState, NeuronTrunk]:
         """Round 0, without gradients: nothing below the prompts is trained.
 
         Args:
-            inputs: `pixel_values` (batch, time, channels, height, width), `input_features` (batch, time, bins), or
-                `input_ids` with `attention_mask` (batch, tokens).
+            inputs: `pixel_values` (batch, time, channels, height, width), `input_features` (batch, time, bins or whatever
+                the tower's feature extractor makes of sound, samples included), or `input_ids` (batch, tokens); the latter
+                two with an `attention_mask` where some are padding.
         """
         tower_inputs = self._tower_inputs(inputs)
+        grid = self.adapter.grid(self.tower.config, self._folded(inputs)) if self.adapter.grid else None
         batch_size = next(iter(inputs.values())).shape[0]
         trunk = None
         with torch.no_grad():
@@ -127,8 +129,8 @@ class Neuron(nn.Module):
                 outputs = self.tower(**tower_inputs)
             else:
                 outputs, trunk = self.prompted_tower.first_pass(tower_inputs)
-            state = self._state(outputs, None, tower_inputs, batch_size)
-        return state, NeuronTrunk(trunk, state, batch_size)
+            state = self._state(outputs, None, tower_inputs, grid, batch_size)
+        return state, NeuronTrunk(trunk, state, grid, batch_size)
 
     def look_again(self, trunk: NeuronTrunk, context: Tensor, prompt: str = "tokens") -> NeuronState:
         """A round's prompted pass through the crown.
@@ -152,36 +154,50 @@ class Neuron(nn.Module):
         else:
             outputs, answers = self.prompted_tower.prompted_pass(trunk.trunk, folded)
             answers = answers.unflatten(0, (trunk.batch_size, frames)).mean(dim=1)  # (batch, prompt_tokens, width)
-        return self._state(outputs, answers, trunk.trunk.inputs, trunk.batch_size)
+        return self._state(outputs, answers, trunk.trunk.inputs, trunk.grid, trunk.batch_size)
 
     def project(self, pooled: Tensor) -> Tensor:
         """(batch, width) -> (batch, embedding) in the text tower's space, not normalised."""
         return pooled if self.projection is None else self.projection(pooled)
 
+    def _folded(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The neuron's inputs, with frames folded into the batch where it is an image tower."""
+        folded = dict(inputs)
+        if self.spec.takes_frames:
+            pixels = inputs["pixel_values"]
+            if pixels.ndim != 5:
+                raise ValueError(
+                    f"{self.spec.name}_pixel_values: found shape {tuple(pixels.shape)}, expected (batch, time, channels, "
+                    "height, width)"
+                )
+            if self.adapter.folds_frames:
+                folded["pixel_values"] = pixels.flatten(0, 1)  # (batch * time, channels, height, width)
+        return folded
+
     def _tower_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
-        name = self.spec.input_name
-        values = inputs[name].to(self.device)
-        if values.is_floating_point():
-            values = values.to(self.dtype)
-        if self.spec.takes_frames and values.ndim != 5:
-            raise ValueError(
-                f"{self.spec.name}_{name}: found shape {tuple(values.shape)}, expected (batch, time, channels, height, width)"
-            )
-        if self.spec.takes_frames and self.adapter.folds_frames:
-            values = values.flatten(0, 1)  # (batch * time, channels, height, width)
-        tower_inputs = {self.tower.main_input_name if name != "input_ids" else name: values}
-        if "attention_mask" in inputs:
-            tower_inputs["attention_mask"] = inputs["attention_mask"].to(self.device)
-        return tower_inputs
+        """The tower's keyword arguments, on its device and in its dtype."""
+        folded = {
+            name: values.to(self.device, self.dtype if values.is_floating_point() else None)
+            for name, values in self._folded(inputs).items()
+        }
+        if self.adapter.tower_inputs is not None:
+            return self.adapter.tower_inputs(self.tower.config, folded)
+        if self.spec.input_name != "input_ids":
+            folded[self.tower.main_input_name] = folded.pop(self.spec.input_name)
+        return folded
 
     def _state(
-        self, outputs: Any, answers: Tensor | None, tower_inputs: dict[str, Any], batch_size: int
+        self, outputs: Any, answers: Tensor | None, tower_inputs: dict[str, Any], grid: Grid | None, batch_size: int
     ) -> NeuronState:
         tokens = outputs.last_hidden_state  # (batch * frames, tokens, width)
+        if tokens.ndim == 4:  # a plane of features: (batch * frames, width, height, width of the plane)
+            grid = (1, *tokens.shape[-2:])
+            tokens = tokens.flatten(2).transpose(1, 2)
         pooled = getattr(outputs, "pooler_output", None)
-        if pooled is None:
-            pooled = _mean_of_tokens(tokens, tower_inputs.get("attention_mask"))
-        t, h, w = self.adapter.grid(self.tower.config, tower_inputs) if self.adapter.grid else (1, 1, tokens.shape[1])
+        pooled = (
+            _mean_of_tokens(tokens, self._token_mask(tokens, tower_inputs)) if pooled is None else pooled.flatten(1)
+        )
+        t, h, w = grid or (1, 1, tokens.shape[1])
         special = tokens.shape[1] - t * h * w
         if special < 0:
             raise ValueError(
@@ -191,6 +207,14 @@ class Neuron(nn.Module):
         tokens = tokens[:, special:].unflatten(0, (batch_size, frames)).flatten(1, 2)
         pooled = pooled.unflatten(0, (batch_size, frames)).mean(dim=1)
         return NeuronState(tokens, pooled, answers, (t * frames, h, w))
+
+    def _token_mask(self, tokens: Tensor, tower_inputs: dict[str, Any]) -> Tensor | None:
+        """(batch, tokens): which tokens are not padding, where some are."""
+        mask = tower_inputs.get("attention_mask")
+        if mask is None or mask.shape == tokens.shape[:2]:
+            return mask
+        of_samples = getattr(self.tower, "_get_feature_vector_attention_mask", None)  # towers that read waveforms
+        return None if of_samples is None else of_samples(tokens.shape[1], mask)
 
 
 def crown_depth(prompt_depth: int | str | None, num_layers: int, name: str) -> int:
@@ -208,7 +232,7 @@ def crown_depth(prompt_depth: int | str | None, num_layers: int, name: str) -> i
 
 
 def _mean_of_tokens(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
-    if attention_mask is None or attention_mask.shape != tokens.shape[:2]:
+    if attention_mask is None:
         return tokens.mean(dim=1)
     weight = attention_mask.to(tokens).unsqueeze(-1)  # (batch, tokens, 1)
     return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)

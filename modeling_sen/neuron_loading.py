@@ -3,13 +3,16 @@
 """Load neurons by hub id with stock Transformers classes, and fill in what a hub id alone leaves open."""
 
 import importlib.util
+import inspect
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import resolve_revision
 
 from .configuration_sen import NeuronSpec
 from .neuron import Neuron
 from .neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, adapter_for
+
+logger = logging.get_logger(__name__)
 
 # Keyword arguments of `from_pretrained` that also say where configuration files are found.
 _HUB_KWARGS = ("trust_remote_code", "token", "cache_dir", "local_files_only", "force_download")
@@ -65,8 +71,16 @@ def _sen_tiny_folder() -> Path:
     return folder
 
 
-def _tower_class(spec: NeuronSpec, trust_remote_code: bool) -> Any:
-    found = getattr(transformers, spec.class_name, None)
+def tower_class_of(spec: NeuronSpec, trust_remote_code: bool) -> Any:
+    """The class that loads a neuron's tower.
+
+    Raises:
+        ValueError: no such class, or no model's.
+    """
+    try:
+        found = attrgetter(spec.class_name)(transformers)  # dotted for classes that Transformers does not export
+    except (AttributeError, ImportError):
+        found = None
     if isinstance(found, type) and issubclass(found, PreTrainedModel):
         return found
     registered = getattr(AutoModel._model_mapping, "_extra_content", {})
@@ -81,7 +95,7 @@ def _tower_class(spec: NeuronSpec, trust_remote_code: bool) -> Any:
     )
 
 
-def _config_for(tower_class: Any, config: PreTrainedConfig) -> PreTrainedConfig:
+def config_for(tower_class: Any, config: PreTrainedConfig) -> PreTrainedConfig:
     """The part of a checkpoint's config that the tower's class wants (CLIP: vision_config).
 
     Raises:
@@ -148,18 +162,18 @@ def load_neuron(
     commit = resolve_revision(location, where.get("revision"), **_cached_file_kwargs(hub_kwargs))
     if commit is not None:
         where["revision"] = commit
-    tower_class = _tower_class(spec, hub_kwargs["trust_remote_code"])
+    tower_class = tower_class_of(spec, hub_kwargs["trust_remote_code"])
     try:
         config = AutoConfig.from_pretrained(location, **where, **hub_kwargs)
         settings = {"dtype": spec.dtype or "auto", **kwargs}
         if spec.key_mapping:
             settings["key_mapping"] = spec.key_mapping
-        settings |= {"config": _config_for(tower_class, config), "ignore_mismatched_sizes": True}
+        settings |= {"config": config_for(tower_class, config), "ignore_mismatched_sizes": True}
         with quiet_transformers(), readable_weights(location):
             model, loading = tower_class.from_pretrained(location, output_loading_info=True, **where, **settings)
     except (OSError, ValueError) as error:
         raise type(error)(f"neuron {spec.name!r} ({spec.hub_id}): {error}") from error
-    missing = sorted(key for key in loading["missing_keys"] if spec.submodule is None or _is_used(key, spec))
+    missing = _missing_keys(spec, model, loading["missing_keys"])
     mismatched = sorted(key for key, *_ in loading.get("mismatched_keys", ()))
     if missing or mismatched:
         raise RuntimeError(
@@ -175,9 +189,22 @@ def load_neuron(
     return Neuron(spec, tower, projection, prompt_depth, getattr(commit, "resolved", commit))
 
 
-def _is_used(key: str, spec: NeuronSpec) -> bool:
-    prefixes = [spec.submodule, spec.projection]
-    return any(prefix and key.startswith(f"{prefix}.") for prefix in prefixes)
+def _missing_keys(spec: NeuronSpec, model: Any, keys: Iterable[str]) -> list[str]:
+    """Missing parameters that the tower or its projection reads, sorted."""
+    adapter = NEURON_ADAPTERS.get(_part(spec, model, spec.submodule or "").config.model_type)
+    unread = () if adapter is None else adapter.training_only
+    missing = sorted(key for key in keys if key not in unread)
+    if spec.submodule is not None:
+        prefixes = [f"{path}." for path in (spec.submodule, spec.projection) if path]
+        return [key for key in missing if key.startswith(tuple(prefixes))]
+    optional = "add_pooling_layer" in inspect.signature(type(model).__init__).parameters
+    if missing and optional and all(key.startswith("pooler.") for key in missing):
+        logger.warning_once(
+            f"{spec.hub_id} was trained without a pooler: neuron {spec.name!r} pools by the mean of tokens"
+        )
+        model.pooler = None
+        return []
+    return missing
 
 
 def _hub_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,19 +230,32 @@ def _load_projection(spec: NeuronSpec, model: nn.Module, location: str, where: d
         return _part(spec, model, spec.projection)
     try:
         with readable_weights(f"{location}/{spec.projection}"):
-            weight = load_file(str(cached_file(location, spec.projection, **where)))["weight"]  # (embedding, width)
+            weights = load_file(str(cached_file(location, spec.projection, **where)))
     except OSError as error:
         raise OSError(f"neuron {spec.name!r}: {error}") from error
+    layers = {
+        name.removesuffix(".weight"): nn.Linear(weight.shape[1], weight.shape[0], f"{name[:-6]}bias" in weights)
+        for name, weight in weights.items()
+        if weight.ndim == 2
+    }
+    projection: nn.Module
+    if set(weights) == {"weight"}:
+        projection = layers["weight"]
+    else:  # of two layers, in CLAP
+        activation = ACT2FN[_part(spec, model, spec.submodule or "").config.projection_hidden_act]
+        projection = nn.Sequential(
+            OrderedDict(linear1=layers["linear1"], activation=activation, linear2=layers["linear2"])
+        )
+    projection.load_state_dict(weights)
     parameter = next(model.parameters())
-    projection = nn.Linear(
-        weight.shape[1], weight.shape[0], bias=False, device=parameter.device, dtype=parameter.dtype
-    )
-    projection.load_state_dict({"weight": weight})
-    return projection
+    return projection.to(parameter.device, parameter.dtype)
+
+
+_LOGIT_SCALES = ("logit_scale", "logit_scale_a")  # the latter: of sounds to texts, in CLAP
 
 
 def read_logit_scale(spec: NeuronSpec, base: str | None, base_revision: str | None, **kwargs: Any) -> float | None:
-    """The log similarity scale of a dual encoder's checkpoint: its tensor `logit_scale`.
+    """The log similarity scale of a dual encoder's checkpoint.
 
     Returns:
         The scale, or `None` where the checkpoint has none.
@@ -225,16 +265,18 @@ def read_logit_scale(spec: NeuronSpec, base: str | None, base_revision: str | No
     # A tower cut out and saved alone keeps its scale in a file of its own.
     names = ["logit_scale.safetensors", "model.safetensors"]
     if (index := cached_file(location, "model.safetensors.index.json", **where)) is not None:
-        names.append(json.loads(Path(index).read_text())["weight_map"].get("logit_scale", names[-1]))
+        files = json.loads(Path(index).read_text())["weight_map"]
+        names += [files[key] for key in _LOGIT_SCALES if key in files]
     for name in names:
         if (path := cached_file(location, name, **where)) is None:
             continue
         with readable_weights(path), safe_open(path, framework="pt") as file:
-            if "logit_scale" in file.keys():  # noqa: SIM118 (not a dict)
-                return float(file.get_tensor("logit_scale"))
+            for key in _LOGIT_SCALES:
+                if key in file.keys():  # noqa: SIM118 (not a dict)
+                    return float(file.get_tensor(key))
     if (path := cached_file(location, "pytorch_model.bin", **where)) is not None:
-        scale = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("logit_scale")
-        return None if scale is None else float(scale)
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return next((float(weights[key]) for key in _LOGIT_SCALES if key in weights), None)
     return None
 
 
@@ -265,8 +307,8 @@ def save_neuron(
     with quiet_transformers():
         neuron.tower.save_pretrained(target)
     if neuron.projection is not None:
-        weight = neuron.projection.get_parameter("weight").detach().to("cpu").contiguous()
-        save_file({"weight": weight}, target / "projection.safetensors", metadata={"format": "pt"})
+        weights = {name: weight.to("cpu").contiguous() for name, weight in neuron.projection.state_dict().items()}
+        save_file(weights, target / "projection.safetensors", metadata={"format": "pt"})
     location, where = tower_location(spec, base, base_revision)
     for name in _PROCESSOR_FILES:
         found = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **where)
@@ -276,12 +318,19 @@ def save_neuron(
         spec,
         hub_id=f"./{target.name}",
         revision=None,
-        class_name=type(neuron.tower).__name__,
+        class_name=_class_name(neuron.tower),
         submodule=None,
         key_mapping=None,
         projection=None if neuron.projection is None else "projection.safetensors",
         dtype=str(neuron.dtype).removeprefix("torch."),
     )
+
+
+def _class_name(tower: nn.Module) -> str:
+    kind = type(tower)
+    if hasattr(transformers, kind.__name__) or not kind.__module__.startswith("transformers."):
+        return kind.__name__
+    return f"{kind.__module__}.{kind.__name__}".removeprefix("transformers.")
 
 
 DEFAULT_LOGIT_SCALE = math.log(1 / 0.07)  # the initial scale of CLIP, for text towers that bring none
@@ -318,8 +367,8 @@ def resolve_spec(
             raise ValueError(f"{given['hub_id']}: model type {config.model_type!r} has no base class; give class_name")
         known = {"class_name": mapping[type(config)].__name__}
     merged = {**known, **given}
-    tower_class = _tower_class(NeuronSpec.from_dict({**probe.to_dict(), **merged}), hub_kwargs["trust_remote_code"])
-    tower_config = _config_for(tower_class, config)
+    tower_class = tower_class_of(NeuronSpec.from_dict({**probe.to_dict(), **merged}), hub_kwargs["trust_remote_code"])
+    tower_config = config_for(tower_class, config)
     adapter = NEURON_ADAPTERS.get(tower_config.model_type)
     if adapter is None:
         with torch.device("meta"):  # structure only: no weights are made
@@ -354,11 +403,13 @@ def _free_name(modality: str, taken: tuple[str, ...]) -> str:
 
 __all__ = [
     "DEFAULT_LOGIT_SCALE",
+    "config_for",
     "load_neuron",
     "quiet_transformers",
     "read_logit_scale",
     "readable_weights",
     "resolve_spec",
     "save_neuron",
+    "tower_class_of",
     "tower_location",
 ]

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
@@ -32,13 +33,22 @@ def image_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
 
 def clip_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
     """Tubelets of a clip: pixel_values are (batch, time, channels, height, width)."""
-    _, height, width = image_grid(config, inputs)
-    return inputs["pixel_values"].shape[1] // config.tubelet_size, height, width
+    time, _, height, width = inputs["pixel_values"].shape[1:]
+    if isinstance(config.tubelet_size, int):
+        depth, (patch_height, patch_width) = config.tubelet_size, _pair(config.patch_size)
+    else:
+        depth, patch_height, patch_width = config.tubelet_size
+    return time // depth, height // patch_height, width // patch_width
+
+
+def frame_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
+    """One token for each frame of a clip: pixel_values are (batch, time, channels, height, width)."""
+    return inputs["pixel_values"].shape[1], 1, 1
 
 
 def spectrogram_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
-    """Patches of a spectrogram: input_values are (batch, time, mel bins); tokens run over time first."""
-    time, bins = inputs["input_values"].shape[-2:]
+    """Patches of a spectrogram: input_features are (batch, time, mel bins); tokens run over time first."""
+    time, bins = inputs["input_features"].shape[-2:]
     frequency = (bins - config.patch_size) // config.frequency_stride + 1
     return 1, frequency, (time - config.patch_size) // config.time_stride + 1
 
@@ -48,31 +58,63 @@ def sequence_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
     return 1, 1, inputs["input_ids"].shape[-1]
 
 
+def siglip2_inputs(config: Any, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Frames as rows of patches, with the shape of the rectangle that they fill."""
+    patch, (_, rows, columns) = config.patch_size, image_grid(config, inputs)
+    pixels = inputs["pixel_values"][..., : rows * patch, : columns * patch]  # (frames, channels, height, width)
+    patches = pixels.unflatten(-1, (columns, patch)).unflatten(-3, (rows, patch))
+    patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # (frames, patches, values)
+    return {
+        "pixel_values": patches,
+        "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device),
+        "spatial_shapes": torch.tensor([[rows, columns]]).expand(len(patches), -1),  # read as numbers: on the CPU
+    }
+
+
+def vjepa2_inputs(config: Any, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The encoder alone: its predictor is for training."""
+    return {"pixel_values_videos": inputs["pixel_values"], "skip_predictor": True}
+
+
+def clap_inputs(config: Any, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Sound that fits the tower: CLAP's own feature extractor calls a clip of each batch longer than it is, at random."""
+    features = inputs["input_features"]  # (batch, 1 or 4, time, mel bins)
+    is_longer = torch.zeros(len(features), 1, dtype=torch.bool, device=features.device)
+    return {"input_features": features, "is_longer": is_longer}
+
+
 @dataclass(frozen=True)
 class NeuronAdapter:
     """How a tower of one model type is used.
 
     Attributes:
         modality: the modality it reads when nothing else is said.
-        grid: `grid(tower.config, tower_inputs) -> (t, h, w)`; tokens before the grid's own (class tokens) stay out of
-            `last_hidden_state`. `None`: all tokens in one row.
+        grid: `grid(tower.config, inputs) -> (t, h, w)`, where inputs are the neuron's: `pixel_values` (frames folded),
+            `input_features` or `input_ids`; tokens before the grid's own (class tokens) stay out of `last_hidden_state`.
+            `None`: all tokens in one row.
         layers: dotted path of the transformer layers; `None`: the longest list of identical transformer layers.
-        embeddings: dotted path of the module whose output enters the first layer.
+        below: dotted paths of modules in front of the layers, whose outputs only they read: bypassed where the layers run
+            again. Of a list, all modules. `None`: `embeddings`, where the tower has it.
         folds_frames: frames are folded into the tower's batch (an image tower) instead of one clip tensor.
         prompt_side: `prefix` or `suffix`.
         takes_prompts: `False` for towers that take no extra tokens and whose tokens cannot be shifted at a layer: they
             are re-associated after the tower.
         fixed_frames: whether a clip must have the `num_frames` of the tower's configuration.
+        tower_inputs: `tower_inputs(tower.config, inputs)`, the tower's keyword arguments, where they are more than its main
+            input and a mask.
+        training_only: parameters that only training reads: checkpoints may lack them.
     """
 
     modality: str
     grid: Callable[[Any, Mapping[str, Any]], Grid] | None
     layers: str | None = None
-    embeddings: str | None = "embeddings"
+    below: tuple[str, ...] | None = None
     folds_frames: bool = False
     prompt_side: str = "prefix"
     takes_prompts: bool = True
     fixed_frames: bool = False
+    tower_inputs: Callable[[Any, Mapping[str, Tensor]], dict[str, Any]] | None = None
+    training_only: tuple[str, ...] = ()
 
 
 NEURON_ADAPTERS: dict[str, NeuronAdapter] = {}
@@ -135,6 +177,15 @@ def find_layers(tower: nn.Module, path: str | None = None) -> nn.ModuleList | No
     return longest
 
 
+def modules_below(tower: nn.Module, paths: tuple[str, ...] | None) -> list[nn.Module]:
+    """The modules in front of a tower's layers, see [`NeuronAdapter`]."""
+    if paths is None:
+        embeddings = getattr(tower, "embeddings", None)
+        return [embeddings] if isinstance(embeddings, nn.Module) else []
+    found = [tower.get_submodule(path) for path in paths]
+    return [part for module in found for part in (module if isinstance(module, nn.ModuleList) else [module])]
+
+
 def adapter_for(tower: nn.Module, modality: str) -> NeuronAdapter:
     """The registered adapter of the tower's model type, or one made by rule (said in a warning)."""
     model_type = getattr(tower.config, "model_type", type(tower).__name__)
@@ -155,33 +206,79 @@ def adapter_for(tower: nn.Module, modality: str) -> NeuronAdapter:
     )
 
 
-# Class token + patches, frames folded into the batch.
+# Frames folded into the batch. DINOv3 turns the last tokens by their place, so that prompts must stand in front.
 register_neuron("clip_vision_model", "image", image_grid, folds_frames=True)
+register_neuron("metaclip_2_vision_model", "image", image_grid, folds_frames=True)
 register_neuron("siglip_vision_model", "image", image_grid, folds_frames=True)
+register_neuron("siglip2_vision_model", "image", image_grid, folds_frames=True, tower_inputs=siglip2_inputs)
 register_neuron("dinov2", "image", image_grid, folds_frames=True)
+register_neuron("dinov3_vit", "image", image_grid, folds_frames=True)
+
 # X-CLIP layers read token 0 as the class token of the frame: prompts go behind.
 register_neuron("xclip_vision_model", "video", image_grid, folds_frames=True, prompt_side="suffix", fixed_frames=True)
 register_neuron("videomae", "video", clip_grid, fixed_frames=True)
+register_neuron("vivit", "video", clip_grid, fixed_frames=True)
+# Its rotary positions are counted from the first token: prompts go behind.
+register_neuron(
+    "vjepa2", "video", clip_grid, below=("encoder.embeddings",), prompt_side="suffix", tower_inputs=vjepa2_inputs
+)
+# Space first, then time: prompts join the frames of each place in the layers over time.
+register_neuron(
+    "videoprism_vision_model",
+    "video",
+    clip_grid,
+    layers="temporal_layers",
+    below=("spatial_embeddings", "spatial_layers", "layernorm1", "temporal_embeddings"),
+    fixed_frames=True,
+)
+register_neuron("pe_video_encoder", "video", frame_grid, layers="layers", below=("embedder", "patch_embedder"))
 # Its divided attention reshapes tokens to the grid, so that it takes no others; they stand place by place, not in time.
 register_neuron("timesformer", "video", None, takes_prompts=False)
-register_neuron("audio-spectrogram-transformer", "audio", spectrogram_grid)
-register_neuron("bert", "text", sequence_grid)
-register_neuron("clip_text_model", "text", sequence_grid)
-register_neuron("siglip_text_model", "text", sequence_grid)
 
-register_checkpoint("clip", "CLIPVisionModelWithProjection", submodule="vision_model", projection="visual_projection")
-register_checkpoint(
-    "clip", "CLIPTextModelWithProjection", "text_tower", submodule="text_model", projection="text_projection"
-)
+register_neuron("audio-spectrogram-transformer", "audio", spectrogram_grid)
+register_neuron("whisper", "audio", None, layers="layers", below=("conv1", "conv2"))
+_WAVES: dict[str, Any] = {
+    "layers": "encoder.layers",
+    "below": ("feature_extractor", "feature_projection", "encoder.pos_conv_embed"),
+    "training_only": ("masked_spec_embed",),
+}
+register_neuron("wav2vec2", "audio", None, **_WAVES)
+register_neuron("hubert", "audio", None, **_WAVES)
+register_neuron("wavlm", "audio", None, **_WAVES)
+register_neuron("pe_audio_encoder", "audio", None, layers="layers", below=("embedder", "patch_embedder"))
+# Its windows are cut from the plane of the spectrogram: no place for other tokens.
+register_neuron("clap_audio_model", "audio", None, takes_prompts=False, tower_inputs=clap_inputs)
+
+register_neuron("bert", "text", sequence_grid)
+register_neuron("modernbert", "text", sequence_grid)
+register_neuron("clip_text_model", "text", sequence_grid)
+register_neuron("metaclip_2_text_model", "text", sequence_grid)
+register_neuron("siglip_text_model", "text", sequence_grid)
+register_neuron("siglip2_text_model", "text", sequence_grid)
+register_neuron("clap_text_model", "text", sequence_grid)
+
+_VISION = {"submodule": "vision_model", "projection": "visual_projection"}
+_TEXT = {"submodule": "text_model", "projection": "text_projection"}
+register_checkpoint("clip", "CLIPVisionModelWithProjection", **_VISION)
+register_checkpoint("clip", "CLIPTextModelWithProjection", "text_tower", **_TEXT)
+register_checkpoint("metaclip_2", "MetaClip2VisionModelWithProjection", **_VISION)
+register_checkpoint("metaclip_2", "MetaClip2TextModelWithProjection", "text_tower", **_TEXT)
 register_checkpoint("siglip", "SiglipVisionModel")
 register_checkpoint("siglip", "SiglipTextModel", "text_tower")
-# Loading XCLIPVisionModel from a full checkpoint leaves it random: its keys carry the prefix of the whole model.
+# Frames of any size: its processor's file names none, but the number of patches, 256 of 16 x 16 pixels.
+register_checkpoint("siglip2", "Siglip2VisionModel", preprocessing={"size": [256, 256]})
+register_checkpoint("siglip2_vision_model", "Siglip2VisionModel", preprocessing={"size": [256, 256]})
+register_checkpoint("siglip2", "Siglip2TextModel", "text_tower")
+register_checkpoint("clap", "ClapAudioModelWithProjection", submodule="audio_model", projection="audio_projection")
+register_checkpoint("clap", "ClapTextModelWithProjection", "text_tower", **_TEXT)
+# Loading these from a full checkpoint leaves them random: their keys carry the prefix of the whole model.
 register_checkpoint("xclip", "XCLIPVisionModel", key_mapping={r"^vision_model\.": ""})
-register_checkpoint("videomae", "VideoMAEModel")
-register_checkpoint("timesformer", "TimesformerModel")
-register_checkpoint("audio-spectrogram-transformer", "ASTModel")
-register_checkpoint("bert", "BertModel")
-register_checkpoint("dinov2", "Dinov2Model")
+register_checkpoint("videoprism", "VideoPrismVisionModel", key_mapping={r"^video_model\.vision_model\.": ""})
+register_checkpoint(
+    "whisper", "models.whisper.modeling_whisper.WhisperEncoder", key_mapping={r"^(model\.)?encoder\.": ""}
+)
+register_checkpoint("pe_audio", "PeAudioEncoder", key_mapping={r"^audio_encoder\.": ""})
+register_checkpoint("pe_video", "PeVideoEncoder", key_mapping={r"^video_encoder\.": ""})
 # The backbone alone: an image tower with dense, geometry-aware tokens; also reads depth maps.
 register_checkpoint("depth_anything", "Dinov2Model", key_mapping={r"^backbone\.": ""})
 
@@ -192,8 +289,10 @@ __all__ = [
     "adapter_for",
     "clip_grid",
     "find_layers",
+    "frame_grid",
     "image_grid",
     "list_neurons",
+    "modules_below",
     "register_checkpoint",
     "register_neuron",
     "sequence_grid",

@@ -8,7 +8,7 @@ below the site are bypassed, prompts join the tokens at the site, and are taken 
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,14 +27,15 @@ class Trunk:
     Attributes:
         hidden_states: (batch, tokens, width), the input of the layer at the prompt site.
         inputs: the tower's keyword inputs.
-        returns_tuple: whether the tower's layers return a tuple.
-        skips_embeddings: whether the embeddings can be bypassed, having the shape of the hidden states.
+        rest: what the layer below the site returned behind its hidden states (WavLM: the relative positions' bias);
+            `None` where layers return hidden states alone, or the site is the first.
+        below: outputs of the modules in front of the layers. Nothing reads their values: they are on the meta device.
     """
 
     hidden_states: Tensor
     inputs: dict[str, Any]
-    returns_tuple: bool
-    skips_embeddings: bool
+    rest: tuple | None
+    below: list[Any]
 
 
 class PromptedTower:
@@ -44,42 +45,42 @@ class PromptedTower:
         tower: the frozen module.
         layers: its transformer layers, in order.
         site: index of the first crown layer, 0 .. len(layers) - 1.
-        embeddings: the module whose output enters the first layer; bypassed in prompted passes where given.
+        below: modules in front of the layers, whose outputs only the layers read: bypassed in prompted passes.
         prompt_side: where prompts stand among the tokens, `prefix` or `suffix`.
     """
 
     def __init__(
-        self, tower: nn.Module, layers: nn.ModuleList, site: int, embeddings: nn.Module | None, prompt_side: str
+        self, tower: nn.Module, layers: nn.ModuleList, site: int, below: Sequence[nn.Module], prompt_side: str
     ):
         if not 0 <= site < len(layers):
             raise ValueError(f"prompt site {site} is outside the tower's {len(layers)} layers")
         self.tower, self.layers, self.site, self.prompt_side = tower, layers, site, prompt_side
-        self.embeddings = embeddings if site > 0 else None
+        self.below = list(below)
 
     def first_pass(self, inputs: dict[str, Any]) -> tuple[Any, Trunk]:
         """The tower's own pass; returns its outputs and the trunk's."""
         entered: list[Tensor] = []
         left: list[Any] = []
-        embedded: list[Any] = []
-        site = self.layers[self.site]
+        below: list[list[Any]] = [[] for _ in self.below]
         with ExitStack() as stack:
             stack.enter_context(_ONE_PASS)
-            stack.enter_context(
-                _hook(
-                    site.register_forward_pre_hook(
-                        lambda module, args, kwargs: entered.append(_hidden_states(args, kwargs)), with_kwargs=True
-                    )
-                )
+            handle = self.layers[self.site].register_forward_pre_hook(
+                lambda module, args, kwargs: entered.append(_hidden_states(args, kwargs)), with_kwargs=True
             )
-            stack.enter_context(_hook(site.register_forward_hook(lambda module, args, output: left.append(output))))
-            if self.embeddings is not None:
-                handle = self.embeddings.register_forward_hook(lambda module, args, output: embedded.append(output))
-                stack.enter_context(_hook(handle))
+            stack.enter_context(_hook(handle))
+            if self.site > 0:
+                stack.enter_context(_hook(self.layers[self.site - 1].register_forward_hook(_keep_rest(left))))
+            for module, shapes in zip(self.below, below, strict=True):
+                stack.enter_context(_hook(module.register_forward_hook(_keep_shapes(shapes))))
             outputs = self.tower(**inputs)
         if len(entered) != 1:
             raise RuntimeError(f"{type(self.tower).__name__}: layer {self.site} ran {len(entered)} times in one pass")
-        skips = len(embedded) == 1 and isinstance(embedded[0], Tensor) and embedded[0].shape == entered[0].shape
-        return outputs, Trunk(entered[0], inputs, isinstance(left[0], tuple), skips)
+        if any(len(shapes) != 1 for shapes in below):
+            raise RuntimeError(
+                f"{type(self.tower).__name__}: modules below the layers did not run once each in a pass"
+            )
+        rest = left[0] if left else None
+        return outputs, Trunk(entered[0], inputs, rest, [shapes[0] for shapes in below])
 
     def prompted_pass(self, trunk: Trunk, prompts: Tensor) -> tuple[Any, Tensor]:
         """Runs the crown over `[prompts ; trunk.hidden_states]`.
@@ -140,11 +141,11 @@ class PromptedTower:
 
     @contextmanager
     def _trunk_bypassed(self, trunk: Trunk) -> Iterator[None]:
-        """Embeddings and lower layers hand on the stored hidden states, so that their cost is not paid again."""
-        handed_on = (trunk.hidden_states,) if trunk.returns_tuple else trunk.hidden_states
+        """Lower layers hand on the stored hidden states, what is below them zeros: their cost is not paid again."""
+        handed_on = trunk.hidden_states if trunk.rest is None else (trunk.hidden_states, *trunk.rest)
         with ExitStack() as stack:
-            if trunk.skips_embeddings and self.embeddings is not None:
-                stack.enter_context(_forward_replaced(self.embeddings, lambda *args, **kwargs: trunk.hidden_states))
+            for module, shapes in zip(self.below, trunk.below, strict=True):
+                stack.enter_context(_forward_replaced(module, _zeros(shapes, trunk.hidden_states.device)))
             for layer in self.layers[: self.site]:
                 stack.enter_context(_forward_replaced(layer, lambda *args, **kwargs: handed_on))
             yield
@@ -172,6 +173,29 @@ def _forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
             module.__dict__["forward"] = before
 
 
+def _keep_rest(kept: list[Any]) -> Callable:
+    return lambda module, args, output: kept.append(_split_output(output)[1])
+
+
+def _keep_shapes(kept: list[Any]) -> Callable:
+    def shape(output: Any) -> Any:
+        if isinstance(output, tuple):
+            return tuple(shape(part) for part in output)
+        # Masks among them are values that are read: they stay as they are.
+        return output.to("meta") if isinstance(output, Tensor) and output.is_floating_point() else output
+
+    return lambda module, args, output: kept.append(shape(output))
+
+
+def _zeros(shapes: Any, device: torch.device) -> Callable:
+    def zeros(shape: Any) -> Any:
+        if isinstance(shape, tuple):
+            return tuple(zeros(part) for part in shape)
+        return torch.zeros_like(shape, device=device) if isinstance(shape, Tensor) and shape.is_meta else shape
+
+    return lambda *args, **kwargs: zeros(shapes)
+
+
 def _hidden_states(args: tuple, kwargs: dict) -> Tensor:
     return args[0] if args else kwargs["hidden_states"]
 
@@ -194,7 +218,7 @@ def _named_arguments(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple
 
 
 def _with_prompts(kwargs: dict, count: int, hidden_states: Tensor, side: str) -> dict:
-    """A layer's arguments, with masks and rotary positions extended to the prompt tokens."""
+    """A layer's arguments, with masks, biases and rotary positions extended to the prompt tokens."""
     tokens = hidden_states.shape[1]
     kwargs = {
         name: _extend_mask(value, count, tokens, side) if "mask" in name else value for name, value in kwargs.items()
@@ -210,6 +234,9 @@ def _with_prompts(kwargs: dict, count: int, hidden_states: Tensor, side: str) ->
             _pad(cosine, count, side, -2, 1.0),  # prompts have no place: the identity rotation
             _pad(sine, count, side, -2, 0.0),
         )
+    bias = kwargs.get("position_bias")
+    if isinstance(bias, Tensor) and bias.shape[-2:] == (tokens, tokens):  # (batch * heads, queries, keys)
+        kwargs["position_bias"] = _pad(_pad(bias, count, side, -1, 0.0), count, side, -2, 0.0)
     return kwargs
 
 

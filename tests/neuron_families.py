@@ -1,16 +1,23 @@
 """Every registered neuron type on tiny random weights, with its tower written out by hand: the reference of prompting.
 
-A forward written out takes the tower, its inputs and `through`, which runs the layers: `through(layers, hidden_states)`.
+A forward written out takes the tower, its inputs and `through`, which runs the layers: `through(layers, hidden_states)`,
+with `arguments(layer)` for what a layer takes beyond tokens and mask.
 """
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from tower_table import LAYERS, VISION
+from transformers import PeVideoEncoder, PeVideoEncoderConfig, PreTrainedModel, ViTConfig
 
+from modeling_sen import NeuronSpec
 from modeling_sen.neuron import Neuron
 from modeling_sen.neuron_loading import load_neuron, resolve_spec
 
@@ -28,6 +35,7 @@ class Family:
         inputs: `inputs(generator, batch_size)`, as a SEN hands them to the neuron.
         written_out: `written_out(tower, tower_inputs, through)`; `None` for towers that take no prompts.
         causal: whether tokens see only what stands before them.
+        build: makes the tower itself, where what the checkpoint needs is not installed in every environment.
     """
 
     checkpoint: str
@@ -36,14 +44,27 @@ class Family:
     given: Mapping[str, Any]
     role: str = "tower"
     causal: bool = False
+    build: Callable[[], PreTrainedModel] | None = None
 
 
 def _frames(count: int):
     return lambda generator, batch: {"pixel_values": torch.randn(batch, count, 3, 16, 16, generator=generator)}
 
 
-def _sound(generator: torch.Generator, batch: int) -> dict[str, Tensor]:
-    return {"input_features": torch.randn(batch, 64, 16, generator=generator)}
+def _sound(*shape: int):
+    return lambda generator, batch: {"input_features": torch.randn(batch, *shape, generator=generator)}
+
+
+def _waves(masked: bool, shape: tuple[int, ...] = (400,)):
+    def inputs(generator: torch.Generator, batch: int) -> dict[str, Tensor]:
+        values = torch.randn(batch, *shape, generator=generator)
+        if not masked:
+            return {"input_features": values}
+        mask = torch.ones(batch, *shape, dtype=torch.long)
+        mask[0, 300:] = 0  # the first sample is shorter
+        return {"input_features": values * mask, "attention_mask": mask}
+
+    return inputs
 
 
 def _words(vocabulary: int, end: int | None = None):
@@ -75,7 +96,7 @@ def _xclip(tower, inputs, through) -> Outputs:
 
 
 def _videomae(tower, inputs, through) -> Outputs:
-    hidden = tower.layernorm(through(tower.encoder.layer, tower.embeddings(inputs["pixel_values"], None), False))
+    hidden = tower.layernorm(through(tower.encoder.layer, tower.embeddings(inputs["pixel_values"], None)))
     return hidden, None
 
 
@@ -105,21 +126,151 @@ def _siglip_text(tower, inputs, through) -> Outputs:
     return hidden, tower.head(hidden[:, -1])
 
 
+def _siglip2_image(tower, inputs, through) -> Outputs:
+    # Four patches of 8 x 8 pixels, each a row of values by place and then channel.
+    rows = [
+        inputs["pixel_values"][:, :, top : top + 8, left : left + 8] for top, left in ((0, 0), (0, 8), (8, 0), (8, 8))
+    ]
+    patches = torch.stack([patch.permute(0, 2, 3, 1).flatten(1) for patch in rows], dim=1)
+    hidden = tower.embeddings(patches, torch.tensor([[2, 2]] * len(patches)))
+    hidden = tower.post_layernorm(through(tower.encoder.layers, hidden))
+    return hidden, tower.head(hidden)
+
+
+def _dinov3(tower, inputs, through) -> Outputs:
+    turns = tower.rope_embeddings(inputs["pixel_values"])  # of the patches, which stand last
+    hidden = tower.embeddings(inputs["pixel_values"])
+    hidden = tower.norm(through(tower.model.layer, hidden, arguments=lambda layer: {"position_embeddings": turns}))
+    return hidden, hidden[:, 0]
+
+
+def _vivit(tower, inputs, through) -> Outputs:
+    return tower.layernorm(through(tower.layers, tower.embeddings(inputs["pixel_values"]))), None
+
+
+def _vjepa2(tower, inputs, through) -> Outputs:
+    encoder = tower.encoder
+    return encoder.layernorm(through(encoder.layer, encoder.embeddings(inputs["pixel_values"]))), None
+
+
+def _videoprism(tower, inputs, through) -> Outputs:
+    hidden = tower.spatial_embeddings(inputs["pixel_values"])
+    for layer in tower.spatial_layers:
+        hidden = layer(hidden)  # (batch * time, places, width)
+    hidden = tower.temporal_embeddings(tower.layernorm1(hidden), inputs["pixel_values"].shape)
+    hidden = tower.layernorm2(through(tower.temporal_layers, hidden))  # (batch * places, time, width)
+    return hidden.unflatten(0, (-1, 4)).transpose(1, 2).flatten(1, 2), None
+
+
+def _whisper(tower, inputs, through) -> Outputs:
+    hidden = F.gelu(tower.conv2(F.gelu(tower.conv1(inputs["input_features"])))).transpose(1, 2)
+    return tower.layer_norm(through(tower.layers, hidden + tower.embed_positions.weight)), None
+
+
+def _of_samples(inputs) -> Tensor | None:
+    """(batch, tokens) of Wav2Vec2's two convolutions: a token hears what starts inside of the sound."""
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return None
+    lengths = ((mask.sum(-1) - 10) // 5 + 1 - 3) // 2 + 1
+    return torch.arange(((mask.shape[-1] - 10) // 5 + 1 - 3) // 2 + 1) < lengths[:, None]
+
+
+def _wav2vec2(tower, inputs, through) -> Outputs:
+    hidden, _ = tower.feature_projection(tower.feature_extractor(inputs["input_values"]).transpose(1, 2))
+    visible = _of_samples(inputs)
+    hidden = hidden * visible[..., None]
+    hidden = hidden + tower.encoder.pos_conv_embed(hidden)
+    hidden = tower.encoder.layer_norm(through(tower.encoder.layers, hidden, visible))
+    return hidden, (hidden * visible[..., None]).sum(1) / visible.sum(1, keepdim=True)
+
+
+def _hubert(tower, inputs, through) -> Outputs:
+    hidden = tower.feature_projection(tower.feature_extractor(inputs["input_values"]).transpose(1, 2))
+    hidden = tower.encoder.layer_norm(hidden + tower.encoder.pos_conv_embed(hidden))
+    return through(tower.encoder.layers, hidden), None
+
+
+def _wavlm(tower, inputs, through) -> Outputs:
+    hidden, _ = tower.feature_projection(tower.feature_extractor(inputs["input_values"]).transpose(1, 2))
+    hidden = tower.encoder.layer_norm(hidden + tower.encoder.pos_conv_embed(hidden))
+
+    def bias(length: int) -> Tensor:  # (batch * heads, tokens, tokens), the same in every layer
+        return tower.encoder.layers[0].attention.compute_bias(length, length).repeat(len(hidden), 1, 1)
+
+    return through(tower.encoder.layers, hidden, arguments=lambda layer: {"position_bias": bias}), None
+
+
+def _pe(tower, inputs, through) -> Outputs:
+    hidden = tower.embedder(inputs[tower.main_input_name])[0]
+    hidden, _ = tower.patch_embedder(hidden)
+    turns = tower.rotary_emb(hidden, torch.arange(hidden.shape[1])[None])
+    hidden = through(tower.layers, hidden, arguments=lambda layer: {"position_embeddings": turns})
+    hidden = tower.output(tower.norm(hidden))
+    return hidden[:, 1:], hidden[:, 0]
+
+
+def _modernbert(tower, inputs, through) -> Outputs:
+    hidden = tower.embeddings(input_ids=inputs["input_ids"])
+    places = torch.arange(hidden.shape[1])
+    near = (places[:, None] - places[None]).abs() <= 2
+    turns = {kind: tower.rotary_emb(hidden, places[None], kind) for kind in set(tower.config.layer_types)}
+
+    def arguments(layer):
+        windows = {"window": near} if layer.attention_type == "sliding_attention" else {}
+        return {"position_embeddings": turns[layer.attention_type], **windows}
+
+    hidden = tower.final_norm(through(tower.layers, hidden, arguments=arguments))
+    weight = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))[..., None]
+    return hidden, (hidden * weight).sum(1) / weight.sum(1)
+
+
+def _build_pe_video() -> PreTrainedModel:
+    """Its image model is a timm model, and timm needs torchvision, which breaks Transformers where versions differ: here
+    a ViT stands in. What is prompted, and all that follows the image model, is PE video's own."""
+    torch.manual_seed(0)
+    config = PeVideoEncoderConfig(**LAYERS, head_dim=8)
+    config.vision_config = ViTConfig(**VISION, num_labels=6)
+    tower = PeVideoEncoder(config)
+    for parameter in tower.parameters():
+        torch.nn.init.normal_(parameter, std=0.25)
+    return tower
+
+
+_NAME = {"name": "n"}
 _BACKBONE = {"name": "n", "class_name": "Dinov2Model", "key_mapping": {r"^backbone\.": ""}}
 FAMILIES: dict[str, Family] = {
-    "clip_vision_model": Family("clip", _frames(2), _clip_image, {"name": "n"}),
-    "siglip_vision_model": Family("siglip", _frames(2), _siglip_image, {"name": "n"}),
-    "xclip_vision_model": Family("xclip", _frames(4), _xclip, {"name": "n"}),
+    "clip_vision_model": Family("clip", _frames(2), _clip_image, _NAME),
+    "metaclip_2_vision_model": Family("metaclip_2", _frames(2), _clip_image, _NAME),
+    "siglip_vision_model": Family("siglip", _frames(2), _siglip_image, _NAME),
+    "siglip2_vision_model": Family("siglip2", _frames(2), _siglip2_image, _NAME),
     "dinov2": Family("depth_anything", _frames(1), _dinov2, _BACKBONE),
-    "videomae": Family("videomae", _frames(4), _videomae, {"name": "n"}),
-    "timesformer": Family("timesformer", _frames(4), None, {"name": "n"}),
-    "audio-spectrogram-transformer": Family("ast", _sound, _ast, {"name": "n"}),
-    "bert": Family("bert", _words(40), _bert, {"name": "n"}),
+    "dinov3_vit": Family("dinov3", _frames(2), _dinov3, _NAME),
+    "xclip_vision_model": Family("xclip", _frames(4), _xclip, _NAME),
+    "videomae": Family("videomae", _frames(4), _videomae, _NAME),
+    "vivit": Family("vivit", _frames(4), _vivit, _NAME),
+    "vjepa2": Family("vjepa2", _frames(4), _vjepa2, _NAME),
+    "videoprism_vision_model": Family("videoprism", _frames(4), _videoprism, _NAME),
+    "pe_video_encoder": Family("none", _frames(4), _pe, {"modality": "video"}, build=_build_pe_video),
+    "timesformer": Family("timesformer", _frames(4), None, _NAME),
+    "audio-spectrogram-transformer": Family("ast", _sound(64, 16), _ast, _NAME),
+    "whisper": Family("whisper", _sound(8, 100), _whisper, _NAME),
+    "wav2vec2": Family("wav2vec2", _waves(masked=True), _wav2vec2, _NAME),
+    "hubert": Family("hubert", _waves(masked=False), _hubert, _NAME),
+    "wavlm": Family("wavlm", _waves(masked=False), _wavlm, _NAME),
+    "pe_audio_encoder": Family("pe_audio", _waves(masked=False, shape=(1, 80)), _pe, _NAME),
+    "clap_audio_model": Family("clap", _sound(4, 101, 16), None, _NAME),
+    "bert": Family("bert", _words(40), _bert, _NAME),
+    "modernbert": Family("modernbert", _words(40), _modernbert, _NAME),
     "clip_text_model": Family("clip", _words(500, 513), _clip_text, {}, "text_tower", causal=True),
+    "metaclip_2_text_model": Family("metaclip_2", _words(500, 513), _clip_text, {}, "text_tower", causal=True),
     "siglip_text_model": Family("siglip", _words(500), _siglip_text, {}, "text_tower"),
+    "siglip2_text_model": Family("siglip2", _words(500), _siglip_text, {}, "text_tower"),
+    "clap_text_model": Family("clap", _words(40), _bert, {}, "text_tower"),
 }
 
 
+EAGER_ONLY = ("videoprism_vision_model", "wavlm", "clap_text_model")
 _LOADED: dict[tuple, Neuron] = {}
 
 
@@ -128,6 +279,13 @@ def make_neuron(
 ) -> Neuron:
     """A neuron of the type; the tower is loaded once for a session, and each call gets a copy of its own."""
     family = FAMILIES[model_type]
+    if attention == "sdpa" and model_type in EAGER_ONLY:
+        pytest.skip("Transformers has this type with eager attention only")
+    if family.build is not None:
+        tower = family.build()
+        tower.set_attn_implementation(attention or "sdpa")
+        spec = NeuronSpec(**{"name": "n", "hub_id": "here", "hidden_size": 16, "class_name": "none", **family.given})
+        return Neuron(spec, tower, None, prompt_depth)
     key = (towers[family.checkpoint], model_type, attention)
     if key not in _LOADED:
         spec = resolve_spec({"hub_id": towers[family.checkpoint], **family.given}, family.role)
@@ -148,24 +306,38 @@ def prompted_from_raw_inputs(model_type: str, neuron: Neuron, inputs: dict[str, 
     """
     family, count = FAMILIES[model_type], prompts.shape[1]
     suffix = neuron.adapter.prompt_side == "suffix"
-    frames = 1
-    tower_inputs = {neuron.tower.main_input_name if key == "input_features" else key: x for key, x in inputs.items()}
+    names = {"input_features": neuron.tower.main_input_name}
+    tower_inputs = {names.get(key, key): values for key, values in inputs.items()}
     if neuron.adapter.folds_frames:
-        frames = inputs["pixel_values"].shape[1]
         tower_inputs["pixel_values"] = inputs["pixel_values"].flatten(0, 1)
-    prompts = torch.stack([prompts] * frames, dim=1).flatten(0, 1)
+    elif "pixel_values" in inputs:
+        tower_inputs[neuron.tower.main_input_name] = inputs["pixel_values"]
     kept = []
 
-    def through(layers, hidden_states: Tensor, takes_mask: bool = True) -> Tensor:
+    def through(layers, hidden_states: Tensor, key_mask: Tensor | None = None, arguments=lambda layer: {}) -> Tensor:
         tokens = hidden_states.shape[1]
-        visible = _visible(tower_inputs.get("attention_mask"), tokens, family.causal)
+        if "input_ids" in tower_inputs:
+            key_mask = tower_inputs.get("attention_mask")
+        folded = prompts.repeat_interleave(len(hidden_states) // len(prompts), dim=0)
         for index, layer in enumerate(layers):
+            given = dict(arguments(layer))
+            visible = _visible(key_mask, tokens, family.causal, given.pop("window", None))
             if index == site:
-                parts = (hidden_states, prompts) if suffix else (prompts, hidden_states)
+                parts = (hidden_states, folded) if suffix else (folded, hidden_states)
                 hidden_states = torch.cat(parts, dim=1)
-                if visible is not None:
-                    visible = _with_prompts(visible, count)
-            hidden_states = layer(hidden_states, visible) if takes_mask else layer(hidden_states)
+            if index >= site:
+                visible = None if visible is None else _with_prompts(visible, count)
+                if "position_embeddings" in given:
+                    given["position_embeddings"] = _unturned(given["position_embeddings"], tokens, count)
+            if bias := given.pop("position_bias", None):
+                # Prompts have places before the sound only where the first layer, which gives them, sees prompts.
+                given["position_bias"] = (
+                    bias(count + tokens) if site == 0 else _unbiased(bias(tokens), index, site, count)
+                )
+            if "attention_mask" in inspect.signature(type(layer).forward).parameters:
+                given["attention_mask"] = _as_read(visible, neuron)
+            output = layer(hidden_states, **given)
+            hidden_states = output[0] if isinstance(output, tuple) else output
         kept.append(hidden_states[:, tokens:] if suffix else hidden_states[:, :count])
         return hidden_states[:, :tokens] if suffix else hidden_states[:, count:]
 
@@ -173,12 +345,31 @@ def prompted_from_raw_inputs(model_type: str, neuron: Neuron, inputs: dict[str, 
     return last_hidden_state, pooled, kept[0]
 
 
-def _visible(attention_mask: Tensor | None, tokens: int, causal: bool) -> Tensor | None:
+def _unbiased(bias: Tensor, index: int, site: int, count: int) -> Tensor:
+    return F.pad(bias, (count, 0, count, 0)) if index >= site else bias
+
+
+def _unturned(position_embeddings: tuple[Tensor, Tensor], tokens: int, count: int) -> tuple[Tensor, Tensor]:
+    cosine, sine = position_embeddings
+    if cosine.shape[-2] != tokens:  # DINOv3: of the patches alone
+        return cosine, sine
+    still = cosine.new_ones(*cosine.shape[:-2], count, cosine.shape[-1])
+    return torch.cat([still, cosine], dim=-2), torch.cat([torch.zeros_like(still), sine], dim=-2)
+
+
+def _as_read(visible: Tensor | None, neuron: Neuron) -> Tensor | None:
+    """Eager attention adds its mask to the scores."""
+    if visible is None or neuron.tower.config._attn_implementation != "eager":
+        return visible
+    return torch.where(visible, 0.0, torch.finfo(torch.float32).min)
+
+
+def _visible(attention_mask: Tensor | None, tokens: int, causal: bool, window: Tensor | None) -> Tensor | None:
     """(batch, 1, queries, keys) bool: which token sees which."""
     visible = None if attention_mask is None else attention_mask.bool()[:, None, None, :].expand(-1, 1, tokens, -1)
-    if causal:
-        earlier = torch.ones(1, 1, tokens, tokens, dtype=torch.bool).tril()
-        visible = earlier if visible is None else visible & earlier
+    for rule in (torch.ones(tokens, tokens, dtype=torch.bool).tril() if causal else None, window):
+        if rule is not None:
+            visible = rule[None, None] if visible is None else visible & rule
     return visible
 
 
