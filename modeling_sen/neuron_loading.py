@@ -305,7 +305,8 @@ def save_neuron(
     """
     target = Path(folder) / f"neuron_{spec.name}"
     with quiet_transformers():
-        neuron.tower.save_pretrained(target)
+        # As the tower names its weights: not as the checkpoint did, before a key mapping cut the tower out of it.
+        neuron.tower.save_pretrained(target, save_original_format=False)
     if neuron.projection is not None:
         weights = {name: weight.to("cpu").contiguous() for name, weight in neuron.projection.state_dict().items()}
         save_file(weights, target / "projection.safetensors", metadata={"format": "pt"})

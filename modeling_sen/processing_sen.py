@@ -41,6 +41,9 @@ logger = logging.get_logger(__name__)
 # Tokens; a tokenizer that says more has no limit of its own.
 LONGEST_TEXT = 1 << 20
 
+# Seconds; what a waveform tower is given at most.
+LONGEST_SOUND = 30.0
+
 # Which entry of a clip a neuron of each modality looks at.
 _FRAME_SOURCES = {"image": "video", "video": "video", "depth": "depth", "thermal": "thermal"}
 
@@ -90,9 +93,11 @@ class SENProcessor(ProcessorMixin):
             return_tensors: only `"pt"`.
 
         Returns:
-            `{neuron}_pixel_values` (rows, T, 3, H, W) float32, `{neuron}_input_features` (rows, time, bins) float32,
-            `{neuron}_input_ids` and `{neuron}_attention_mask` (rows, tokens) int64; `neuron_mask` (rows, neurons) bool;
-            `frame_times` (rows, T) float64 seconds, of the neuron with the most frames, NaN where a row has fewer;
+            `{neuron}_pixel_values` (rows, T, 3, H, W) float32, `{neuron}_input_features` (rows, time, bins) float32 or
+            whatever the neuron's feature extractor makes of sound, waveforms of different length padded with zeros,
+            `{neuron}_input_ids` and `{neuron}_attention_mask` (rows, tokens, or samples of sound) int64;
+            `neuron_mask` (rows, neurons) bool; `frame_times` (rows, T) float64 seconds, of the neuron with the most frames,
+            NaN where a row has fewer;
             `text_input_ids` and `text_attention_mask` (texts, tokens) int64. A neuron that no clip has inputs for has none.
 
         Raises:
@@ -181,9 +186,12 @@ class SENProcessor(ProcessorMixin):
         if not sound.present:
             logger.warning_once(f"some clips have no sound: neuron {spec.name!r} is left out for them")
             return
-        features = extractor(sound.samples, sampling_rate=extractor.sampling_rate, return_tensors="np")
+        samples = sound.samples[: round(_room(extractor) * extractor.sampling_rate)]
+        features = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="np")
         name = extractor.model_input_names[0]
         inputs[f"{spec.name}_input_features"] = torch.from_numpy(np.asarray(features[name][0], dtype=np.float32))
+        if "attention_mask" in features:  # towers that hear padding where nothing says that it is none
+            inputs[f"{spec.name}_attention_mask"] = torch.from_numpy(features["attention_mask"][0]).to(torch.int64)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Rows of [`read_clip`] -> batched inputs; neurons that a row lacks get zeros there and `False` in `neuron_mask`."""
@@ -199,8 +207,10 @@ class SENProcessor(ProcessorMixin):
                 tokens = self._tokens(spec, [row.get(key, "") for row in rows])
                 data[key], data[f"{spec.name}_attention_mask"] = tokens
                 continue
-            absent = torch.zeros_like(next(row[key] for row in rows if key in row))
-            data[key] = torch.stack([row.get(key, absent) for row in rows])
+            data[key] = _stacked([row.get(key) for row in rows], 0.0)
+            mask_key = f"{spec.name}_attention_mask"
+            if any(mask_key in row for row in rows):
+                data[mask_key] = _stacked([row.get(mask_key) for row in rows], 1)
         data["neuron_mask"] = mask
         if any("frame_times" in row for row in rows):
             unknown = torch.empty(0, dtype=torch.float64)
@@ -321,14 +331,31 @@ def _every(frames: VideoFrames, view: int, num_views: int) -> VideoFrames:
 
 def _heard(span: tuple[float, float] | None, extractor: Any, view: int, num_views: int) -> tuple[float, float] | None:
     """The stretch of a long span that a feature extractor has room for, around the middle of the view's part of it."""
-    room = None
-    if type(extractor).__name__ == "ASTFeatureExtractor":
-        room = extractor.max_length * 0.010 + 0.015  # windows of 25 ms, 10 ms apart
-    if span is None or room is None or span[1] - span[0] <= room:
+    room = _room(extractor)
+    if span is None or span[1] - span[0] <= room:
         return span
     middle = span[0] + (span[1] - span[0]) * (view + 0.5) / num_views
     start = min(max(middle - room / 2, span[0]), span[1] - room)
     return start, start + room
+
+
+def _room(extractor: Any) -> float:
+    """Seconds that a feature extractor makes one input of; those that know no bound read waveforms of any length."""
+    kind = type(extractor).__name__
+    if kind == "ASTFeatureExtractor":
+        return extractor.max_length * 0.010 + 0.015  # windows of 25 ms, 10 ms apart
+    if kind == "ClapFeatureExtractor":
+        return extractor.max_length_s
+    return getattr(extractor, "chunk_length", None) or LONGEST_SOUND
+
+
+def _stacked(rows: Sequence[Tensor | None], absent: float) -> Tensor:
+    """Rows as one batch: shorter ones end in zeros, missing ones hold `absent`."""
+    found = [row for row in rows if row is not None]
+    length = max(row.shape[-1] for row in found)
+    missing = torch.full_like(found[0], absent)
+    full = [missing if row is None else row for row in rows]
+    return torch.stack([torch.nn.functional.pad(row, (0, length - row.shape[-1])) for row in full])
 
 
 def _load_tokenizer(location: str, where: Mapping[str, Any]) -> Any:
