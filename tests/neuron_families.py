@@ -55,13 +55,13 @@ def _sound(*shape: int):
     return lambda generator, batch: {"input_features": torch.randn(batch, *shape, generator=generator)}
 
 
-def _waves(masked: bool, shape: tuple[int, ...] = (400,)):
+def _waves(masked: bool, shape: tuple[int, ...] = (1600,)):
     def inputs(generator: torch.Generator, batch: int) -> dict[str, Tensor]:
         values = torch.randn(batch, *shape, generator=generator)
         if not masked:
             return {"input_features": values}
         mask = torch.ones(batch, *shape, dtype=torch.long)
-        mask[0, 300:] = 0  # the first sample is shorter
+        mask[0, 1200:] = 0  # the first sample is shorter
         return {"input_features": values * mask, "attention_mask": mask}
 
     return inputs
@@ -172,8 +172,8 @@ def _of_samples(inputs) -> Tensor | None:
     mask = inputs.get("attention_mask")
     if mask is None:
         return None
-    lengths = ((mask.sum(-1) - 10) // 5 + 1 - 3) // 2 + 1
-    return torch.arange(((mask.shape[-1] - 10) // 5 + 1 - 3) // 2 + 1) < lengths[:, None]
+    lengths = ((mask.sum(-1) - 10) // 40 + 1 - 3) // 4 + 1
+    return torch.arange(((mask.shape[-1] - 10) // 40 + 1 - 3) // 4 + 1) < lengths[:, None]
 
 
 def _wav2vec2(tower, inputs, through) -> Outputs:
@@ -258,7 +258,7 @@ FAMILIES: dict[str, Family] = {
     "wav2vec2": Family("wav2vec2", _waves(masked=True), _wav2vec2, _NAME),
     "hubert": Family("hubert", _waves(masked=False), _hubert, _NAME),
     "wavlm": Family("wavlm", _waves(masked=False), _wavlm, _NAME),
-    "pe_audio_encoder": Family("pe_audio", _waves(masked=False, shape=(1, 80)), _pe, _NAME),
+    "pe_audio_encoder": Family("pe_audio", _waves(masked=False, shape=(1, 800)), _pe, _NAME),
     "clap_audio_model": Family("clap", _sound(4, 101, 16), None, _NAME),
     "bert": Family("bert", _words(40), _bert, _NAME),
     "modernbert": Family("modernbert", _words(40), _modernbert, _NAME),

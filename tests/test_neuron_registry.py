@@ -1,20 +1,25 @@
 """The registry: every type is tested, a new one takes one line, an unknown one is tried by rule."""
 
 import logging
+import shutil
 from operator import attrgetter
+from pathlib import Path
 
 import pytest
 import torch
 from neuron_families import FAMILIES, make_inputs, make_neuron
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, ViTConfig, ViTModel
 from transformers import logging as transformers_logging
 
 from modeling_sen import NeuronSpec, SENModel, list_neurons, register_neuron
 from modeling_sen.neuron import Neuron
+from modeling_sen.neuron_loading import load_neuron, resolve_spec
 from modeling_sen.neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, adapter_for, find_layers, image_grid
 
 
 def test_every_registered_type_has_a_tiny_tower_to_be_tested_on():
+    assert sorted(set(list_neurons()) - set(FAMILIES)) == [], "registered, but not in neuron_families.FAMILIES"
     assert set(FAMILIES) == set(list_neurons())
     assert list_neurons() == sorted(NEURON_ADAPTERS)
 
@@ -38,6 +43,38 @@ def test_looking_again_keeps_every_shape(model_type, towers):
             assert again.answers.shape == (2, 3, neuron.spec.hidden_size)
         else:
             assert again.answers is None
+
+
+@pytest.mark.parametrize("model_type", [name for name, family in FAMILIES.items() if family.written_out])
+def test_a_crown_deeper_than_the_tower_raises(model_type, towers):
+    with pytest.raises(ValueError, match=r"prompt_depth is 5, but neuron '\w+' has 4 layers"):
+        make_neuron(model_type, towers, 5)
+
+
+@pytest.mark.parametrize("model_type", [name for name, family in FAMILIES.items() if family.build is None])
+def test_a_layer_without_weights_raises(model_type, towers, tmp_path):
+    family = FAMILIES[model_type]
+    folder = Path(shutil.copytree(towers[family.checkpoint], tmp_path / "damaged"))
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if ".1." not in name}
+    assert 0 < len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match=r"has no weights for \d+ parameters of .* would stay random"):
+        load_neuron(resolve_spec({"hub_id": str(folder), **family.given}, family.role))
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_half_precision_is_close(model_type, towers):
+    neuron, inputs = (
+        make_neuron(model_type, towers, 2 if FAMILIES[model_type].written_out else None),
+        make_inputs(model_type),
+    )
+    context = torch.randn(2, 3 if neuron.prompted_tower else 1, 16, generator=torch.Generator().manual_seed(1))
+    exact = neuron.look_again(neuron.first_look(inputs)[1], context).pooler_output
+    half = neuron.to(torch.bfloat16)
+    state = half.look_again(half.first_look(inputs)[1], context)
+    assert state.pooler_output.dtype == torch.bfloat16
+    assert (state.pooler_output.float() - exact).norm() < 0.05 * exact.norm()
 
 
 @pytest.mark.parametrize("model_type", [name for name in FAMILIES if NEURON_ADAPTERS[name].layers is None])

@@ -26,7 +26,7 @@ FEATURE_EXTRACTORS = {
     "wav2vec2": Wav2Vec2FeatureExtractor(return_attention_mask=True),
     "hubert": Wav2Vec2FeatureExtractor(),
     "wavlm": Wav2Vec2FeatureExtractor(),
-    "pe_audio": PeAudioFeatureExtractor(sampling_rate=16000, hop_length=8),
+    "pe_audio": PeAudioFeatureExtractor(sampling_rate=16000, hop_length=80),
     "clap": ClapFeatureExtractor(feature_size=16, max_length_s=1, truncation="fusion"),
 }
 

@@ -19,7 +19,7 @@ _WAVES = {
     **LAYERS,
     "conv_dim": (8, 8),
     "conv_kernel": (10, 3),
-    "conv_stride": (5, 2),
+    "conv_stride": (40, 4),
     "num_conv_pos_embeddings": 4,
     "num_conv_pos_embedding_groups": 2,
     "vocab_size": 10,
@@ -133,7 +133,7 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
             "audio_config": {
                 **LAYERS,
                 "head_dim": 8,
-                "dac_config": {"encoder_hidden_size": 4, "downsampling_ratios": [2, 4], "codebook_dim": 8},
+                "dac_config": {"encoder_hidden_size": 4, "downsampling_ratios": [8, 10], "codebook_dim": 8},
             },
         },
     ),
