@@ -28,9 +28,9 @@ from .neuron_loading import (
     quiet_transformers,
     read_logit_scale,
     readable_weights,
-    resolve_spec,
     save_neuron,
 )
+from .neuron_resolution import resolve_spec
 from .recursive_association import FusionHead, RABlock, Shift, masked_mean
 
 logger = logging.get_logger(__name__)

@@ -66,7 +66,7 @@ class Neuron(nn.Module):
     ):
         super().__init__()
         self.spec, self.tower, self.projection, self.commit = spec, tower, projection, commit
-        self.adapter: NeuronAdapter = adapter_for(tower, spec.modality)
+        self.adapter: NeuronAdapter = adapter_for(tower)
         if self.adapter.fixed_frames and spec.num_frames != tower.config.num_frames:
             raise ValueError(
                 f"neuron {spec.name!r}: num_frames is {spec.num_frames}, but its tower takes {tower.config.num_frames}"

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Load neurons by hub id with stock Transformers classes, and fill in what a hub id alone leaves open."""
+"""Load neurons by hub id with stock Transformers classes, and save them beside a SEN."""
 
 import importlib.util
 import inspect
@@ -28,7 +28,7 @@ from transformers.utils.hub import resolve_revision
 
 from .configuration_sen import NeuronSpec
 from .neuron import Neuron
-from .neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, adapter_for
+from .neuron_registry import NEURON_ADAPTERS
 
 logger = logging.get_logger(__name__)
 
@@ -158,7 +158,7 @@ def load_neuron(
         ValueError: the class, the submodule or the width does not fit the checkpoint.
     """
     location, where = tower_location(spec, base, base_revision)
-    hub_kwargs = _hub_kwargs(kwargs)
+    hub_kwargs = hub_kwargs_of(kwargs)
     commit = resolve_revision(location, where.get("revision"), **_cached_file_kwargs(hub_kwargs))
     if commit is not None:
         where["revision"] = commit
@@ -207,7 +207,8 @@ def _missing_keys(spec: NeuronSpec, model: Any, keys: Iterable[str]) -> list[str
     return missing
 
 
-def _hub_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def hub_kwargs_of(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the arguments for a neuron those that also say where its configuration is found."""
     # Said in any case: left open, Transformers would ask on the terminal whether to run a neuron's code.
     return {"trust_remote_code": False, **{key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}}
 
@@ -261,7 +262,7 @@ def read_logit_scale(spec: NeuronSpec, base: str | None, base_revision: str | No
         The scale, or `None` where the checkpoint has none.
     """
     location, where = tower_location(spec, base, base_revision)
-    where |= {**_cached_file_kwargs(_hub_kwargs(kwargs)), "_raise_exceptions_for_missing_entries": False}
+    where |= {**_cached_file_kwargs(hub_kwargs_of(kwargs)), "_raise_exceptions_for_missing_entries": False}
     # A tower cut out and saved alone keeps its scale in a file of its own.
     names = ["logit_scale.safetensors", "model.safetensors"]
     if (index := cached_file(location, "model.safetensors.index.json", **where)) is not None:
@@ -337,79 +338,14 @@ def _class_name(tower: nn.Module) -> str:
 DEFAULT_LOGIT_SCALE = math.log(1 / 0.07)  # the initial scale of CLIP, for text towers that bring none
 
 
-def resolve_spec(
-    neuron: str | Mapping[str, Any] | NeuronSpec, role: str = "tower", taken: tuple[str, ...] = (), **kwargs: Any
-) -> NeuronSpec:
-    """A full specification from a hub id or a partial dict, read from the checkpoint's config.json.
-
-    Args:
-        neuron: hub id, folder, or a dict with at least `hub_id`.
-        role: `"tower"` or `"text_tower"`.
-        taken: names already in use.
-        kwargs: as for [`load_neuron`].
-
-    Raises:
-        OSError: no such checkpoint.
-        ValueError: a checkpoint type that needs `class_name`.
-    """
-    if isinstance(neuron, NeuronSpec):
-        return neuron
-    given = {"hub_id": neuron} if isinstance(neuron, str) else dict(neuron)
-    if "hub_id" not in given:
-        raise ValueError(f"neuron {given!r}: expected a hub id or a dict with 'hub_id'")
-    probe = NeuronSpec.from_dict({"name": "probe", "modality": "image", "hidden_size": 1, "class_name": "", **given})
-    location, where = tower_location(probe, None, None)
-    hub_kwargs = _hub_kwargs(kwargs)
-    config = AutoConfig.from_pretrained(location, **where, **hub_kwargs)
-    known = CHECKPOINT_SPECS.get((config.model_type, role), {})
-    if "class_name" not in known and "class_name" not in given:
-        mapping: Any = AutoModel._model_mapping
-        if type(config) not in mapping:
-            raise ValueError(f"{given['hub_id']}: model type {config.model_type!r} has no base class; give class_name")
-        known = {"class_name": mapping[type(config)].__name__}
-    merged = {**known, **given}
-    tower_class = tower_class_of(NeuronSpec.from_dict({**probe.to_dict(), **merged}), hub_kwargs["trust_remote_code"])
-    tower_config = config_for(tower_class, config)
-    adapter = NEURON_ADAPTERS.get(tower_config.model_type)
-    if adapter is None:
-        with torch.device("meta"):  # structure only: no weights are made
-            tower: Any = tower_class(tower_config)
-        tower = tower.get_submodule(merged["submodule"]) if merged.get("submodule") else tower
-        adapter = adapter_for(tower, merged.get("modality", _modality_of(tower)))
-    merged.setdefault("modality", "text" if role == "text_tower" else adapter.modality)
-    merged.setdefault("hidden_size", tower_config.hidden_size)
-    if merged["modality"] == "video":
-        merged.setdefault("num_frames", getattr(tower_config, "num_frames", None))
-    if merged["modality"] == "image":
-        merged.setdefault("num_frames", 8)
-    if not adapter.takes_prompts:
-        merged.setdefault("prompt_side", "after")
-    merged.setdefault("name", "class_text" if role == "text_tower" else _free_name(merged["modality"], taken))
-    return NeuronSpec.from_dict(merged)
-
-
-def _modality_of(tower: nn.Module) -> str:
-    """The modality of an unregistered tower, from what its class says it reads."""
-    modalities = getattr(tower, "input_modalities", ("image",))
-    first = modalities if isinstance(modalities, str) else modalities[0]
-    return first if first in ("image", "video", "audio", "text") else "image"
-
-
-def _free_name(modality: str, taken: tuple[str, ...]) -> str:
-    # A number without an underscore: "image_2" would begin with the inputs' prefix of "image".
-    base = "words" if modality == "text" else modality  # "text" is the class texts'
-    names = [base, *(f"{base}{number}" for number in range(2, len(taken) + 3))]
-    return next(name for name in names if name not in taken)
-
-
 __all__ = [
     "DEFAULT_LOGIT_SCALE",
     "config_for",
+    "hub_kwargs_of",
     "load_neuron",
     "quiet_transformers",
     "read_logit_scale",
     "readable_weights",
-    "resolve_spec",
     "save_neuron",
     "tower_class_of",
     "tower_location",

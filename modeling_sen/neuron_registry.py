@@ -2,10 +2,12 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """How each type of Transformers encoder becomes a neuron: where its layers are, its pooled output, its token grid.
 
-`register_neuron(model_type, ...)` adds a type in one line; a type that nobody registered is tried by rule. A checkpoint
+`register_neuron(model_type, ...)` adds a type in one line; a type that nobody registered is used by rule: modality and
+grid from what its class says that it reads, prompts after a trial on the meta device, where passes cost nothing. A checkpoint
 larger than the tower it holds (CLIP: image and text) is described by `register_checkpoint`.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
+
+from .prompt_injection import PromptedTower
 
 logger = logging.get_logger(__name__)
 
@@ -186,24 +190,90 @@ def modules_below(tower: nn.Module, paths: tuple[str, ...] | None) -> list[nn.Mo
     return [part for module in found for part in (module if isinstance(module, nn.ModuleList) else [module])]
 
 
-def adapter_for(tower: nn.Module, modality: str) -> NeuronAdapter:
+def adapter_for(tower: nn.Module) -> NeuronAdapter:
     """The registered adapter of the tower's model type, or one made by rule (said in a warning)."""
     model_type = getattr(tower.config, "model_type", type(tower).__name__)
     if model_type in NEURON_ADAPTERS:
         return NEURON_ADAPTERS[model_type]
-    layers = find_layers(tower)
-    has_patches = hasattr(tower.config, "patch_size") and modality in ("image", "depth", "thermal")
-    how = "after the tower: no list of identical transformer layers" if layers is None else f"{len(layers)} layers"
+    modality, layers = _modality_of(tower), find_layers(tower)
+    side = None if layers is None else _prompt_side(tower, modality)
+    if layers is None:
+        how = "after the tower: no list of identical transformer layers"
+    elif side is None:
+        how = f"after the tower: its {len(layers)} layers take no other tokens"
+    else:
+        how = f"{len(layers)} layers"
     logger.warning_once(
         f"model type {model_type!r} is not registered as a neuron and is used by rule ({how}); "
         "register_neuron(...) makes it exact"
     )
+    grid: Any = sequence_grid if modality == "text" else None
+    if side is not None and modality == "image" and hasattr(tower.config, "patch_size"):
+        grid = image_grid
+    if side is not None and modality == "video" and hasattr(tower.config, "tubelet_size"):
+        grid = clip_grid
     return NeuronAdapter(
         modality=modality,
-        grid=image_grid if has_patches else None,
-        folds_frames=modality in ("image", "depth", "thermal"),
-        takes_prompts=layers is not None,
+        grid=grid,
+        folds_frames=modality == "image",
+        prompt_side=side or "prefix",
+        takes_prompts=side is not None,
+        fixed_frames=modality == "video" and getattr(tower.config, "num_frames", None) is not None,
     )
+
+
+def _modality_of(tower: nn.Module) -> str:
+    """What a tower reads: `image`, `video`, `audio` or `text`."""
+    modalities: Any = getattr(tower, "input_modalities", "text")
+    said = (modalities,) if isinstance(modalities, str) else tuple(modalities)
+    main_input: Any = getattr(tower, "main_input_name", "input_ids")
+    if main_input == "pixel_values_videos" or (main_input == "pixel_values" and hasattr(tower.config, "num_frames")):
+        return "video"
+    if main_input == "pixel_values":
+        return "video" if said[0] == "video" else "image"
+    return "audio" if main_input in ("input_values", "input_features") or said[0] == "audio" else "text"
+
+
+def _prompt_side(tower: nn.Module, modality: str) -> str | None:
+    """Where the tower lets prompts stand; `None` where its layers take no other tokens, or it cannot run without values."""
+    config: Any = copy.deepcopy(tower.config)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            trial: Any = type(tower)(config)
+            trial.set_attn_implementation("eager")  # its masks are made without looking at values
+            inputs = _trial_inputs(trial, modality)
+            plain = trial.eval()(**inputs).last_hidden_state
+    except Exception:  # whatever a tower raises that looks at values
+        return None
+    layers = find_layers(trial)
+    assert layers is not None  # as in the tower itself
+    for side in ("prefix", "suffix"):
+        prompted = PromptedTower(trial, layers, len(layers) - 1, modules_below(trial, None), side)
+        try:
+            with torch.device("meta"), torch.no_grad():
+                _, trunk = prompted.first_pass(inputs)
+                outputs, answers = prompted.prompted_pass(trunk, torch.empty(1, 2, config.hidden_size))
+        except Exception:  # whatever a tower raises when it meets tokens that it has no place for
+            continue
+        if outputs.last_hidden_state.shape == plain.shape and answers.shape == (1, 2, config.hidden_size):
+            return side
+    return None
+
+
+def _trial_inputs(tower: Any, modality: str) -> dict[str, Tensor]:
+    config: Any = tower.config
+    shape: list[int] = [1]
+    if modality == "text":
+        return {"input_ids": torch.ones(1, 8, dtype=torch.long)}
+    if modality == "audio" and tower.main_input_name == "input_values":
+        shape += [16_000]
+    elif modality == "audio":
+        shape += [200, getattr(config, "num_mel_bins", getattr(config, "feature_projection_input_dim", 80))]
+    else:
+        size: Any = getattr(config, "image_size", getattr(config, "crop_size", 224))
+        shape += [getattr(config, "num_frames", 8)] if modality == "video" else []
+        shape += [getattr(config, "num_channels", 3), *([size, size] if isinstance(size, int) else size)]
+    return {tower.main_input_name: torch.empty(shape)}
 
 
 # Frames folded into the batch. DINOv3 turns the last tokens by their place, so that prompts must stand in front.

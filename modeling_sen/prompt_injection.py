@@ -240,24 +240,26 @@ def _with_prompts(kwargs: dict, count: int, hidden_states: Tensor, side: str) ->
     return kwargs
 
 
-def _pad(tensor: Tensor, count: int, side: str, dim: int, value: float | bool) -> Tensor:
+def _pad(tensor: Tensor, count: int, side: str, dim: int, value: float) -> Tensor:
     shape = list(tensor.shape)
     shape[dim] = count
-    pad = tensor.new_full(shape, value)
-    return torch.cat([pad, tensor] if side == "prefix" else [tensor, pad], dim=dim)
+    return _beside(tensor, tensor.new_full(shape, value), side, dim)
+
+
+def _beside(tensor: Tensor, prompts: Tensor, side: str, dim: int) -> Tensor:
+    return torch.cat([prompts, tensor] if side == "prefix" else [tensor, prompts], dim=dim)
 
 
 def _extend_mask(mask: Any, count: int, tokens: int, side: str) -> Any:
     """Extends a (batch, keys) or (batch, heads, queries, keys) mask: all tokens see the prompts, which see what any sees."""
     if not isinstance(mask, Tensor) or mask.ndim not in (2, 4) or mask.shape[-1] != tokens:
         return mask
-    additive = mask.is_floating_point() and mask.ndim == 4
-    visible = 0.0 if additive else True
+    # The largest value is what visible tokens have, in masks that are added (0), multiplied (1) and boolean.
+    visible = mask.flatten(1).amax(dim=1).view(-1, *[1] * (mask.ndim - 1))
     if mask.ndim == 4 and mask.shape[-2] == tokens:
-        rows = mask.amax(dim=-2, keepdim=True) if additive else mask.any(dim=-2, keepdim=True)
-        rows = rows.expand(*mask.shape[:-2], count, tokens).to(mask.dtype)
-        mask = torch.cat([rows, mask] if side == "prefix" else [mask, rows], dim=-2)
-    return _pad(mask, count, side, -1, visible)
+        rows = mask.amax(dim=-2, keepdim=True).expand(*mask.shape[:-2], count, tokens)
+        mask = _beside(mask, rows, side, -2)
+    return _beside(mask, visible.expand(*mask.shape[:-1], count), side, -1)
 
 
 __all__ = ["PromptedTower", "Trunk"]

@@ -19,7 +19,8 @@ from transformers import PeVideoEncoder, PeVideoEncoderConfig, PreTrainedModel, 
 
 from modeling_sen import NeuronSpec
 from modeling_sen.neuron import Neuron
-from modeling_sen.neuron_loading import load_neuron, resolve_spec
+from modeling_sen.neuron_loading import load_neuron
+from modeling_sen.neuron_resolution import resolve_spec
 
 Outputs = tuple[Tensor, Tensor | None]  # last_hidden_state, pooler_output
 

@@ -14,9 +14,9 @@ from modeling_sen.neuron_loading import (
     DEFAULT_LOGIT_SCALE,
     load_neuron,
     read_logit_scale,
-    resolve_spec,
     tower_location,
 )
+from modeling_sen.neuron_resolution import resolve_spec
 
 
 def spec_of(towers, family="ast", **changes) -> NeuronSpec:

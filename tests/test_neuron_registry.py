@@ -14,8 +14,9 @@ from transformers import logging as transformers_logging
 
 from modeling_sen import NeuronSpec, SENModel, list_neurons, register_neuron
 from modeling_sen.neuron import Neuron
-from modeling_sen.neuron_loading import load_neuron, resolve_spec
+from modeling_sen.neuron_loading import load_neuron
 from modeling_sen.neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, adapter_for, find_layers, image_grid
+from modeling_sen.neuron_resolution import resolve_spec
 
 
 def test_every_registered_type_has_a_tiny_tower_to_be_tested_on():
@@ -91,7 +92,7 @@ def test_one_line_registers_a_type(monkeypatch):
     register_neuron("vit", "image", image_grid, folds_frames=True)
     try:
         assert "vit" in list_neurons()
-        assert adapter_for(_vit(), "image").grid is image_grid
+        assert adapter_for(_vit()).grid is image_grid
     finally:
         del NEURON_ADAPTERS["vit"]
 
@@ -126,7 +127,7 @@ def test_a_tower_without_transformer_layers_is_associated_after_itself():
 
     tower = Tower()
     assert find_layers(tower) is None
-    assert not adapter_for(tower, "image").takes_prompts
+    assert not adapter_for(tower).takes_prompts
     with pytest.raises(ValueError, match=r"Tower.stages.0: found Linear, expected a ModuleList"):
         find_layers(tower, "stages.0")
 

@@ -1,0 +1,86 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""From a hub id to a full specification: what the id leaves open is read from the checkpoint's config.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+
+from .configuration_sen import NeuronSpec
+from .neuron_loading import config_for, hub_kwargs_of, tower_class_of, tower_location
+from .neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, adapter_for
+
+
+def resolve_spec(
+    neuron: str | Mapping[str, Any] | NeuronSpec, role: str = "tower", taken: tuple[str, ...] = (), **kwargs: Any
+) -> NeuronSpec:
+    """A full specification from a hub id or a partial dict, read from the checkpoint's config.json.
+
+    Args:
+        neuron: hub id, folder, or a dict with at least `hub_id`.
+        role: `"tower"` or `"text_tower"`.
+        taken: names already in use.
+        kwargs: as for [`load_neuron`].
+
+    Raises:
+        OSError: no such checkpoint.
+        ValueError: a checkpoint type that needs `class_name`.
+    """
+    if isinstance(neuron, NeuronSpec):
+        return neuron
+    given = {"hub_id": neuron} if isinstance(neuron, str) else dict(neuron)
+    if "hub_id" not in given:
+        raise ValueError(f"neuron {given!r}: expected a hub id or a dict with 'hub_id'")
+    probe = NeuronSpec.from_dict({"name": "probe", "modality": "image", "hidden_size": 1, "class_name": "", **given})
+    location, where = tower_location(probe, None, None)
+    hub_kwargs = hub_kwargs_of(kwargs)
+    config = AutoConfig.from_pretrained(location, **where, **hub_kwargs)
+    known = CHECKPOINT_SPECS.get((config.model_type, role), {})
+    if "class_name" not in known and "class_name" not in given:
+        mapping: Any = AutoModel._model_mapping
+        if type(config) not in mapping:
+            raise ValueError(f"{given['hub_id']}: model type {config.model_type!r} has no base class; give class_name")
+        known = {"class_name": mapping[type(config)].__name__}
+    merged = {**known, **given}
+    tower_class = tower_class_of(NeuronSpec.from_dict({**probe.to_dict(), **merged}), hub_kwargs["trust_remote_code"])
+    tower_config = config_for(tower_class, config)
+    adapter = NEURON_ADAPTERS.get(tower_config.model_type)
+    if adapter is None:
+        with torch.device("meta"):  # structure only: no weights are made
+            tower: Any = tower_class(tower_config)
+        tower = tower.get_submodule(merged["submodule"]) if merged.get("submodule") else tower
+        adapter = adapter_for(tower)
+        tower_config = tower.config
+    merged.setdefault("modality", "text" if role == "text_tower" else adapter.modality)
+    merged.setdefault("hidden_size", _width(tower_config, given["hub_id"]))
+    if merged["modality"] == "video":
+        merged.setdefault("num_frames", getattr(tower_config, "num_frames", None))
+    if merged["modality"] == "image":
+        merged.setdefault("num_frames", 8)
+    if not adapter.takes_prompts:
+        merged.setdefault("prompt_side", "after")
+    merged.setdefault("name", "class_text" if role == "text_tower" else _free_name(merged["modality"], taken))
+    return NeuronSpec.from_dict(merged)
+
+
+def _width(config: PreTrainedConfig, hub_id: str) -> int:
+    width = getattr(config, "hidden_size", None)
+    if width is None:
+        width = (getattr(config, "hidden_sizes", None) or [None])[-1]  # convolutional towers: of the last stage
+    if width is None:
+        raise ValueError(
+            f"{hub_id}: model type {config.model_type!r} does not say the width of its tokens; give hidden_size"
+        )
+    return width
+
+
+def _free_name(modality: str, taken: tuple[str, ...]) -> str:
+    # A number without an underscore: "image_2" would begin with the inputs' prefix of "image".
+    base = "words" if modality == "text" else modality  # "text" is the class texts'
+    names = [base, *(f"{base}{number}" for number in range(2, len(taken) + 3))]
+    return next(name for name in names if name not in taken)
+
+
+__all__ = ["resolve_spec"]

@@ -1,0 +1,178 @@
+"""Types that nobody registered: what they read is known from their class, and whether they take prompts from a trial."""
+
+import logging
+
+import pytest
+import torch
+import transformers
+from tower_table import LAYERS, VISION
+from transformers import logging as transformers_logging
+
+from modeling_sen import SENModel, list_neurons
+from modeling_sen.neuron_registry import NEURON_ADAPTERS
+from modeling_sen.prompt_injection import _extend_mask
+
+SMALL = {"hidden_size": 8, "projection_dim": 4, "num_prompt_tokens": 2, "bottleneck_size": 4}
+WORDS = {**LAYERS, "vocab_size": 40, "max_position_embeddings": 32}
+WAVES = {
+    **LAYERS,
+    "conv_dim": (8, 8),
+    "conv_kernel": (10, 3),
+    "conv_stride": (40, 4),
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "vocab_size": 10,
+}
+STAGES = {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4, "image_size": 16, "patch_size": 2}
+PICTURES, SOUNDS, TEXTS = (2, 3, 3, 16, 16), (2, 1600), (2, 9)
+
+# class -> (configuration, shape of what it reads, grid, whether it takes prompts)
+TYPES = {
+    "ViTModel": (VISION, PICTURES, (3, 2, 2), True),
+    "IJepaModel": (VISION, PICTURES, (3, 2, 2), True),
+    "Aimv2VisionModel": (VISION, PICTURES, (3, 2, 2), True),
+    "Dinov2WithRegistersModel": (VISION, PICTURES, (3, 2, 2), True),
+    "BeitModel": (VISION, PICTURES, (3, 2, 2), True),
+    "ViTMSNModel": (VISION, PICTURES, (3, 2, 2), True),
+    "UniSpeechModel": (WAVES, SOUNDS, (1, 1, 10), True),
+    "UniSpeechSatModel": (WAVES, SOUNDS, (1, 1, 10), True),
+    "Data2VecAudioModel": ({**WAVES, "num_conv_pos_embeddings": 2}, SOUNDS, (1, 1, 10), True),
+    "Wav2Vec2BertModel": (
+        {**LAYERS, "feature_projection_input_dim": 12, "conv_depthwise_kernel_size": 3},
+        (2, 10, 12),
+        (1, 1, 10),
+        True,
+    ),
+    "RobertaModel": (WORDS, TEXTS, (1, 1, 9), True),
+    "ElectraModel": (WORDS, TEXTS, (1, 1, 9), True),
+    "T5EncoderModel": (
+        {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 4, "num_heads": 2, "vocab_size": 40},
+        TEXTS,
+        (1, 1, 9),
+        True,
+    ),
+    # Windows, convolutions, biases of a fixed size, one layer that runs many times: prompts have no place.
+    "SwinModel": (STAGES, PICTURES, (3, 1, 16), False),
+    "ConvNextModel": (
+        {"hidden_sizes": [4, 8, 12, 16], "depths": [1, 1, 2, 1], "image_size": 32},
+        (2, 3, 3, 32, 32),
+        (3, 1, 1),
+        False,
+    ),
+    "ResNetModel": (
+        {"embedding_size": 4, "hidden_sizes": [4, 8, 12, 16], "depths": [1, 1, 1, 1]},
+        (2, 3, 3, 64, 64),
+        (3, 2, 2),
+        False,
+    ),
+    "DebertaV2Model": ({**WORDS, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}, TEXTS, (1, 1, 9), False),
+    "MPNetModel": (WORDS, TEXTS, (1, 1, 9), False),
+    "AlbertModel": ({**WORDS, "embedding_size": 8}, TEXTS, (1, 1, 9), False),
+}
+
+
+def saved(class_name: str, folder, settings) -> str:
+    torch.manual_seed(0)
+    model_class = getattr(transformers, class_name)
+    model = model_class(model_class.config_class(**settings))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.25)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def inputs_of(spec, shape) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    if spec.modality == "text":
+        return {"input_ids": torch.randint(2, 40, shape, generator=generator)}
+    return {spec.input_name: torch.randn(shape, generator=generator)}
+
+
+@pytest.fixture
+def warnings(caplog):
+    """What the rule says, as often as it says it."""
+    transformers_logging.warning_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        yield lambda: [message for message in caplog.messages if "used by rule" in message]
+
+
+@pytest.mark.parametrize("class_name", TYPES)
+def test_unregistered_types_are_used_by_rule(class_name, tmp_path, warnings):
+    settings, shape, grid, takes_prompts = TYPES[class_name]
+    folder = saved(class_name, tmp_path / "tower", settings)
+    model = SENModel.from_neurons([{"hub_id": folder, "class_name": class_name}], **SMALL)
+    spec, neuron = model.config.neuron_specs[0], next(iter(model.neurons.by_name.values()))
+    assert neuron.tower.config.model_type not in list_neurons()
+    assert spec.prompt_side == (None if takes_prompts else "after")
+    (said,) = warnings()
+    assert ("after the tower" in said) == (not takes_prompts)
+    state, trunk = neuron.first_look(inputs_of(spec, shape))
+    assert state.grid == grid
+    assert state.last_hidden_state.shape == (2, grid[0] * grid[1] * grid[2], 16)
+    context = torch.randn(2, 2 if takes_prompts else 1, 16).requires_grad_()
+    again = neuron.look_again(trunk, context)
+    assert (again.pooler_output - state.pooler_output).abs().max() > 1e-4
+    (again.last_hidden_state.square().sum() + again.pooler_output.sum()).backward()
+    assert bool((context.grad.abs().amax(-1) > 0).all())
+    assert (again.answers is not None) == takes_prompts
+    if takes_prompts:
+        naive = neuron.tower(**neuron._tower_inputs(inputs_of(spec, shape))).last_hidden_state
+        assert torch.equal(state.last_hidden_state[:, -1], naive.reshape(2, -1, 16)[:, -1])
+    model.save_pretrained(tmp_path / "sen", include_neurons=True)
+    back = SENModel.from_pretrained(tmp_path / "sen").neurons.by_name[spec.name]
+    assert torch.equal(back.first_look(inputs_of(spec, shape))[0].pooler_output, state.pooler_output)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "model_type", "takes_prompts", "grid"),
+    [
+        ("videomae", "videomae", True, (2, 2, 2)),
+        ("vivit", "vivit", True, None),
+        ("timesformer", "timesformer", False, None),
+    ],
+)
+def test_towers_that_read_whole_clips(checkpoint, model_type, takes_prompts, grid, towers, monkeypatch, warnings):
+    monkeypatch.delitem(NEURON_ADAPTERS, model_type)
+    model = SENModel.from_neurons([towers[checkpoint]], **SMALL)
+    spec, neuron = model.config.neuron_specs[0], model.neurons.by_name["video"]
+    assert (spec.modality, spec.num_frames, neuron.adapter.folds_frames) == ("video", 4, False)
+    assert (neuron.prompted_tower is not None) == takes_prompts
+    assert len(warnings()) == 1
+    state, trunk = neuron.first_look({"pixel_values": torch.randn(2, 4, 3, 16, 16)})
+    again = neuron.look_again(trunk, torch.randn(2, 2 if takes_prompts else 1, 16))
+    assert again.last_hidden_state.shape == state.last_hidden_state.shape
+    if grid is not None:
+        assert state.grid == grid
+
+
+def test_a_relative_bias_of_the_pictures_size_leaves_no_place_for_prompts(tmp_path, warnings):
+    folder = saved("BeitModel", tmp_path / "tower", {**VISION, "use_relative_position_bias": True})
+    model = SENModel.from_neurons([folder], **SMALL)
+    assert model.config.neuron_specs[0].prompt_side == "after"
+    assert "take no other tokens" in warnings()[0]
+
+
+def test_a_trial_leaves_the_towers_attention_alone(tmp_path):
+    model = SENModel.from_neurons([saved("ViTModel", tmp_path / "tower", VISION)], **SMALL)
+    assert model.neurons.by_name["image"].tower.config._attn_implementation == "sdpa"
+
+
+def test_masks_of_ones_and_zeros_show_the_prompts_too():
+    """Floats that are multiplied, not added: the largest value is the visible one."""
+    mask = torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]], [[[1.0, 1.0], [1.0, 1.0]]]])
+    expected = torch.tensor([[1.0, 1.0, 0.0]] * 3), torch.ones(3, 3)
+    for scale, shift in ((1.0, 0.0), (1e9, -1e9)):  # as it is, and as a mask that is added
+        extended = _extend_mask(mask * scale + shift, 1, 2, "prefix")
+        torch.testing.assert_close(extended[:, 0], torch.stack(expected) * scale + shift)
+    assert _extend_mask(mask.bool(), 1, 2, "suffix").tolist() == [
+        [[[True, False, True]] * 3],
+        [[[True, True, True]] * 3],
+    ]
+    assert _extend_mask(torch.tensor([[1, 0]]), 2, 2, "prefix").tolist() == [[1, 1, 1, 0]]
+
+
+def test_frames_go_to_an_unregistered_picture_tower_one_by_one_whatever_the_modality(tmp_path):
+    folder = saved("ViTModel", tmp_path / "tower", VISION)
+    model = SENModel.from_neurons([{"hub_id": folder, "modality": "depth", "num_frames": 3}], **SMALL)
+    state = model(depth_pixel_values=torch.randn(2, 3, 3, 16, 16)).neuron_states["depth"]
+    assert state.grid == (3, 2, 2)
