@@ -24,6 +24,7 @@ from .configuration_sen import TEXT_TOWER_NAME, NeuronSpec, SENConfig
 from .neuron import Neuron, NeuronState, NeuronTrunk
 from .neuron_loading import (
     DEFAULT_LOGIT_SCALE,
+    is_same_tower,
     load_neuron,
     quiet_transformers,
     read_logit_scale,
@@ -271,7 +272,12 @@ class SENModel(SENPreTrainedModel):
         return self
 
     def _load(self, spec: NeuronSpec) -> Neuron:
-        return load_neuron(spec, self.config.prompt_depth, *self._base, **self._neuron_kwargs.get(spec.name, {}))
+        kwargs = self._neuron_kwargs.get(spec.name, {})
+        loaded = [*self.neurons.by_name.values(), *filter(None, [self.neurons.text_tower])]
+        for other in loaded:
+            if is_same_tower(spec, other.spec) and kwargs == self._neuron_kwargs.get(other.spec.name, {}):
+                return Neuron(spec, other.tower, other.projection, self.config.prompt_depth, other.commit)
+        return load_neuron(spec, self.config.prompt_depth, *self._base, **kwargs)
 
     def _prepare(self, neuron: Neuron) -> Neuron:
         """Puts a loaded neuron on the association's device, after a check that its embeddings fit the text space."""

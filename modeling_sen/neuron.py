@@ -67,6 +67,12 @@ class Neuron(nn.Module):
         super().__init__()
         self.spec, self.tower, self.projection, self.commit = spec, tower, projection, commit
         self.adapter: NeuronAdapter = adapter_for(tower)
+        reads_frames = self.adapter.modality in ("image", "video", "depth", "thermal")
+        if not (reads_frames if spec.takes_frames else self.adapter.modality == spec.modality):
+            raise ValueError(
+                f"neuron {spec.name!r}: its modality is {spec.modality!r}, but {type(tower).__name__} reads "
+                f"{self.adapter.modality}"
+            )
         if self.adapter.fixed_frames and spec.num_frames != tower.config.num_frames:
             raise ValueError(
                 f"neuron {spec.name!r}: num_frames is {spec.num_frames}, but its tower takes {tower.config.num_frames}"

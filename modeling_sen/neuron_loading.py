@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def tower_location(spec: NeuronSpec, base: str | None, base_revision: str | None
         base_revision: its commit.
 
     Raises:
-        OSError: a builtin tower that is not installed; a relative hub id without a checkpoint.
+        OSError: a builtin tower that is not installed; a relative hub id without a checkpoint; a folder that is not there.
     """
     if spec.is_builtin:
         folder = _sen_tiny_folder() / spec.hub_id.removeprefix("builtin:")
@@ -59,8 +60,13 @@ def tower_location(spec: NeuronSpec, base: str | None, base_revision: str | None
             raise OSError(f"neuron {spec.name!r}: {spec.hub_id!r} is relative to a checkpoint, but none was loaded")
         subfolder = spec.hub_id.removeprefix("./").rstrip("/")
         if Path(base).is_dir():
+            if not (Path(base) / subfolder).is_dir():
+                raise FileNotFoundError(f"neuron {spec.name!r}: the checkpoint {base} has no folder {subfolder!r}")
             return str(Path(base) / subfolder), {}
         return base, {"subfolder": subfolder, "revision": base_revision}
+    looks_like_a_path = spec.hub_id.startswith(("/", "~")) or spec.hub_id.count("/") > 1
+    if looks_like_a_path and not Path(spec.hub_id).is_dir():
+        raise FileNotFoundError(f"{spec.hub_id}: no such folder, from which neuron {spec.name!r} could be loaded")
     return spec.hub_id, {"revision": spec.revision}
 
 
@@ -108,6 +114,8 @@ def config_for(tower_class: Any, config: PreTrainedConfig) -> PreTrainedConfig:
     if len(parts) != 1:
         found = f"{len(parts)} of them" if parts else f"a {type(config).__name__}"
         raise ValueError(f"{tower_class.__name__} needs a {wanted.__name__}, but config.json has {found}")
+    if hasattr(config, "quantization_config"):
+        parts[0].quantization_config = config.quantization_config  # how the weights are to be read
     if hasattr(parts[0], "projection_dim") and hasattr(config, "projection_dim"):
         parts[0].projection_dim = config.projection_dim  # the whole model's rules; older parts carry a default
     return parts[0]
@@ -136,6 +144,18 @@ def readable_weights(where: str) -> Iterator[None]:
         raise OSError(f"{where}: damaged safetensors file ({error}); save or download it again") from error
 
 
+@contextmanager
+def naming_errors(what: str) -> Iterator[None]:
+    """Puts what was loaded in front of what Transformers says went wrong."""
+    try:
+        yield
+    except UnpicklingError as error:
+        raise OSError(f"{what}: its weights file holds more than tensors, and is not read") from error
+    except (OSError, ImportError, ValueError) as error:
+        kind = next(kind for kind in (OSError, ImportError, ValueError) if isinstance(error, kind))
+        raise kind(f"{what}: {error}") from error
+
+
 def load_neuron(
     spec: NeuronSpec,
     prompt_depth: int | str | None = None,
@@ -154,16 +174,17 @@ def load_neuron(
 
     Raises:
         OSError: the checkpoint cannot be found or read.
+        ImportError: it is quantised by a library that is not installed.
         RuntimeError: the checkpoint lacks weights of the tower (Transformers would leave them random).
-        ValueError: the class, the submodule or the width does not fit the checkpoint.
+        ValueError: the class, the submodule, the width or the modality does not fit the checkpoint.
     """
     location, where = tower_location(spec, base, base_revision)
     hub_kwargs = hub_kwargs_of(kwargs)
-    commit = resolve_revision(location, where.get("revision"), **_cached_file_kwargs(hub_kwargs))
-    if commit is not None:
-        where["revision"] = commit
     tower_class = tower_class_of(spec, hub_kwargs["trust_remote_code"])
-    try:
+    with naming_errors(f"neuron {spec.name!r} ({spec.hub_id})"):
+        commit = resolve_revision(location, where.get("revision"), **_cached_file_kwargs(hub_kwargs))
+        if commit is not None:
+            where["revision"] = commit
         config = AutoConfig.from_pretrained(location, **where, **hub_kwargs)
         settings = {"dtype": spec.dtype or "auto", **kwargs}
         if spec.key_mapping:
@@ -171,8 +192,6 @@ def load_neuron(
         settings |= {"config": config_for(tower_class, config), "ignore_mismatched_sizes": True}
         with quiet_transformers(), readable_weights(location):
             model, loading = tower_class.from_pretrained(location, output_loading_info=True, **where, **settings)
-    except (OSError, ValueError) as error:
-        raise type(error)(f"neuron {spec.name!r} ({spec.hub_id}): {error}") from error
     missing = _missing_keys(spec, model, loading["missing_keys"])
     mismatched = sorted(key for key, *_ in loading.get("mismatched_keys", ()))
     if missing or mismatched:
@@ -250,6 +269,12 @@ def _load_projection(spec: NeuronSpec, model: nn.Module, location: str, where: d
     projection.load_state_dict(weights)
     parameter = next(model.parameters())
     return projection.to(parameter.device, parameter.dtype)
+
+
+def is_same_tower(first: NeuronSpec, second: NeuronSpec) -> bool:
+    """Whether two neurons are loaded from the same weights in the same way, so that one tower serves both."""
+    source = ("hub_id", "revision", "class_name", "submodule", "key_mapping", "dtype", "projection")
+    return all(getattr(first, field) == getattr(second, field) for field in source)
 
 
 _LOGIT_SCALES = ("logit_scale", "logit_scale_a")  # the latter: of sounds to texts, in CLAP
@@ -342,7 +367,9 @@ __all__ = [
     "DEFAULT_LOGIT_SCALE",
     "config_for",
     "hub_kwargs_of",
+    "is_same_tower",
     "load_neuron",
+    "naming_errors",
     "quiet_transformers",
     "read_logit_scale",
     "readable_weights",

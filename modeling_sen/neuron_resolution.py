@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from .configuration_sen import NeuronSpec
-from .neuron_loading import config_for, hub_kwargs_of, tower_class_of, tower_location
+from .neuron_loading import config_for, hub_kwargs_of, naming_errors, tower_class_of, tower_location
 from .neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, adapter_for
 
 
@@ -33,11 +33,19 @@ def resolve_spec(
     given = {"hub_id": neuron} if isinstance(neuron, str) else dict(neuron)
     if "hub_id" not in given:
         raise ValueError(f"neuron {given!r}: expected a hub id or a dict with 'hub_id'")
-    probe = NeuronSpec.from_dict({"name": "probe", "modality": "image", "hidden_size": 1, "class_name": "", **given})
-    location, where = tower_location(probe, None, None)
+    probe = NeuronSpec.from_dict({"name": "unnamed", "modality": "image", "hidden_size": 1, "class_name": "", **given})
     hub_kwargs = hub_kwargs_of(kwargs)
-    config = AutoConfig.from_pretrained(location, **where, **hub_kwargs)
+    location, where = tower_location(probe, None, None)
+    at_revision = f", revision {probe.revision!r}" if probe.revision else ""
+    with naming_errors(given["hub_id"] + at_revision):
+        config = AutoConfig.from_pretrained(location, **where, **hub_kwargs)
     known = CHECKPOINT_SPECS.get((config.model_type, role), {})
+    if given.get("class_name", known.get("class_name")) != known.get("class_name"):
+        known = {}  # how another class is cut out of the checkpoint
+    if "class_name" not in {**known, **given} and (config.model_type, "tower") in CHECKPOINT_SPECS:
+        raise ValueError(
+            f"{given['hub_id']}: no text tower of model type {config.model_type!r} is known; give class_name"
+        )
     if "class_name" not in known and "class_name" not in given:
         mapping: Any = AutoModel._model_mapping
         if type(config) not in mapping:

@@ -120,6 +120,9 @@ def test_builtin_towers_that_are_not_there_raise():
 
 def test_relative_towers_stand_beside_the_checkpoint(tmp_path):
     spec = NeuronSpec("n", "image", "./neuron_n", 8, "CLIPVisionModel")
+    with pytest.raises(FileNotFoundError, match=r"neuron 'n': the checkpoint .* has no folder 'neuron_n'"):
+        tower_location(spec, str(tmp_path), None)
+    (tmp_path / "neuron_n").mkdir()
     assert tower_location(spec, str(tmp_path), None) == (str(tmp_path / "neuron_n"), {})
     assert tower_location(spec, "org/sen", "abc") == ("org/sen", {"subfolder": "neuron_n", "revision": "abc"})
 

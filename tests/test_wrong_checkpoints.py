@@ -1,0 +1,180 @@
+"""Checkpoints that are not what a neuron needs: each gives one error that says what was found, or just works."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPModel, CLIPVisionModel
+
+from modeling_sen import SENModel
+
+SMALL = {"hidden_size": 8, "projection_dim": 12, "num_prompt_tokens": 2, "bottleneck_size": 4}
+PICTURES = torch.randn(1, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def copied(source: str, folder: Path) -> Path:
+    return Path(shutil.copytree(source, folder / "checkpoint"))
+
+
+def first_look(neuron) -> torch.Tensor:
+    model = SENModel.from_neurons([neuron], **SMALL)
+    return model.neurons.by_name["image"].first_look({"pixel_values": PICTURES})[0].pooler_output
+
+
+# --- layouts that just work ------------------------------------------------------------------------------------------
+
+
+def test_a_whole_clip_serves_as_a_vision_tower(towers):
+    stock = CLIPVisionModel.from_pretrained(towers["clip"]).eval()
+    with torch.no_grad():
+        expected = stock(PICTURES[0]).pooler_output.mean(0, keepdim=True)
+    torch.testing.assert_close(first_look({"hub_id": towers["clip"], "class_name": "CLIPVisionModel"}), expected)
+    torch.testing.assert_close(first_look(towers["clip"]), expected)
+
+
+def test_shards_pytorch_files_and_renamed_keys_are_the_same_tower(towers, tmp_path):
+    expected = first_look(towers["clip"])
+    CLIPModel.from_pretrained(towers["clip"]).save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 1
+    assert torch.equal(first_look(str(tmp_path / "shards")), expected)
+    folder = copied(towers["clip"], tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    assert torch.equal(first_look(str(folder)), expected)
+    (folder / "pytorch_model.bin").unlink()
+    save_file(
+        {f"student.{name}": value for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(RuntimeError, match=r"neuron 'image'.*no weights for \d+ parameters"):
+        first_look(str(folder))
+    assert torch.equal(first_look({"hub_id": str(folder), "key_mapping": {r"^student\.": ""}}), expected)
+
+
+def test_neurons_of_one_source_share_its_tower(towers):
+    depth = {"hub_id": towers["clip"], "name": "depth", "modality": "depth", "num_frames": 2}
+    other = {"hub_id": towers["clip"], "name": "thermal", "modality": "thermal", "num_frames": 2}
+    neurons = [{"hub_id": towers["clip"], "num_frames": 2}, depth, other]
+    model = SENModel.from_neurons(neurons, neuron_kwargs={"thermal": {"attn_implementation": "eager"}}, **SMALL).eval()
+    image, depth, thermal = model.neurons.by_name.values()
+    assert image.tower is depth.tower
+    assert image.tower is not thermal.tower  # loaded in another way
+    inputs = {"image_pixel_values": PICTURES, "depth_pixel_values": PICTURES.flip(1), "thermal_pixel_values": PICTURES}
+    with torch.no_grad():
+        states = model(**inputs).neuron_states
+        alone = SENModel.from_neurons([depth.spec.to_dict()], **SMALL).eval()
+        expected = alone.neurons.by_name["depth"].first_look({"pixel_values": PICTURES.flip(1)})[0]
+        found = depth.first_look({"pixel_values": PICTURES.flip(1)})[0]
+    assert torch.equal(found.pooler_output, expected.pooler_output)
+    assert states["image"].pooler_output.isfinite().all()
+
+
+def test_the_class_text_tower_can_be_a_neuron_too(towers):
+    words = {"hub_id": towers["bert"], "name": "words"}
+    model = SENModel.from_neurons([words], text_tower=towers["bert"], hidden_size=8)
+    assert model.neurons.by_name["words"].tower is model.neurons.text_tower.tower
+
+
+# --- checkpoints of something else -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "modality", "found"),
+    [
+        ("bert", "video", "BertModel reads text"),
+        ("bert", "audio", "BertModel reads text"),
+        ("ast", "image", "ASTModel reads audio"),
+        ("clip", "audio", "reads image"),
+        ("videomae", "text", "reads video"),
+    ],
+)
+def test_a_tower_of_another_modality_raises(checkpoint, modality, found, towers):
+    neuron = {"hub_id": towers[checkpoint], "name": "n", "modality": modality, "num_frames": 4}
+    with pytest.raises(ValueError, match=rf"neuron 'n': its modality is '{modality}', but .*{found}"):
+        SENModel.from_neurons([neuron], **SMALL)
+
+
+def test_text_towers_must_read_text(towers):
+    with pytest.raises(ValueError, match=r"'class_text': its modality is 'text', but VideoMAEModel reads video"):
+        SENModel.from_neurons([towers["ast"]], text_tower=towers["videomae"], hidden_size=8)
+    with pytest.raises(ValueError, match=r"no text tower of model type 'xclip' is known; give class_name"):
+        SENModel.from_neurons([towers["ast"]], text_tower=towers["xclip"], hidden_size=8)
+
+
+def test_an_adapter_alone_is_no_tower(tmp_path):
+    settings = {"peft_type": "LORA", "base_model_name_or_path": "org/base"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=rf"{tmp_path}.*config\.json"):
+        SENModel.from_neurons([str(tmp_path)], **SMALL)
+
+
+def test_quantised_checkpoints_say_which_library_they_need(towers, tmp_path):
+    folder = copied(towers["clip"], tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ImportError, match=r"neuron 'image' \(.*bitsandbytes"):
+        SENModel.from_neurons([str(folder)], **SMALL)
+
+
+def test_a_pickle_that_holds_more_than_tensors_is_not_run(towers, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "run"),)
+
+    folder = copied(towers["clip"], tmp_path)
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Payload()}, folder / "pytorch_model.bin")
+    with pytest.raises(OSError, match=r"neuron 'image'.*more than tensors, and is not read"):
+        SENModel.from_neurons([str(folder)], **SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+# --- checkpoints that are not there ----------------------------------------------------------------------------------
+
+
+def test_a_lost_shard_or_file_is_named(towers, tmp_path):
+    CLIPModel.from_pretrained(towers["clip"]).save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    lost = sorted((tmp_path / "shards").glob("model-*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(OSError, match=rf"neuron 'image'.*{lost.name}"):
+        SENModel.from_neurons([str(tmp_path / "shards")], **SMALL)
+    folder = copied(towers["clip"], tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"neuron 'image'.*no file named model\.safetensors"):
+        SENModel.from_neurons([str(folder)], **SMALL)
+
+
+@pytest.mark.parametrize("folder", ["/no/such/folder", "~/no_such_folder", "some/deep/folder"])
+def test_a_folder_that_is_not_there_is_no_repository(folder):
+    with pytest.raises(FileNotFoundError, match=f"{folder}: no such folder"):
+        SENModel.from_neurons([folder], **SMALL)
+
+
+def test_a_tower_missing_beside_its_sen(towers, tmp_path):
+    SENModel.from_neurons([towers["clip"]], **SMALL).save_pretrained(tmp_path / "sen", include_neurons=True)
+    shutil.rmtree(tmp_path / "sen" / "neuron_image")
+    with pytest.raises(FileNotFoundError, match=r"neuron 'image': the checkpoint .*sen has no folder 'neuron_image'"):
+        SENModel.from_pretrained(tmp_path / "sen")
+
+
+def test_offline_a_repository_that_was_never_loaded_is_named():
+    with pytest.raises(OSError, match=r"(?s)org/never-loaded: .*offline"):
+        SENModel.from_neurons(["org/never-loaded"], **SMALL)
+
+
+def test_a_revision_that_does_not_exist_is_named(towers, tmp_path):
+    repository = tmp_path / "cache" / "models--org--sight"
+    shutil.copytree(towers["clip"], repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    kwargs = {"image": {"cache_dir": str(tmp_path / "cache")}}
+    sight = {"hub_id": "org/sight", "name": "image"}
+    assert SENModel.from_neurons([sight], neuron_kwargs=kwargs, **SMALL).neurons.by_name["image"].commit == COMMIT
+    with pytest.raises(OSError, match=r"org/sight.*no-such-revision"):
+        SENModel.from_neurons([{**sight, "revision": "no-such-revision"}], neuron_kwargs=kwargs, **SMALL)
