@@ -89,13 +89,13 @@ class FrameTransform:
 
 
 def hub_settings(location: str, where: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A checkpoint's image processor configuration; `None` where it has none.
+    """A checkpoint's image or video processor configuration; `None` where it has none.
 
     Raises:
         OSError: the checkpoint cannot be found.
         ValueError: the file is not JSON.
     """
-    for name in ("processor_config.json", "preprocessor_config.json"):
+    for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"):
         path = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **where)
         if path is None:
             continue
@@ -103,7 +103,10 @@ def hub_settings(location: str, where: Mapping[str, Any]) -> dict[str, Any] | No
             settings = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not JSON ({error})") from error
-        found = settings.get("image_processor") if name == "processor_config.json" else settings
+        if name == "processor_config.json":  # of all parts of a processor
+            found = settings.get("image_processor") or settings.get("video_processor")
+        else:
+            found = settings
         if found:
             return found
     cached_file(location, "config.json", **where)  # raises where there is no such checkpoint

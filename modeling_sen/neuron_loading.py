@@ -310,6 +310,7 @@ def read_logit_scale(spec: NeuronSpec, base: str | None, base_revision: str | No
 _PROCESSOR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
+    "video_preprocessor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -318,6 +319,8 @@ _PROCESSOR_FILES = (
     "vocab.txt",
     "merges.txt",
     "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
 )
 
 

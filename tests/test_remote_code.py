@@ -18,13 +18,19 @@ import sys, torch
 from safetensors.torch import save_file
 sys.path.insert(0, {tests!r})
 from conftest import SMALL, random_inputs, random_weights
-from modeling_sen import SENConfig, SENModel
+from modeling_sen import SENConfig, SENModel, SENProcessor
 
 SENConfig.register_for_auto_class()
 SENModel.register_for_auto_class("AutoModel")
+SENProcessor.register_for_auto_class("AutoProcessor")
 neurons = [{{"hub_id": {clip!r}, "num_frames": 2}}, {videomae!r}, {ast!r}]
 model = random_weights(SENModel.from_neurons(neurons, text_tower={clip!r}, **SMALL))
 model.save_pretrained({folder!r}, include_neurons=True)
+SENProcessor(model.config).save_pretrained({folder!r})
+frames = torch.randint(0, 255, (6, 20, 30, 3), dtype=torch.uint8)
+prepared = SENProcessor(model.config)(videos=frames, text=["a dog", "a man speaks"])
+prepared = {{name: tensor.contiguous() for name, tensor in prepared.items()}}
+save_file({{"frames": frames, **prepared}}, {work!r} + "/prepared.safetensors")
 texts = torch.tensor([[512, 5, 9, 513], [512, 40, 7, 513]])
 with torch.no_grad():
     output = model(**random_inputs(), text_input_ids=texts)
@@ -50,7 +56,7 @@ else:
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoProcessor
 
 try:
     AutoModel.from_pretrained({folder!r}, trust_remote_code=False)
@@ -66,6 +72,11 @@ texts = inputs.pop("texts")
 with torch.no_grad():
     output = model(**inputs, text_input_ids=texts)
 save_file({{"logits": output.logits_per_video, "fused": output.fused_embeds}}, {work!r} + "/found.safetensors")
+prepared = load_file({work!r} + "/prepared.safetensors")
+processor = AutoProcessor.from_pretrained({folder!r}, trust_remote_code=True)
+assert type(processor).__module__.startswith("transformers_modules."), type(processor)
+for name, tensor in processor(videos=prepared.pop("frames"), text=["a dog", "a man speaks"]).items():
+    assert torch.equal(tensor, prepared[name]), name
 model.save_pretrained({work!r} + "/again", include_neurons=True)
 again = AutoModel.from_pretrained({work!r} + "/again", trust_remote_code=True)
 with torch.no_grad():
