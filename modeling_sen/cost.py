@@ -78,7 +78,7 @@ def _neuron_without_weights(spec: NeuronSpec, processor: SENProcessor) -> tuple[
     config = AutoConfig.from_pretrained(location, **where, **processor.hub_kwargs)
     tower_class = tower_class_of(spec, trust_remote_code=False)
     with torch.device("meta"):
-        model: Any = tower_class(config_for(tower_class, config))
+        model: Any = tower_class(config_for(tower_class, config)).to("meta")  # Wav2Vec2 makes a weight elsewhere
     model.set_attn_implementation("eager")  # plain products, which are counted whatever the machine offers
     tower = model.get_submodule(spec.submodule) if spec.submodule else model
     if spec.projection is None:

@@ -153,7 +153,8 @@ def naming_errors(what: str) -> Iterator[None]:
         raise OSError(f"{what}: its weights file holds more than tensors, and is not read") from error
     except (OSError, ImportError, ValueError) as error:
         kind = next(kind for kind in (OSError, ImportError, ValueError) if isinstance(error, kind))
-        raise kind(f"{what}: {error}") from error
+        extra = " (or: pip install modeling-sen[pe])" if kind is ImportError and "timm" in str(error) else ""
+        raise kind(f"{what}: {str(error).strip()}{extra}") from error
 
 
 def load_neuron(

@@ -70,7 +70,7 @@ def siglip2_inputs(config: Any, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # (frames, patches, values)
     return {
         "pixel_values": patches,
-        "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device),
+        "pixel_attention_mask": None,  # no patch is padding
         "spatial_shapes": torch.tensor([[rows, columns]]).expand(len(patches), -1),  # read as numbers: on the CPU
     }
 

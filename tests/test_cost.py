@@ -1,5 +1,7 @@
 """Cost estimates: exact counts of matrix products, without weights."""
 
+import shutil
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -79,7 +81,9 @@ def test_what_cannot_be_known_is_said(towers, tmp_path):
     assert "cached files" in cost.unknown
 
     # A tower without a processor's file: its size is known, its input is not.
-    spec = NeuronSpec("eye", "image", towers["bert"], 16, "BertModel")
+    folder = shutil.copytree(towers["clip"], tmp_path / "clip")
+    (folder / "preprocessor_config.json").unlink()
+    spec = NeuronSpec("eye", "image", str(folder), 16, "CLIPVisionModel")
     cost = neuron_cost(spec, SENProcessor(SENConfig(neurons=[spec.to_dict()])))
     assert cost.parameters > 0
     assert cost.first_pass_flops is None

@@ -132,6 +132,20 @@ def test_a_processor_file_without_an_image_part_is_passed_over(tmp_path):
     assert hub_settings(str(tmp_path), {})["size"] == {"height": 224, "width": 224}
 
 
+def test_settings_of_video_processors_are_read(tmp_path):
+    """As V-JEPA2's checkpoints have them, and as newer ones keep them."""
+    (tmp_path / "config.json").write_text("{}")
+    video = {"size": {"shortest_edge": 292}, "crop_size": 256, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(video))
+    spec = NeuronSpec("video", "video", str(tmp_path), 16, "VJEPA2Model")
+    transform = FrameTransform.from_settings(hub_settings(str(tmp_path), {}), spec)
+    assert (transform.size, transform.crop) == (292, (256, 256))
+    newer = {"video_processor": {**video, "size": {"height": 288, "width": 288}, "crop_size": None}}
+    (tmp_path / "processor_config.json").write_text(json.dumps(newer))
+    transform = FrameTransform.from_settings(hub_settings(str(tmp_path), {}), spec)
+    assert (transform.size, transform.crop) == ((288, 288), None)
+
+
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"preprocessor_config\.json is not JSON"):

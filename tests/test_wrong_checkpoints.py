@@ -1,5 +1,6 @@
 """Checkpoints that are not what a neuron needs: each gives one error that says what was found, or just works."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPModel, CLIPVisionModel
+from transformers import CLIPModel, CLIPVisionModel, PeVideoConfig
 
 from modeling_sen import SENModel
 
@@ -120,6 +121,14 @@ def test_quantised_checkpoints_say_which_library_they_need(towers, tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ImportError, match=r"neuron 'image' \(.*bitsandbytes"):
         SENModel.from_neurons([str(folder)], **SMALL)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed")
+def test_pe_video_says_that_it_needs_timm(tmp_path):
+    PeVideoConfig().save_pretrained(tmp_path)
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ImportError, match=r"(?s)neuron 'video'.*timm.*modeling-sen\[pe\]"):
+        SENModel.from_neurons([str(tmp_path)], **SMALL)
 
 
 def test_a_pickle_that_holds_more_than_tensors_is_not_run(towers, tmp_path):
