@@ -68,8 +68,9 @@ def test_clap_embeds_sound_and_text_as_transformers_does(towers):
     torch.testing.assert_close(model.logit_scale.data, whole.logit_scale_a.data)
 
 
-def test_waveforms_of_different_length_are_padded_and_masked(towers):
-    model = SENModel.from_neurons([towers["wav2vec2"]], **SMALL).eval()
+@pytest.mark.parametrize("checkpoint", ["wav2vec2", "wavlm"])
+def test_waveforms_of_different_length_are_padded_and_masked(checkpoint, towers):
+    model = SENModel.from_neurons([towers[checkpoint]], **SMALL).eval()
     processor = SENProcessor(model.config)
     noise = np.random.default_rng(0).normal(size=16_000).astype(np.float32) / 4
     short, long = ({"audio": (noise[:length], 16_000)} for length in (4_000, 16_000))

@@ -40,7 +40,7 @@ def count_calls(module: nn.Module) -> list:
     return calls
 
 
-@pytest.mark.parametrize("depth", [1, None, 3, "all"])
+@pytest.mark.parametrize("depth", [1, 2, 3, "all"])
 @pytest.mark.parametrize(
     ("model_type", "masked"), [(name, True) for name in PROMPTABLE] + [(name, False) for name in TEXT]
 )

@@ -25,7 +25,7 @@ FEATURE_EXTRACTORS = {
     "whisper": WhisperFeatureExtractor(feature_size=8, chunk_length=1),
     "wav2vec2": Wav2Vec2FeatureExtractor(return_attention_mask=True),
     "hubert": Wav2Vec2FeatureExtractor(),
-    "wavlm": Wav2Vec2FeatureExtractor(),
+    "wavlm": Wav2Vec2FeatureExtractor(return_attention_mask=True),
     "pe_audio": PeAudioFeatureExtractor(sampling_rate=16000, hop_length=80),
     "clap": ClapFeatureExtractor(feature_size=16, max_length_s=1, truncation="fusion"),
 }

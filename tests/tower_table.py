@@ -125,7 +125,7 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     # The two kinds of Wav2Vec2: normalised sample by sample and masked, or as groups and never masked.
     "wav2vec2": ("Wav2Vec2ForCTC", {**_WAVES, "feat_extract_norm": "layer", "do_stable_layer_norm": True}),
     "hubert": ("HubertModel", {**_WAVES, "feat_extract_norm": "group"}),
-    "wavlm": ("WavLMModel", {**_WAVES, "num_buckets": 8, "max_bucket_distance": 16}),
+    "wavlm": ("WavLMModel", {**_WAVES, "feat_extract_norm": "layer", "num_buckets": 8, "max_bucket_distance": 16}),
     "pe_audio": (
         "PeAudioModel",
         {
