@@ -110,7 +110,7 @@ def config_for(tower_class: Any, config: PreTrainedConfig) -> PreTrainedConfig:
     wanted = getattr(tower_class, "config_class", None)
     if wanted is None or isinstance(config, wanted):
         return config
-    parts = [part for part in vars(config).values() if isinstance(part, wanted)]
+    parts = _parts(config, wanted)
     if len(parts) != 1:
         found = f"{len(parts)} of them" if parts else f"a {type(config).__name__}"
         raise ValueError(f"{tower_class.__name__} needs a {wanted.__name__}, but config.json has {found}")
@@ -119,6 +119,13 @@ def config_for(tower_class: Any, config: PreTrainedConfig) -> PreTrainedConfig:
     if hasattr(parts[0], "projection_dim") and hasattr(config, "projection_dim"):
         parts[0].projection_dim = config.projection_dim  # the whole model's rules; older parts carry a default
     return parts[0]
+
+
+def _parts(config: PreTrainedConfig, wanted: type) -> list[PreTrainedConfig]:
+    """A configuration's parts of one class; of their parts, where it has none itself (PE audio-video)."""
+    inner = [part for part in vars(config).values() if isinstance(part, PreTrainedConfig)]
+    found = [part for part in inner if isinstance(part, wanted)]
+    return found or [part for outer in inner for part in _parts(outer, wanted)]
 
 
 @contextmanager

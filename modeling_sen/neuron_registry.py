@@ -348,6 +348,7 @@ register_checkpoint(
     "whisper", "models.whisper.modeling_whisper.WhisperEncoder", key_mapping={r"^(model\.)?encoder\.": ""}
 )
 register_checkpoint("pe_audio", "PeAudioEncoder", key_mapping={r"^audio_encoder\.": ""})
+register_checkpoint("pe_audio_video", "PeAudioEncoder", key_mapping={r"^audio_model\.audio_encoder\.": ""})
 register_checkpoint("pe_video", "PeVideoEncoder", key_mapping={r"^video_encoder\.": ""})
 # The backbone alone: an image tower with dense, geometry-aware tokens; also reads depth maps.
 register_checkpoint("depth_anything", "Dinov2Model", key_mapping={r"^backbone\.": ""})

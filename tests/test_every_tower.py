@@ -1,9 +1,20 @@
 """Any checkpoint by its folder alone, in the layout that the Hub has it: loads, looks, is saved and comes back."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
-from tower_table import CHECKPOINTS
+from tower_table import CHECKPOINTS, LAYERS, VISION
+from transformers import (
+    ClapModel,
+    PeAudioConfig,
+    PeAudioVideoConfig,
+    PeAudioVideoEncoderConfig,
+    PeAudioVideoModel,
+    PeVideoEncoderConfig,
+    ViTConfig,
+)
 
 from modeling_sen import SENModel, SENProcessor
 
@@ -53,8 +64,6 @@ def test_dual_encoders_give_both_their_towers_aligned(checkpoint, towers, clips,
 
 
 def test_clap_embeds_sound_and_text_as_transformers_does(towers):
-    from transformers import ClapModel
-
     whole = ClapModel.from_pretrained(towers["clap"]).eval()
     model = SENModel.from_neurons([towers["clap"]], text_tower=towers["clap"], hidden_size=8).eval()
     sound = (np.random.default_rng(0).normal(size=48_000).astype(np.float32) / 4, 48_000)
@@ -99,3 +108,21 @@ def test_no_more_sound_is_read_than_a_tower_has_room_for(checkpoint, towers):
     features = processor(videos={"audio": (np.zeros(40 * 16_000, dtype=np.float32), 16_000)})["audio_input_features"]
     longest = {"wav2vec2": (1, 480_000), "whisper": (1, 8, 100), "clap": (1, 4, 101, 16), "pe_audio": (1, 1, 480_000)}
     assert tuple(features.shape) == longest[checkpoint]
+
+
+def test_pe_audio_is_cut_out_of_an_audio_video_checkpoint(tmp_path):
+    """Only the sound's tower is built: the pictures' would need timm, for which a ViT stands in here."""
+    _, settings = CHECKPOINTS["pe_audio"]
+    audio = PeAudioConfig(**copy.deepcopy(settings))
+    video = PeVideoEncoderConfig(**LAYERS, head_dim=8)
+    video.vision_config = ViTConfig(**VISION, num_labels=6)
+    both = PeAudioVideoEncoderConfig(**LAYERS, head_dim=8, audio_config=audio.audio_config, video_config=video)
+    whole = PeAudioVideoModel(PeAudioVideoConfig(text_config=audio.text_config, audio_video_config=both)).eval()
+    whole.save_pretrained(tmp_path)
+    model = SENModel.from_neurons([str(tmp_path)], **SMALL).eval()
+    sound = torch.randn(1, 1, 800)
+    with torch.no_grad():
+        state, _ = model.neurons.by_name["audio"].first_look({"input_features": sound})
+        expected = whole.audio_model.audio_encoder(sound)
+    torch.testing.assert_close(state.pooler_output, expected.pooler_output)
+    torch.testing.assert_close(state.last_hidden_state, expected.last_hidden_state)
