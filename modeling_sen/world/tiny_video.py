@@ -31,11 +31,13 @@ class LongerVideo(nn.Module):
             "video": towers.contrast(embedding[:half], one, batch["one_truth"]),
             "video_lists": towers.contrast(embedding[half:], many, batch["many_truth"]),
         }
-        weights = dict.fromkeys(losses, 1.0)
+        named = {}
         for name in HEADS:
             labels = batch[name]
             if masked is not None:
                 labels = labels[~masked].view(len(labels), -1)
-            losses[name] = name_patches(towers.dense_heads[name](tokens).float(), labels)
-            weights[name] = batch["dense_weight"]
-        return {"loss": torch.stack([weights[name] * loss for name, loss in losses.items()]).sum(), **losses}
+            named[name] = name_patches(towers.dense_heads[name](tokens).float(), labels)
+        loss = (
+            torch.stack(list(losses.values())).sum() + batch["dense_weight"] * torch.stack(list(named.values())).sum()
+        )
+        return {"loss": loss, **losses, **named}
