@@ -172,7 +172,7 @@ def association_settings(output: Path, seed: int) -> TrainingSettings:
     )
 
 
-def train_association(output: Path, settings: TrainingSettings) -> SENModel:
+def train_association(output: Path, settings: TrainingSettings, num_validation_clips: int = 256) -> SENModel:
     """Trains over the towers in `output` and saves the SEN there; a second call resumes."""
     torch.manual_seed(settings.seed)
     towers = tiny_config(prefix=f"{output.resolve()}/")
@@ -182,7 +182,7 @@ def train_association(output: Path, settings: TrainingSettings) -> SENModel:
 
     def evaluate(module: nn.Module, step: int) -> dict[str, float]:
         save_tiny(model, output)
-        return validate(model, trained.embeds[0])
+        return validate(model, trained.embeds[0], num_validation_clips)
 
     train(trained, AssociationBatches(settings.seed, settings.batch_size), settings, evaluate)
     for file in ("settings.json", "log.jsonl"):

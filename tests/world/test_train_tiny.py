@@ -22,7 +22,15 @@ pytest.importorskip("accelerate")
 from modeling_sen.world.tiny_batches import TinyBatches, validation_clips
 from modeling_sen.world.tiny_image_128 import LargeImageTower
 from modeling_sen.world.tiny_towers import PICTURE_MEAN, PICTURE_STD, TinyTowers, as_colour, name_patches, normalise
-from modeling_sen.world.train_tiny import image_128_settings, towers_settings, train_image_128, train_towers
+from modeling_sen.world.train_tiny import (
+    image_128_settings,
+    towers_settings,
+    train_image_128,
+    train_towers,
+    train_video,
+    video_settings,
+)
+from modeling_sen.world.train_tiny_association import NEURONS, association_settings, train_association
 
 STOCK = {
     "text": CLIPTextModelWithProjection,
@@ -183,3 +191,27 @@ def test_the_large_image_tower_starts_from_the_small_one():
         "image",
         "dense_heads",
     }
+
+
+def test_the_video_stage_trains_the_video_tower_and_nothing_else(trained, tmp_path):
+    output, towers, _ = trained
+    before = {name: value.clone() for name, value in towers.state_dict().items()}
+    settings = replace(short(video_settings(output), steps=2), output=str(tmp_path / "run"))
+    train_video(tmp_path, towers, settings, num_validation_clips=8)
+    changed = {
+        name.partition(".")[0] for name, value in towers.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert changed == {"video", "video_projection", "dense_heads"}
+    towers.load_state_dict(before)
+
+
+def test_the_association_stage_writes_a_sen_over_builtin_towers(trained):
+    output, _, _ = trained
+    train_association(output, short(association_settings(output, seed=0), steps=2), num_validation_clips=4)
+    config = json.loads((output / "config.json").read_text())
+    assert [neuron["hub_id"] for neuron in config["neurons"]] == [f"builtin:{name}" for name in NEURONS]
+    assert config["dtype"] == "float32"
+    weights = load_file(output / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float16}
+    assert not any(name.startswith("neurons.") for name in weights)
+    assert (output / "processor_config.json").is_file()
