@@ -3,13 +3,14 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 BIN := .venv/bin
+LABELS := a blue circle moving down,a blue square shaking,a blue star moving right,a pink square shaking
 
 .PHONY: demo test test-slow lint clean
 
 demo: .venv/installed-plot
-	$(BIN)/sen world demo --split test --num 3 --seed 1
-	$(BIN)/sen classify demo/videos/*.mp4 --labels-file docs/demo_labels.txt --top-k 3 --plot demo/classification.png
-	@echo "picture: demo/classification.png"
+	$(BIN)/sen world demo --split test --num 1 --objects 3 --hops 2 --seed 1
+	$(BIN)/sen classify demo/videos/000000.mp4 --plot demo/rounds.png --labels "$(LABELS)"
+	@echo "picture: demo/rounds.png"
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -q
