@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 # Public name -> the module that holds it, imported when the name is first used.
 _MODULES = {
     "PRESETS": "configuration_sen",
+    "SEN_TINY": "registration",
     "NeuronSpec": "configuration_sen",
     "SENConfig": "configuration_sen",
     "SENEncoder": "encoding",
@@ -19,6 +20,8 @@ _MODULES = {
     "SENOutput": "modeling_sen",
     "SENProcessor": "processing_sen",
     "ZeroShotVideoClassificationPipeline": "pipelines.zero_shot_video_classification",
+    "clip_grid": "neuron_registry",
+    "image_grid": "neuron_registry",
     "list_neurons": "neuron_registry",
     "list_presets": "configuration_sen",
     "read_audio": "audio_io",
