@@ -115,7 +115,9 @@ def look_again_naively(
     outputs = neuron.tower(**inputs)
     for hook in hooks:
         hook.remove()
-    return neuron._state(outputs, answers[0].unflatten(0, (-1, frames)).mean(dim=1), inputs, trunk.grid, trunk.batch_size)
+    return neuron._state(
+        outputs, answers[0].unflatten(0, (-1, frames)).mean(dim=1), inputs, trunk.grid, trunk.batch_size
+    )
 
 
 WAYS = {"once": encode_once, "naive": associate_naively, "sen": associate}
