@@ -213,6 +213,7 @@ def test_all_tokens_see_the_prompts_and_prompts_see_all_tokens(model_type, maske
     assert bool(((state.answers - looked_again(neuron, other, prompts).answers).abs().amax(-1) > 1e-6).all())
 
 
+@pytest.mark.slow  # on busy cores, eight threads on two of them take minutes
 @pytest.mark.parametrize("prompt", ["tokens", "add"])
 def test_threads_do_not_meet_on_a_tower(prompt, towers):
     neuron = make_neuron("videomae", towers, 2)
