@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 import transformers
-from tower_table import LAYERS, VISION
+from tower_table import LAYERS, VISION, WAVES
 from transformers import logging as transformers_logging
 
 from modeling_sen import SENModel, list_neurons
@@ -14,15 +14,6 @@ from modeling_sen.prompt_injection import _extend_mask
 
 SMALL = {"hidden_size": 8, "projection_dim": 4, "num_prompt_tokens": 2, "bottleneck_size": 4}
 WORDS = {**LAYERS, "vocab_size": 40, "max_position_embeddings": 32}
-WAVES = {
-    **LAYERS,
-    "conv_dim": (8, 8),
-    "conv_kernel": (10, 3),
-    "conv_stride": (40, 4),
-    "num_conv_pos_embeddings": 4,
-    "num_conv_pos_embedding_groups": 2,
-    "vocab_size": 10,
-}
 STAGES = {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4, "image_size": 16, "patch_size": 2}
 PICTURES, SOUNDS, TEXTS = (2, 3, 3, 16, 16), (2, 1600), (2, 9)
 

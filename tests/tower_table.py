@@ -15,7 +15,7 @@ TEXT = {
     "eos_token_id": 513,
     "pad_token_id": 513,
 }
-_WAVES = {
+WAVES = {
     **LAYERS,
     "conv_dim": (8, 8),
     "conv_kernel": (10, 3),
@@ -123,9 +123,9 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     # The two kinds of Wav2Vec2: normalised sample by sample and masked, or as groups and never masked.
-    "wav2vec2": ("Wav2Vec2ForCTC", {**_WAVES, "feat_extract_norm": "layer", "do_stable_layer_norm": True}),
-    "hubert": ("HubertModel", {**_WAVES, "feat_extract_norm": "group"}),
-    "wavlm": ("WavLMModel", {**_WAVES, "feat_extract_norm": "layer", "num_buckets": 8, "max_bucket_distance": 16}),
+    "wav2vec2": ("Wav2Vec2ForCTC", {**WAVES, "feat_extract_norm": "layer", "do_stable_layer_norm": True}),
+    "hubert": ("HubertModel", {**WAVES, "feat_extract_norm": "group"}),
+    "wavlm": ("WavLMModel", {**WAVES, "feat_extract_norm": "layer", "num_buckets": 8, "max_bucket_distance": 16}),
     "pe_audio": (
         "PeAudioModel",
         {
