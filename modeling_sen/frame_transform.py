@@ -106,7 +106,8 @@ def hub_settings(location: str, where: Mapping[str, Any]) -> dict[str, Any] | No
         if name == "processor_config.json":  # of all parts of a processor
             found = settings.get("image_processor") or settings.get("video_processor")
         else:
-            found = settings
+            # Beside a video processor (PE-AV) the other file may be that of sound.
+            found = None if "feature_extractor_type" in settings else settings
         if found:
             return found
     cached_file(location, "config.json", **where)  # raises where there is no such checkpoint

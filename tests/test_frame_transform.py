@@ -132,6 +132,14 @@ def test_a_processor_file_without_an_image_part_is_passed_over(tmp_path):
     assert hub_settings(str(tmp_path), {})["size"] == {"height": 224, "width": 224}
 
 
+def test_the_file_of_sound_beside_a_video_processors_is_passed_over(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "preprocessor_config.json").write_text('{"feature_extractor_type": "PeAudioFeatureExtractor"}')
+    assert hub_settings(str(tmp_path), {}) is None
+    (tmp_path / "video_preprocessor_config.json").write_text('{"size": {"height": 336, "width": 336}}')
+    assert hub_settings(str(tmp_path), {})["size"] == {"height": 336, "width": 336}
+
+
 def test_settings_of_video_processors_are_read(tmp_path):
     """As V-JEPA2's checkpoints have them, and as newer ones keep them."""
     (tmp_path / "config.json").write_text("{}")
