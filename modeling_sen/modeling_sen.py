@@ -306,6 +306,12 @@ class SENModel(SENPreTrainedModel):
             logger.warning(f"loading neurons {', '.join(self._specs)} on first use; load_neurons() does it ahead")
             self.load_neurons()
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles the towers layer by layer, which is where the time goes; arguments as of `torch.compile`."""
+        self._ensure_loaded()
+        for neuron in [*self.neurons.by_name.values(), *filter(None, [self.neurons.text_tower])]:
+            neuron.compile(*args, **kwargs)
+
     # --- forward -----------------------------------------------------------------------------------------------------
 
     @can_return_tuple

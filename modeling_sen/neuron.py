@@ -102,6 +102,18 @@ class Neuron(nn.Module):
             layer.training = mode  # the layer's own flag: modules inside keep theirs
         return self
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles the tower layer by layer: its layers and all rounds share a few graphs.
+
+        Args:
+            args, kwargs: of `torch.compile`.
+        """
+        # Layers of all types run through one function of Transformers, whose graphs count together.
+        limits: Any = torch._dynamo.config
+        limits.recompile_limit = max(limits.recompile_limit, 64)
+        for module in [self.tower] if self.prompted_tower is None else self.prompted_tower.layers:
+            module.compile(*args, **kwargs)
+
     @property
     def device(self) -> torch.device:
         return next(self.tower.parameters()).device
@@ -118,6 +130,7 @@ class Neuron(nn.Module):
         with torch.no_grad():
             return self.project(pooled).shape[-1]
 
+    @torch.compiler.disable  # hooks come and go between passes; compiled layers inside stay compiled
     def first_look(self, inputs: Mapping[str, Tensor]) -> tuple[NeuronState, NeuronTrunk]:
         """Round 0, without gradients: nothing below the prompts is trained.
 
@@ -138,6 +151,7 @@ class Neuron(nn.Module):
             state = self._state(outputs, None, tower_inputs, grid, batch_size)
         return state, NeuronTrunk(trunk, state, grid, batch_size)
 
+    @torch.compiler.disable
     def look_again(self, trunk: NeuronTrunk, context: Tensor, prompt: str = "tokens") -> NeuronState:
         """A round's prompted pass through the crown.
 

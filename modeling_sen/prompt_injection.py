@@ -162,11 +162,13 @@ def _hook(handle) -> Iterator[None]:
 @contextmanager
 def _forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
     # An instance attribute, so that nothing of the class changes; device-map hooks already keep theirs there.
-    before = module.__dict__.get("forward")
+    before, compiled = module.__dict__.get("forward"), module._compiled_call_impl
     module.__dict__["forward"] = forward
+    module._compiled_call_impl = None  # of the forward that is not to run
     try:
         yield
     finally:
+        module._compiled_call_impl = compiled
         if before is None:
             del module.__dict__["forward"]
         else:
