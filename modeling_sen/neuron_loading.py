@@ -109,7 +109,7 @@ def config_for(tower_class: Any, config: PreTrainedConfig) -> PreTrainedConfig:
     """
     wanted = getattr(tower_class, "config_class", None)
     if wanted is None or isinstance(config, wanted):
-        return config
+        return _with_timm_classes(config)
     parts = _parts(config, wanted)
     if len(parts) != 1:
         found = f"{len(parts)} of them" if parts else f"a {type(config).__name__}"
@@ -118,7 +118,15 @@ def config_for(tower_class: Any, config: PreTrainedConfig) -> PreTrainedConfig:
         parts[0].quantization_config = config.quantization_config  # how the weights are to be read
     if hasattr(parts[0], "projection_dim") and hasattr(config, "projection_dim"):
         parts[0].projection_dim = config.projection_dim  # the whole model's rules; older parts carry a default
-    return parts[0]
+    return _with_timm_classes(parts[0])
+
+
+def _with_timm_classes(config: Any) -> Any:
+    """Where timm's wrapper stands inside (PE's video tower), Transformers 5.23 does not read how many classes it has."""
+    vision = getattr(config, "vision_config", None)
+    if getattr(vision, "model_type", None) == "timm_wrapper" and hasattr(vision, "num_classes"):
+        vision.num_labels = vision.num_classes
+    return config
 
 
 def _parts(config: PreTrainedConfig, wanted: type) -> list[PreTrainedConfig]:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPModel
+from transformers import CLIPModel, PeAudioVideoConfig, PeVideoEncoder, PeVideoEncoderConfig
 
 from modeling_sen import NeuronSpec, SENModel
 from modeling_sen.neuron_loading import (
     DEFAULT_LOGIT_SCALE,
+    config_for,
     load_neuron,
     read_logit_scale,
     tower_location,
@@ -159,3 +160,11 @@ def test_unknown_checkpoints_raise(tmp_path):
     (tmp_path / "odd" / "config.json").write_text(json.dumps({"model_type": "no-such-type"}))
     with pytest.raises(ValueError, match="no-such-type"):
         resolve_spec(str(tmp_path / "odd"))
+
+
+def test_the_classes_of_timms_wrapper_inside_a_configuration_are_read():
+    config = PeVideoEncoderConfig()  # of PE-AV large: its frames are 1,024 numbers wide
+    assert config.vision_config.num_classes == 1024
+    assert config_for(PeVideoEncoder, config).vision_config.num_labels == 1024
+    whole = PeAudioVideoConfig()
+    assert config_for(PeVideoEncoder, whole).vision_config.num_labels == 1024
