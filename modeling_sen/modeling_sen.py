@@ -57,20 +57,28 @@ class SENOutput(ModelOutput):
     Args:
         loss (`torch.Tensor`, *optional*): cross-entropy over the texts (`labels`), or symmetric contrastive (`return_loss`).
         logits_per_video (`torch.Tensor` of shape `(batch, texts)`, *optional*): scaled cosine similarities.
+        logits_per_text (`torch.Tensor` of shape `(texts, batch)`, *optional*): the same, transposed.
         fused_embeds (`torch.Tensor` of shape `(batch, projection_dim)`): the fused embedding z, normalised.
         text_embeds (`torch.Tensor` of shape `(texts, projection_dim)`, *optional*): normalised.
         knowledge (`torch.Tensor` of shape `(batch, num_rounds, hidden_size)`): what was integrated in each round.
         neuron_states (`dict[str, NeuronState]`): each neuron's tokens, pooled output, answers and grid after the last round.
         all_rounds (`tuple[SENRound]`, *optional*): rounds 0..K.
+        hidden_states (`dict[str, tuple[torch.Tensor]]`, *optional*): of each neuron's first look, before any prompt, as its
+            tower returns them, the input's embeddings first: each `(batch, tokens, width)`, or `(batch * frames, tokens,
+            width)` for towers that look at one frame at a time.
+        attentions (`dict[str, tuple[torch.Tensor]]`, *optional*): likewise; each `(batch, heads, tokens, tokens)`.
     """
 
     loss: Tensor | None = None
     logits_per_video: Tensor | None = None
+    logits_per_text: Tensor | None = None
     fused_embeds: Tensor | None = None
     text_embeds: Tensor | None = None
     knowledge: Tensor | None = None
     neuron_states: dict[str, NeuronState] | None = None
     all_rounds: tuple[SENRound, ...] | None = None
+    hidden_states: dict[str, tuple[Tensor, ...] | None] | None = None
+    attentions: dict[str, tuple[Tensor, ...] | None] | None = None
 
 
 class NeuronBank(nn.Module):
@@ -105,6 +113,7 @@ class SENPreTrainedModel(PreTrainedModel):
     input_modalities = ["video", "image", "audio", "text"]  # noqa: RUF012 (Transformers' own declaration)
     _no_split_modules = ["RABlock", "FusionHead"]  # noqa: RUF012 (Transformers' own declaration)
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the losses are means over videos: the Trainer is not to pass `num_items_in_batch`
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -146,6 +155,7 @@ class SENModel(SENPreTrainedModel):
         self.gate = nn.Parameter(torch.empty(()))
         self.logit_scale = nn.Parameter(torch.empty(()))
         self.neurons = NeuronBank()
+        self.gradient_checkpointing = False  # of towers that are still to be loaded
         self._specs = {spec.name: spec for spec in config.neuron_specs}
         self._base: tuple[str | None, str | None] = (
             None,
@@ -227,7 +237,7 @@ class SENModel(SENPreTrainedModel):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
-        if info["missing_keys"]:
+        if info["missing_keys"] and pretrained_model_name_or_path is not None:
             missing = sorted(info["missing_keys"])
             raise RuntimeError(
                 f"{pretrained_model_name_or_path}: {len(missing)} weights of {cls.__name__} are missing (e.g. {missing[0]}) "
@@ -260,6 +270,8 @@ class SENModel(SENPreTrainedModel):
         for name, spec in self._specs.items():
             if name not in self.neurons.by_name:
                 self.neurons.by_name[name] = self._prepare(self._load(spec))
+        if self.gradient_checkpointing:
+            self._set_gradient_checkpointing(True, self._gradient_checkpointing_func)
         text_spec = self.config.text_tower_spec
         if text_spec is None:
             return self
@@ -277,6 +289,8 @@ class SENModel(SENPreTrainedModel):
         for other in loaded:
             if is_same_tower(spec, other.spec) and kwargs == self._neuron_kwargs.get(other.spec.name, {}):
                 return Neuron(spec, other.tower, other.projection, self.config.prompt_depth, other.commit)
+        if (attention := self.config._attn_implementation) not in (None, "sdpa"):  # sdpa they choose themselves
+            kwargs = {"attn_implementation": attention, **kwargs}
         return load_neuron(spec, self.config.prompt_depth, *self._base, **kwargs)
 
     def _prepare(self, neuron: Neuron) -> Neuron:
@@ -325,6 +339,8 @@ class SENModel(SENPreTrainedModel):
         labels: Tensor | None = None,
         return_loss: bool = False,
         output_all_rounds: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **inputs: Tensor,
     ) -> SENOutput:
         """
@@ -337,6 +353,8 @@ class SENModel(SENPreTrainedModel):
             labels (`(batch,)` int): indices into the texts; gives the cross-entropy loss.
             return_loss: symmetric contrastive loss; there must be one text per video.
             output_all_rounds: fused and per-neuron embeddings of each round.
+            output_hidden_states, output_attentions: the towers' own, of the first look. Attention weights exist where a tower
+                runs with `attn_implementation="eager"`. By default what the configuration says.
             inputs: `{neuron}_pixel_values` (batch, time, channels, height, width), `{neuron}_input_features` (batch, time,
                 bins), `{neuron}_input_ids` and `{neuron}_attention_mask` (batch, tokens).
 
@@ -347,11 +365,12 @@ class SENModel(SENPreTrainedModel):
         self._ensure_loaded()
         by_neuron = self._split_inputs(inputs)
         present = self._present(by_neuron, neuron_mask)
+        record = self._to_record(output_hidden_states, output_attentions)
 
         states: dict[str, NeuronState] = {}
         trunks: dict[str, NeuronTrunk] = {}
         for name in present:
-            states[name], trunks[name] = self.neurons.by_name[name].first_look(by_neuron[name])
+            states[name], trunks[name] = self.neurons.by_name[name].first_look(by_neuron[name], record)
         aligned = self._aligned_mean(states, present)
         rounds = [self._round(states, present, aligned)] if output_all_rounds else []
 
@@ -366,22 +385,36 @@ class SENModel(SENPreTrainedModel):
                 rounds.append(self._round(states, present, aligned))
 
         fused = self._fuse(states, present, aligned)
-        output = SENOutput(
-            fused_embeds=fused,
-            knowledge=torch.stack(knowledge, dim=1) if knowledge else None,
-            neuron_states=states,
-            all_rounds=tuple(rounds) or None,
-        )
+        logits = None
         if text_input_ids is not None:
-            text_embeds = self.get_text_features(text_input_ids, text_attention_mask).pooler_output
+            asked = {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
+            text_embeds = self.get_text_features(text_input_ids, text_attention_mask, **asked).pooler_output
         if text_embeds is not None:
             if text_embeds.ndim != 2 or text_embeds.shape[-1] != self.config.projection_dim:
                 expected = f"(texts, {self.config.projection_dim})"
                 raise ValueError(f"text_embeds have shape {tuple(text_embeds.shape)}, expected {expected}")
-            output.text_embeds = text_embeds = text_embeds.to(fused)
-            output.logits_per_video = self.logit_scale.exp() * fused @ text_embeds.t()
-        output.loss = self._loss(output.logits_per_video, labels, return_loss)
-        return output
+            text_embeds = text_embeds.to(fused)
+            logits = self.logit_scale.exp() * fused @ text_embeds.t()  # (batch, texts)
+        return SENOutput(
+            loss=self._loss(logits, labels, return_loss),
+            logits_per_video=logits,
+            logits_per_text=None if logits is None else logits.t(),
+            fused_embeds=fused,
+            text_embeds=text_embeds,
+            knowledge=torch.stack(knowledge, dim=1) if knowledge else None,
+            neuron_states=states,
+            all_rounds=tuple(rounds) or None,
+            **{what: {name: trunk.recorded[what] for name, trunk in trunks.items()} for what in record},
+        )
+
+    def _to_record(self, output_hidden_states: bool | None, output_attentions: bool | None) -> list[str]:
+        """What the towers are asked to return of their layers, by the name it has in outputs."""
+        wanted = {"hidden_states": output_hidden_states, "attentions": output_attentions}
+        return [
+            what
+            for what, asked in wanted.items()
+            if (getattr(self.config, f"output_{what}") if asked is None else asked)
+        ]
 
     def _prompt(self, trunks: Mapping[str, NeuronTrunk], context: Mapping[str, Tensor]) -> dict[str, NeuronState]:
         """Each neuron looks again, prompted with its context."""
@@ -482,14 +515,30 @@ class SENModel(SENPreTrainedModel):
 
     # --- features ----------------------------------------------------------------------------------------------------
 
+    @can_return_tuple
     def get_video_features(self, **inputs: Tensor) -> BaseModelOutputWithPooling:
-        """`pooler_output`: fused embeddings (batch, projection_dim), normalised; `last_hidden_state`: knowledge by round."""
-        output = self(**inputs)
-        return BaseModelOutputWithPooling(last_hidden_state=output.knowledge, pooler_output=output.fused_embeds)
+        """`pooler_output`: fused embeddings (batch, projection_dim), normalised; `last_hidden_state`: knowledge by round;
+        `hidden_states` and `attentions`: as of `forward`.
+        """
+        output = self(**inputs, return_dict=True)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.knowledge,
+            pooler_output=output.fused_embeds,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
+    @can_return_tuple
     @torch.no_grad()
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
-        """`pooler_output`: text embeddings (texts, projection_dim), normalised; `last_hidden_state`: the tower's tokens.
+    def get_text_features(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """`pooler_output`: text embeddings (texts, projection_dim), normalised; `last_hidden_state`, `hidden_states` and
+        `attentions`: the tower's own.
 
         Raises:
             ValueError: the SEN has no text tower.
@@ -501,9 +550,11 @@ class SENModel(SENPreTrainedModel):
         inputs = {"input_ids": input_ids}
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
-        state, _ = text_tower.first_look(inputs)
+        state, trunk = text_tower.first_look(inputs, self._to_record(output_hidden_states, output_attentions))
         embeds = nn.functional.normalize(text_tower.project(state.pooler_output), dim=-1)
-        return BaseModelOutputWithPooling(last_hidden_state=state.last_hidden_state, pooler_output=embeds)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=state.last_hidden_state, pooler_output=embeds, **trunk.recorded
+        )
 
     @property
     def is_untrained_without_start(self) -> bool:

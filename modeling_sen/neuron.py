@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """A neuron: a frozen encoder that looks once, and then looks again with prompts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ class NeuronTrunk:
     first_state: NeuronState
     grid: Grid | None  # of one frame where frames are folded
     batch_size: int
+    recorded: dict[str, tuple[Tensor, ...] | None]  # what of the tower's outputs was asked for
 
 
 class Neuron(nn.Module):
@@ -131,25 +132,29 @@ class Neuron(nn.Module):
             return self.project(pooled).shape[-1]
 
     @torch.compiler.disable  # hooks come and go between passes; compiled layers inside stay compiled
-    def first_look(self, inputs: Mapping[str, Tensor]) -> tuple[NeuronState, NeuronTrunk]:
+    def first_look(self, inputs: Mapping[str, Tensor], record: Sequence[str] = ()) -> tuple[NeuronState, NeuronTrunk]:
         """Round 0, without gradients: nothing below the prompts is trained.
 
         Args:
             inputs: `pixel_values` (batch, time, channels, height, width), `input_features` (batch, time, bins or whatever
                 the tower's feature extractor makes of sound, samples included), or `input_ids` (batch, tokens); the latter
                 two with an `attention_mask` where some are padding.
+            record: any of `hidden_states` and `attentions`, which the tower is asked for.
         """
         tower_inputs = self._tower_inputs(inputs)
         grid = self.adapter.grid(self.tower.config, self._folded(inputs)) if self.adapter.grid else None
         batch_size = next(iter(inputs.values())).shape[0]
         trunk = None
+        asked = {**tower_inputs, **{f"output_{what}": True for what in record}}
         with torch.no_grad():
             if self.prompted_tower is None:
-                outputs = self.tower(**tower_inputs)
+                outputs = self.tower(**asked)
             else:
-                outputs, trunk = self.prompted_tower.first_pass(tower_inputs)
+                outputs, trunk = self.prompted_tower.first_pass(asked)
+                trunk.inputs = tower_inputs  # later looks are not asked: their lower layers do not run
             state = self._state(outputs, None, tower_inputs, grid, batch_size)
-        return state, NeuronTrunk(trunk, state, grid, batch_size)
+        recorded = {what: getattr(outputs, what, None) for what in record}
+        return state, NeuronTrunk(trunk, state, grid, batch_size, recorded)
 
     @torch.compiler.disable
     def look_again(self, trunk: NeuronTrunk, context: Tensor, prompt: str = "tokens") -> NeuronState:

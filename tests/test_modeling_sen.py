@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 from conftest import SMALL, random_inputs, random_weights
-from transformers import ASTModel, CLIPModel, VideoMAEModel
+from transformers import ASTModel, AutoConfig, AutoModel, CLIPModel, VideoMAEModel
 
 from modeling_sen import SENConfig, SENModel
 from modeling_sen.recursive_association import DISTRIBUTE, INTEGRATE, PROMPT
@@ -65,6 +65,7 @@ def test_untrained_zero_shot_logits_are_the_dual_encoders_own(make_sen, towers):
         output = make_sen()(**inputs, text_input_ids=CLASS_TEXTS, text_attention_mask=CLASS_MASK)
     torch.testing.assert_close(output.logits_per_video, expected.logits_per_image)
     torch.testing.assert_close(output.text_embeds, expected.text_embeds)
+    torch.testing.assert_close(output.logits_per_text, expected.logits_per_text)
     assert expected.logits_per_image.std() > 0.1
 
 
@@ -335,6 +336,63 @@ def test_outputs_as_a_tuple(make_sen):
         output = model(**inputs)
         assert torch.equal(model(**inputs, return_dict=False)[0], output.fused_embeds)
         assert torch.equal(output[0], output.fused_embeds)
+        texts = {"text_embeds": torch.eye(12)[:3], "labels": torch.tensor([0, 1])}
+        loss, logits, transposed, fused, *_ = model(**inputs, **texts, return_dict=False)
+    assert torch.equal(loss, torch.nn.functional.cross_entropy(logits, texts["labels"]))
+    assert torch.equal(logits, transposed.t())
+    assert torch.equal(fused, output.fused_embeds)
+
+
+@pytest.mark.parametrize("asked", ["argument", "configuration"])
+def test_features_as_a_tuple(make_sen, asked):
+    model, inputs = make_sen(), random_inputs()
+    kwargs = {"return_dict": False} if asked == "argument" else {}
+    with torch.no_grad():
+        expected = model(**inputs, text_input_ids=CLASS_TEXTS)
+        model.config.return_dict = asked == "argument"
+        knowledge, fused = model.get_video_features(**inputs, **kwargs)
+        _, embeds = model.get_text_features(CLASS_TEXTS, **kwargs)
+        whole = model(**inputs, text_input_ids=CLASS_TEXTS, **kwargs)  # reads the features itself
+    assert torch.equal(knowledge, expected.knowledge)
+    assert torch.equal(fused, expected.fused_embeds)
+    assert torch.equal(embeds, expected.text_embeds)
+    assert torch.equal(whole[0], expected.logits_per_video)
+
+
+def test_hidden_states_and_attentions_are_the_towers_own_of_the_first_look(make_sen, towers):
+    model, inputs = random_weights(make_sen()), random_inputs()
+    video = VideoMAEModel.from_pretrained(towers["videomae"], attn_implementation="eager").eval()
+    clip = CLIPModel.from_pretrained(towers["clip"], attn_implementation="eager").eval()
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    with torch.no_grad():
+        plain = model(**inputs)
+        assert plain.hidden_states is None
+        assert plain.attentions is None
+        model.set_attn_implementation("eager")
+        output, features = model(**inputs, **asked), model.get_video_features(**inputs, **asked)
+        text = model.get_text_features(CLASS_TEXTS, CLASS_MASK, **asked)
+        expected = {
+            "video": video(inputs["video_pixel_values"], **asked),
+            "image": clip.vision_model(inputs["image_pixel_values"].flatten(0, 1), **asked),  # frame by frame
+        }
+        expected_text = clip.text_model(CLASS_TEXTS, CLASS_MASK, **asked)
+    torch.testing.assert_close(output.fused_embeds, plain.fused_embeds)
+    for what in ("hidden_states", "attentions"):
+        assert list(output[what]) == list(features[what]) == ["image", "video", "audio"]
+        assert len(output[what]["audio"]) == (5 if what == "hidden_states" else 4)
+        for name, tower in expected.items():
+            for found in (output, features):
+                torch.testing.assert_close(found[what][name], tower[what])
+        torch.testing.assert_close(text[what], expected_text[what])
+
+
+def test_the_configuration_asks_for_hidden_states(make_sen):
+    model, inputs = make_sen(), random_inputs()
+    model.config.output_hidden_states = True
+    with torch.no_grad():
+        assert len(model(**inputs).hidden_states["image"]) == 5
+        assert len(model.get_text_features(CLASS_TEXTS).hidden_states) == 5
+        assert model(**inputs, output_hidden_states=False).hidden_states is None
 
 
 # --- size ------------------------------------------------------------------------------------------------------------
@@ -365,6 +423,25 @@ def test_attention_implementation_reaches_the_towers(make_sen):
         model.set_attn_implementation("eager")
         assert {neuron.tower.config._attn_implementation for neuron in model.neurons.by_name.values()} == {"eager"}
         torch.testing.assert_close(model(**inputs).fused_embeds, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_implementation_of_a_load_reaches_the_towers(make_sen, tmp_path, dtype):
+    random_weights(make_sen()).save_pretrained(tmp_path / "sen")
+    inputs, config = random_inputs(), AutoConfig.from_pretrained(tmp_path / "sen")
+    by_default = SENModel.from_pretrained(tmp_path / "sen", dtype=dtype)
+    loaded = AutoModel.from_pretrained(tmp_path / "sen", dtype=dtype, attn_implementation="eager")
+    built = AutoModel.from_config(config, attn_implementation="eager").load_neurons()  # as on first use
+    for model, expected in ((by_default, "sdpa"), (loaded, "eager"), (built, "eager")):
+        neurons = [*model.neurons.by_name.values(), model.neurons.text_tower]
+        assert {neuron.tower.config._attn_implementation for neuron in neurons} == {expected}
+    exact = {"atol": 1e-5, "rtol": 1e-4} if dtype is torch.float32 else {"atol": 3e-2, "rtol": 3e-2}
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**inputs).fused_embeds, by_default(**inputs).fused_embeds, **exact)
+    one = {"image": {"attn_implementation": "sdpa"}}
+    mixed = SENModel.from_pretrained(tmp_path / "sen", attn_implementation="eager", neuron_kwargs=one)
+    found = {name: neuron.tower.config._attn_implementation for name, neuron in mixed.neurons.by_name.items()}
+    assert found == {"image": "sdpa", "video": "eager", "audio": "eager"}
 
 
 def test_compiled_blocks_give_the_same_result(make_sen):

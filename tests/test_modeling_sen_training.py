@@ -5,6 +5,9 @@ import copy
 import pytest
 import torch
 from conftest import random_inputs, random_weights
+from transformers import Trainer, TrainingArguments
+
+from modeling_sen import SENModel
 
 
 def loss_and_gradients(model, inputs):
@@ -51,6 +54,66 @@ def test_activation_checkpointing_recomputes_and_gives_the_same_gradients(make_s
     calls["image"].clear()
     loss_and_gradients(model, inputs)
     assert len(calls["image"]) == 1 + 3
+
+
+def test_activation_checkpointing_waits_for_towers_that_are_loaded_later(make_sen):
+    model, inputs = SENModel(make_sen(prompt_depth=2).config), random_inputs()
+    assert not model.is_activation_checkpointing
+    model.activation_checkpointing_enable()
+    assert model.is_activation_checkpointing
+    random_weights(model.load_neurons().train())
+    calls = []
+    layer = model.neurons.by_name["image"].prompted_tower.layers[-1]
+    layer.layer_norm1.register_forward_hook(lambda *_: calls.append(1))
+    _, gradients = loss_and_gradients(model, inputs)
+    assert len(calls) == 1 + 3 + 3
+    model.activation_checkpointing_disable()
+    calls.clear()
+    _, same = loss_and_gradients(model, inputs)
+    assert len(calls) == 1 + 3
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(same[name], gradient)
+
+
+def test_every_weight_that_a_load_lacks_can_be_initialised(make_sen):
+    """The initialisation that Transformers calls on weights it made empty equals that of a new model."""
+    config = make_sen().config
+    torch.manual_seed(3)
+    new = SENModel(config)
+    filled = SENModel.from_pretrained(None, config=config, state_dict={})
+    assert new.state_dict().keys() == filled.state_dict().keys()
+    for name, weight in filled.state_dict().items():
+        assert bool(weight.isfinite().all()), name
+        spread = new.state_dict()[name].std() if weight.ndim > 0 else torch.tensor(0.0)
+        torch.testing.assert_close(weight.std() if weight.ndim > 0 else torch.tensor(0.0), spread, atol=5e-3, rtol=0.3)
+
+
+def test_the_stock_trainer_trains(make_sen, tmp_path):
+    model = make_sen()
+    start = {name: weight.clone() for name, weight in model.state_dict().items()}
+    text_embeds = torch.eye(12)[:3]
+    rows = [
+        {**{name: value[0] for name, value in random_inputs(1, seed).items()}, "labels": seed % 3} for seed in range(4)
+    ]
+
+    def collate(batch):
+        inputs = {name: torch.stack([row[name] for row in batch]) for name in batch[0] if name != "labels"}
+        return {**inputs, "text_embeds": text_embeds, "labels": torch.tensor([row["labels"] for row in batch])}
+
+    arguments = TrainingArguments(
+        tmp_path,
+        max_steps=2,
+        per_device_train_batch_size=2,
+        learning_rate=1e-2,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    result = Trainer(model, arguments, data_collator=collate, train_dataset=rows).train()
+    assert 0 < result.training_loss < 10
+    assert any(not torch.equal(start[name], weight) for name, weight in model.state_dict().items())
 
 
 def test_bfloat16_autocast_trains(make_sen):
