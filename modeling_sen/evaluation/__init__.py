@@ -1,0 +1,1 @@
+"""Metrics, protocols and the baselines that a SEN is measured against."""

@@ -1,0 +1,157 @@
+"""What a SEN is measured against: other ways to read frozen encoders that look once.
+
+Each is called as a SEN is, on the trunks of a batch, and gives the fused embedding; none prompts an encoder again.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from modeling_sen.configuration_sen import NeuronSpec
+from modeling_sen.modeling_sen import SENModel
+from modeling_sen.neuron import NeuronTrunk
+from modeling_sen.neuron_loading import DEFAULT_LOGIT_SCALE
+from modeling_sen.recursive_association import masked_mean
+
+# What a late fusion reads of each neuron: its final tokens, its trunk's (all that a SEN's crown sees), its pooled output.
+SOURCES = ("round0", "trunk", "pooled")
+
+
+class FrozenMean(nn.Module):
+    """The mean of the aligned neurons' embeddings: what a SEN is before training. Nothing to train.
+
+    Args:
+        model: a SEN, for its towers' projections.
+    """
+
+    def __init__(self, model: SENModel):
+        super().__init__()
+        self.neurons = {
+            spec.name: model.neurons.by_name[spec.name] for spec in model.config.neuron_specs if spec.aligned
+        }
+        self.register_buffer("logit_scale", torch.tensor(DEFAULT_LOGIT_SCALE))
+
+    def forward(self, trunks: Mapping[str, NeuronTrunk], present: Mapping[str, Tensor]) -> Tensor:
+        """(batch, embedding), normalised."""
+        embeds = {
+            name: nn.functional.normalize(self.neurons[name].project(trunk.first_state.pooler_output).float(), dim=-1)
+            for name, trunk in trunks.items()
+            if name in self.neurons
+        }
+        return nn.functional.normalize(masked_mean(embeds, present), dim=-1)
+
+
+class Resampler(nn.Module):
+    """Reads a neuron's tokens into a few: learned queries attend to them twice (as the Perceiver, arXiv 2103.03206).
+
+    Args:
+        width: of the neuron's tokens.
+        num_tokens: learned queries R.
+    """
+
+    def __init__(self, width: int, hidden_size: int, num_tokens: int, num_heads: int):
+        super().__init__()
+        self.read = nn.Linear(width, hidden_size)
+        self.queries = nn.Parameter(0.02 * torch.randn(num_tokens, hidden_size))
+        layer = nn.TransformerDecoderLayer(
+            hidden_size, num_heads, 2 * hidden_size, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerDecoder(layer, num_layers=2)
+
+    def forward(self, tokens: Tensor, padding: Tensor | None) -> Tensor:
+        """(batch, N, width), (batch, N) bool where padded -> (batch, R, hidden_size)."""
+        queries = self.queries.expand(len(tokens), -1, -1)
+        return self.layers(queries, self.read(tokens), memory_key_padding_mask=padding)
+
+
+class LateFusion(nn.Module):
+    """A transformer over the tokens of all neurons that are present, once.
+
+    Args:
+        neurons: whose tokens it reads.
+        embedding: width of the fused embedding.
+        source: one of `SOURCES`.
+        num_resampled: tokens that each neuron is first read into; `None` reads all.
+        hidden_size, num_layers: of the transformer.
+
+    Raises:
+        ValueError: an unknown source.
+    """
+
+    def __init__(
+        self,
+        neurons: Sequence[NeuronSpec],
+        embedding: int,
+        source: str = "round0",
+        num_resampled: int | None = None,
+        hidden_size: int = 128,
+        num_layers: int = 3,
+        num_heads: int = 4,
+    ):
+        super().__init__()
+        if source not in SOURCES:
+            raise ValueError(f"source is {source!r}, expected one of {', '.join(SOURCES)}")
+        self.source = source
+        self.read = nn.ModuleDict(
+            {
+                spec.name: nn.Linear(spec.hidden_size, hidden_size)
+                if num_resampled is None
+                else Resampler(spec.hidden_size, hidden_size, num_resampled, num_heads)
+                for spec in neurons
+            }
+        )
+        self.kind = nn.ParameterDict({spec.name: 0.02 * torch.randn(hidden_size) for spec in neurons})
+        self.query = nn.Parameter(0.02 * torch.randn(1, 1, hidden_size))
+        layer = nn.TransformerEncoderLayer(
+            hidden_size, num_heads, 4 * hidden_size, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(hidden_size)
+        self.head = nn.Linear(hidden_size, embedding)
+        self.logit_scale = nn.Parameter(torch.tensor(DEFAULT_LOGIT_SCALE))
+
+    def forward(
+        self, trunks: Mapping[str, NeuronTrunk], present: Mapping[str, Tensor], question: Tensor | None = None
+    ) -> Tensor:
+        """(batch, embedding), normalised.
+
+        Args:
+            question: (batch, hidden_size), added to the query, where something particular is asked.
+        """
+        batch = len(next(iter(present.values())))
+        query = self.query.expand(batch, -1, -1)
+        tokens = [query if question is None else query + question.unsqueeze(1)]
+        padding = [torch.zeros(batch, 1, dtype=torch.bool, device=query.device)]
+        for name, read in self.read.items():
+            if name not in trunks:
+                continue
+            given, padded = neuron_tokens(trunks[name], self.source)
+            given = given.to(self.query)
+            if isinstance(read, Resampler):
+                given, padded = read(given, padded), None
+            else:
+                given = read(given)
+            if padded is None:
+                padded = torch.zeros(given.shape[:2], dtype=torch.bool, device=given.device)
+            tokens.append(given + self.kind[name])
+            padding.append(padded | ~present[name].unsqueeze(1))
+        fused = self.layers(torch.cat(tokens, 1), src_key_padding_mask=torch.cat(padding, 1))[:, 0]
+        return nn.functional.normalize(self.head(self.norm(fused)), dim=-1)
+
+
+def neuron_tokens(trunk: NeuronTrunk, source: str) -> tuple[Tensor, Tensor | None]:
+    """A neuron's tokens (batch, N, width), and which of them are padding (batch, N) where some are.
+
+    Raises:
+        ValueError: trunk tokens of a neuron that has no trunk.
+    """
+    if source == "pooled":
+        return trunk.first_state.pooler_output.unsqueeze(1), None
+    tokens = trunk.first_state.last_hidden_state
+    if source == "trunk":
+        if trunk.trunk is None:
+            raise ValueError("source 'trunk': the neuron is re-associated after its tower and has no trunk")
+        tokens = trunk.trunk.hidden_states.unflatten(0, (trunk.batch_size, -1)).flatten(1, 2)  # frames side by side
+    mask = None if trunk.trunk is None else trunk.trunk.inputs.get("attention_mask")
+    return tokens, None if mask is None or mask.shape != tokens.shape[:2] else mask == 0

@@ -1,0 +1,144 @@
+"""Draws the clips of the association study and trains its two sets of towers.
+
+`python -m modeling_sen.world.train_association_towers OUT`: OUT/clips/NAME holds clips, OUT/global and OUT/local the towers
+with their logs. What is there is kept, what was interrupted goes on.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from safetensors.torch import load_file, save_file
+
+from modeling_sen.training import TrainingSettings, train
+from modeling_sen.world.association_clips import read_clips, write_clips
+from modeling_sen.world.association_towers import (
+    SEES,
+    AssociationTowers,
+    ClipBatches,
+    save_towers,
+    seen_shares,
+    tower_targets,
+)
+
+# Clips: split, seed, how many, objects in each (None: 3 to 8). Towers and association are trained on different clips.
+CLIP_SETS: dict[str, tuple[str, int, int, int | None]] = {
+    "towers": ("train", 100, 40_000, None),
+    "towers_two": ("train", 101, 24_000, 2),
+    "train": ("train", 200, 32_000, None),
+    "validation": ("validation", 0, 1_000, None),
+    "test_3": ("test", 3, 1_000, 3),
+    "test_5": ("test", 5, 1_000, 5),
+    "test_8": ("test", 8, 1_000, 8),
+    "unseen_pairs": ("unseen_pairs", 0, 1_000, 5),
+}
+SEEN_FIELDS = ("image", "grey", "log_mel", "legend_ids")
+
+
+def draw_clips(output: Path, workers: int | None = None) -> None:
+    """Writes all sets of `CLIP_SETS` that are missing."""
+    for name, (split, seed, count, objects) in CLIP_SETS.items():
+        write_clips(output / "clips" / name, split, seed, count, objects, workers)
+
+
+def tower_clips(output: Path, *names: str) -> dict[str, np.ndarray]:
+    """What the towers see of some sets of clips, one after the other, with the targets of their training."""
+    parts = [read_clips(output / "clips" / name, CLIP_SETS[name][2]) for name in names]
+    # Field by field, so that clips are in memory twice for one field at most.
+    clips = {field: np.concatenate([part.pop(field) for part in parts]) for field in list(parts[0])}
+    return {field: clips[field] for field in SEEN_FIELDS} | tower_targets(clips)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Towers that are trained together."""
+
+    kind: str
+    name: str
+    towers: tuple[str, ...]
+    steps: int
+
+
+STAGES = (
+    Stage("local", "stills", ("image", "audio", "legend"), 800),
+    Stage("local", "motion", ("video",), 1000),
+    Stage("global", "stills", ("image", "audio", "legend"), 800),
+    Stage("global", "motion", ("video",), 1000),
+)
+
+
+def train_towers(output: Path, kind: str, threads: int = 1) -> None:
+    """Trains one set of towers on the clips in `output` and saves it to `output`/`kind`; a second call resumes.
+
+    Args:
+        kind: "global" or "local"; global towers start from the local ones, which are trained first.
+    """
+    if kind not in ("global", "local"):
+        raise ValueError(f"kind is {kind!r}, expected 'global' or 'local'")
+    if kind == "global" and not (output / "local" / "words.json").exists():
+        train_towers(output, "local", threads)
+    for stage in STAGES:
+        if stage.kind == kind:
+            train_stage(output, stage, threads)
+
+
+def train_stage(output: Path, stage: Stage, threads: int = 1) -> None:
+    """One stage; it starts from what earlier stages left in `towers.safetensors`."""
+    torch.manual_seed(0)
+    towers, folder = AssociationTowers(local=stage.kind == "local"), output / stage.kind
+    if stage.kind == "global":
+        lower = AssociationTowers(local=True)
+        lower.load_state_dict(load_file(output / "local" / "towers.safetensors"))
+        towers.start_from_lower_half(lower, ("image", "video"))
+    if stage.name == "motion":
+        before = load_file(folder / "towers.safetensors")
+        towers.load_state_dict(
+            {key: value for key, value in before.items() if not key.startswith("video.")}, strict=False
+        )
+        if stage.kind == "local":
+            towers.start_video_from_image()
+    towers.train_only(stage.towers, words=stage.name == "stills")
+    for name in SEES:  # the CPU's fused attention is the slower one backwards, by far, on few tokens
+        getattr(towers, name).set_attn_implementation("eager")
+    held_out = tower_clips(output, "validation")
+
+    def evaluate(module: torch.nn.Module, step: int) -> dict[str, float]:
+        return seen_shares(towers, held_out, stage.towers)
+
+    settings = TrainingSettings(
+        output=str(folder / f"training_{stage.name}"),
+        steps=stage.steps,
+        batch_size=128,
+        learning_rate=2e-3,
+        warmup_steps=100,
+        weight_decay=0.05,
+        dtype="bfloat16",
+        threads=threads,
+        evaluate_every=200,
+        checkpoint_every=200,
+    )
+    clips = tower_clips(output, "towers_two", "towers")
+    two = {name: values[: CLIP_SETS["towers_two"][2]] for name, values in clips.items()}
+    first, later = (ClipBatches(each, settings.batch_size, seed=0) for each in (two, clips))
+    # From lists alone, shapes are only learned where there are few to tell apart at first.
+    few_steps = stage.steps // 2 if stage.kind == "global" else 0
+    train(towers, lambda step: first(step) if step < few_steps else later(step), settings, evaluate)
+    save_file(towers.state_dict(), folder / "towers.safetensors")
+    if stage.name == "motion":
+        save_towers(towers.eval(), folder)
+
+
+def main(
+    output: Annotated[Path, typer.Argument(help="folder of the study")],
+) -> None:
+    """Draw the clips and train the towers of the association study."""
+    draw_clips(output)
+    for kind in ("local", "global"):
+        train_towers(output, kind)
+
+
+if __name__ == "__main__":
+    typer.run(main)
