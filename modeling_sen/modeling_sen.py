@@ -341,6 +341,7 @@ class SENModel(SENPreTrainedModel):
         output_all_rounds: bool = False,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        trunks: Mapping[str, NeuronTrunk] | None = None,
         **inputs: Tensor,
     ) -> SENOutput:
         """
@@ -355,6 +356,7 @@ class SENModel(SENPreTrainedModel):
             output_all_rounds: fused and per-neuron embeddings of each round.
             output_hidden_states, output_attentions: the towers' own, of the first look. Attention weights exist where a tower
                 runs with `attn_implementation="eager"`. By default what the configuration says.
+            trunks: neuron -> what its first look left, instead of `inputs` (see [`FeatureCache`]).
             inputs: `{neuron}_pixel_values` (batch, time, channels, height, width), `{neuron}_input_features` (batch, time,
                 bins), `{neuron}_input_ids` and `{neuron}_attention_mask` (batch, tokens).
 
@@ -363,14 +365,21 @@ class SENModel(SENPreTrainedModel):
             ValueError: a sample with no neuron present; shapes or labels that do not fit.
         """
         self._ensure_loaded()
-        by_neuron = self._split_inputs(inputs)
-        present = self._present(by_neuron, neuron_mask)
         record = self._to_record(output_hidden_states, output_attentions)
-
-        states: dict[str, NeuronState] = {}
-        trunks: dict[str, NeuronTrunk] = {}
-        for name in present:
-            states[name], trunks[name] = self.neurons.by_name[name].first_look(by_neuron[name], record)
+        if trunks is None:
+            by_neuron = self._split_inputs(inputs)
+            present = self._present(
+                {name: len(next(iter(given.values()))) for name, given in by_neuron.items()}, neuron_mask
+            )
+            trunks = {name: self.neurons.by_name[name].first_look(by_neuron[name], record)[1] for name in present}
+        elif inputs or record:
+            raise TypeError(
+                f"trunks take the place of inputs and of what towers record, found both: {[*inputs, *record]}"
+            )
+        else:
+            present = self._present({name: trunk.batch_size for name, trunk in trunks.items()}, neuron_mask)
+            trunks = {name: trunks[name] for name in present}
+        states = {name: trunk.first_state for name, trunk in trunks.items()}
         aligned = self._aligned_mean(states, present)
         rounds = [self._round(states, present, aligned)] if output_all_rounds else []
 
@@ -438,10 +447,9 @@ class SENModel(SENPreTrainedModel):
             name: by_neuron[name] for name in self._specs if self._specs[name].input_name in by_neuron.get(name, {})
         }
 
-    def _present(self, by_neuron: Mapping[str, Mapping[str, Tensor]], neuron_mask: Tensor | None) -> dict[str, Tensor]:
+    def _present(self, sizes: Mapping[str, int], neuron_mask: Tensor | None) -> dict[str, Tensor]:
         """neuron -> (batch,) bool, for the neurons that any sample has inputs for."""
         names, device = list(self._specs), self.gate.device
-        sizes = {name: next(iter(given.values())).shape[0] for name, given in by_neuron.items()}
         if not sizes:
             raise ValueError(f"no neuron has inputs; missing modalities: {self._modalities(names)}")
         if len(set(sizes.values())) > 1:
@@ -451,7 +459,7 @@ class SENModel(SENPreTrainedModel):
             neuron_mask = torch.ones(batch_size, len(names), dtype=torch.bool, device=device)
         if neuron_mask.shape != (batch_size, len(names)):
             raise ValueError(f"neuron_mask has shape {tuple(neuron_mask.shape)}, expected {(batch_size, len(names))}")
-        given = torch.tensor([name in by_neuron for name in names], device=device)
+        given = torch.tensor([name in sizes for name in names], device=device)
         mask = neuron_mask.to(device=device, dtype=torch.bool) & given  # (batch, neurons)
         if not bool(mask.any(dim=1).all()):
             rows = (~mask.any(dim=1)).nonzero().flatten().tolist()

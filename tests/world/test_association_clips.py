@@ -90,7 +90,7 @@ def test_sets_are_written_once_and_read_in_part(tmp_path):
     stamp = (tmp_path / "0000.npz").stat().st_mtime_ns
     write_clips(tmp_path, "test", 0, SHARD, 3, workers=1)
     assert (tmp_path / "0000.npz").stat().st_mtime_ns == stamp
-    with pytest.raises(FileNotFoundError, match="0001.npz"):
+    with pytest.raises(FileNotFoundError, match=r"0001\.npz"):
         read_clips(tmp_path, SHARD + 1)
 
 

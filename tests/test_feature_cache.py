@@ -1,0 +1,163 @@
+"""FeatureCache: what it returns is what a first look gives; whatever is missing, damaged or of other clips is built anew."""
+
+import os
+
+import pytest
+import torch
+from conftest import random_inputs, random_weights
+from safetensors.torch import load_file, save_file
+
+from modeling_sen.feature_cache import FeatureCache
+
+NUM_CLIPS = 7
+CLIPS = [f"clip-{number}" for number in range(NUM_CLIPS)]
+
+
+@pytest.fixture
+def model(make_sen, towers):
+    neurons = [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"], towers["bert"]]
+    return random_weights(make_sen(neurons=neurons)).eval()
+
+
+@pytest.fixture
+def inputs(model):
+    ids = torch.randint(5, 10, (NUM_CLIPS, 6), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(6) < torch.tensor([[6], [3], [4], [6], [2], [5], [1]])).long()
+    name = model.config.neuron_specs[-1].name
+    return {**random_inputs(NUM_CLIPS), f"{name}_input_ids": ids, f"{name}_attention_mask": mask}
+
+
+def rows_of(inputs, rows):
+    return {key: value[list(rows)] for key, value in inputs.items()}
+
+
+def build(model, folder, inputs, clips=CLIPS, **settings):
+    """A cache, built, and the rows that had to be looked at."""
+    asked: list[int] = []
+
+    def inputs_of(rows):
+        asked.extend(rows)
+        return rows_of(inputs, rows)
+
+    cache = FeatureCache(model, folder, clips, **{"dtype": torch.float32, "shard_clips": 3, **settings})
+    cache.build(inputs_of, batch_size=2)
+    return cache, asked
+
+
+def test_forward_on_cached_trunks_equals_forward_on_inputs(model, inputs, tmp_path):
+    cache, asked = build(model, tmp_path, inputs)
+    assert asked == list(range(NUM_CLIPS))
+    for rows in ([0, 1, 2, 3], [6, 2, 4], [5, 5, 0]):
+        with torch.no_grad():
+            expected = model(**rows_of(inputs, rows))
+            found = model(trunks=cache.trunks(rows))
+        torch.testing.assert_close(found.fused_embeds, expected.fused_embeds, atol=1e-6, rtol=0)
+        for name, state in expected.neuron_states.items():
+            assert found.neuron_states[name].grid == state.grid
+            torch.testing.assert_close(found.neuron_states[name].answers, state.answers, atol=1e-5, rtol=0)
+
+
+def test_gradients_are_those_of_training_on_inputs(model, inputs, tmp_path):
+    cache, _ = build(model, tmp_path, inputs)
+    labels = torch.tensor([0, 1, 2])
+    texts = torch.nn.functional.normalize(torch.randn(4, model.config.projection_dim), dim=-1)
+    gradients = []
+    for given in (rows_of(inputs, [3, 1, 6]), {"trunks": cache.trunks([3, 1, 6])}):
+        model.zero_grad()
+        model(**given, text_embeds=texts, labels=labels).loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_halves_the_files_and_stays_close(model, inputs, tmp_path, dtype):
+    whole, _ = build(model, tmp_path, inputs)
+    half, asked = build(model, tmp_path, inputs, dtype=dtype)
+    assert len(asked) == NUM_CLIPS  # a cache of its own
+    assert half.bytes_for(rows_of(inputs, [0, 1])) < 0.6 * whole.bytes_for(rows_of(inputs, [0, 1]))
+    with torch.no_grad():
+        exact = model(trunks=whole.trunks([0, 4])).fused_embeds
+        close = model(trunks=half.trunks([0, 4])).fused_embeds
+    torch.testing.assert_close(close, exact, atol=0.05, rtol=0)
+
+
+def test_the_size_said_before_building_is_that_of_the_files(model, inputs, tmp_path):
+    cache, _ = build(model, tmp_path, inputs)
+    on_disk = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
+    said = cache.bytes_for(rows_of(inputs, [0, 1]))
+    assert said < on_disk < said + 2048 * len(list(tmp_path.rglob("*.safetensors")))  # and the headers
+
+
+def test_a_second_build_looks_at_nothing(model, inputs, tmp_path):
+    build(model, tmp_path, inputs)
+    assert build(model, tmp_path, inputs)[1] == []
+
+
+def damage_by_truncation(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def damage_by_a_changed_byte(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def damage_by_another_file(path):
+    path.write_text("not a shard")
+
+
+@pytest.mark.parametrize("damage", [os.remove, damage_by_truncation, damage_by_a_changed_byte, damage_by_another_file])
+def test_a_missing_or_damaged_shard_is_built_anew(model, inputs, tmp_path, damage):
+    cache, _ = build(model, tmp_path, inputs)
+    damage(cache.folders["audio"] / "00001.safetensors")
+    assert cache.missing_shards() == [1]
+    again, asked = build(model, tmp_path, inputs)
+    assert asked == [3, 4, 5]
+    with torch.no_grad():
+        found, expected = model(trunks=again.trunks([4])).fused_embeds, model(**rows_of(inputs, [4])).fused_embeds
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_other_clips_are_other_shards_contents(model, inputs, tmp_path):
+    build(model, tmp_path, inputs)
+    changed = [*CLIPS[:4], "another", *CLIPS[5:]]
+    assert build(model, tmp_path, inputs, clips=changed)[1] == [3, 4, 5]
+
+
+def test_another_prompt_site_is_another_cache(make_sen, inputs, tmp_path, towers):
+    neurons = [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"], towers["bert"]]
+    folders = [
+        FeatureCache(make_sen(neurons=neurons, prompt_depth=depth), tmp_path, CLIPS).folders for depth in (1, "all")
+    ]
+    assert all(folders[0][name] != folders[1][name] for name in folders[0])
+
+
+def test_a_shard_that_is_not_built_is_an_error_that_names_it(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"00000\.safetensors"):
+        FeatureCache(model, tmp_path, CLIPS).trunks([0])
+
+
+def test_an_interrupted_build_goes_on_with_its_shard(model, inputs, tmp_path):
+    cache = FeatureCache(model, tmp_path, CLIPS, dtype=torch.float32, shard_clips=3)
+
+    def until_row_four(rows):
+        if 4 in rows:
+            raise KeyboardInterrupt
+        return rows_of(inputs, rows)
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.build(until_row_four, batch_size=1)
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert build(model, tmp_path, inputs)[1] == [3, 4, 5, 6]
+
+
+def test_shards_are_plain_safetensors(model, inputs, tmp_path):
+    cache, _ = build(model, tmp_path, inputs)
+    path = cache.folders["video"] / "00000.safetensors"
+    tensors = load_file(path)
+    save_file(tensors, tmp_path / "copy.safetensors")  # without the record of its clips
+    os.replace(tmp_path / "copy.safetensors", path)
+    assert cache.missing_shards() == [0]
