@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 LABELS := a blue circle moving down,a blue square shaking,a blue star moving right,a pink square shaking
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-conformance lint clean
 
 demo: .venv/installed-plot
 	$(BIN)/sen world demo --split test --num 1 --objects 3 --hops 2 --seed 1
@@ -17,6 +17,11 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -q -m slow --timeout 1800
+
+# Transformers' own tests of its models, of the installed version; needs the package index.
+test-conformance: .venv/installed-conformance
+	$(BIN)/python tests/conformance/fetch_transformers_tests.py
+	$(BIN)/python -m pytest -q tests/conformance -m ""
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -37,5 +42,9 @@ lint: .venv/installed-dev
 	$(BIN)/pip install -q -e ".[dev]"
 	touch $@
 
+.venv/installed-conformance: .venv/installed-dev
+	$(BIN)/pip install -q "parameterized>=0.9" "setuptools>=77"
+	touch $@
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .conformance demo
