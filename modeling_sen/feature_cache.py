@@ -3,7 +3,7 @@
 """Trunk outputs of frozen neurons on disk: what training reads instead of decoding video and running trunks.
 
 One folder a neuron, named by a digest of all that its trunk's output depends on; in it safetensors shards of a fixed number
-of clips. A shard is written whole and carries its clips' digest and a checksum; one that does not fit is built anew.
+of clips, named by a digest of these. A shard is written whole and carries a checksum; one that is damaged is built anew.
 """
 
 import hashlib
@@ -64,11 +64,11 @@ class FeatureCache:
         return range(number * self.shard_clips, min((number + 1) * self.shard_clips, len(self.clips)))
 
     def missing_shards(self) -> list[int]:
-        """Shards that some neuron lacks, or whose file is damaged or of other clips."""
+        """Shards that some neuron lacks, or whose file is damaged."""
         return [
             number
             for number in range(self.num_shards)
-            if not all(_is_whole(self._path(name, number), self._clips_digest(number)) for name in self.folders)
+            if not all(_is_whole(self._path(name, number)) for name in self.folders)
         ]
 
     def bytes_for(self, inputs: Mapping[str, Tensor]) -> int:
@@ -98,7 +98,7 @@ class FeatureCache:
                     progress.update(len(batch))
                 for name, batches in parts.items():
                     joined = {key: torch.cat([each[key] for each in batches]).contiguous() for key in batches[0]}
-                    _write_shard(self._path(name, number), joined, self._clips_digest(number))
+                    _write_shard(self._path(name, number), joined)
 
     def _look(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """Neuron -> what is stored of its first look, each (clips, ...)."""
@@ -167,7 +167,7 @@ class FeatureCache:
         return self._shards[name, number]
 
     def _path(self, name: str, number: int) -> Path:
-        return self.folders[name] / f"{number:05d}.safetensors"
+        return self.folders[name] / f"{number:05d}-{self._clips_digest(number)}.safetensors"
 
     def _clips_digest(self, number: int) -> str:
         rows = self.shard_rows(number)
@@ -191,11 +191,11 @@ def _shape_rows(value: Tensor) -> Tensor:
     return torch.tensor(value.shape[1:]).expand(len(value), -1)
 
 
-def _write_shard(path: Path, tensors: dict[str, Tensor], clips: str) -> None:
+def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # several processes may build the same shard
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, temporary, metadata={"clips": clips, "checksum": _checksum(contiguous)})
+    save_file(contiguous, temporary, metadata={"checksum": _checksum(contiguous)})
     os.replace(temporary, path)
 
 
@@ -206,15 +206,15 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return f"{total:08x}"
 
 
-def _is_whole(path: Path, clips: str) -> bool:
-    """Whether a shard is there, is of these clips, and holds what was written."""
+def _is_whole(path: Path) -> bool:
+    """Whether a shard is there and holds what was written."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError):
         return False
-    return metadata.get("clips") == clips and metadata.get("checksum") == _checksum(tensors)
+    return metadata.get("checksum") == _checksum(tensors)
 
 
 def _map_shard(path: Path) -> dict[str, np.ndarray]:

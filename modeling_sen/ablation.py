@@ -1,0 +1,321 @@
+"""Grids of training runs over cached trunks, compared: `sen ablate GRID.yaml OUT`.
+
+The task is the association-depth task of the generated world, whose clips and towers are made first where they are missing.
+A run that is done is kept, one that was interrupted goes on; runs stand side by side on as many cores as there are workers.
+"""
+
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from modeling_sen.evaluation.baselines import FrozenMean, LateFusion
+from modeling_sen.neuron import NeuronTrunk
+from modeling_sen.training import TrainingSettings, train
+from modeling_sen.world.association_clips import ATTRIBUTES, VALUES
+from modeling_sen.world.association_task import TEST_SETS, AssociationTask, all_present
+from modeling_sen.world.association_towers import EMBEDDING, SEES
+from modeling_sen.world.train_association_towers import draw_clips, train_towers
+
+# The tower that takes each hop: given the value of the attribute before, it tells the next one.
+HOP_TOWERS = {1: "image", 2: "video", 3: "legend"}
+
+
+@dataclass(frozen=True)
+class AblationRun:
+    """One training run and what it is compared by.
+
+    Attributes:
+        model: an entry of `MODELS`.
+        towers: "global" or "local".
+        seed: of weights and order of clips.
+        steps, batch_size, learning_rate: of training; a warm-up of a tenth of the steps, then a cosine.
+        clips: training clips.
+        neurons: the towers that are neurons.
+        distractor: a tower shown another clip, as one more neuron.
+        round_loss: weight of the mean loss over the earlier rounds' fused embeddings (SEN only).
+        config: fields of the [`SENConfig`].
+        options: arguments of the baseline.
+        row: what the run is called in the table; runs that differ by their seed only are one row.
+    """
+
+    model: str = "sen"
+    towers: str = "global"
+    seed: int = 0
+    steps: int = 600
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    clips: int = 32_000
+    neurons: tuple[str, ...] = tuple(SEES)
+    distractor: str | None = None
+    round_loss: float = 0.0
+    config: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    row: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "neurons", tuple(self.neurons))
+        if self.model not in MODELS:
+            raise ValueError(f"model is {self.model!r}, expected one of {', '.join(MODELS)}")
+        if self.towers not in ("global", "local"):
+            raise ValueError(f"towers is {self.towers!r}, expected 'global' or 'local'")
+        if unknown := set(self.neurons) - set(SEES):
+            raise ValueError(f"neurons: unknown {sorted(unknown)}, expected some of {', '.join(SEES)}")
+
+    @property
+    def digest(self) -> str:
+        settings = {key: value for key, value in asdict(self).items() if key != "row"}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_grid(path: Path) -> list[AblationRun]:
+    """The runs of a YAML grid: `defaults`, and `runs`, each a mapping in which a list under `grid` stands for all its values.
+
+    Raises:
+        ValueError: an unknown field or value, naming the entry.
+    """
+    import yaml
+
+    content = yaml.safe_load(path.read_text())
+    known = {each.name for each in fields(AblationRun)}
+    runs = []
+    for number, entry in enumerate(content["runs"]):
+        axes = entry.pop("grid", {})
+        for values in itertools.product(*axes.values()):
+            settings = _merged(_merged(content.get("defaults", {}), entry), {})
+            for name, value in zip(axes, values, strict=True):
+                part, _, key = name.partition(".")
+                settings = _merged(settings, {part: {key: value}} if key else {part: value})
+            if unknown := set(settings) - known:
+                raise ValueError(
+                    f"{path}: runs[{number}] has unknown fields {sorted(unknown)}, expected {sorted(known)}"
+                )
+            settings["row"] = settings.get("row", settings.get("model", "sen")).format(**_flat(settings))
+            try:
+                runs.append(AblationRun(**settings))
+            except ValueError as error:
+                raise ValueError(f"{path}: runs[{number}]: {error}") from error
+    return list({run.digest: run for run in runs}.values())
+
+
+def _merged(first: Mapping, second: Mapping) -> dict:
+    both = dict(first)
+    for key, value in second.items():
+        both[key] = {**both.get(key, {}), **value} if isinstance(value, dict) else value
+    return both
+
+
+def _flat(settings: Mapping) -> dict[str, Any]:
+    flat = dict(settings)
+    for value in settings.values():
+        if isinstance(value, dict):
+            flat |= value
+    return flat
+
+
+class TrainedOnTask(nn.Module):
+    """What is trained, on the task: called on `{"rows": (batch,)}` it returns the loss and the shares that are right."""
+
+    def __init__(self, task: AssociationTask, run: AblationRun):
+        super().__init__()
+        self.task, self.run = task, run
+        self.model: nn.Module = MODELS[run.model](task, run)
+
+    def embed(self, trunks: Mapping[str, NeuronTrunk], targets: Tensor, without: str | None = None) -> list[Tensor]:
+        """Fused embeddings, (batch, embedding) each: of the earlier rounds where they are trained, and of the last."""
+        present = all_present(trunks, without)
+        if self.run.model == "sen":
+            mask = torch.stack([present[spec.name] for spec in self.task.config.neuron_specs], dim=1)
+            output = self.model(trunks=trunks, neuron_mask=mask, output_all_rounds=self.run.round_loss > 0)
+            earlier = [each.fused_embeds for each in (output.all_rounds or ())[1:-1]]
+            return [*earlier, output.fused_embeds]
+        if isinstance(self.model, HopAlone):
+            return [self.model(trunks, present, targets)]
+        return [self.model(trunks, present)]
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return self.model.logit_scale  # type: ignore[return-value]
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        targets = self.task.targets["train"][batch["rows"]]
+        *earlier, fused = self.embed(self.task.trunks("train", batch["rows"].numpy()), targets)
+        loss = self.task.loss(fused, self.logit_scale, targets)
+        total = loss
+        if earlier:
+            losses = [self.task.loss(each, self.logit_scale, targets) for each in earlier]
+            total = loss + self.run.round_loss * torch.stack(losses).mean()
+        logits = (fused @ self.task.words.T).view(-1, len(ATTRIBUTES), VALUES)
+        right = (logits.argmax(-1) == targets).float().mean(0)
+        return {"loss": total, **{f"hops_{hops}": right[hops] for hops in range(len(ATTRIBUTES))}}
+
+
+class HopAlone(nn.Module):
+    """One hop: a transformer over one tower's tokens, told the true value of the attribute before."""
+
+    def __init__(self, task: AssociationTask, run: AblationRun):
+        super().__init__()
+        self.hop = run.options["hop"]
+        tower = HOP_TOWERS[self.hop]
+        specs = [spec for spec in task.config.neuron_specs if spec.name == tower]
+        self.reader = LateFusion(specs, EMBEDDING, run.options["source"])
+        self.told = nn.Embedding(VALUES, self.reader.query.shape[-1])
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return self.reader.logit_scale
+
+    def forward(self, trunks: Mapping[str, NeuronTrunk], present: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        return self.reader(trunks, present, self.told(targets[:, self.hop - 1]))
+
+
+MODELS: dict[str, Callable[[AssociationTask, AblationRun], nn.Module]] = {
+    "sen": lambda task, run: task.build_model(run.seed),
+    "frozen_mean": lambda task, run: FrozenMean(task.build_model(run.seed)),
+    "late_fusion": lambda task, run: LateFusion(task.config.neuron_specs, EMBEDDING, **run.options),
+    "hop_alone": HopAlone,
+}
+
+
+class RowBatches:
+    """`{"rows": (batch,)}` of a step, in an order drawn anew each epoch."""
+
+    def __init__(self, count: int, batch_size: int, seed: int):
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        epoch, number = divmod(step, self.count // self.batch_size)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+        return {"rows": torch.from_numpy(order[number * self.batch_size : (number + 1) * self.batch_size])}
+
+
+def run_one(root: Path, run: AblationRun, output: Path, threads: int = 1) -> dict[str, Any]:
+    """Trains and measures one run; its result stands in `output`/DIGEST.json, and is read from there the next time."""
+    path = output / f"{run.digest}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    torch.set_num_threads(threads)
+    torch.manual_seed(run.seed)
+    task = AssociationTask(root, run.towers, run.neurons, run.distractor, **run.config)
+    for name in ("train", *TEST_SETS):
+        task.open(name)
+    module = TrainedOnTask(task, run)
+    parameters = sum(each.numel() for each in module.parameters() if each.requires_grad)
+    started = time.perf_counter()
+    if parameters:
+        settings = TrainingSettings(
+            output=str(output / run.digest),
+            steps=run.steps,
+            batch_size=run.batch_size,
+            learning_rate=run.learning_rate,
+            warmup_steps=run.steps // 10,
+            weight_decay=0.01,
+            seed=run.seed,
+            dtype="bfloat16",
+            threads=threads,
+            checkpoint_every=max(100, run.steps // 3),
+        )
+        train(module, RowBatches(run.clips, run.batch_size, run.seed), settings)
+    seconds = time.perf_counter() - started
+    module.eval()
+    result: dict[str, Any] = {**asdict(run), "parameters": parameters, "train_seconds": seconds}
+    result["accuracy"] = {name: _accuracy(module, name) for name in TEST_SETS}
+    result["missing"] = {
+        spec.name: _accuracy(module, "test_5", without=spec.name)
+        for spec in task.config.neuron_specs
+        if run.model != "hop_alone" and len(task.config.neuron_specs) > 1
+    }
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(temporary, path)
+    shutil.rmtree(output / run.digest, ignore_errors=True)
+    return result
+
+
+def _accuracy(module: TrainedOnTask, name: str, without: str | None = None) -> dict[str, float]:
+    task, done = module.task, 0
+
+    def embed(trunks: dict[str, NeuronTrunk]) -> Tensor:
+        nonlocal done
+        rows = next(iter(trunks.values())).batch_size
+        targets = task.targets[name][done : done + rows]
+        done += rows
+        with torch.autocast("cpu", torch.bfloat16):
+            return module.embed(trunks, targets, without)[-1]
+
+    return task.accuracy(embed, name)
+
+
+def _worker(root: Path, run: AblationRun, output: Path) -> dict[str, Any]:
+    with (output / "log.txt").open("a") as log:
+        os.dup2(log.fileno(), 2)  # progress bars of several runs at once are no picture
+        return run_one(root, run, output)
+
+
+def _results(root: Path, runs: list[AblationRun], output: Path, workers: int) -> Iterator[dict[str, Any]]:
+    """Results as they come; one worker is this process."""
+    if workers == 1:
+        yield from (run_one(root, run, output) for run in runs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(_worker, root, run, output) for run in runs]):
+            yield future.result()
+
+
+def ablate(root: Path, runs: list[AblationRun], output: Path, workers: int = 2) -> list[dict[str, Any]]:
+    """Runs what is not done yet and returns all results.
+
+    Args:
+        root: folder of clips and towers, which are made where they are missing.
+        output: folder of the results.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    draw_clips(root)
+    for kind in sorted({run.towers for run in runs}):
+        if not (root / kind / "words.json").exists():
+            train_towers(root, kind)
+        task = AssociationTask(root, kind)
+        for name in ("train", *TEST_SETS):
+            task.open(name)
+    missing = [run for run in runs if not (output / f"{run.digest}.json").exists()]
+    done = [json.loads(path.read_text()) for path in output.glob("*.json")]
+    seconds = [(each["train_seconds"] / max(1, each["steps"])) for each in done if each["parameters"]]
+    if missing and seconds:
+        estimate = float(np.mean(seconds)) * sum(run.steps for run in missing) / workers / 60
+        print(f"{len(missing)} of {len(runs)} runs to do: about {estimate:.0f} minutes, by the runs done so far")
+    with tqdm(total=len(missing), unit="run") as progress:
+        for result in _results(root, missing, output, workers):
+            hops = " ".join(f"{100 * result['accuracy']['test_5'][f'hops_{number}']:.1f}" for number in range(4))
+            progress.write(f"{result['row']} (seed {result['seed']}): {hops}  {result['train_seconds']:.0f} s")
+            progress.update()
+    return [json.loads((output / f"{run.digest}.json").read_text()) for run in runs]
+
+
+def main(
+    grid: Annotated[Path, typer.Argument(help="YAML file of the runs")],
+    output: Annotated[Path, typer.Argument(help="folder of the results")],
+    root: Annotated[Path, typer.Option(help="folder of clips and towers; made where it is missing")] = Path(
+        "association"
+    ),
+    workers: Annotated[int, typer.Option(help="runs side by side, each on one core")] = 2,
+) -> None:
+    """Train and compare the runs of a grid."""
+    ablate(root, read_grid(grid), output, workers)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,172 @@
+"""The ablation runner: grids, runs on cached trunks, results that are kept, tables; on a few clips and untrained towers."""
+
+import json
+
+import pytest
+import torch
+
+from modeling_sen import ablation
+from modeling_sen.ablation import AblationRun, RowBatches, ablate, read_grid, run_one
+from modeling_sen.world import association_clips, association_task, train_association_towers
+from modeling_sen.world.association_towers import AssociationTowers, save_towers
+
+FEW = {
+    "train": ("train", 200, 20, None),
+    "test_3": ("test", 3, 10, 3),
+    "test_5": ("test", 5, 10, 5),
+    "test_8": ("test", 8, 10, 8),
+    "unseen_pairs": ("unseen_pairs", 0, 10, 5),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A study of few clips with towers as they begin."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(association_clips, "SHARD", 10)
+        patch.setattr(association_task, "CLIP_SETS", FEW)
+        patch.setattr(train_association_towers, "CLIP_SETS", FEW)
+        train_association_towers.draw_clips(folder, workers=1)
+        torch.manual_seed(0)
+        towers = AssociationTowers(local=True).eval()
+        for kind in ("local", "global"):
+            save_towers(towers, folder / kind)
+        yield folder
+
+
+SHORT = {"steps": 2, "batch_size": 4, "clips": 20}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "sen", "config": {"num_rounds": 2, "num_prompt_tokens": 2}, "round_loss": 0.5},
+        {"model": "sen", "neurons": ("image", "audio"), "distractor": "legend"},
+        {"model": "frozen_mean"},
+        {"model": "late_fusion", "options": {"source": "trunk", "num_resampled": 2}},
+        {"model": "hop_alone", "options": {"source": "round0", "hop": 3}},
+    ],
+    ids=lambda settings: settings["model"],
+)
+def test_every_model_is_trained_and_measured(root, tmp_path, settings):
+    result = run_one(root, AblationRun(towers="local", **SHORT, **settings), tmp_path)
+    assert set(result["accuracy"]) == {"test_3", "test_5", "test_8", "unseen_pairs"}
+    for shares in result["accuracy"].values():
+        assert all(0 <= share <= 1 for share in shares.values())
+        assert all(shares[f"hops_{hops}"] >= shares[f"hops_{hops}_raw"] for hops in range(4))
+    assert (result["parameters"] == 0) == (settings["model"] == "frozen_mean")
+    expected = (
+        [] if settings["model"] == "hop_alone" else [*settings.get("neurons", ("image", "video", "audio", "legend"))]
+    )
+    assert list(result["missing"]) == expected + (["distractor"] if "distractor" in settings else [])
+    assert [path.name for path in tmp_path.iterdir()] == [
+        f"{AblationRun(towers='local', **SHORT, **settings).digest}.json"
+    ]
+
+
+def test_a_run_is_repeated_bit_for_bit(root, tmp_path):
+    run = AblationRun(**SHORT)
+    first, second = (
+        run_one(root, run, tmp_path / name)["accuracy"] for name in ("a", "b") if not (tmp_path / name).mkdir()
+    )
+    assert first == second
+
+
+def test_done_runs_are_kept_and_the_estimate_is_said(root, tmp_path, capsys):
+    runs = [AblationRun(model="late_fusion", seed=seed, **SHORT) for seed in (0, 1)]
+    ablate(root, runs[:1], tmp_path, workers=1)
+    path = tmp_path / f"{runs[0].digest}.json"
+    stamp = path.stat().st_mtime_ns
+    results = ablate(root, runs, tmp_path, workers=1)
+    assert [result["seed"] for result in results] == [0, 1]
+    assert path.stat().st_mtime_ns == stamp
+    assert "1 of 2 runs to do: about" in capsys.readouterr().out
+
+
+def test_rows_cover_each_epoch_once():
+    batches = RowBatches(20, 5, seed=3)
+    epochs = [torch.cat([batches(epoch * 4 + step)["rows"] for step in range(4)]) for epoch in (0, 1)]
+    assert all(sorted(epoch.tolist()) == list(range(20)) for epoch in epochs)
+    assert epochs[0].tolist() != epochs[1].tolist()
+    assert torch.equal(batches(6)["rows"], RowBatches(20, 5, seed=3)(6)["rows"])
+
+
+def test_the_distractor_sees_another_clip(root):
+    task = association_task.AssociationTask(root, "local", ("image", "audio"), distractor="audio")
+    task.open("test_3")
+    trunks = task.trunks("test_3", [0, 1, 9])
+    heard = task.trunks("test_3", [1, 2, 0])["audio"].first_state.pooler_output
+    assert torch.equal(trunks["distractor"].first_state.pooler_output, heard)
+
+
+def test_accuracy_of_the_truth_is_one_and_of_nothing_chance(root):
+    task = association_task.AssociationTask(root, "local")
+    task.open("test_5")
+    words = task.words.view(4, 8, -1)
+
+    def truth(trunks, place=[0]):  # noqa: B006 (counts the clips)
+        rows = next(iter(trunks.values())).batch_size
+        targets = task.targets["test_5"][place[0] : place[0] + rows]
+        place[0] += rows
+        return sum(words[part, targets[:, part]] for part in range(4))
+
+    task.words = torch.nn.functional.one_hot(torch.arange(32)).float()
+    words = task.words.view(4, 8, -1)
+    assert set(task.accuracy(truth, "test_5", batch_size=4).values()) == {1.0}
+
+
+def test_the_answer_prior_is_chance_where_all_pairs_are_alike(root):
+    task = association_task.AssociationTask(root, "local")
+    for name in ("train", "test_5"):
+        task.open(name)
+    task.targets["train"] = torch.cartesian_prod(*[torch.arange(8)] * 4)
+    assert task.answer_prior("test_5") == pytest.approx({"hops_1": 0.2, "hops_2": 0.2, "hops_3": 0.2})
+
+
+GRID = """
+defaults: {steps: 10, towers: local}
+runs:
+  - row: "SEN K={num_rounds}"
+    config: {num_prompt_tokens: 2}
+    grid: {config.num_rounds: [1, 2], seed: [0, 1]}
+  - {model: late_fusion, row: "all {source} tokens", options: {source: trunk}}
+"""
+
+
+def test_a_grid_is_the_product_of_its_lists(tmp_path):
+    (tmp_path / "grid.yaml").write_text(GRID)
+    runs = read_grid(tmp_path / "grid.yaml")
+    assert [(run.row, run.seed, run.config.get("num_rounds")) for run in runs] == [
+        ("SEN K=1", 0, 1),
+        ("SEN K=1", 1, 1),
+        ("SEN K=2", 0, 2),
+        ("SEN K=2", 1, 2),
+        ("all trunk tokens", 0, None),
+    ]
+    assert all(run.steps == 10 and run.towers == "local" for run in runs)
+    assert runs[0].config["num_prompt_tokens"] == 2
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{rounds: 3}", r"grid.yaml: runs\[0\] has unknown fields \['rounds'\]"),
+        ("{model: mean}", r"grid.yaml: runs\[0\]: model is 'mean', expected one of sen, frozen_mean"),
+        ("{towers: big}", r"runs\[0\]: towers is 'big', expected 'global' or 'local'"),
+        ("{neurons: [image, smell]}", r"neurons: unknown \['smell'\]"),
+    ],
+)
+def test_a_wrong_entry_is_named(tmp_path, entry, message):
+    (tmp_path / "grid.yaml").write_text(f"runs:\n  - {entry}\n")
+    with pytest.raises(ValueError, match=message):
+        read_grid(tmp_path / "grid.yaml")
+
+
+def test_a_damaged_result_is_not_taken_for_one(root, tmp_path):
+    run = AblationRun(model="frozen_mean")
+    run_one(root, run, tmp_path)
+    content = json.loads((tmp_path / f"{run.digest}.json").read_text())
+    assert content["model"] == "frozen_mean"
+    assert not list(tmp_path.glob("*.tmp"))
+    assert set(ablation.MODELS) == {"sen", "frozen_mean", "late_fusion", "hop_alone"}
