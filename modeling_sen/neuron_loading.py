@@ -123,7 +123,7 @@ def config_for(tower_class: Any, config: PreTrainedConfig) -> PreTrainedConfig:
 
 def _with_timm_classes(config: Any) -> Any:
     """Where timm's wrapper stands inside (PE's video tower), Transformers 5.23 does not read how many classes it has."""
-    vision = getattr(config, "vision_config", None)
+    vision: Any = getattr(config, "vision_config", None)
     if getattr(vision, "model_type", None) == "timm_wrapper" and hasattr(vision, "num_classes"):
         vision.num_labels = vision.num_classes
     return config
