@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """SENConfig: which frozen encoders are neurons, and how recursive association joins them.
 
-Presets and variant sets are data at the end of the file.
+Variant sets are data at the end of the file; presets stand in `presets.py`.
 """
 
 import copy
@@ -243,7 +243,8 @@ class SENConfig(PreTrainedConfig):
             ValueError: for an unknown preset or variant set, naming the known ones.
         """
         if name not in PRESETS:
-            raise ValueError(f"unknown preset {name!r}, expected one of {', '.join(PRESETS)}")
+            known = ", ".join(PRESETS) or "none: they come with the package"
+            raise ValueError(f"unknown preset {name!r}, expected one of {known}")
         if variants is not None and variants not in VARIANT_SETS:
             raise ValueError(f"unknown variant set {variants!r}, expected one of {', '.join(VARIANT_SETS)}")
         preset = PRESETS[name]
@@ -267,13 +268,34 @@ def _inherited_keys() -> set[str]:
 
 @dataclass(frozen=True)
 class SENPreset:
-    """Neurons that go well together, by hub id; `aligned` in a neuron says that it shares the text tower's space."""
+    """Neurons that go well together, by hub id, and what they need at full size, in float32.
+
+    Attributes:
+        description: one line.
+        neurons, text_tower, settings: fields of [`SENConfig`]; `aligned` in a neuron says that it shares the text tower's
+            space.
+        parameters: of each neuron's tower and projection by its name, the text tower among them, and `"association"`,
+            which alone is trained.
+        peak_memory: bytes of main memory that a process holds at most to load all and take one clip through three rounds.
+            Weights are mapped from their files: of a large vocabulary's table only what texts name is held.
+        extra: of the package, that the neurons cannot be loaded without.
+    """
 
     description: str
     neurons: list[dict[str, Any]]
     text_tower: dict[str, Any]
     settings: dict[str, Any]
+    parameters: dict[str, int]
+    peak_memory: int
+    extra: str | None = None
 
+    @property
+    def weight_memory(self) -> int:
+        """Bytes of all weights in float32."""
+        return 4 * sum(self.parameters.values())
+
+
+PRESETS: dict[str, SENPreset] = {}  # filled by `presets.py`
 
 # Our reading of a second-hand description of the paper: average pooling, a sparse MLP per modality, hidden prompt tokens with
 # a second pass through the whole encoder, three rounds; integration reads pooled vectors only.
@@ -288,98 +310,5 @@ VARIANT_SETS: dict[str, dict[str, Any]] = {
     }
 }
 
-_CLIP_IMAGE = {
-    "name": "image",
-    "modality": "image",
-    "hub_id": "openai/clip-vit-base-patch16",
-    "class_name": "CLIPVisionModelWithProjection",
-    "submodule": "vision_model",
-    "projection": "visual_projection",
-    "hidden_size": 768,
-    "num_frames": 8,
-    "aligned": True,
-}
-_CLIP_TEXT = {
-    "name": "class_text",
-    "modality": "text",
-    "hub_id": "openai/clip-vit-base-patch16",
-    "class_name": "CLIPTextModelWithProjection",
-    "submodule": "text_model",
-    "projection": "text_projection",
-    "hidden_size": 512,
-    "aligned": True,
-}
-_SIGLIP_IMAGE = {
-    "name": "image",
-    "modality": "image",
-    "hub_id": "google/siglip-base-patch16-224",
-    "class_name": "SiglipVisionModel",
-    "hidden_size": 768,
-    "num_frames": 8,
-    "aligned": True,
-}
-_SIGLIP_TEXT = {
-    "name": "class_text",
-    "modality": "text",
-    "hub_id": "google/siglip-base-patch16-224",
-    "class_name": "SiglipTextModel",
-    "hidden_size": 768,
-    "aligned": True,
-}
-_XCLIP = {
-    "name": "video",
-    "modality": "video",
-    "hub_id": "microsoft/xclip-base-patch16",
-    "class_name": "XCLIPVisionModel",
-    "key_mapping": {r"^vision_model\.": ""},
-    "hidden_size": 768,
-    "num_frames": 8,
-}
-_VIDEOMAE = {
-    "name": "video",
-    "modality": "video",
-    "hub_id": "MCG-NJU/videomae-base",
-    "class_name": "VideoMAEModel",
-    "hidden_size": 768,
-    "num_frames": 16,
-}
-_AST = {
-    "name": "audio",
-    "modality": "audio",
-    "hub_id": "MIT/ast-finetuned-audioset-10-10-0.4593",
-    "class_name": "ASTModel",
-    "hidden_size": 768,
-}
-_DEPTH_ANYTHING = {
-    "name": "depth",
-    "modality": "depth",
-    "hub_id": "depth-anything/Depth-Anything-V2-Small-hf",
-    "class_name": "Dinov2Model",
-    "key_mapping": {r"^backbone\.": ""},
-    "hidden_size": 384,
-    "num_frames": 1,
-    "preprocessing": {"size": 224, "crop": [224, 224]},
-}
-
-PRESETS: dict[str, SENPreset] = {
-    "clip-xclip-ast": SENPreset(
-        "CLIP frames (aligned) + X-CLIP video tower + AST sound",
-        [_CLIP_IMAGE, _XCLIP, _AST],
-        _CLIP_TEXT,
-        {"projection_dim": 512},
-    ),
-    "clip-videomae-ast": SENPreset(
-        "CLIP frames (aligned) + VideoMAE motion + AST sound",
-        [_CLIP_IMAGE, _VIDEOMAE, _AST],
-        _CLIP_TEXT,
-        {"projection_dim": 512},
-    ),
-    "siglip-videomae-ast-depth": SENPreset(
-        "SigLIP frames (aligned) + VideoMAE motion + AST sound + Depth-Anything backbone on depth maps",
-        [_SIGLIP_IMAGE, _VIDEOMAE, _AST, _DEPTH_ANYTHING],
-        _SIGLIP_TEXT,
-        {"projection_dim": 768},
-    ),
-}
 
 __all__ = ["PRESETS", "TEXT_TOWER_NAME", "VARIANT_SETS", "NeuronSpec", "SENConfig", "SENPreset", "list_presets"]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from modeling_sen.configuration_sen import PRESETS, NeuronSpec, SENConfig
+from modeling_sen.configuration_sen import PRESETS, NeuronSpec, SENConfig, SENPreset
 from modeling_sen.cost import neuron_cost
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.neuron_registry import NEURON_ADAPTERS, list_neurons
@@ -104,16 +104,18 @@ def neurons(as_json: AsJson = False) -> None:
 
 
 def presets(as_json: AsJson = False) -> None:
-    """Sets of neurons that go well together."""
-    rows = [
+    """Sets of neurons that go well together, and what they need in float32; measured with random weights."""
+    rows: list[dict[str, Any]] = [
         {
             "name": name,
             "description": preset.description,
-            "neurons": [
-                {"name": spec.name, "modality": spec.modality, "hub_id": spec.hub_id, "aligned": spec.aligned}
-                for spec in map(NeuronSpec.from_dict, preset.neurons)
-            ],
-            "text_tower": preset.text_tower["hub_id"],
+            "neurons": [_describe_part(neuron, preset) for neuron in preset.neurons],
+            "text_tower": _describe_part(preset.text_tower, preset),
+            "trainable_parameters": preset.parameters["association"],
+            "parameters": sum(preset.parameters.values()),
+            "weight_memory": preset.weight_memory,
+            "peak_memory": preset.peak_memory,
+            "extra": preset.extra,
         }
         for name, preset in PRESETS.items()
     ]
@@ -122,10 +124,25 @@ def presets(as_json: AsJson = False) -> None:
         return
     lines = []
     for row in rows:
-        for place, neuron in enumerate(row["neurons"]):
-            shares = "shares the text space" if neuron["aligned"] else ""
-            lines.append([row["name"] if place == 0 else "", neuron["name"], neuron["hub_id"], shares])
-    _print_table(["preset", "neuron", "Hub id", ""], lines)
+        for part in row["neurons"]:
+            shares = "shares the text space" if part["aligned"] else ""
+            lines.append(["", part["name"], part["modality"], part["hub_id"], _big(part["parameters"]), shares])
+        text = row["text_tower"]
+        lines.append(["", text["name"], text["modality"], text["hub_id"], _big(text["parameters"]), "class texts"])
+        lines[-1 - len(row["neurons"])][0] = row["name"]
+        sizes = (
+            f"weights {_big(row['weight_memory'], 'B')}, one clip at most {_big(row['peak_memory'], 'B')} of memory"
+        )
+        extra = f"; needs modeling-sen[{row['extra']}]" if row["extra"] else ""
+        trained = f"{_big(row['trainable_parameters'])} trained"
+        lines.append(["", "all", "", sizes + extra, _big(row["parameters"]), trained])
+    _print_table(["preset", "neuron", "modality", "Hub id", "parameters", ""], lines)
+
+
+def _describe_part(neuron: dict[str, Any], preset: SENPreset) -> dict[str, Any]:
+    spec = NeuronSpec.from_dict(neuron)
+    names = ("name", "modality", "hub_id", "aligned")
+    return {**{name: getattr(spec, name) for name in names}, "parameters": preset.parameters[spec.name]}
 
 
 def _print_description(found: dict[str, Any]) -> None:

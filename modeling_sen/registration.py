@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
+import modeling_sen.presets  # noqa: F401 (fills PRESETS)
 from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.pipelines.zero_shot_video_classification import ZeroShotVideoClassificationPipeline

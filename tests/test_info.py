@@ -105,15 +105,21 @@ def test_every_registered_type_is_listed(capsys):
     assert all(model_type in text for model_type in list_neurons())
 
 
-def test_every_preset_is_listed_with_what_shares_the_text_space(capsys):
+def test_every_preset_is_listed_with_what_it_needs(capsys):
     presets(as_json=True)
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert list(rows) == list(PRESETS)
-    aligned = {neuron["hub_id"]: neuron["aligned"] for neuron in rows["clip-videomae-ast"]["neurons"]}
+    row = rows["clip-videomae-ast"]
+    aligned = {neuron["hub_id"]: neuron["aligned"] for neuron in row["neurons"]}
     assert aligned["openai/clip-vit-base-patch16"]
     assert not aligned["MCG-NJU/videomae-base"]
-    assert rows["clip-videomae-ast"]["text_tower"] == "openai/clip-vit-base-patch16"
+    assert row["text_tower"]["hub_id"] == "openai/clip-vit-base-patch16"
+    towers = sum(neuron["parameters"] for neuron in [*row["neurons"], row["text_tower"]])
+    assert row["parameters"] == towers + row["trainable_parameters"]
+    assert row["weight_memory"] == 4 * row["parameters"]
+    assert row["peak_memory"] == PRESETS["clip-videomae-ast"].peak_memory
     presets()
     text = capsys.readouterr().out
-    assert "openai/clip-vit-base-patch16" in text
-    assert "shares the text space" in text
+    for part in ("openai/clip-vit-base-patch16", "shares the text space", "class texts", "modeling-sen[pe]"):
+        assert part in text
+    assert all(name in text for name in PRESETS)

@@ -1,0 +1,204 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Presets: neurons that go well together, by hub id, and what they need, as `benchmarks/preset_cost.py` measured it.
+
+Importing it fills `PRESETS`. The package does so; a checkpoint that travels with its code leaves presets behind.
+"""
+
+from .configuration_sen import PRESETS, SENPreset
+
+_CLIP_IMAGE = {
+    "name": "image",
+    "modality": "image",
+    "hub_id": "openai/clip-vit-base-patch16",
+    "class_name": "CLIPVisionModelWithProjection",
+    "submodule": "vision_model",
+    "projection": "visual_projection",
+    "hidden_size": 768,
+    "num_frames": 8,
+    "aligned": True,
+}
+_CLIP_TEXT = {
+    "name": "class_text",
+    "modality": "text",
+    "hub_id": "openai/clip-vit-base-patch16",
+    "class_name": "CLIPTextModelWithProjection",
+    "submodule": "text_model",
+    "projection": "text_projection",
+    "hidden_size": 512,
+    "aligned": True,
+}
+# SigLIP 2 of fixed frame size has the classes of the first SigLIP.
+_SIGLIP2_IMAGE = {
+    "name": "image",
+    "modality": "image",
+    "hub_id": "google/siglip2-base-patch16-224",
+    "class_name": "SiglipVisionModel",
+    "hidden_size": 768,
+    "num_frames": 8,
+    "aligned": True,
+}
+_SIGLIP2_TEXT = {
+    "name": "class_text",
+    "modality": "text",
+    "hub_id": "google/siglip2-base-patch16-224",
+    "class_name": "SiglipTextModel",
+    "hidden_size": 768,
+    "aligned": True,
+}
+_XCLIP = {
+    "name": "video",
+    "modality": "video",
+    "hub_id": "microsoft/xclip-base-patch16",
+    "class_name": "XCLIPVisionModel",
+    "key_mapping": {r"^vision_model\.": ""},
+    "hidden_size": 768,
+    "num_frames": 8,
+}
+_VIDEOMAE = {
+    "name": "video",
+    "modality": "video",
+    "hub_id": "MCG-NJU/videomae-base",
+    "class_name": "VideoMAEModel",
+    "hidden_size": 768,
+    "num_frames": 16,
+}
+# Trained on 64 frames, whose 8,192 tokens are dear; its positions are rotary, so that fewer frames fit.
+_VJEPA2 = {
+    "name": "video",
+    "modality": "video",
+    "hub_id": "facebook/vjepa2-vitl-fpc64-256",
+    "class_name": "VJEPA2Model",
+    "hidden_size": 1024,
+    "num_frames": 16,
+}
+_AST = {
+    "name": "audio",
+    "modality": "audio",
+    "hub_id": "MIT/ast-finetuned-audioset-10-10-0.4593",
+    "class_name": "ASTModel",
+    "hidden_size": 768,
+}
+_WHISPER = {
+    "name": "audio",
+    "modality": "audio",
+    "hub_id": "openai/whisper-small",
+    "class_name": "models.whisper.modeling_whisper.WhisperEncoder",
+    "key_mapping": {r"^(model\.)?encoder\.": ""},
+    "hidden_size": 768,
+}
+# Both towers come from one checkpoint. Its text heads are not used: each reads the first token of ModernBERT for one
+# pairing of modalities, where a text tower has one embedding for all.
+_PE_VIDEO = {
+    "name": "video",
+    "modality": "video",
+    "hub_id": "facebook/pe-av-large",
+    "class_name": "PeVideoEncoder",
+    "key_mapping": {r"^video_model\.video_encoder\.": ""},
+    "hidden_size": 1792,
+    "num_frames": 16,
+}
+_PE_AUDIO = {
+    "name": "audio",
+    "modality": "audio",
+    "hub_id": "facebook/pe-av-large",
+    "class_name": "PeAudioEncoder",
+    "key_mapping": {r"^audio_model\.audio_encoder\.": ""},
+    "hidden_size": 1792,
+}
+
+PRESETS.update(
+    {
+        "small": SENPreset(
+            "for a laptop: CLIP B/32 frames (aligned) + VideoMAE-small motion + Whisper-tiny sound",
+            [
+                {**_CLIP_IMAGE, "hub_id": "openai/clip-vit-base-patch32"},
+                {**_VIDEOMAE, "hub_id": "MCG-NJU/videomae-small-finetuned-kinetics", "hidden_size": 384},
+                {**_WHISPER, "hub_id": "openai/whisper-tiny", "hidden_size": 384},
+            ],
+            {**_CLIP_TEXT, "hub_id": "openai/clip-vit-base-patch32"},
+            {"projection_dim": 512},
+            parameters={
+                "image": 87_849_216,
+                "video": 21_879_168,
+                "audio": 8_208_384,
+                "class_text": 63_428_096,
+                "association": 3_421_058,
+            },
+            peak_memory=1_181_425_664,
+        ),
+        "clip-xclip-ast": SENPreset(
+            "CLIP frames (aligned) + X-CLIP video tower + AST sound",
+            [_CLIP_IMAGE, _XCLIP, _AST],
+            _CLIP_TEXT,
+            {"projection_dim": 512},
+            parameters={
+                "image": 86_192_640,
+                "video": 121_253_376,
+                "audio": 86_187_264,
+                "class_text": 63_428_096,
+                "association": 4_880_258,
+            },
+            peak_memory=1_909_542_912,
+        ),
+        "clip-videomae-ast": SENPreset(
+            "CLIP frames (aligned) + VideoMAE motion + AST sound",
+            [_CLIP_IMAGE, _VIDEOMAE, _AST],
+            _CLIP_TEXT,
+            {"projection_dim": 512},
+            parameters={
+                "image": 86_192_640,
+                "video": 86_227_200,
+                "audio": 86_187_264,
+                "class_text": 63_428_096,
+                "association": 4_880_258,
+            },
+            peak_memory=1_809_096_704,
+        ),
+        "siglip2-videomae-ast": SENPreset(
+            "SigLIP 2 frames (aligned) + VideoMAE motion + AST sound",
+            [_SIGLIP2_IMAGE, _VIDEOMAE, _AST],
+            _SIGLIP2_TEXT,
+            {"projection_dim": 768},
+            parameters={
+                "image": 92_884_224,
+                "video": 86_227_200,
+                "audio": 86_187_264,
+                "class_text": 282_303_744,
+                "association": 4_946_050,
+            },
+            peak_memory=2_062_245_888,
+        ),
+        "siglip2-vjepa2-whisper": SENPreset(
+            "SigLIP 2 frames (aligned) + V-JEPA 2, the specialist of motion + Whisper, that of speech",
+            [_SIGLIP2_IMAGE, _VJEPA2, _WHISPER],
+            _SIGLIP2_TEXT,
+            {"projection_dim": 768},
+            parameters={
+                "image": 92_884_224,
+                "video": 325_971_328,
+                "audio": 88_154_112,
+                "class_text": 282_303_744,
+                "association": 5_432_450,
+            },
+            peak_memory=3_012_636_672,
+        ),
+        "pe-av": SENPreset(
+            "SigLIP 2 frames (aligned) + the video and audio towers of PE-AV, trained with each other",
+            [_SIGLIP2_IMAGE, _PE_VIDEO, _PE_AUDIO],
+            _SIGLIP2_TEXT,
+            {"projection_dim": 768},
+            parameters={
+                "image": 92_884_224,
+                "video": 576_615_680,
+                "audio": 282_057_664,
+                "class_text": 282_303_744,
+                "association": 8_837_250,
+            },
+            peak_memory=4_817_813_504,
+            extra="pe",
+        ),
+    }
+)
+
+__all__ = ["PRESETS"]
