@@ -9,6 +9,7 @@ which has no public code; the equations are our reading. A checkpoint holds the 
 import os
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,15 +24,13 @@ from .checkpoint_folder import replaced_folder
 from .configuration_sen import TEXT_TOWER_NAME, NeuronSpec, SENConfig
 from .neuron import Neuron, NeuronState, NeuronTrunk
 from .neuron_loading import (
-    DEFAULT_LOGIT_SCALE,
     is_same_tower,
     load_neuron,
     quiet_transformers,
-    read_logit_scale,
     readable_weights,
     save_neuron,
 )
-from .neuron_resolution import resolve_spec
+from .neuron_resolution import DEFAULT_LOGIT_SCALE, read_logit_scale, resolve_spec
 from .recursive_association import FusionHead, RABlock, Shift, masked_mean
 
 logger = logging.get_logger(__name__)
@@ -248,11 +247,11 @@ class SENModel(SENPreTrainedModel):
             if os.path.isdir(base):
                 base = os.path.join(base, kwargs["subfolder"]) if kwargs.get("subfolder") else base
             model._base = (base, getattr(revision, "resolved", revision))
-        if dtype not in (None, "auto"):
-            neuron_kwargs = {
-                name: {"dtype": dtype, **(neuron_kwargs or {}).get(name, {})}
-                for name in [*model._specs, TEXT_TOWER_NAME]
-            }
+        shared = {**hub_kwargs, **({} if dtype in (None, "auto") else {"dtype": dtype})}
+        neuron_kwargs = {
+            name: {**shared, **(neuron_kwargs or {}).get(name, {})}
+            for name in [*model._specs, *(neuron_kwargs or {}), TEXT_TOWER_NAME]
+        }
         model.load_neurons(neuron_kwargs)
         model.eval()
         return (model, info) if wants_info else model
@@ -611,7 +610,16 @@ class SENModel(SENPreTrainedModel):
                 self.config = config
         if push_to_hub:
             repo_id = hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
-            self.push_to_hub(repo_id, token=kwargs.get("token"), **hub_kwargs)
+            self.push_to_hub(repo_id, include_neurons=include_neurons, token=kwargs.get("token"), **hub_kwargs)
+
+    def push_to_hub(self, repo_id: str, *, include_neurons: bool = False, **kwargs: Any) -> str:  # type: ignore[override]
+        """As of any Transformers model; `include_neurons` as of `save_pretrained`, so that the repository stands alone."""
+        # Transformers saves by `self.save_pretrained`, with arguments of its own.
+        self.save_pretrained = partial(type(self).save_pretrained, self, include_neurons=include_neurons)  # type: ignore
+        try:
+            return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
+        finally:
+            del self.save_pretrained
 
     def _config_to_save(self, folder: os.PathLike, include_neurons: bool) -> SENConfig:
         """The configuration with what a reload needs: commits, dtypes, and with `include_neurons` the towers beside it."""
@@ -636,7 +644,7 @@ class SENModel(SENPreTrainedModel):
         if neuron is not None:
             spec.dtype = str(neuron.dtype).removeprefix("torch.")
             if include_neurons or spec.is_relative:
-                return save_neuron(spec, neuron, folder, *self._base)
+                return save_neuron(spec, neuron, folder, *self._base, **self._neuron_kwargs.get(spec.name, {}))
         if os.path.isdir(spec.hub_id):
             logger.warning(
                 f"neuron {spec.name!r} is a local folder; elsewhere the checkpoint needs include_neurons=True"

@@ -4,8 +4,6 @@
 
 import importlib.util
 import inspect
-import json
-import math
 import os
 import shutil
 from collections import OrderedDict
@@ -17,9 +15,15 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import torch
 import transformers
-from safetensors import SafetensorError, safe_open
+from huggingface_hub import constants, is_offline_mode
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -167,9 +171,30 @@ def naming_errors(what: str) -> Iterator[None]:
     except UnpicklingError as error:
         raise OSError(f"{what}: its weights file holds more than tensors, and is not read") from error
     except (OSError, ImportError, ValueError) as error:
+        if problem := _hub_problem(error):
+            raise OSError(f"{what}: {problem}") from error
         kind = next(kind for kind in (OSError, ImportError, ValueError) if isinstance(error, kind))
         extra = " (or: pip install modeling-sen[pe])" if kind is ImportError and "timm" in str(error) else ""
         raise kind(f"{what}: {str(error).strip()}{extra}") from error
+
+
+_LOGIN = "log in with `hf auth login`, or pass neuron_kwargs={NAME: {'token': ...}}"
+
+
+def _hub_problem(error: BaseException | None) -> str | None:
+    """What the Hub refused and what helps, where that is what went wrong."""
+    while error is not None:
+        if isinstance(error, GatedRepoError):  # before what it is a kind of
+            return f"the repository is gated; accept its terms on its page at {constants.ENDPOINT}, and {_LOGIN}"
+        if isinstance(error, RevisionNotFoundError):
+            return "the repository has no such branch, tag or commit"
+        if isinstance(error, RepositoryNotFoundError):
+            return f"no such repository at {constants.ENDPOINT}, or a private one; for that, {_LOGIN}"
+        if isinstance(error, LocalEntryNotFoundError):
+            silent = f"nothing answers at {constants.ENDPOINT}"
+            return f"not in the cache, and {'offline mode (HF_HUB_OFFLINE=1) is on' if is_offline_mode() else silent}"
+        error = error.__cause__
+    return None
 
 
 def load_neuron(
@@ -197,8 +222,9 @@ def load_neuron(
     location, where = tower_location(spec, base, base_revision)
     hub_kwargs = hub_kwargs_of(kwargs)
     tower_class = tower_class_of(spec, hub_kwargs["trust_remote_code"])
-    with naming_errors(f"neuron {spec.name!r} ({spec.hub_id})"):
-        commit = resolve_revision(location, where.get("revision"), **_cached_file_kwargs(hub_kwargs))
+    at_revision = f", revision {spec.revision!r}" if spec.revision else ""
+    with naming_errors(f"neuron {spec.name!r} ({spec.hub_id}{at_revision})"):
+        commit = resolve_revision(location, where.get("revision"), **cached_file_kwargs(hub_kwargs))
         if commit is not None:
             where["revision"] = commit
         config = AutoConfig.from_pretrained(location, **where, **hub_kwargs)
@@ -220,7 +246,7 @@ def load_neuron(
     width = getattr(tower.config, "hidden_size", None)
     if width is not None and width != spec.hidden_size:
         raise ValueError(f"neuron {spec.name!r}: hidden_size is {spec.hidden_size}, but {spec.hub_id} has {width}")
-    projection = _load_projection(spec, model, location, {**where, **_cached_file_kwargs(hub_kwargs)})
+    projection = _load_projection(spec, model, location, {**where, **cached_file_kwargs(hub_kwargs)})
     return Neuron(spec, tower, projection, prompt_depth, getattr(commit, "resolved", commit))
 
 
@@ -248,7 +274,8 @@ def hub_kwargs_of(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {"trust_remote_code": False, **{key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}}
 
 
-def _cached_file_kwargs(hub_kwargs: dict[str, Any]) -> dict[str, Any]:
+def cached_file_kwargs(hub_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Of these what `cached_file` takes."""
     return {key: value for key, value in hub_kwargs.items() if key not in ("trust_remote_code", "force_download")}
 
 
@@ -293,35 +320,6 @@ def is_same_tower(first: NeuronSpec, second: NeuronSpec) -> bool:
     return all(getattr(first, field) == getattr(second, field) for field in source)
 
 
-_LOGIT_SCALES = ("logit_scale", "logit_scale_a")  # the latter: of sounds to texts, in CLAP
-
-
-def read_logit_scale(spec: NeuronSpec, base: str | None, base_revision: str | None, **kwargs: Any) -> float | None:
-    """The log similarity scale of a dual encoder's checkpoint.
-
-    Returns:
-        The scale, or `None` where the checkpoint has none.
-    """
-    location, where = tower_location(spec, base, base_revision)
-    where |= {**_cached_file_kwargs(hub_kwargs_of(kwargs)), "_raise_exceptions_for_missing_entries": False}
-    # A tower cut out and saved alone keeps its scale in a file of its own.
-    names = ["logit_scale.safetensors", "model.safetensors"]
-    if (index := cached_file(location, "model.safetensors.index.json", **where)) is not None:
-        files = json.loads(Path(index).read_text())["weight_map"]
-        names += [files[key] for key in _LOGIT_SCALES if key in files]
-    for name in names:
-        if (path := cached_file(location, name, **where)) is None:
-            continue
-        with readable_weights(path), safe_open(path, framework="pt") as file:
-            for key in _LOGIT_SCALES:
-                if key in file.keys():  # noqa: SIM118 (not a dict)
-                    return float(file.get_tensor(key))
-    if (path := cached_file(location, "pytorch_model.bin", **where)) is not None:
-        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return next((float(weights[key]) for key in _LOGIT_SCALES if key in weights), None)
-    return None
-
-
 # What else a tower needs to be fed, and comes along when it is saved beside a SEN.
 _PROCESSOR_FILES = (
     "preprocessor_config.json",
@@ -341,9 +339,17 @@ _PROCESSOR_FILES = (
 
 
 def save_neuron(
-    spec: NeuronSpec, neuron: Neuron, folder: str | os.PathLike, base: str | None, base_revision: str | None
+    spec: NeuronSpec,
+    neuron: Neuron,
+    folder: str | os.PathLike,
+    base: str | None,
+    base_revision: str | None,
+    **kwargs: Any,
 ) -> NeuronSpec:
     """Writes a tower, its projection and its processor's files to `folder/neuron_NAME`.
+
+    Args:
+        kwargs: what the neuron was loaded with, see [`load_neuron`].
 
     Returns:
         The specification that finds it there.
@@ -356,6 +362,7 @@ def save_neuron(
         weights = {name: weight.to("cpu").contiguous() for name, weight in neuron.projection.state_dict().items()}
         save_file(weights, target / "projection.safetensors", metadata={"format": "pt"})
     location, where = tower_location(spec, base, base_revision)
+    where |= cached_file_kwargs(hub_kwargs_of(kwargs))
     for name in _PROCESSOR_FILES:
         found = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **where)
         if found is not None:
@@ -379,18 +386,14 @@ def _class_name(tower: nn.Module) -> str:
     return f"{kind.__module__}.{kind.__name__}".removeprefix("transformers.")
 
 
-DEFAULT_LOGIT_SCALE = math.log(1 / 0.07)  # the initial scale of CLIP, for text towers that bring none
-
-
 __all__ = [
-    "DEFAULT_LOGIT_SCALE",
+    "cached_file_kwargs",
     "config_for",
     "hub_kwargs_of",
     "is_same_tower",
     "load_neuron",
     "naming_errors",
     "quiet_transformers",
-    "read_logit_scale",
     "readable_weights",
     "save_neuron",
     "tower_class_of",

@@ -1,15 +1,28 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""From a hub id to a full specification: what the id leaves open is read from the checkpoint's config.json."""
+"""From a hub id to a full specification: what the id leaves open is read from the checkpoint, as is its similarity scale."""
 
+import json
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers.utils import cached_file
 
 from .configuration_sen import NeuronSpec
-from .neuron_loading import config_for, hub_kwargs_of, naming_errors, tower_class_of, tower_location
+from .neuron_loading import (
+    cached_file_kwargs,
+    config_for,
+    hub_kwargs_of,
+    naming_errors,
+    readable_weights,
+    tower_class_of,
+    tower_location,
+)
 from .neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, adapter_for
 
 
@@ -37,7 +50,12 @@ def resolve_spec(
     hub_kwargs = hub_kwargs_of(kwargs)
     location, where = tower_location(probe, None, None)
     at_revision = f", revision {probe.revision!r}" if probe.revision else ""
-    with naming_errors(given["hub_id"] + at_revision):
+    named = (
+        f"neuron {given['name']!r} ({given['hub_id']}{at_revision})"
+        if "name" in given
+        else given["hub_id"] + at_revision
+    )
+    with naming_errors(named):
         config = AutoConfig.from_pretrained(location, **where, **hub_kwargs)
     known = CHECKPOINT_SPECS.get((config.model_type, role), {})
     if given.get("class_name", known.get("class_name")) != known.get("class_name"):
@@ -91,4 +109,34 @@ def _free_name(modality: str, taken: tuple[str, ...]) -> str:
     return next(name for name in names if name not in taken)
 
 
-__all__ = ["resolve_spec"]
+DEFAULT_LOGIT_SCALE = math.log(1 / 0.07)  # the initial scale of CLIP, for text towers that bring none
+_LOGIT_SCALES = ("logit_scale", "logit_scale_a")  # the latter: of sounds to texts, in CLAP
+
+
+def read_logit_scale(spec: NeuronSpec, base: str | None, base_revision: str | None, **kwargs: Any) -> float | None:
+    """The log similarity scale of a dual encoder's checkpoint.
+
+    Returns:
+        The scale, or `None` where the checkpoint has none.
+    """
+    location, where = tower_location(spec, base, base_revision)
+    where |= {**cached_file_kwargs(hub_kwargs_of(kwargs)), "_raise_exceptions_for_missing_entries": False}
+    # A tower cut out and saved alone keeps its scale in a file of its own.
+    names = ["logit_scale.safetensors", "model.safetensors"]
+    if (index := cached_file(location, "model.safetensors.index.json", **where)) is not None:
+        files = json.loads(Path(index).read_text())["weight_map"]
+        names += [files[key] for key in _LOGIT_SCALES if key in files]
+    for name in names:
+        if (path := cached_file(location, name, **where)) is None:
+            continue
+        with readable_weights(path), safe_open(path, framework="pt") as file:
+            for key in _LOGIT_SCALES:
+                if key in file.keys():  # noqa: SIM118 (not a dict)
+                    return float(file.get_tensor(key))
+    if (path := cached_file(location, "pytorch_model.bin", **where)) is not None:
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return next((float(weights[key]) for key in _LOGIT_SCALES if key in weights), None)
+    return None
+
+
+__all__ = ["DEFAULT_LOGIT_SCALE", "read_logit_scale", "resolve_spec"]

@@ -11,13 +11,11 @@ from transformers import CLIPModel, PeAudioVideoConfig, PeVideoEncoder, PeVideoE
 
 from modeling_sen import NeuronSpec, SENModel
 from modeling_sen.neuron_loading import (
-    DEFAULT_LOGIT_SCALE,
     config_for,
     load_neuron,
-    read_logit_scale,
     tower_location,
 )
-from modeling_sen.neuron_resolution import resolve_spec
+from modeling_sen.neuron_resolution import DEFAULT_LOGIT_SCALE, read_logit_scale, resolve_spec
 
 
 def spec_of(towers, family="ast", **changes) -> NeuronSpec:

@@ -1,0 +1,178 @@
+"""Neurons and whole SENs on a Hub, here a small one on this machine: found, refused, pushed, the same when they come back."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_hub import fake_hub
+from safetensors.torch import load_file, save_file
+
+from modeling_sen import neuron_loading, neuron_resolution
+
+PRELUDE = """
+import json, torch
+import modeling_sen  # first: the fixtures would say that there is no network
+from conftest import SMALL, random_inputs, random_weights
+from modeling_sen import SENConfig, SENModel, SENProcessor
+
+def outputs(model):
+    with torch.no_grad():
+        return model(image_pixel_values=random_inputs()["image_pixel_values"]).fused_embeds.tolist()
+
+def problem(load):
+    try:
+        load()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+def by_id(**spec):
+    return SENModel.from_neurons([{"num_frames": 2, **spec}], projection_dim=12, **SMALL)
+
+def by_specification(**spec):
+    tower = {"modality": "image", "class_name": "CLIPVisionModelWithProjection", "submodule": "vision_model"}
+    config = SENConfig(neurons=[{**tower, "hidden_size": 16, "num_frames": 2, **spec}], projection_dim=12, **SMALL)
+    return SENModel(config).load_neurons()
+
+def problems():
+    asked = [{"hub_id": "org/gated"}, {"hub_id": "org/none"}, {"hub_id": "org/clip", "revision": "no-such"}]
+    return [[problem(lambda: load(name="image", **spec)) for spec in asked] for load in (by_id, by_specification)]
+"""
+
+ONLINE = """
+found = {"problems": problems()}
+first = by_id(hub_id="org/clip", name="image")
+found["commit"] = first.neurons.by_name["image"].commit
+first.save_pretrained(work + "/plain")
+found["pinned"] = SENConfig.from_pretrained(work + "/plain").neurons[0]["revision"]
+found["plain"] = [outputs(first), outputs(SENModel.from_pretrained(work + "/plain"))]
+
+relative = {commit: SENModel.from_pretrained("org/sen", revision=commit) for commit in (*commits, "main")}
+found["relative"] = {commit: outputs(model) for commit, model in relative.items()}
+found["relative commit"] = relative["main"].neurons.by_name["image"].commit
+relative["main"].save_pretrained(work + "/again")
+found["again"] = outputs(SENModel.from_pretrained(work + "/again"))
+elsewhere = SENModel.from_pretrained("org/sen", cache_dir=work + "/cache")
+found["elsewhere"] = outputs(elsewhere)
+
+torch.manual_seed(3)
+neurons = [{"hub_id": clip, "num_frames": 2}]
+pushed = random_weights(SENModel.from_neurons(neurons, text_tower=clip, **SMALL))
+pushed.push_to_hub("org/pushed", include_neurons=True)
+SENProcessor(pushed.config).push_to_hub("org/pushed")
+pushed.save_pretrained(work + "/folder", include_neurons=True, push_to_hub=True, repo_id="org/saved")
+frames = torch.randint(0, 255, (6, 20, 30, 3), dtype=torch.uint8)
+prepared = SENProcessor(pushed.config)(videos=frames, text=["a dog", "a man"])
+with torch.no_grad():
+    found["pushed"] = [pushed(**prepared).logits_per_video.tolist()]
+    for name in ("org/pushed", "org/saved"):
+        processor = SENProcessor.from_pretrained("org/pushed")
+        inputs = processor(videos=frames, text=["a dog", "a man"])
+        found["pushed"].append(SENModel.from_pretrained(name)(**inputs).logits_per_video.tolist())
+relative["main"].push_to_hub("org/relative")
+found["pushed relative"] = outputs(SENModel.from_pretrained("org/relative"))
+print(json.dumps(found))
+"""
+
+
+def run(code: str, url: str, work: Path, offline: bool) -> dict:
+    """The code in a process whose Hub is the small one; returns the JSON of its last line."""
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(work / ("empty" if offline else "home")),
+        "HF_TOKEN": "hf_of_nobody",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "1" if offline else "0",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+    code = PRELUDE.replace("import json", f"work = {str(work)!r}\nimport json", 1) + code
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def hub(towers):
+    with fake_hub() as hub:
+        hub.upload("org/gated", towers["clip"], gated=True)
+        hub.upload("org/clip", towers["clip"])
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def sen_commits(hub, towers, tmp_path_factory) -> list[str]:
+    """A self-contained SEN on the Hub, whose tower changed in its second commit."""
+    from conftest import SMALL, random_weights
+
+    from modeling_sen import SENModel
+
+    folder = tmp_path_factory.mktemp("sen")
+    model = SENModel.from_neurons([{"hub_id": towers["clip"], "num_frames": 2}], projection_dim=12, **SMALL)
+    random_weights(model).save_pretrained(folder, include_neurons=True)
+    first = hub.upload("org/sen", folder)
+    path = folder / "neuron_image" / "model.safetensors"
+    save_file({name: weight * 1.5 for name, weight in load_file(path).items()}, path, {"format": "pt"})
+    return [first, hub.upload("org/sen", folder)]
+
+
+@pytest.fixture(scope="module")
+def online(hub, towers, sen_commits, tmp_path_factory) -> dict:
+    given = f"clip, commits = {towers['clip']!r}, {sen_commits!r}\n"
+    return run(given + ONLINE, hub.url, tmp_path_factory.mktemp("work"), offline=False)
+
+
+def test_refusals_say_what_to_do_and_name_neuron_and_repository(online, hub):
+    for gated, missing, revision in online["problems"]:
+        assert gated == (
+            f"OSError: neuron 'image' (org/gated): the repository is gated; accept its terms on its page at {hub.url}, and "
+            "log in with `hf auth login`, or pass neuron_kwargs={NAME: {'token': ...}}"
+        )
+        assert missing == (
+            f"OSError: neuron 'image' (org/none): no such repository at {hub.url}, or a private one; for that, log in with "
+            "`hf auth login`, or pass neuron_kwargs={NAME: {'token': ...}}"
+        )
+        assert revision == (
+            "OSError: neuron 'image' (org/clip, revision 'no-such'): the repository has no such branch, tag or commit"
+        )
+
+
+def test_offline_and_never_loaded(hub, tmp_path):
+    for messages in run("print(json.dumps(problems()))", hub.url, tmp_path, offline=True):
+        for message, repository in zip(
+            messages, ("org/gated", "org/none", "org/clip, revision 'no-such'"), strict=True
+        ):
+            assert message == (
+                f"OSError: neuron 'image' ({repository}): not in the cache, and offline mode (HF_HUB_OFFLINE=1) is on"
+            )
+
+
+def test_a_hub_that_does_not_answer(monkeypatch):
+    monkeypatch.setattr(neuron_loading, "is_offline_mode", lambda: False)
+    with pytest.raises(
+        OSError, match=r"org/unheard-of: not in the cache, and nothing answers at https://huggingface.co"
+    ):
+        neuron_resolution.resolve_spec("org/unheard-of")
+
+
+def test_the_commit_is_pinned(online, hub):
+    (commit,) = hub.repositories["org/clip"].commits
+    assert online["commit"] == online["pinned"] == commit
+    assert online["plain"][0] == online["plain"][1]
+
+
+def test_neurons_beside_a_sen_are_of_its_commit(online, sen_commits):
+    first, second = sen_commits
+    assert online["relative"][first] != online["relative"][second]
+    assert online["relative"]["main"] == online["relative"][second] == online["again"] == online["elsewhere"]
+    assert online["relative commit"] == second
+
+
+def test_what_was_pushed_comes_back(online, hub):
+    local, pushed, saved = online["pushed"]
+    assert local == pushed == saved
+    assert online["pushed relative"] == online["relative"]["main"]
+    (files,) = list(hub.repositories["org/pushed"].commits.values())[-1:]
+    assert {"config.json", "model.safetensors", "neuron_image/model.safetensors", "README.md"} <= set(files)
