@@ -5,9 +5,10 @@ from itertools import pairwise
 import pytest
 import torch
 from conftest import SMALL, random_inputs, random_weights
+from tower_table import CHECKPOINTS
 from transformers import ASTModel, AutoConfig, AutoModel, CLIPModel, VideoMAEModel
 
-from modeling_sen import SENConfig, SENModel
+from modeling_sen import SENConfig, SENModel, SENProcessor
 from modeling_sen.recursive_association import DISTRIBUTE, INTEGRATE, PROMPT
 
 CLASS_TEXTS = torch.tensor([[512, 5, 9, 513, 513, 513], [512, 40, 7, 8, 90, 513], [512, 3, 3, 3, 513, 513]])
@@ -384,6 +385,23 @@ def test_hidden_states_and_attentions_are_the_towers_own_of_the_first_look(make_
             for found in (output, features):
                 torch.testing.assert_close(found[what][name], tower[what])
         torch.testing.assert_close(text[what], expected_text[what])
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
+def test_every_tower_returns_its_hidden_states_and_attentions(checkpoint, towers, clips):
+    neuron = {"hub_id": towers[checkpoint]}
+    if checkpoint == "siglip2":  # its own frames are larger than the tiny tower's pixels need to be
+        neuron["preprocessing"] = {"size": [16, 16]}
+    model = SENModel.from_neurons([neuron], projection_dim=7, **SMALL)
+    inputs = SENProcessor(model.config)(videos={"video": clips[0], "text": "a dog barks"})
+    with torch.no_grad():
+        expected = model(**inputs).fused_embeds
+        model.set_attn_implementation("eager")
+        output = model(**inputs, output_hidden_states=True, output_attentions=True)
+    torch.testing.assert_close(output.fused_embeds, expected)
+    [hidden_states], [attentions] = output.hidden_states.values(), output.attentions.values()
+    assert len(hidden_states) == len(attentions) + 1 > 2
+    assert all(weights.shape[-1] == weights.shape[-2] for weights in attentions)
 
 
 def test_the_configuration_asks_for_hidden_states(make_sen):
