@@ -89,6 +89,7 @@ def test_every_weight_that_a_load_lacks_can_be_initialised(make_sen):
 
 
 def test_the_stock_trainer_trains(make_sen, tmp_path):
+    pytest.importorskip("accelerate")
     model = make_sen()
     start = {name: weight.clone() for name, weight in model.state_dict().items()}
     text_embeds = torch.eye(12)[:3]
