@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_sen import NeuronSpec
 from .neuron_registry import Grid, NeuronAdapter, adapter_for, find_layers, modules_below
-from .prompt_injection import PromptedTower, Trunk
+from .prompt_injection import ONE_PASS, PromptedTower, Trunk
 
 
 @dataclass
@@ -148,7 +148,8 @@ class Neuron(nn.Module):
         asked = {**tower_inputs, **{f"output_{what}": True for what in record}}
         with torch.no_grad():
             if self.prompted_tower is None:
-                outputs = self.tower(**asked)
+                with ONE_PASS:  # another neuron may share the tower, and prompt it
+                    outputs = self.tower(**asked)
             else:
                 outputs, trunk = self.prompted_tower.first_pass(asked)
                 trunk.inputs = tower_inputs  # later looks are not asked: their lower layers do not run

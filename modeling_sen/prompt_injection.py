@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 # Hooks sit on the tower itself, where a pass of another thread would run into them: one pass at a time.
-_ONE_PASS = threading.RLock()
+ONE_PASS = threading.RLock()
 
 
 @dataclass
@@ -63,7 +63,7 @@ class PromptedTower:
         left: list[Any] = []
         below: list[list[Any]] = [[] for _ in self.below]
         with ExitStack() as stack:
-            stack.enter_context(_ONE_PASS)
+            stack.enter_context(ONE_PASS)
             handle = self.layers[self.site].register_forward_pre_hook(
                 lambda module, args, kwargs: entered.append(_hidden_states(args, kwargs)), with_kwargs=True
             )
@@ -112,7 +112,7 @@ class PromptedTower:
             return (hidden_states, *rest) if rest is not None else hidden_states
 
         with ExitStack() as stack:
-            stack.enter_context(_ONE_PASS)
+            stack.enter_context(ONE_PASS)
             stack.enter_context(self._trunk_bypassed(trunk))
             for index in range(self.site, len(self.layers)):
                 hook = enter if index == self.site else stay
@@ -129,7 +129,7 @@ class PromptedTower:
         def enter(module, args, kwargs):
             return _replace_hidden_states(args, kwargs, trunk.hidden_states + shift)
 
-        with _ONE_PASS, self._trunk_bypassed(trunk):
+        with ONE_PASS, self._trunk_bypassed(trunk):
             handle = self.layers[self.site].register_forward_pre_hook(enter, with_kwargs=True)
             with _hook(handle):
                 return self.tower(**trunk.inputs)
@@ -264,4 +264,4 @@ def _extend_mask(mask: Any, count: int, tokens: int, side: str) -> Any:
     return _beside(mask, visible.expand(*mask.shape[:-1], count), side, -1)
 
 
-__all__ = ["PromptedTower", "Trunk"]
+__all__ = ["ONE_PASS", "PromptedTower", "Trunk"]

@@ -7,7 +7,8 @@ import torch
 from neuron_families import FAMILIES, make_inputs, make_neuron, prompted_from_raw_inputs
 from torch import nn
 
-from modeling_sen.neuron import crown_depth
+from modeling_sen import NeuronSpec
+from modeling_sen.neuron import Neuron, crown_depth
 from modeling_sen.neuron_registry import NEURON_ADAPTERS
 from modeling_sen.prompt_injection import PromptedTower
 
@@ -213,7 +214,6 @@ def test_all_tokens_see_the_prompts_and_prompts_see_all_tokens(model_type, maske
     assert bool(((state.answers - looked_again(neuron, other, prompts).answers).abs().amax(-1) > 1e-6).all())
 
 
-@pytest.mark.slow  # on busy cores, eight threads on two of them take minutes
 @pytest.mark.parametrize("prompt", ["tokens", "add"])
 def test_threads_do_not_meet_on_a_tower(prompt, towers):
     neuron = make_neuron("videomae", towers, 2)
@@ -227,6 +227,21 @@ def test_threads_do_not_meet_on_a_tower(prompt, towers):
     with ThreadPoolExecutor(8) as threads:
         for found, alone in zip(threads.map(look, range(24)), expected, strict=True):
             assert torch.equal(found, alone)
+
+
+def test_threads_do_not_meet_on_a_tower_that_two_neurons_share(towers):
+    prompted, inputs = make_neuron("videomae", towers, "all"), make_inputs("videomae")
+    spec = NeuronSpec.from_dict({**prompted.spec.to_dict(), "prompt_side": "after"})
+    plain = Neuron(spec, prompted.tower, None, None)
+    prompts, expected = make_prompts(prompted), plain.first_look(inputs)[0].pooler_output
+
+    def look(number: int) -> bool:
+        if number % 2:
+            return torch.equal(plain.first_look(inputs)[0].pooler_output, expected)
+        return looked_again(prompted, inputs, prompts).answers.isfinite().all().item()
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(look, range(64)))
 
 
 def test_add_shifts_every_token_at_the_site(towers):
