@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from modeling_sen.configuration_sen import NeuronSpec
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.neuron import NeuronTrunk
-from modeling_sen.neuron_loading import DEFAULT_LOGIT_SCALE
+from modeling_sen.neuron_resolution import DEFAULT_LOGIT_SCALE
 from modeling_sen.recursive_association import masked_mean
 
 # What a late fusion reads of each neuron: its final tokens, its trunk's (all that a SEN's crown sees), its pooled output.
