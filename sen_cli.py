@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 
 # verb -> (module:function, help)
 VERBS = {
@@ -24,6 +25,10 @@ EXPECTED = (ValueError, OSError, RuntimeError, TypeError, ImportError)
 
 def main() -> None:
     arguments = sys.argv[1:]
+    while arguments[:1] == ["--import"]:
+        with one_line_errors("--import"):
+            import_first("".join(arguments[1:2]))
+        arguments = arguments[2:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return
@@ -50,12 +55,34 @@ def main() -> None:
     app(arguments[1:], prog_name=f"sen {verb}")
 
 
+def import_first(name: str) -> None:
+    """Runs a Python file, or imports a module of the current folder or an installed one, for what it registers.
+
+    Raises:
+        ValueError: no name.
+        OSError, ImportError: no such file or module.
+    """
+    if not name:
+        raise ValueError("expected a Python file or module")
+    if not name.endswith(".py"):
+        sys.path.insert(0, os.getcwd())
+        import_module(name)
+        return
+    spec = spec_from_file_location(os.path.basename(name).removesuffix(".py"), name)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{name}: no Python file")
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+
+
 def _help() -> str:
     width = max(map(len, VERBS)) + 2
     verbs = "\n".join(f"  {verb:{width}}{text}" for verb, (_, text) in VERBS.items())
     return (
         "Super Encoding Network: frozen encoders, associated recursively, for video understanding.\n\n"
-        f"Usage: sen VERB ...\n\nVerbs:\n{verbs}\n\n"
+        f"Usage: sen [--import FILE_OR_MODULE] VERB ...\n\nVerbs:\n{verbs}\n\n"
+        "--import runs a Python file or module first, e.g. one that calls register_neuron(...).\n"
         "`sen VERB --help` shows a verb's options, `sen --version` the version."
     )
 

@@ -101,7 +101,8 @@ def tower_class_of(spec: NeuronSpec, trust_remote_code: bool) -> Any:
         return AutoModel
     raise ValueError(
         f"neuron {spec.name!r}: {spec.class_name!r} is neither a model of transformers {transformers.__version__} nor "
-        "registered with AutoModel.register; remote code needs neuron_kwargs={...: {'trust_remote_code': True}}"
+        "registered with AutoModel.register (`sen --import FILE` runs what does); remote code needs "
+        "neuron_kwargs={...: {'trust_remote_code': True}}"
     )
 
 
