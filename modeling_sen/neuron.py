@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """A neuron: a frozen encoder that looks once, and then looks again with prompts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +117,20 @@ class Neuron(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.tower.parameters()).device
+        """Where the tower takes its inputs: of an offloaded one, whose weights are elsewhere, where it is run."""
+        device = next(self.tower.parameters()).device
+        if device.type != "meta":
+            return device
+        hooks = [module._hf_hook for module in self.tower.modules() if hasattr(module, "_hf_hook")]
+        hooks += [part for hook in hooks for part in getattr(hook, "hooks", ())]
+        devices = (getattr(hook, "execution_device", None) for hook in hooks)
+        return torch.device(next((found for found in devices if found is not None), "meta"))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Neuron":
+        """`.to()` and the like leave a tower alone whose weights a device map has distributed."""
+        if not is_dispatched(self.tower):
+            return super()._apply(fn, recurse)
+        return self  # its projection stands where the tower runs
 
     @property
     def dtype(self) -> torch.dtype:
@@ -243,6 +256,11 @@ class Neuron(nn.Module):
         return None if of_samples is None else of_samples(tokens.shape[1], mask)
 
 
+def is_dispatched(module: nn.Module) -> bool:
+    """Whether hooks of accelerate bring a module's weights to where it runs."""
+    return any(hasattr(part, "_hf_hook") for part in module.modules())
+
+
 def crown_depth(prompt_depth: int | str | None, num_layers: int, name: str) -> int:
     """Layers of the crown: `prompt_depth`, all of them for `"all"`, a quarter (at least 1) for `None`.
 
@@ -264,4 +282,4 @@ def _mean_of_tokens(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
     return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
-__all__ = ["Neuron", "NeuronState", "NeuronTrunk", "crown_depth"]
+__all__ = ["Neuron", "NeuronState", "NeuronTrunk", "crown_depth", "is_dispatched"]

@@ -32,7 +32,7 @@ from transformers.utils import cached_file, logging
 from transformers.utils.hub import resolve_revision
 
 from .configuration_sen import NeuronSpec
-from .neuron import Neuron
+from .neuron import Neuron, is_dispatched
 from .neuron_registry import NEURON_ADAPTERS
 
 logger = logging.get_logger(__name__)
@@ -171,10 +171,10 @@ def naming_errors(what: str) -> Iterator[None]:
         yield
     except UnpicklingError as error:
         raise OSError(f"{what}: its weights file holds more than tensors, and is not read") from error
-    except (OSError, ImportError, ValueError) as error:
+    except (OSError, ImportError, ValueError, RuntimeError, AssertionError) as error:  # the last: no such device
         if problem := _hub_problem(error):
             raise OSError(f"{what}: {problem}") from error
-        kind = next(kind for kind in (OSError, ImportError, ValueError) if isinstance(error, kind))
+        kind = next((kind for kind in (OSError, ImportError, ValueError) if isinstance(error, kind)), RuntimeError)
         extra = " (or: pip install modeling-sen[pe])" if kind is ImportError and "timm" in str(error) else ""
         raise kind(f"{what}: {str(error).strip()}{extra}") from error
 
@@ -248,7 +248,10 @@ def load_neuron(
     if width is not None and width != spec.hidden_size:
         raise ValueError(f"neuron {spec.name!r}: hidden_size is {spec.hidden_size}, but {spec.hub_id} has {width}")
     projection = _load_projection(spec, model, location, {**where, **cached_file_kwargs(hub_kwargs)})
-    return Neuron(spec, tower, projection, prompt_depth, getattr(commit, "resolved", commit))
+    neuron = Neuron(spec, tower, projection, prompt_depth, getattr(commit, "resolved", commit))
+    if projection is not None and not is_dispatched(projection):
+        projection.to(neuron.device, neuron.dtype)
+    return neuron
 
 
 def _missing_keys(spec: NeuronSpec, model: Any, keys: Iterable[str]) -> list[str]:
@@ -311,8 +314,7 @@ def _load_projection(spec: NeuronSpec, model: nn.Module, location: str, where: d
             OrderedDict(linear1=layers["linear1"], activation=activation, linear2=layers["linear2"])
         )
     projection.load_state_dict(weights)
-    parameter = next(model.parameters())
-    return projection.to(parameter.device, parameter.dtype)
+    return projection
 
 
 def is_same_tower(first: NeuronSpec, second: NeuronSpec) -> bool:
@@ -358,9 +360,9 @@ def save_neuron(
     target = Path(folder) / f"neuron_{spec.name}"
     with quiet_transformers():
         # As the tower names its weights: not as the checkpoint did, before a key mapping cut the tower out of it.
-        neuron.tower.save_pretrained(target, save_original_format=False)
+        neuron.tower.save_pretrained(target, state_dict=_weights(neuron.tower), save_original_format=False)
     if neuron.projection is not None:
-        weights = {name: weight.to("cpu").contiguous() for name, weight in neuron.projection.state_dict().items()}
+        weights = {name: weight.to("cpu").contiguous() for name, weight in _weights(neuron.projection).items()}
         save_file(weights, target / "projection.safetensors", metadata={"format": "pt"})
     location, where = tower_location(spec, base, base_revision)
     where |= cached_file_kwargs(hub_kwargs_of(kwargs))
@@ -378,6 +380,16 @@ def save_neuron(
         projection=None if neuron.projection is None else "projection.safetensors",
         dtype=str(neuron.dtype).removeprefix("torch."),
     )
+
+
+def _weights(module: nn.Module) -> dict[str, Any]:
+    """The state dict, offloaded weights included."""
+    if not is_dispatched(module):
+        return module.state_dict()
+    from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+    weights = get_state_dict_offloaded_model(nn.ModuleDict({"all": module}))  # which leaves out the root's own
+    return {name.removeprefix("all."): weight for name, weight in weights.items()}
 
 
 def _class_name(tower: nn.Module) -> str:
