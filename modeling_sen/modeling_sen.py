@@ -8,7 +8,7 @@ which has no public code; the equations are our reading. A checkpoint holds the 
 
 import os
 from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from .checkpoint_folder import replaced_folder
 from .configuration_sen import TEXT_TOWER_NAME, NeuronSpec, SENConfig
 from .neuron import Neuron, NeuronState, NeuronTrunk
 from .neuron_loading import (
+    TOWER_SOURCE,
     is_same_tower,
     load_neuron,
     quiet_transformers,
@@ -627,7 +628,11 @@ class SENModel(SENPreTrainedModel):
             self._ensure_loaded()
         config = SENConfig.from_dict(self.config.to_dict())
         config._name_or_path = self.config._name_or_path
-        saved = {spec.name: self._spec_to_save(spec, folder, include_neurons).to_dict() for spec in self._all_specs()}
+        written: dict[int, NeuronSpec] = {}  # a tower that serves several neurons is written once
+        saved = {
+            spec.name: self._spec_to_save(spec, folder, include_neurons, written).to_dict()
+            for spec in self._all_specs()
+        }
         config.text_tower = saved.pop(TEXT_TOWER_NAME, None)
         config.neurons = list(saved.values())
         return config
@@ -639,12 +644,18 @@ class SENModel(SENPreTrainedModel):
     def _loaded(self, name: str) -> Neuron | None:
         return self.neurons.text_tower if name == TEXT_TOWER_NAME else dict(self.neurons.by_name).get(name)
 
-    def _spec_to_save(self, spec: NeuronSpec, folder: os.PathLike, include_neurons: bool) -> NeuronSpec:
+    def _spec_to_save(
+        self, spec: NeuronSpec, folder: os.PathLike, include_neurons: bool, written: dict[int, NeuronSpec]
+    ) -> NeuronSpec:
         neuron = self._loaded(spec.name)
         if neuron is not None:
             spec.dtype = str(neuron.dtype).removeprefix("torch.")
             if include_neurons or spec.is_relative:
-                return save_neuron(spec, neuron, folder, *self._base, **self._neuron_kwargs.get(spec.name, {}))
+                kwargs = self._neuron_kwargs.get(spec.name, {})
+                if id(neuron.tower) not in written:
+                    written[id(neuron.tower)] = save_neuron(spec, neuron, folder, *self._base, **kwargs)
+                beside = written[id(neuron.tower)]
+                return replace(spec, **{field: getattr(beside, field) for field in TOWER_SOURCE})
         if os.path.isdir(spec.hub_id):
             logger.warning(
                 f"neuron {spec.name!r} is a local folder; elsewhere the checkpoint needs include_neurons=True"

@@ -317,10 +317,13 @@ def _load_projection(spec: NeuronSpec, model: nn.Module, location: str, where: d
     return projection
 
 
+# Of a specification, what its weights are and how they are read.
+TOWER_SOURCE = ("hub_id", "revision", "class_name", "submodule", "key_mapping", "dtype", "projection")
+
+
 def is_same_tower(first: NeuronSpec, second: NeuronSpec) -> bool:
     """Whether two neurons are loaded from the same weights in the same way, so that one tower serves both."""
-    source = ("hub_id", "revision", "class_name", "submodule", "key_mapping", "dtype", "projection")
-    return all(getattr(first, field) == getattr(second, field) for field in source)
+    return all(getattr(first, field) == getattr(second, field) for field in TOWER_SOURCE)
 
 
 # What else a tower needs to be fed, and comes along when it is saved beside a SEN.
@@ -400,6 +403,7 @@ def _class_name(tower: nn.Module) -> str:
 
 
 __all__ = [
+    "TOWER_SOURCE",
     "cached_file_kwargs",
     "config_for",
     "hub_kwargs_of",

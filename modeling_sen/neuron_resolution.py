@@ -56,7 +56,11 @@ def resolve_spec(
         else given["hub_id"] + at_revision
     )
     with naming_errors(named):
-        config = AutoConfig.from_pretrained(location, **where, **hub_kwargs)
+        try:
+            config = AutoConfig.from_pretrained(location, **where, **hub_kwargs)
+        except (OSError, ValueError):
+            _refuse_adapter(location, {**where, **cached_file_kwargs(hub_kwargs)})
+            raise
     known = CHECKPOINT_SPECS.get((config.model_type, role), {})
     if given.get("class_name", known.get("class_name")) != known.get("class_name"):
         known = {}  # how another class is cut out of the checkpoint
@@ -89,6 +93,17 @@ def resolve_spec(
         merged.setdefault("prompt_side", "after")
     merged.setdefault("name", "class_text" if role == "text_tower" else _free_name(merged["modality"], taken))
     return NeuronSpec.from_dict(merged)
+
+
+def _refuse_adapter(location: str, where: Mapping[str, Any]) -> None:
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo", "connection_errors")}
+    path = cached_file(location, "adapter_config.json", **where, **quiet)
+    if path is not None:
+        base = json.loads(Path(path).read_text()).get("base_model_name_or_path")
+        raise ValueError(
+            f"found an adapter of {base} (adapter_config.json, no config.json), expected a whole model; peft's "
+            "merge_and_unload() makes one"
+        )
 
 
 def _width(config: PreTrainedConfig, hub_id: str) -> int:
