@@ -48,7 +48,9 @@ class AblationRun:
         clips: training clips.
         neurons: the towers that are neurons.
         distractor: a tower shown another clip, as one more neuron.
-        round_loss: weight of the mean loss over the earlier rounds' fused embeddings (SEN only).
+        aligned: whether the fused embedding starts as the towers' mean, behind a gate.
+        supervised: what the loss looks at in a SEN: "rounds", the fused embedding and association alone in every round (as
+            `SENModel` itself has it); "last", association alone in the last round only; "fused", the fused embedding only.
         config: fields of the [`SENConfig`].
         options: arguments of the baseline.
         row: what the run is called in the table; runs that differ by their seed only are one row.
@@ -63,7 +65,8 @@ class AblationRun:
     clips: int = 32_000
     neurons: tuple[str, ...] = tuple(SEES)
     distractor: str | None = None
-    round_loss: float = 0.0
+    aligned: bool = True
+    supervised: str = "rounds"
     config: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     row: str = ""
@@ -74,6 +77,8 @@ class AblationRun:
             raise ValueError(f"model is {self.model!r}, expected one of {', '.join(MODELS)}")
         if self.towers not in ("global", "local"):
             raise ValueError(f"towers is {self.towers!r}, expected 'global' or 'local'")
+        if self.supervised not in ("rounds", "last", "fused"):
+            raise ValueError(f"supervised is {self.supervised!r}, expected 'rounds', 'last' or 'fused'")
         if unknown := set(self.neurons) - set(SEES):
             raise ValueError(f"neurons: unknown {sorted(unknown)}, expected some of {', '.join(SEES)}")
 
@@ -136,17 +141,19 @@ class TrainedOnTask(nn.Module):
         self.task, self.run = task, run
         self.model: nn.Module = MODELS[run.model](task, run)
 
-    def embed(self, trunks: Mapping[str, NeuronTrunk], targets: Tensor, without: str | None = None) -> list[Tensor]:
-        """Fused embeddings, (batch, embedding) each: of the earlier rounds where they are trained, and of the last."""
+    def embed(
+        self, trunks: Mapping[str, NeuronTrunk], targets: Tensor, without: str | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The fused embedding (batch, embedding), and what else the loss looks at."""
         present = all_present(trunks, without)
         if self.run.model == "sen":
             mask = torch.stack([present[spec.name] for spec in self.task.config.neuron_specs], dim=1)
-            output = self.model(trunks=trunks, neuron_mask=mask, output_all_rounds=self.run.round_loss > 0)
-            earlier = [each.fused_embeds for each in (output.all_rounds or ())[1:-1]]
-            return [*earlier, output.fused_embeds]
+            output = self.model(trunks=trunks, neuron_mask=mask)
+            alone = list(output.association_embeds.unbind(dim=1))
+            return output.fused_embeds, {"rounds": alone, "last": alone[-1:], "fused": []}[self.run.supervised]
         if isinstance(self.model, HopAlone):
-            return [self.model(trunks, present, targets)]
-        return [self.model(trunks, present)]
+            return self.model(trunks, present, targets), []
+        return self.model(trunks, present), []
 
     @property
     def logit_scale(self) -> Tensor:
@@ -154,12 +161,10 @@ class TrainedOnTask(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         targets = self.task.targets["train"][batch["rows"]]
-        *earlier, fused = self.embed(self.task.trunks("train", batch["rows"].numpy()), targets)
-        loss = self.task.loss(fused, self.logit_scale, targets)
-        total = loss
-        if earlier:
-            losses = [self.task.loss(each, self.logit_scale, targets) for each in earlier]
-            total = loss + self.run.round_loss * torch.stack(losses).mean()
+        fused, others = self.embed(self.task.trunks("train", batch["rows"].numpy()), targets)
+        total = self.task.loss(fused, self.logit_scale, targets)
+        if others:
+            total = total + torch.stack([self.task.loss(each, self.logit_scale, targets) for each in others]).mean()
         logits = (fused @ self.task.words.T).view(-1, len(ATTRIBUTES), VALUES)
         right = (logits.argmax(-1) == targets).float().mean(0)
         return {"loss": total, **{f"hops_{hops}": right[hops] for hops in range(len(ATTRIBUTES))}}
@@ -211,7 +216,7 @@ def run_one(root: Path, run: AblationRun, output: Path, threads: int = 1) -> dic
         return json.loads(path.read_text())
     torch.set_num_threads(threads)
     torch.manual_seed(run.seed)
-    task = AssociationTask(root, run.towers, run.neurons, run.distractor, **run.config)
+    task = AssociationTask(root, run.towers, run.neurons, run.distractor, run.aligned, **run.config)
     for name in ("train", *TEST_SETS):
         task.open(name)
     module = TrainedOnTask(task, run)
@@ -257,7 +262,7 @@ def _accuracy(module: TrainedOnTask, name: str, without: str | None = None) -> d
         targets = task.targets[name][done : done + rows]
         done += rows
         with torch.autocast("cpu", torch.bfloat16):
-            return module.embed(trunks, targets, without)[-1]
+            return module.embed(trunks, targets, without)[0]
 
     return task.accuracy(embed, name)
 

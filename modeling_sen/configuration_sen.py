@@ -160,6 +160,9 @@ class SENConfig(PreTrainedConfig):
         active_fraction: share of the bottleneck units that stay active in `sparse_mlp`.
         read_answers: whether integration reads the answers of the round before, not pooled outputs only.
         share_blocks: one block's parameters for all rounds.
+        association_loss: weight of the loss on what association says alone after each round. Without it nothing teaches F to
+            read the answers, since the frozen mean in front knows already what occurs, and so nothing teaches the prompts: in
+            our study (`docs/association.md`) association then stayed at chance.
         projection_dim: width e of the text space and of the fused embedding.
         logit_scale_init_value: log of the similarity scale; `None` copies it from the text tower's checkpoint.
         initializer_range: standard deviation of the initial weights.
@@ -187,6 +190,7 @@ class SENConfig(PreTrainedConfig):
     active_fraction: float | int = 0.5
     read_answers: bool = True
     share_blocks: bool = False
+    association_loss: float | int = 1.0
     projection_dim: int = 512
     logit_scale_init_value: float | int | None = None
     initializer_range: float | int = 0.02

@@ -55,10 +55,13 @@ class SENRound(ModelOutput):
 class SENOutput(ModelOutput):
     """
     Args:
-        loss (`torch.Tensor`, *optional*): cross-entropy over the texts (`labels`), or symmetric contrastive (`return_loss`).
+        loss (`torch.Tensor`, *optional*): cross-entropy over the texts (`labels`), or symmetric contrastive (`return_loss`);
+            and `config.association_loss` times the mean of the same over the rounds of `association_embeds`.
         logits_per_video (`torch.Tensor` of shape `(batch, texts)`, *optional*): scaled cosine similarities.
         logits_per_text (`torch.Tensor` of shape `(texts, batch)`, *optional*): the same, transposed.
         fused_embeds (`torch.Tensor` of shape `(batch, projection_dim)`): the fused embedding z, normalised.
+        association_embeds (`torch.Tensor` of shape `(batch, num_rounds, projection_dim)`): F of each round's states, what
+            association alone says, normalised; of round 0 where there is no other.
         text_embeds (`torch.Tensor` of shape `(texts, projection_dim)`, *optional*): normalised.
         knowledge (`torch.Tensor` of shape `(batch, num_rounds, hidden_size)`): what was integrated in each round.
         neuron_states (`dict[str, NeuronState]`): each neuron's tokens, pooled output, answers and grid after the last round.
@@ -73,6 +76,7 @@ class SENOutput(ModelOutput):
     logits_per_video: Tensor | None = None
     logits_per_text: Tensor | None = None
     fused_embeds: Tensor | None = None
+    association_embeds: Tensor | None = None
     text_embeds: Tensor | None = None
     knowledge: Tensor | None = None
     neuron_states: dict[str, NeuronState] | None = None
@@ -381,7 +385,8 @@ class SENModel(SENPreTrainedModel):
             trunks = {name: trunks[name] for name in present}
         states = {name: trunk.first_state for name, trunk in trunks.items()}
         aligned = self._aligned_mean(states, present)
-        rounds = [self._round(states, present, aligned)] if output_all_rounds else []
+        said = [self.fusion(states, present)]  # F of each round, (batch, projection_dim)
+        rounds = [self._round(states, present, said[0], aligned)] if output_all_rounds else []
 
         knowledge = []
         for number in range(self.config.num_rounds):
@@ -390,10 +395,14 @@ class SENModel(SENPreTrainedModel):
             context = block.distribute(known, list(states))  # neuron -> (batch, prompt_tokens, width)
             states = self._prompt(trunks, context)
             knowledge.append(known)
+            said.append(self.fusion(states, present))
             if output_all_rounds:
-                rounds.append(self._round(states, present, aligned))
+                rounds.append(self._round(states, present, said[-1], aligned))
 
-        fused = self._fuse(states, present, aligned)
+        fused = self._fuse(said[-1], aligned)
+        alone = nn.functional.normalize(
+            torch.stack(said[1:] or said, dim=1), dim=-1
+        )  # (batch, rounds, projection_dim)
         logits = None
         if text_input_ids is not None:
             asked = {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
@@ -404,11 +413,19 @@ class SENModel(SENPreTrainedModel):
                 raise ValueError(f"text_embeds have shape {tuple(text_embeds.shape)}, expected {expected}")
             text_embeds = text_embeds.to(fused)
             logits = self.logit_scale.exp() * fused @ text_embeds.t()  # (batch, texts)
+        loss = self._loss(logits, labels, return_loss)
+        if loss is not None and self.config.association_loss:
+            of_rounds = [
+                self._loss(self.logit_scale.exp() * each @ text_embeds.t(), labels, return_loss)
+                for each in alone.unbind(dim=1)
+            ]
+            loss = loss + self.config.association_loss * torch.stack(of_rounds).mean()
         return SENOutput(
-            loss=self._loss(logits, labels, return_loss),
+            loss=loss,
             logits_per_video=logits,
             logits_per_text=None if logits is None else logits.t(),
             fused_embeds=fused,
+            association_embeds=alone,
             text_embeds=text_embeds,
             knowledge=torch.stack(knowledge, dim=1) if knowledge else None,
             neuron_states=states,
@@ -489,21 +506,18 @@ class SENModel(SENPreTrainedModel):
             return torch.zeros(len(next(iter(present.values()))), self.config.projection_dim).to(self.gate)
         return masked_mean(embeds, present)
 
-    def _fuse(
-        self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor], aligned: Tensor | None
-    ) -> Tensor:
-        """z (batch, projection_dim): at the safe start (gate 0) the mean of the aligned neurons and nothing else."""
-        fused = self.fusion(states, present)
+    def _fuse(self, said: Tensor, aligned: Tensor | None) -> Tensor:
+        """z (batch, projection_dim) from F: at the safe start (gate 0) the mean of the aligned neurons and nothing else."""
         if aligned is None:
-            return nn.functional.normalize(fused, dim=-1)
+            return nn.functional.normalize(said, dim=-1)
         # A sample without an aligned neuron has nothing but the gated part, which is zero at first and then leaves zero
         # steadily; normalising with the usual 1e-12 its gradient to the gate would drown all others.
-        return nn.functional.normalize(aligned + torch.tanh(self.gate) * fused, dim=-1, eps=1e-2)
+        return nn.functional.normalize(aligned + torch.tanh(self.gate) * said, dim=-1, eps=1e-2)
 
     def _round(
-        self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor], aligned: Tensor | None
+        self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor], said: Tensor, aligned: Tensor | None
     ) -> SENRound:
-        return SENRound(self._fuse(states, present, aligned), self._embed(states, present))
+        return SENRound(self._fuse(said, aligned), self._embed(states, present))
 
     def _loss(self, logits: Tensor | None, labels: Tensor | None, return_loss: bool) -> Tensor | None:
         if labels is None and not return_loss:

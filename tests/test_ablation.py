@@ -41,7 +41,7 @@ SHORT = {"steps": 2, "batch_size": 4, "clips": 20}
 @pytest.mark.parametrize(
     "settings",
     [
-        {"model": "sen", "config": {"num_rounds": 2, "num_prompt_tokens": 2}, "round_loss": 0.5},
+        {"model": "sen", "config": {"num_rounds": 2, "num_prompt_tokens": 2}, "supervised": "last"},
         {"model": "sen", "neurons": ("image", "audio"), "distractor": "legend"},
         {"model": "frozen_mean"},
         {"model": "late_fusion", "options": {"source": "trunk", "num_resampled": 2}},

@@ -287,7 +287,7 @@ def test_text_that_belongs_to_the_input_is_a_neuron(make_sen, towers):
 
 
 def test_losses(make_sen):
-    model, inputs = random_weights(make_sen()), random_inputs()
+    model, inputs = random_weights(make_sen(association_loss=0)), random_inputs()
     texts = normalised(torch.randn(3, 12))
     with torch.no_grad():
         assert model(**inputs, text_embeds=texts).loss is None
@@ -299,6 +299,27 @@ def test_losses(make_sen):
         torch.testing.assert_close(pairs.loss, -(rows.diag().mean() + columns.diag().mean()) / 2)
         expected = model.logit_scale.exp() * labelled.fused_embeds @ texts.t()
         torch.testing.assert_close(labelled.logits_per_video, expected)
+
+
+@pytest.mark.parametrize("num_rounds", [0, 1, 3])
+def test_association_is_taught_in_every_round_without_the_frozen_mean(make_sen, num_rounds):
+    model, inputs = random_weights(make_sen(num_rounds=num_rounds, association_loss=0.5)), random_inputs()
+    texts, labels = normalised(torch.randn(3, 12)), torch.tensor([2, 0])
+    with torch.no_grad():
+        output = model(**inputs, text_embeds=texts, labels=labels)
+        alone = output.association_embeds
+        assert alone.shape == (2, max(1, num_rounds), 12)
+        losses = [torch.nn.functional.cross_entropy(7.389056 * each @ texts.t(), labels) for each in alone.unbind(1)]
+        of_fused = torch.nn.functional.cross_entropy(output.logits_per_video, labels)
+    torch.testing.assert_close(output.loss, of_fused + 0.5 * torch.stack(losses).mean(), atol=1e-4, rtol=0)
+
+
+def test_the_untrained_association_learns_though_the_gate_is_shut(make_sen):
+    model = make_sen()
+    texts = normalised(torch.randn(3, 12))
+    model(**random_inputs(), text_embeds=texts, labels=torch.tensor([2, 0])).loss.backward()
+    silent = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert silent == []
 
 
 def test_losses_that_do_not_fit_raise(make_sen):
@@ -332,7 +353,7 @@ def test_features_equal_the_forward(make_sen, towers):
 
 
 def test_outputs_as_a_tuple(make_sen):
-    model, inputs = make_sen(), random_inputs()
+    model, inputs = make_sen(association_loss=0), random_inputs()
     with torch.no_grad():
         output = model(**inputs)
         assert torch.equal(model(**inputs, return_dict=False)[0], output.fused_embeds)

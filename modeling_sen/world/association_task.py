@@ -29,6 +29,7 @@ class AssociationTask:
         kind: "global" or "local" towers.
         neurons: which of the four towers are neurons.
         distractor: a tower that is one more neuron, shown the picture or sound of another clip.
+        aligned: whether the neurons count as aligned with the words.
         config: further fields of the [`SENConfig`].
     """
 
@@ -38,11 +39,12 @@ class AssociationTask:
         kind: str,
         neurons: Sequence[str] = tuple(SEES),
         distractor: str | None = None,
+        aligned: bool = True,
         **config,
     ):
         self.root, self.kind = root, kind
         specs = {spec.name: spec for spec in tower_specs((root / kind).resolve())}
-        chosen: list[NeuronSpec] = [specs[name] for name in neurons]
+        chosen: list[NeuronSpec] = [replace(specs[name], aligned=aligned) for name in neurons]
         if distractor is not None:
             chosen.append(replace(specs[distractor], name=DISTRACTOR))
         self.distractor = distractor
