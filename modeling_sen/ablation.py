@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from modeling_sen.ablation_report import write_report
 from modeling_sen.evaluation.baselines import FrozenMean, LateFusion
 from modeling_sen.neuron import NeuronTrunk
 from modeling_sen.training import TrainingSettings, train
@@ -320,8 +321,12 @@ def main(
     ),
     workers: Annotated[int, typer.Option(help="runs side by side, each on one core")] = 2,
 ) -> None:
-    """Train and compare the runs of a grid."""
-    ablate(root, read_grid(grid), output, workers)
+    """Train and compare the runs of a grid; the table is OUTPUT/table.md, the plot OUTPUT/plot.png."""
+    started = time.perf_counter()
+    results = ablate(root, read_grid(grid), output / "runs", workers)
+    write_report(results, output)
+    print((output / "table.md").read_text())
+    print(f"{len(results)} runs, {(time.perf_counter() - started) / 60:.0f} minutes: {output}")
 
 
 if __name__ == "__main__":
