@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from modeling_sen.configuration_sen import NeuronSpec, SENConfig
 from modeling_sen.neuron import Neuron
-from modeling_sen.neuron_loading import config_for, tower_class_of, tower_location
+from modeling_sen.neuron_resolution import config_for, tower_class_of, tower_location
 from modeling_sen.processing_sen import SENProcessor
 
 _FRAMES = np.zeros((16, 256, 256, 3), dtype=np.uint8)

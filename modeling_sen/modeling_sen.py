@@ -27,11 +27,15 @@ from .neuron_loading import (
     TOWER_SOURCE,
     is_same_tower,
     load_neuron,
-    quiet_transformers,
-    readable_weights,
     save_neuron,
 )
-from .neuron_resolution import DEFAULT_LOGIT_SCALE, read_logit_scale, resolve_spec
+from .neuron_resolution import (
+    DEFAULT_LOGIT_SCALE,
+    quiet_transformers,
+    read_logit_scale,
+    readable_weights,
+    resolve_spec,
+)
 from .recursive_association import FusionHead, RABlock, Shift, masked_mean
 
 logger = logging.get_logger(__name__)

@@ -1,29 +1,203 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""From a hub id to a full specification: what the id leaves open is read from the checkpoint, as is its similarity scale."""
+"""From a hub id to a full specification: where its checkpoint is, which class loads it, and what its files leave to say."""
 
+import importlib.util
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
-from transformers.utils import cached_file
+import transformers
+from huggingface_hub import constants, is_offline_mode
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file, logging
 
 from .configuration_sen import NeuronSpec
-from .neuron_loading import (
-    cached_file_kwargs,
-    config_for,
-    hub_kwargs_of,
-    naming_errors,
-    readable_weights,
-    tower_class_of,
-    tower_location,
-)
 from .neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, adapter_for
+
+# Keyword arguments of `from_pretrained` that also say where configuration files are found.
+_HUB_KWARGS = ("trust_remote_code", "token", "cache_dir", "local_files_only", "force_download")
+
+
+def tower_location(spec: NeuronSpec, base: str | None, base_revision: str | None) -> tuple[str, dict[str, Any]]:
+    """Where `from_pretrained` finds a neuron: `(path or repository, {"revision":, "subfolder":})`.
+
+    Args:
+        base: folder or repository of the SEN checkpoint that names the neuron, for relative hub ids.
+        base_revision: its commit.
+
+    Raises:
+        OSError: a builtin tower that is not installed; a relative hub id without a checkpoint; a folder that is not there.
+    """
+    if spec.is_builtin:
+        folder = _sen_tiny_folder() / spec.hub_id.removeprefix("builtin:")
+        if not (folder / "config.json").is_file():
+            raise OSError(
+                f"neuron {spec.name!r}: {spec.hub_id!r} is not among the towers shipped with the package modeling-sen "
+                f"(looked in {folder}); checkpoints for use without it are saved with include_neurons=True"
+            )
+        return str(folder), {}
+    if spec.is_relative:
+        if not base:
+            raise OSError(f"neuron {spec.name!r}: {spec.hub_id!r} is relative to a checkpoint, but none was loaded")
+        subfolder = spec.hub_id.removeprefix("./").rstrip("/")
+        if Path(base).is_dir():
+            if not (Path(base) / subfolder).is_dir():
+                raise FileNotFoundError(f"neuron {spec.name!r}: the checkpoint {base} has no folder {subfolder!r}")
+            return str(Path(base) / subfolder), {}
+        return base, {"subfolder": subfolder, "revision": base_revision}
+    looks_like_a_path = spec.hub_id.startswith(("/", "~")) or spec.hub_id.count("/") > 1
+    if looks_like_a_path and not Path(spec.hub_id).is_dir():
+        raise FileNotFoundError(f"{spec.hub_id}: no such folder, from which neuron {spec.name!r} could be loaded")
+    return spec.hub_id, {"revision": spec.revision}
+
+
+def _sen_tiny_folder() -> Path:
+    folder = Path(__file__).with_name("sen_tiny")
+    if not folder.is_dir() and (package := importlib.util.find_spec("modeling_sen")) and package.origin:
+        folder = Path(package.origin).with_name("sen_tiny")  # remote code beside an installed package
+    return folder
+
+
+def tower_class_of(spec: NeuronSpec, trust_remote_code: bool) -> Any:
+    """The class that loads a neuron's tower.
+
+    Raises:
+        ValueError: no such class, or no model's.
+    """
+    try:
+        found = attrgetter(spec.class_name)(transformers)  # dotted for classes that Transformers does not export
+    except (AttributeError, ImportError):
+        found = None
+    if isinstance(found, type) and issubclass(found, PreTrainedModel):
+        return found
+    registered = getattr(AutoModel._model_mapping, "_extra_content", {})
+    for candidate in registered.values():
+        if candidate.__name__ == spec.class_name:
+            return candidate
+    if trust_remote_code:
+        return AutoModel
+    raise ValueError(
+        f"neuron {spec.name!r}: {spec.class_name!r} is neither a model of transformers {transformers.__version__} nor "
+        "registered with AutoModel.register (`sen --import FILE` runs what does); remote code needs "
+        "neuron_kwargs={...: {'trust_remote_code': True}}"
+    )
+
+
+def config_for(tower_class: Any, config: PreTrainedConfig) -> PreTrainedConfig:
+    """The part of a checkpoint's config that the tower's class wants (CLIP: vision_config).
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    wanted = getattr(tower_class, "config_class", None)
+    if wanted is None or isinstance(config, wanted):
+        return _with_timm_classes(config)
+    parts = _parts(config, wanted)
+    if len(parts) != 1:
+        found = f"{len(parts)} of them" if parts else f"a {type(config).__name__}"
+        raise ValueError(f"{tower_class.__name__} needs a {wanted.__name__}, but config.json has {found}")
+    if hasattr(config, "quantization_config"):
+        parts[0].quantization_config = config.quantization_config  # how the weights are to be read
+    if hasattr(parts[0], "projection_dim") and hasattr(config, "projection_dim"):
+        parts[0].projection_dim = config.projection_dim  # the whole model's rules; older parts carry a default
+    return _with_timm_classes(parts[0])
+
+
+def _with_timm_classes(config: Any) -> Any:
+    """Where timm's wrapper stands inside (PE's video tower), Transformers 5.23 does not read how many classes it has."""
+    vision: Any = getattr(config, "vision_config", None)
+    if getattr(vision, "model_type", None) == "timm_wrapper" and hasattr(vision, "num_classes"):
+        vision.num_labels = vision.num_classes
+    return config
+
+
+def _parts(config: PreTrainedConfig, wanted: type) -> list[PreTrainedConfig]:
+    """A configuration's parts of one class; of their parts, where it has none itself (PE audio-video)."""
+    inner = [part for part in vars(config).values() if isinstance(part, PreTrainedConfig)]
+    found = [part for part in inner if isinstance(part, wanted)]
+    return found or [part for outer in inner for part in _parts(outer, wanted)]
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without load reports and progress bars: cutting a tower out leaves the rest unused, and what is missing raises."""
+    verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def readable_weights(where: str) -> Iterator[None]:
+    """Turns what safetensors says of a damaged file into an OSError that names it."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{where}: damaged safetensors file ({error}); save or download it again") from error
+
+
+@contextmanager
+def naming_errors(what: str) -> Iterator[None]:
+    """Puts what was loaded in front of what Transformers says went wrong."""
+    try:
+        yield
+    except UnpicklingError as error:
+        raise OSError(f"{what}: its weights file holds more than tensors, and is not read") from error
+    except (OSError, ImportError, ValueError, RuntimeError, AssertionError) as error:  # the last: no such device
+        if problem := _hub_problem(error):
+            raise OSError(f"{what}: {problem}") from error
+        kind = next((kind for kind in (OSError, ImportError, ValueError) if isinstance(error, kind)), RuntimeError)
+        extra = " (or: pip install modeling-sen[pe])" if kind is ImportError and "timm" in str(error) else ""
+        raise kind(f"{what}: {str(error).strip()}{extra}") from error
+
+
+_LOGIN = "log in with `hf auth login`, or pass neuron_kwargs={NAME: {'token': ...}}"
+
+
+def _hub_problem(error: BaseException | None) -> str | None:
+    """What the Hub refused and what helps, where that is what went wrong."""
+    while error is not None:
+        if isinstance(error, GatedRepoError):  # before what it is a kind of
+            return f"the repository is gated; accept its terms on its page at {constants.ENDPOINT}, and {_LOGIN}"
+        if isinstance(error, RevisionNotFoundError):
+            return "the repository has no such branch, tag or commit"
+        if isinstance(error, RepositoryNotFoundError):
+            return f"no such repository at {constants.ENDPOINT}, or a private one; for that, {_LOGIN}"
+        if isinstance(error, LocalEntryNotFoundError):
+            silent = f"nothing answers at {constants.ENDPOINT}"
+            return f"not in the cache, and {'offline mode (HF_HUB_OFFLINE=1) is on' if is_offline_mode() else silent}"
+        error = error.__cause__
+    return None
+
+
+def hub_kwargs_of(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the arguments for a neuron those that also say where its configuration is found."""
+    # Said in any case: left open, Transformers would ask on the terminal whether to run a neuron's code.
+    return {"trust_remote_code": False, **{key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}}
+
+
+def cached_file_kwargs(hub_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Of these what `cached_file` takes."""
+    return {key: value for key, value in hub_kwargs.items() if key not in ("trust_remote_code", "force_download")}
 
 
 def resolve_spec(
@@ -154,4 +328,16 @@ def read_logit_scale(spec: NeuronSpec, base: str | None, base_revision: str | No
     return None
 
 
-__all__ = ["DEFAULT_LOGIT_SCALE", "read_logit_scale", "resolve_spec"]
+__all__ = [
+    "DEFAULT_LOGIT_SCALE",
+    "cached_file_kwargs",
+    "config_for",
+    "hub_kwargs_of",
+    "naming_errors",
+    "quiet_transformers",
+    "read_logit_scale",
+    "readable_weights",
+    "resolve_spec",
+    "tower_class_of",
+    "tower_location",
+]

@@ -33,7 +33,7 @@ from .configuration_sen import NeuronSpec, SENConfig
 from .depth_estimation import DepthEstimator
 from .frame_transform import FrameTransform, hub_settings
 from .media_source import open_media_source
-from .neuron_loading import tower_location
+from .neuron_resolution import tower_location
 from .video_io import FrameRequest, VideoFrames, read_video
 
 logger = logging.get_logger(__name__)
