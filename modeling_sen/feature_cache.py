@@ -314,7 +314,7 @@ def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
     total = 0
     for name in sorted(tensors):
-        total = zlib.crc32(memoryview(tensors[name].view(torch.uint8).numpy()), total)
+        total = zlib.crc32(tensors[name].view(torch.uint8).numpy().data, total)
     return f"{total:08x}"
 
 

@@ -1,0 +1,259 @@
+"""Clips to train or evaluate on, each with a text or a label: from the Hub, a folder, a table, or the generated world.
+
+Opening reads names, texts and labels only; a clip is decoded when the processor looks at it.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+VIDEO_SUFFIXES = frozenset(
+    (".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
+)
+TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
+# Names that columns usually have, in the order in which they are looked for.
+VIDEO_COLUMNS = ("video", "path", "file_name", "video_path")
+TARGET_COLUMNS = {"text": ("text", "caption", "sentence"), "label": ("label", "class", "category")}
+# Of the world: the whole clip in words, and the object that sounds, or the only one.
+WORLD_COLUMNS = {"text": ("caption", "attribute_caption"), "label": ("description", "colour", "shape", "motion")}
+WORLD_CLIPS = 1000
+
+
+@dataclass(frozen=True)
+class LabelledClips:
+    """A data set of clips.
+
+    Attributes:
+        source: what errors call it.
+        targets: text or label of each clip.
+        keys: what identifies each clip, e.g. for a cache: a changed file is another clip.
+        read: row -> the clip as [`SENProcessor`] takes it.
+    """
+
+    source: str
+    targets: Sequence[str]
+    keys: Sequence[str]
+    read: Callable[[int], Any]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def open_clips(
+    source: str,
+    target: str,
+    split: str = "train",
+    video_column: str | None = None,
+    target_column: str | None = None,
+) -> LabelledClips:
+    """Opens a data set.
+
+    Args:
+        source: a folder (videos in a folder for each class, a `metadata.jsonl`, `.csv` or `.parquet` beside them, or a data
+            set saved by `datasets`), a table (csv, jsonl or parquet; paths relative to it), the generated world
+            (`world:SPLIT?num=1000&num_objects=1&seed=0&hops=2&size=64`), or a data set's id on the Hub.
+        target: "text" or "label".
+        split: of a Hub data set; of a folder the sub-folder of this name, where there is one.
+        video_column, target_column: by default the first of the usual names.
+
+    Raises:
+        FileNotFoundError: no such source, or a file that it names does not exist.
+        ValueError: no such column, a cell that is empty or no text, or no rows; naming file, row and column.
+        ImportError: a data set of `datasets` or a parquet file without the extra `train`.
+    """
+    if target not in TARGET_COLUMNS:
+        raise ValueError(f"target is {target!r}, expected 'text' or 'label'")
+    if source.startswith("world:"):
+        return _open_world(source, target, target_column)
+    path = Path(source)
+    if path.is_file():
+        return _open_table(path, target, video_column, target_column)
+    if path.is_dir():
+        if _is_saved_dataset(path):
+            return _open_dataset(source, target, split, video_column, target_column, saved=True)
+        folder = path / split if (path / split).is_dir() else path
+        for name in (f"metadata{suffix}" for suffix in TABLE_SUFFIXES):
+            if (folder / name).exists():
+                return _open_table(folder / name, target, video_column, target_column)
+        return _open_class_folders(folder)
+    if path.suffix in TABLE_SUFFIXES or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise FileNotFoundError(f"{source}: no such file or folder")
+    return _open_dataset(source, target, split, video_column, target_column, saved=False)
+
+
+def _open_table(path: Path, target: str, video_column: str | None, target_column: str | None) -> LabelledClips:
+    columns = _read_table(path)
+    if not any(columns.values()):
+        raise ValueError(f"{path}: expected at least one row, found none")
+    name = _column_name(path, columns, VIDEO_COLUMNS, video_column, "video")
+    target_name = _column_name(path, columns, TARGET_COLUMNS[target], target_column, target)
+    files, keys = [], []
+    for row, video in enumerate(columns[name]):
+        if not isinstance(video, str) or not video:
+            raise ValueError(f"{path}, row {row}, column {name!r}: expected a path, found {video!r}")
+        if video.startswith(("http://", "https://")):
+            files.append(video)
+            keys.append(video)
+            continue
+        file = path.parent / video
+        if not file.is_file():
+            raise FileNotFoundError(f"{path}, row {row}, column {name!r}: no such file {file}")
+        files.append(str(file))
+        keys.append(_file_key(file))
+    return LabelledClips(str(path), _checked_targets(path, target_name, columns[target_name]), keys, files.__getitem__)
+
+
+def _read_table(path: Path) -> dict[str, list[Any]]:
+    """Column -> cells."""
+    if path.suffix == ".parquet":
+        try:
+            from pyarrow import ArrowInvalid, parquet
+        except ImportError as error:
+            raise ImportError("parquet files need the extra `train`: pip install 'modeling-sen[train]'") from error
+        try:
+            return parquet.read_table(path).to_pydict()
+        except ArrowInvalid as error:
+            raise ValueError(f"{path}: expected a parquet file ({error})") from error
+    if path.suffix not in TABLE_SUFFIXES:
+        raise ValueError(f"{path}: expected a table that ends in {', '.join(TABLE_SUFFIXES)}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".csv":
+            reader = csv.DictReader(text.splitlines())
+            rows: list[Mapping[str, Any]] = list(reader)
+            names = list(reader.fieldnames or ())
+        else:
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            names = list(dict.fromkeys(name for row in rows for name in row))
+    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, TypeError) as error:
+        raise ValueError(f"{path}: expected {path.suffix} rows in UTF-8 ({error})") from error
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _open_class_folders(folder: Path) -> LabelledClips:
+    files = sorted(
+        file
+        for place in folder.iterdir()
+        if place.is_dir()
+        for file in place.rglob("*")
+        if file.suffix.lower() in VIDEO_SUFFIXES
+    )
+    if not files:
+        raise ValueError(
+            f"{folder}: expected videos in a folder for each class, or metadata.jsonl, metadata.csv or metadata.parquet; "
+            "found neither"
+        )
+    labels = [file.relative_to(folder).parts[0] for file in files]
+    return LabelledClips(str(folder), labels, [_file_key(file) for file in files], lambda row: str(files[row]))
+
+
+def _file_key(file: Path) -> str:
+    status = file.stat()
+    return f"{file.resolve()}:{status.st_mtime_ns}:{status.st_size}"
+
+
+def _open_dataset(
+    source: str, target: str, split: str, video_column: str | None, target_column: str | None, saved: bool
+) -> LabelledClips:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError("data sets need the extra `train`: pip install 'modeling-sen[train]'") from error
+    try:
+        data: Any = datasets.load_from_disk(source) if saved else datasets.load_dataset(source, split=split)
+    except (ConnectionError, FileNotFoundError) as error:  # the library's own say neither what nor why in one line
+        raise FileNotFoundError(f"{source}: no such folder, table or data set on the Hub ({error})") from error
+    except ValueError as error:  # e.g. no such split
+        raise ValueError(f"{source}: {error}") from error
+    if isinstance(data, datasets.DatasetDict):
+        if split not in data:
+            raise ValueError(f"{source}: no split {split!r}, only {', '.join(data)}")
+        data = data[split]
+    if not len(data):
+        raise ValueError(f"{source}: expected at least one row, found none")
+    video_name = _column_name(source, data.column_names, VIDEO_COLUMNS, video_column, "video")
+    target_name = _column_name(source, data.column_names, TARGET_COLUMNS[target], target_column, target)
+    keys = [f"{source}:{data._fingerprint}:{row}" for row in range(len(data))]
+    feature = data.features[target_name]
+    targets = data[target_name][:]
+    if isinstance(feature, datasets.ClassLabel):
+        targets = [None if value is None else feature.int2str(value) for value in targets]
+    if isinstance(data.features[video_name], datasets.Video):
+        data = data.cast_column(
+            video_name, datasets.Video(decode=False)
+        )  # the processor decodes, and only what it samples
+    videos = data.select_columns([video_name])
+    return LabelledClips(
+        source, _checked_targets(source, target_name, targets), keys, lambda row: {"video": videos[row][video_name]}
+    )
+
+
+def _is_saved_dataset(folder: Path) -> bool:
+    return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
+
+
+def _open_world(source: str, target: str, target_column: str | None) -> LabelledClips:
+    from modeling_sen.world.dataset import WorldClips
+    from modeling_sen.world.truth import attribute_caption, caption
+    from modeling_sen.world.vocabulary import MOTIONS, describe
+    from modeling_sen.world.write import parse_objects
+
+    split, _, query = source.removeprefix("world:").partition("?")
+    options: dict[str, Any] = dict(parse_qsl(query))
+    numbers = ("num", "seed", "hops", "size", "num_frames")
+    if unknown := set(options) - {*numbers, "num_objects"}:
+        raise ValueError(f"{source}: unknown {sorted(unknown)}, expected some of {', '.join(numbers)}, num_objects")
+    for name in numbers:
+        if name in options:
+            if not options[name].isdecimal():
+                raise ValueError(f"{source}: {name} is {options[name]!r}, expected a number")
+            options[name] = int(options[name])
+    options["num_objects"] = parse_objects(options.get("num_objects"))
+    clips = WorldClips(split, options.pop("num", WORLD_CLIPS), options.pop("seed", 0), **options)
+    column = target_column or WORLD_COLUMNS[target][0]
+    if column not in (known := [*WORLD_COLUMNS["text"], *WORLD_COLUMNS["label"]]):
+        raise ValueError(f"{source}: no column {column!r}, only {', '.join(known)}")
+
+    def target_of(row: int) -> str:
+        scene = clips.scene(row)
+        if column in WORLD_COLUMNS["text"]:
+            return caption(scene) if column == "caption" else attribute_caption(scene)
+        sprite = scene.sounding_sprite or scene.sprites[0]
+        if scene.sounding_sprite is None and len(scene.sprites) > 1:
+            raise ValueError(
+                f"{source}, clip {row}: {column!r} is of the only object or the one that sounds, found {len(scene.sprites)} "
+                "silent ones; add num_objects=1 or hops=2"
+            )
+        described = {"description": describe(sprite), "motion": MOTIONS[sprite.motion]}
+        return described.get(column) or getattr(sprite, column)
+
+    def read(row: int) -> dict[str, Any]:
+        sample = clips[row]
+        return {
+            "video": sample["frames"],
+            "times": sample["times"],
+            "audio": {"array": sample["audio"], "sampling_rate": sample["sampling_rate"]},
+        }
+
+    keys = [f"{source}:{row}" for row in range(len(clips))]
+    return LabelledClips(source, [target_of(row) for row in range(len(clips))], keys, read)
+
+
+def _column_name(source: Any, columns: Iterable[str], usual: Sequence[str], asked: str | None, what: str) -> str:
+    """The column asked for, or the first that has one of the usual names."""
+    for name in usual if asked is None else (asked,):
+        if name in columns:
+            return name
+    expected = repr(asked) if asked is not None else f"of the {what} ({', '.join(usual)})"
+    raise ValueError(f"{source}: no column {expected}, only {', '.join(columns) or 'none at all'}")
+
+
+def _checked_targets(source: Any, name: str, targets: Sequence[Any]) -> list[str]:
+    for row, value in enumerate(targets):
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{source}, row {row}, column {name!r}: expected text, found {value!r}")
+    return [value.strip() for value in targets]
