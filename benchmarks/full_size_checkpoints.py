@@ -251,9 +251,14 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
 }
 
 
+def local_name(hub_id: str) -> str:
+    """The folder's name of a repository."""
+    return hub_id.replace("/", "--")
+
+
 def save_configuration(hub_id: str, folder: Path) -> Path:
     """Writes all but the weights to `folder/OWNER--NAME`; returns that."""
-    checkpoint, target = CHECKPOINTS[hub_id], folder / hub_id.replace("/", "--")
+    checkpoint, target = CHECKPOINTS[hub_id], folder / local_name(hub_id)
     _configuration(checkpoint).save_pretrained(target)
     for name, settings in (
         ("preprocessor_config.json", checkpoint.preprocessor),

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from full_size_checkpoints import save_checkpoint, save_configuration
+from full_size_checkpoints import local_name, save_checkpoint, save_configuration
 
 from modeling_sen import PRESETS, SENConfig, SENModel, SENProcessor
 from modeling_sen.cost import neuron_cost
@@ -32,7 +32,7 @@ def local_config(preset: str, folder: Path) -> SENConfig:
     """The preset's configuration with its towers in `folder`, as `save_configuration` names them."""
     config = SENConfig.from_preset(preset)
     for spec in [*config.neurons, config.text_tower]:
-        spec["hub_id"] = str(folder / spec["hub_id"].replace("/", "--"))
+        spec["hub_id"] = str(folder / local_name(spec["hub_id"]))
     return config
 
 
