@@ -93,14 +93,20 @@ def read_grid(path: Path) -> list[AblationRun]:
     """The runs of a YAML grid: `defaults`, and `runs`, each a mapping in which a list under `grid` stands for all its values.
 
     Raises:
-        ValueError: an unknown field or value, naming the entry.
+        ValueError: no YAML of this form; an unknown field or value, naming the entry.
     """
     import yaml
 
-    content = yaml.safe_load(path.read_text())
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: no YAML ({' '.join(str(error).split())})") from error
+    entries = content.get("runs") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{path}: expected a mapping with `runs`, a list of mappings")
     known = {each.name for each in fields(AblationRun)}
     runs = []
-    for number, entry in enumerate(content["runs"]):
+    for number, entry in enumerate(entries):
         axes = entry.pop("grid", {})
         for values in itertools.product(*axes.values()):
             settings = _merged(_merged(content.get("defaults", {}), entry), {})

@@ -1,6 +1,7 @@
 """The ablation runner: grids, runs on cached trunks, results that are kept, tables; on a few clips and untrained towers."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -146,6 +147,19 @@ def test_a_grid_is_the_product_of_its_lists(tmp_path):
     ]
     assert all(run.steps == 10 and run.towers == "local" for run in runs)
     assert runs[0].config["num_prompt_tokens"] == 2
+
+
+@pytest.mark.parametrize("content", ["runs: 3", "runs: [3]", "- model: sen", "a: [", ""])
+def test_what_is_no_grid_is_named(tmp_path, content):
+    (tmp_path / "grid.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"grid\.yaml: (no YAML|expected a mapping with `runs`)"):
+        read_grid(tmp_path / "grid.yaml")
+
+
+def test_the_study_of_association_is_a_grid():
+    runs = read_grid(Path(__file__).parents[1] / "benchmarks" / "association.yaml")
+    assert len({run.digest for run in runs}) == len(runs) > 200
+    assert {run.towers for run in runs} == {"global", "local"}
 
 
 @pytest.mark.parametrize(
