@@ -11,11 +11,13 @@ from importlib.util import module_from_spec, spec_from_file_location
 
 # verb -> (module:function, help)
 VERBS = {
+    "ablate": ("modeling_sen.ablation:main", "Train and compare a grid of ways to read frozen encoders."),
     "classify": ("modeling_sen.classify:classify", "Score free-text labels for videos."),
     "encode": ("modeling_sen.encoding:encode", "Embed videos into a parquet or npz file."),
     "info": ("modeling_sen.info:info", "Neurons, parameters and cost of a checkpoint or preset."),
     "neurons": ("modeling_sen.info:neurons", "Encoder types that can be neurons."),
     "presets": ("modeling_sen.info:presets", "Sets of neurons that go well together."),
+    "train": ("modeling_sen.train_sen:run", "Train a SEN on clips with labels or texts."),
     "world": ("modeling_sen.world.write:world", "Write generated clips of which everything is known."),
 }
 

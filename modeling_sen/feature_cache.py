@@ -141,7 +141,7 @@ class FeatureCache:
                     stored[name][f"input_{key}"] = value.bool() if key == "attention_mask" else value
         return {name: {key: value.cpu() for key, value in tensors.items()} for name, tensors in stored.items()}
 
-    def trunks(self, rows: Sequence[int]) -> dict[str, NeuronTrunk]:
+    def trunks(self, rows: Sequence[int] | np.ndarray) -> dict[str, NeuronTrunk]:
         """What `SENModel.forward(trunks=...)` takes, for some clips; a neuron that none of them has inputs for is left out.
 
         Raises:
@@ -150,7 +150,7 @@ class FeatureCache:
         found = {name: self._gather(name, np.asarray(rows)) for name in self.folders}
         return {name: self._trunk(name, stored) for name, stored in found.items() if "pooled" in stored}
 
-    def neuron_mask(self, rows: Sequence[int]) -> Tensor:
+    def neuron_mask(self, rows: Sequence[int] | np.ndarray) -> Tensor:
         """(rows, neurons) bool: which neurons each clip has inputs for, as `SENModel.forward(neuron_mask=...)` takes it.
 
         Raises:

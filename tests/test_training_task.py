@@ -1,0 +1,132 @@
+"""What a SEN is trained on: losses and measures of recognition and retrieval."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("accelerate")
+
+from modeling_sen import SENModel, SENProcessor
+from modeling_sen.losses import contrastive_loss, gramian_loss, sigmoid_loss
+from modeling_sen.training_batches import ClipInputs
+from modeling_sen.training_data import LabelledClips
+from modeling_sen.training_task import Recognition, Retrieval
+
+LABELS = ["cat", "dog", "cat", "hen", "dog", "hen"]
+
+
+@pytest.fixture(scope="module")
+def sen(sen_folder):
+    return SENModel.from_pretrained(sen_folder), SENProcessor.from_pretrained(sen_folder)
+
+
+def make_inputs(processor, targets):
+    frames = np.random.default_rng(0).integers(0, 255, (len(targets), 4, 24, 24, 3), dtype=np.uint8)
+    clips = LabelledClips(
+        "clips", targets, [f"{row}" for row in range(len(targets))], lambda row: {"video": frames[row]}
+    )
+    return ClipInputs(clips, processor)
+
+
+def test_recognition_is_the_models_own_loss_over_all_labels(sen):
+    model, processor = sen
+    inputs = make_inputs(processor, LABELS)
+    task = Recognition(model, processor, inputs, inputs, ["a video of {}", "a {}"])
+    batch = inputs.batch([0, 1, 3, 4])
+    results = task(batch)
+    templates = [[f"a video of {label}", f"a {label}"] for label in ("cat", "dog", "hen")]
+    embeds = []
+    for texts in templates:
+        tokens = processor.tokenize(texts)
+        found = model.get_text_features(tokens["text_input_ids"], tokens["text_attention_mask"]).pooler_output
+        embeds.append(torch.nn.functional.normalize(found.mean(0), dim=0))
+    given = {name: value for name, value in batch.items() if name != "rows"}
+    expected = model(**given, text_embeds=torch.stack(embeds), labels=torch.tensor([0, 1, 2, 1]))
+    torch.testing.assert_close(results["loss"], expected.loss, atol=1e-4, rtol=1e-4)
+    right = (expected.logits_per_video.argmax(1) == torch.tensor([0, 1, 2, 1])).float().mean()
+    assert results["train_top1"] == right
+
+
+def test_recognition_is_measured_on_every_clip(sen):
+    model, processor = sen
+    inputs = make_inputs(processor, LABELS)
+    task = Recognition(model, processor, inputs, inputs, ["{}"])
+    with torch.no_grad():
+        found = task(inputs.batch(range(6)))["train_top1"].item()
+    assert task.evaluate() == {"top1": pytest.approx(found)}  # three labels: no top five
+
+
+def test_labels_of_validation_are_labels_too(sen, caplog):
+    model, processor = sen
+    inputs = make_inputs(processor, LABELS)
+    task = Recognition(model, processor, inputs, make_inputs(processor, ["cat", "cow"]), ["{}"])
+    assert task.labels == ["cat", "cow", "dog", "hen"]
+    assert "no clip to train on has the labels cow" in caplog.text
+    with pytest.raises(ValueError, match=r"at least two labels, found \['cat'\]"):
+        Recognition(model, processor, make_inputs(processor, ["cat", "cat"]), None, ["{}"])
+
+
+TEXTS = ["a cat sits", "a dog runs", "two hens", "a cow far away"]
+
+
+def with_text(model, processor, batch, loss):
+    """The task's loss, written out."""
+    tokens = processor.tokenize([TEXTS[row] for row in batch["rows"].tolist()])
+    texts = model.get_text_features(tokens["text_input_ids"], tokens["text_attention_mask"]).pooler_output
+    given = {name: value for name, value in batch.items() if name != "rows"}
+    output, scale = model(**given, output_all_rounds=True), model.logit_scale.exp()
+    paired = {
+        "contrastive": lambda embeds: contrastive_loss(embeds, texts, scale),
+        "sigmoid": lambda embeds: sigmoid_loss(embeds, texts, scale, torch.tensor(-10.0)),
+        "gram": lambda embeds: contrastive_loss(embeds, texts, scale),
+    }[loss]
+    first = paired(output.fused_embeds)
+    if loss == "gram":
+        first = gramian_loss(texts, [output.fused_embeds, output.all_rounds[-1].neuron_embeds["image"]], scale)
+    rounds = output.association_embeds.unbind(1)
+    return first + model.config.association_loss * sum(map(paired, rounds)) / len(rounds)
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "sigmoid", "gram"])
+def test_retrieval_trains_the_fused_embedding_and_every_round(sen, loss):
+    model, processor = sen
+    inputs = make_inputs(processor, TEXTS)
+    task = Retrieval(model, processor, inputs, inputs, loss)
+    batch = inputs.batch([2, 0, 3])
+    results = task(batch)
+    torch.testing.assert_close(results["loss"], with_text(model, processor, batch, loss), atol=1e-4, rtol=1e-4)
+    model.zero_grad()
+    results["loss"].backward()
+    trained = {name for name, p in task.named_parameters() if p.requires_grad and p.grad is not None and p.grad.any()}
+    assert {"model.gate", "model.logit_scale"} <= trained
+    assert any(name.startswith("model.blocks.0.") for name in trained)
+    assert ("logit_bias" in trained) == (loss == "sigmoid")
+
+
+def test_retrieval_is_measured_both_ways_and_a_text_may_occur_twice(sen):
+    model, processor = sen
+    texts = [*TEXTS, TEXTS[1]]
+    inputs = make_inputs(processor, texts)
+    task = Retrieval(model, processor, inputs, inputs)
+    found = task.evaluate()
+    given = inputs.batch(range(5))
+    del given["rows"]
+    with torch.no_grad():
+        fused = model(**given).fused_embeds
+        tokens = processor.tokenize(texts)
+        embeds = model.get_text_features(tokens["text_input_ids"], tokens["text_attention_mask"]).pooler_output
+    for name, scores in (("text_to_video", embeds @ fused.T), ("video_to_text", fused @ embeds.T)):
+        hits = [texts[int(scores[row].argmax())] == texts[row] for row in range(5)]
+        assert found[f"{name}_at_1"] == pytest.approx(np.mean(hits))
+        assert found[f"{name}_at_5"] == 1.0
+    assert found["recall_at_1"] == pytest.approx((found["text_to_video_at_1"] + found["video_to_text_at_1"]) / 2)
+
+
+def test_the_gramian_loss_needs_an_aligned_neuron(towers, make_sen):
+    model = make_sen(neurons=[towers["videomae"]])
+    processor = SENProcessor(model.config)
+    inputs = make_inputs(processor, TEXTS)
+    with pytest.raises(ValueError, match="'gram' needs three vectors a clip"):
+        Retrieval(model, processor, inputs, None, "gram")
+    with pytest.raises(ValueError, match="loss is 'hinge'"):
+        Retrieval(model, processor, inputs, None, "hinge")
