@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -193,3 +195,15 @@ def test_the_command_trains_and_says_where_the_checkpoint_is(sen_folder, tmp_pat
         sen_cli.main()
     assert stop.value.code == 2
     assert capsys.readouterr().err == "sen train: none.csv: no such file or folder\n"
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(1500)])])
+def test_killed_at_any_moment_it_goes_on_bit_for_bit(sen_folder, tmp_path, kills):
+    """SIGKILL while caching, training and saving; no file with its final name is ever half written."""
+    command = [sys.executable, str(Path(__file__).with_name("killed_training.py")), str(sen_folder), str(tmp_path)]
+    done = subprocess.run([*command, str(kills)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert len(seen["killed_while"]) == kills
+    assert seen["compared"] >= 1
+    assert kills < 20 or {"caching", "training"} <= set(seen["killed_while"])

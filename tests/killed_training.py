@@ -1,0 +1,113 @@
+"""Run by test_train_sen: `killed_training.py SEN FOLDER KILLS`: a run with a cache is killed again and again.
+
+After each kill every file that has its final name is whole, and a run that went on after kills is, in the end, the run that
+was never interrupted: the same weights and the same log, bit for bit.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from modeling_sen import SENModel, training_batches
+from modeling_sen.feature_cache import _is_whole
+from modeling_sen.train_sen import TrainSettings, train_sen
+
+sen, folder, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+training_batches.SHARD_CLIPS = 4
+torch.set_num_threads(1)
+
+
+def settings(name: str) -> TrainSettings:
+    world = "?num_objects=1&size=32&num_frames=8"
+    return TrainSettings(
+        output=str(folder / name),
+        train=f"world:train{world}&num=16",
+        validation=f"world:validation{world}&num=8",
+        task="retrieval",
+        model=sen,
+        steps=8,
+        batch_size=4,
+        log_every=1,
+        evaluate_every=3,
+        checkpoint_every=2,
+        cache=str(folder / f"{name}-cache"),
+    )
+
+
+def start(name: str) -> int:
+    """Trains in a child."""
+    child = os.fork()
+    if child == 0:
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        try:
+            train_sen(settings(name))
+        finally:
+            os._exit(sys.exc_info()[0] is not None)
+    return child
+
+
+def check_files(name: str) -> str:
+    """Reads what there is, and says how far the run was; raises where something is not whole."""
+    run, cache = folder / name, folder / f"{name}-cache"
+    shards = list(cache.glob("*/*.safetensors"))
+    assert all(_is_whole(shard) for shard in shards)
+    for checkpoint in run.glob("checkpoint-*"):
+        load_file(checkpoint / "model.safetensors")
+        torch.load(checkpoint / "state.pt", weights_only=True)
+    for saved in ("best", "last"):
+        if (run / saved).exists():
+            SENModel.from_pretrained(run / saved)
+    if any(run.glob("checkpoint-*")):
+        return "training"
+    return "caching" if shards else "starting"
+
+
+def result(name: str) -> tuple[dict, list]:
+    weights = {
+        f"{saved}/{key}": tensor
+        for saved in ("best", "last")
+        for key, tensor in load_file(folder / name / saved / "model.safetensors").items()
+    }
+    lines = [json.loads(line) for line in (folder / name / "log.jsonl").read_text().splitlines()]
+    return weights, [{key: value for key, value in line.items() if key != "clips_per_second"} for line in lines]
+
+
+def same_as_whole(name: str) -> bool:
+    (weights, log), (expected, expected_log) = result(name), result("whole")
+    assert weights.keys() == expected.keys()
+    different = [key for key, tensor in weights.items() if not torch.equal(tensor, expected[key])]
+    assert not different, different
+    assert log == expected_log, (log, expected_log)
+    return True
+
+
+began = time.perf_counter()
+os.waitpid(start("whole"), 0)
+span = time.perf_counter() - began
+moments, killed_while, compared = random.Random(0), [], 0
+while len(killed_while) < kills:
+    child = start("parts")
+    time.sleep(moments.uniform(0, span))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        killed_while.append(check_files("parts"))
+    elif same_as_whole("parts"):
+        compared += 1
+        shutil.rmtree(folder / "parts")
+        if compared % 2:  # the next run finds its cache, or builds it anew
+            shutil.rmtree(folder / "parts-cache")
+_, status = os.waitpid(start("parts"), 0)
+assert status == 0, "the last run did not finish"
+compared += same_as_whole("parts")
+print(json.dumps({"killed_while": killed_while, "compared": compared, "seconds_of_a_run": round(span, 1)}))
