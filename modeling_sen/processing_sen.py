@@ -264,6 +264,19 @@ class SENProcessor(ProcessorMixin):
             spec, lambda location, where: FrameTransform.from_settings(hub_settings(location, where), spec)
         )
 
+    def frame_size(self, neuron: str) -> tuple[int, int]:
+        """(height, width) of the pixel values that a neuron of images or video is given.
+
+        Raises:
+            KeyError: no such neuron.
+            ValueError: its frames are not brought to one size.
+        """
+        transform = self._transform({spec.name: spec for spec in self._specs if spec.takes_frames}[neuron])
+        size = transform.crop or transform.size
+        if size is None or isinstance(size, int):
+            raise ValueError(f"neuron {neuron!r}: its frames are not brought to one height and width")
+        return size
+
     def _extractor(self, spec: NeuronSpec) -> Any:
         return self._part(spec, lambda location, where: AutoFeatureExtractor.from_pretrained(location, **where))
 

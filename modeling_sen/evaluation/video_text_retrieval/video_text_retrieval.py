@@ -7,7 +7,7 @@ import evaluate
 
 from modeling_sen.evaluation.recognition_metrics import retrieval_metrics
 
-_DESCRIPTION = """How well videos are found by their texts and texts by their videos: recall at 1, 5 and 10, median rank (MdR),
+_DESCRIPTION = """How well videos are found by their texts, texts by their videos: recall at 1, 5, 10, median rank (MdR),
 mean rank (MnR); ties count as the mean over their orders."""
 
 _KWARGS_DESCRIPTION = """
