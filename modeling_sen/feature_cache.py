@@ -87,21 +87,20 @@ class FeatureCache:
         self,
         inputs_of: Callable[[Sequence[int]], Mapping[str, Tensor]],
         batch_size: int = 32,
-        process: int = 0,
-        num_processes: int = 1,
+        shards: Sequence[int] | None = None,
     ) -> None:
-        """Writes the shards that are missing. Interrupted, it goes on with the shard it was at.
+        """Writes shards. Interrupted, it goes on with the shard it was at.
 
         Args:
             inputs_of: the model's inputs for some rows, as `SENProcessor` makes them.
-            process, num_processes: which of the shards are this process's to write, where several share the work.
+            shards: which to write, where several processes share the work; by default all that are missing.
 
         Raises:
             ValueError: sounds of different lengths for a tower that takes no attention mask.
         """
-        missing = self.missing_shards()[process::num_processes]
+        missing = self.missing_shards() if shards is None else shards
         total = sum(len(self.shard_rows(number)) for number in missing)
-        with tqdm(total=total, desc="caching trunks", unit="clip", disable=not missing or process > 0) as progress:
+        with tqdm(total=total, desc="caching trunks", unit="clip", disable=not missing) as progress:
             for number in missing:
                 parts: dict[str, list[dict[str, Tensor]]] = {name: [] for name in self.folders}
                 rows = self.shard_rows(number)

@@ -108,7 +108,7 @@ def train_sen(settings: TrainSettings) -> Path:
         from accelerate import PartialState
     except ImportError as error:
         raise ImportError("training needs the extra `train`: pip install 'modeling-sen[train]'") from error
-    state, output = PartialState(), Path(settings.output)
+    state, output = PartialState(cpu=not torch.accelerator.is_available()), Path(settings.output)
     data = {"train": _open(settings, settings.train, settings.train_split)}
     if settings.validation is not None:
         data["validation"] = _open(settings, settings.validation, settings.validation_split)
@@ -122,11 +122,7 @@ def train_sen(settings: TrainSettings) -> Path:
     inputs = {name: ClipInputs(clips, processor, unreadable) for name, clips in data.items()}
     if settings.cache is not None:
         for each in inputs.values():
-            dtype = CACHE_TYPES[settings.cache_dtype]
-            each.use_cache(model, settings.cache, dtype, state.process_index, state.num_processes)
-        state.wait_for_everyone()
-        for each in inputs.values():
-            each.open_cache()
+            each.use_cache(model, settings.cache, CACHE_TYPES[settings.cache_dtype])
     module: Recognition | Retrieval
     if settings.task == "recognition":
         module = Recognition(model, processor, inputs["train"], inputs.get("validation"), settings.templates)

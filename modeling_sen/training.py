@@ -144,8 +144,13 @@ def train(
         torch.set_num_threads(settings.threads)
     output = Path(settings.output)
     # A neuron that no clip of a batch has inputs for leaves its weights without gradients.
-    parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-    accelerator = Accelerator(log_with=list(trackers) or None, project_dir=output, kwargs_handlers=[parallel])
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # without saying so, processes on CPUs would not know of each other
+        log_with=list(trackers) or None,
+        project_dir=output,
+        kwargs_handlers=[parallel],
+    )
     if len(accelerator.log_with) < len(trackers):
         found = [str(each) for each in accelerator.log_with]
         raise ValueError(f"trackers: of {list(trackers)} only {found} are installed")

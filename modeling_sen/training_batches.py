@@ -58,16 +58,17 @@ class ClipInputs:
         rows = batch["rows"].cpu().numpy()
         return model(trunks=self.cache.trunks(rows), neuron_mask=self.cache.neuron_mask(rows), **asked)
 
-    def use_cache(
-        self,
-        model: SENModel,
-        folder: str | os.PathLike,
-        dtype: torch.dtype,
-        process: int = 0,
-        num_processes: int = 1,
-    ) -> None:
-        """From now on trunks come from the cache; what is missing there is built first, after its size is said."""
-        config = self.processor.config
+    def use_cache(self, model: SENModel, folder: str | os.PathLike, dtype: torch.dtype) -> None:
+        """From now on trunks come from the cache; what is missing there is built first, after its size is said.
+
+        To be called in every process: they share the work, and wait for each other.
+
+        Raises:
+            ValueError: no clip can be read.
+        """
+        from accelerate import PartialState
+
+        state, config = PartialState(), self.processor.config
         # Sound is heard over the span of the frames that all neurons see, and depth may be estimated.
         seen = json.dumps(
             [config.depth_estimator, *((spec.name, spec.num_frames, spec.sampling) for spec in config.neuron_specs)],
@@ -76,20 +77,16 @@ class ClipInputs:
         suffix = hashlib.sha256(seen.encode()).hexdigest()[:8]
         cache = FeatureCache(model, folder, [f"{key}#{suffix}" for key in self.clips.keys], dtype, SHARD_CLIPS)
         missing = cache.missing_shards()
-        if missing:
-            if process == 0:
-                size = cache.bytes_for(self.processor.collate([self._read_or_next(0)[1]])) / len(self.clips)
-                clips = sum(len(cache.shard_rows(number)) for number in missing)
-                print(
-                    f"{folder}: {clips} of {len(self.clips)} clips to cache, {size * clips / 1e6:,.1f} MB", flush=True
-                )
-            cache.build(self._inputs_to_cache, CACHED_AT_ONCE, process, num_processes)
-        self._pending = cache
-
-    def open_cache(self) -> None:
-        """After all processes have built their shards: reads from them, and leaves out clips that have nothing there."""
-        self.cache = self._pending
-        self.rows = np.flatnonzero(self.cache.neuron_mask(range(len(self.clips))).any(dim=1).numpy())
+        if missing and state.is_main_process:
+            size = cache.bytes_for(self.processor.collate([self._read_or_next(0)[1]])) / len(self.clips)
+            clips = sum(len(cache.shard_rows(number)) for number in missing)
+            print(f"{folder}: {clips} of {len(self.clips)} clips to cache, {size * clips / 1e6:,.1f} MB", flush=True)
+        # By its number, as one process may see what another has written already.
+        own = [number for number in missing if number % state.num_processes == state.process_index]
+        cache.build(self._inputs_to_cache, CACHED_AT_ONCE, own)
+        state.wait_for_everyone()
+        self.cache = cache
+        self.rows = np.flatnonzero(cache.neuron_mask(range(len(self.clips))).any(dim=1).numpy())
         if not len(self.rows):
             raise ValueError(f"{self.clips.source}: no clip can be read")
 

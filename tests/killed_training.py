@@ -4,6 +4,7 @@ After each kill every file that has its final name is whole, and a run that went
 was never interrupted: the same weights and the same log, bit for bit.
 """
 
+import itertools
 import json
 import os
 import random
@@ -56,20 +57,38 @@ def start(name: str) -> int:
     return child
 
 
+def shards(name: str) -> list[Path]:
+    return list((folder / f"{name}-cache").glob("*/*.safetensors"))
+
+
+def half_written(name: str) -> list[Path]:
+    found = list((folder / f"{name}-cache").glob("*/*.tmp"))
+    return found + [
+        path for path in (folder / name).glob("*") if path.name == "checkpoint.tmp" or ".saving-" in path.name
+    ]
+
+
 def check_files(name: str) -> str:
-    """Reads what there is, and says how far the run was; raises where something is not whole."""
-    run, cache = folder / name, folder / f"{name}-cache"
-    shards = list(cache.glob("*/*.safetensors"))
-    assert all(_is_whole(shard) for shard in shards)
+    """Reads what there is, and says what was cut; raises where something with its final name is not whole."""
+    run = folder / name
+    assert all(_is_whole(shard) for shard in shards(name))
     for checkpoint in run.glob("checkpoint-*"):
         load_file(checkpoint / "model.safetensors")
         torch.load(checkpoint / "state.pt", weights_only=True)
     for saved in ("best", "last"):
         if (run / saved).exists():
             SENModel.from_pretrained(run / saved)
-    if any(run.glob("checkpoint-*")):
-        return "training"
-    return "caching" if shards else "starting"
+    if half_written(name):
+        return "saving"
+    return "caching" if len(shards(name)) < len(shards("whole")) else "training"
+
+
+def wait_for(what: str, name: str, child: int) -> None:
+    """Until the child is in the middle of something, or has ended, and some time more."""
+    begun = {"caching": lambda: shards(name), "saving": lambda: half_written(name), "training": lambda: True}[what]
+    while not begun() and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.0005)
+    time.sleep(moments.uniform(0, {"caching": 0.3, "saving": 0.003, "training": span}[what]))
 
 
 def result(name: str) -> tuple[dict, list]:
@@ -95,9 +114,13 @@ began = time.perf_counter()
 os.waitpid(start("whole"), 0)
 span = time.perf_counter() - began
 moments, killed_while, compared = random.Random(0), [], 0
-while len(killed_while) < kills:
+for what in itertools.cycle(["caching", "saving", "training"]):
+    if len(killed_while) == kills:
+        break
+    if what == "caching":
+        shutil.rmtree(folder / "parts-cache", ignore_errors=True)
     child = start("parts")
-    time.sleep(moments.uniform(0, span))
+    wait_for(what, "parts", child)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
@@ -105,8 +128,6 @@ while len(killed_while) < kills:
     elif same_as_whole("parts"):
         compared += 1
         shutil.rmtree(folder / "parts")
-        if compared % 2:  # the next run finds its cache, or builds it anew
-            shutil.rmtree(folder / "parts-cache")
 _, status = os.waitpid(start("parts"), 0)
 assert status == 0, "the last run did not finish"
 compared += same_as_whole("parts")

@@ -206,4 +206,4 @@ def test_killed_at_any_moment_it_goes_on_bit_for_bit(sen_folder, tmp_path, kills
     seen = json.loads(done.stdout.splitlines()[-1])
     assert len(seen["killed_while"]) == kills
     assert seen["compared"] >= 1
-    assert kills < 20 or {"caching", "training"} <= set(seen["killed_while"])
+    assert kills < 20 or {"caching", "training", "saving"} == set(seen["killed_while"]), seen

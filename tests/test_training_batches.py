@@ -87,13 +87,13 @@ def test_a_clip_that_may_be_left_out_is_noted_and_the_next_takes_its_place(proce
 
 
 def test_with_a_cache_no_clip_is_read_and_the_output_is_the_same(processor, sen_folder, tmp_path, capsys):
+    pytest.importorskip("accelerate")
     model = SENModel.from_pretrained(sen_folder)
     clips = make_clips(5, broken=[3])
     direct = ClipInputs(clips, processor)
     cached = ClipInputs(clips, processor, tmp_path / "unreadable.txt")
     cached.use_cache(model, tmp_path / "cache", torch.float32)
     said = capsys.readouterr().out
-    cached.open_cache()
     megabytes = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.safetensors")) / 1e6
     assert said.startswith(f"{tmp_path}/cache: 5 of 5 clips to cache, ")
     assert float(said.rpartition(",")[2].split()[0]) == pytest.approx(megabytes, rel=0.5, abs=0.1)
@@ -105,5 +105,4 @@ def test_with_a_cache_no_clip_is_read_and_the_output_is_the_same(processor, sen_
             processor,
         )
         again.use_cache(model, tmp_path / "cache", torch.float32)
-        again.open_cache()
         torch.testing.assert_close(again.look(model, again.batch([4, 1])).fused_embeds, expected, atol=1e-5, rtol=0)
