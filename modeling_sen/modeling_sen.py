@@ -419,6 +419,7 @@ class SENModel(SENPreTrainedModel):
             logits = self.logit_scale.exp() * fused @ text_embeds.t()  # (batch, texts)
         loss = self._loss(logits, labels, return_loss)
         if loss is not None and self.config.association_loss:
+            # Each round is asked on its own: what a round does not learn to answer, the next cannot build upon.
             of_rounds = [
                 self._loss(self.logit_scale.exp() * each @ text_embeds.t(), labels, return_loss)
                 for each in alone.unbind(dim=1)
