@@ -48,7 +48,7 @@ class Protocol:
     Attributes:
         name, version: printed with each result; the version grows when a number could change.
         num_frames: frames of a view for towers that see single frames; video towers keep the number they were built for.
-        sampling: rule of `SAMPLING_RULES` for each temporal view.
+        sampling: rule of `SAMPLING_RULES` for each temporal view; none: one view, all neurons as their SEN has them.
         resize: short side before the crop, relative to the tower's input; `None` leaves each neuron's own preprocessing.
         squash: resize both sides to the input instead, whatever the aspect, and crop nothing.
         resample: of the resizing.
@@ -61,7 +61,7 @@ class Protocol:
 
     name: str
     version: int
-    num_frames: int
+    num_frames: int | None
     sampling: tuple[str, ...]
     templates: Mapping[str, tuple[str, ...]]
     aggregation: str
@@ -172,6 +172,16 @@ PROTOCOLS: dict[str, Protocol] = {
             },
             differs="frames as its X-CLIP wrapper takes them; other wrappers take others",
         ),
+        Protocol(
+            name="own",
+            version=1,
+            num_frames=None,
+            sampling=(),
+            templates={"": A_VIDEO_OF},
+            aggregation="logits",
+            source="this package: frames and preprocessing as the checkpoint says",
+            differs="not a public protocol",
+        ),
     )
 }
 
@@ -182,7 +192,7 @@ def protocol_processors(processor: SENProcessor, protocol: Protocol) -> list[SEN
     Means, standard deviations and gray stay the neurons' own, sound is that of the sampled span, and depth and thermal maps
     keep their own preprocessing.
     """
-    return [_view_processor(processor, protocol, rule) for rule in protocol.sampling]
+    return [_view_processor(processor, protocol, rule) for rule in protocol.sampling] or [processor]
 
 
 def _view_processor(processor: SENProcessor, protocol: Protocol, rule: str) -> SENProcessor:
