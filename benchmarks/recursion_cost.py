@@ -11,7 +11,6 @@ import argparse
 import os
 import platform
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from preset_cost import peak_memory
 from torch import Tensor
 from transformers import ASTConfig, ASTModel, CLIPVisionConfig, CLIPVisionModel, VideoMAEConfig, VideoMAEModel
 
@@ -191,7 +191,7 @@ def main() -> None:
     torch.set_grad_enabled(False)
     if options.only:
         WAYS[options.only](make_sen(options.towers, options.depths[0]), make_clip())
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_memory() / 2**20)
         return
     print(
         f"{date.today()}, {_processor()}, {options.threads} of {os.cpu_count()} threads, load {os.getloadavg()[0]:.1f}"
