@@ -101,6 +101,8 @@ def read_class_names(path: Path) -> list[str]:
         raise ValueError(f"{path}: expected a csv with the columns id and name, or json of number and name") from error
     if not names or sorted(names) != list(range(len(pairs))):
         raise ValueError(f"{path}: expected the class numbers 0, 1, 2, ..., found {len(names)} of {len(pairs)} lines")
+    if len(set(names.values())) < len(names):
+        raise ValueError(f"{path}: expected a name of its own for each class, found one twice")
     return [names[number] for number in range(len(names))]
 
 

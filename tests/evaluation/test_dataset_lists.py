@@ -152,7 +152,9 @@ def test_what_is_wrong_is_said(root, names, tmp_path, text, with_names, error, m
         open_test_list(file, root, names if with_names else None, skip_missing=True)
 
 
-@pytest.mark.parametrize("text", ["id,name\n0,a\n2,b\n", "a\nb\n", "id,name\n", "id,name\n0,a\n0,b\n"])
+@pytest.mark.parametrize(
+    "text", ["id,name\n0,a\n2,b\n", "a\nb\n", "id,name\n", "id,name\n0,a\n0,b\n", "id,name\n0,a\n1,a\n"]
+)
 def test_class_numbers_are_complete(tmp_path, text):
     file = tmp_path / "names.csv"
     file.write_text(text)

@@ -1,0 +1,109 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Embeddings of a data set's clips under a protocol, kept on disk as they are made: an interrupted run goes on with them."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from modeling_sen.encoding import SENEncoder
+from modeling_sen.evaluation.protocols import Protocol, protocol_processors
+from modeling_sen.modeling_sen import SENModel
+from modeling_sen.training_data import LabelledClips
+
+logger = logging.getLogger(__name__)
+
+SHARD_CLIPS = 64  # what an interruption costs at most
+
+
+class EmbeddingStore:
+    """Embeddings by clip key, in safetensors files of up to `SHARD_CLIPS` clips; a damaged file is left out.
+
+    Args:
+        folder: made when the first are written.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.rows: dict[str, np.ndarray] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            try:
+                with safe_open(file, framework="np") as shard:
+                    embeddings = shard.get_tensor("embeddings")
+                    keys = json.loads(shard.metadata()["keys"])
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+                logger.warning(f"{file} is damaged ({error}); its clips are embedded again")
+                continue
+            self.rows |= dict(zip(keys, embeddings, strict=True))
+
+    def add(self, keys: Sequence[str], embeddings: np.ndarray) -> None:
+        """Keeps (clips, views, width) float32 embeddings; the file appears whole."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha1("\n".join(keys).encode()).hexdigest()
+        file = self.folder / f"{digest}.safetensors"
+        unfinished = file.with_suffix(".unfinished")
+        save_file({"embeddings": torch.from_numpy(embeddings)}, unfinished, {"keys": json.dumps(list(keys))})
+        os.replace(unfinished, file)
+        self.rows |= dict(zip(keys, embeddings, strict=True))
+
+
+def embed_clips(
+    encoder: SENEncoder,
+    protocol: Protocol,
+    clips: LabelledClips,
+    folder: Path,
+    batch_size: int = 8,
+    show_progress: bool = False,
+) -> np.ndarray:
+    """Embeds each clip in each view of a protocol.
+
+    Args:
+        folder: where embeddings are kept; those there of the same weights, protocol and clip are taken, none is made twice.
+
+    Returns:
+        (clips, views, projection_dim) float32, each of length 1.
+
+    Raises:
+        ValueError, OSError: a clip cannot be read; those before it are kept.
+    """
+    views = [SENEncoder(encoder.model, processor) for processor in protocol_processors(encoder.processor, protocol)]
+    store = EmbeddingStore(folder / f"{protocol.name}-{protocol.version}-{model_sha1(encoder.model)[:16]}")
+    wanted = {key: row for row, key in reversed(list(enumerate(clips.keys)))}  # a clip with several texts is one clip
+    missing = [row for key, row in wanted.items() if key not in store.rows]
+    missing.sort()
+    with tqdm(
+        total=len(wanted), initial=len(wanted) - len(missing), unit="clip", disable=not show_progress
+    ) as progress:
+        for start in range(0, len(missing), SHARD_CLIPS):
+            some = missing[start : start + SHARD_CLIPS]
+            read = [clips.read(row) for row in some]
+            shard = np.stack([view.encode(read, batch_size) for view in views], axis=1)
+            store.add([clips.keys[row] for row in some], shard)
+            progress.update(len(some))
+    return np.stack([store.rows[key] for key in clips.keys])
+
+
+def model_sha1(model: SENModel) -> str:
+    """Of the configuration and all weights, the association's and the towers': what a result is a result of."""
+    settings = model.config.to_dict()
+    for name in ("_name_or_path", "transformers_version"):
+        settings.pop(name, None)
+    digest = hashlib.sha1(json.dumps(settings, sort_keys=True, default=str).encode())
+    towers = dict(model.neurons.by_name)
+    if model.neurons.text_tower is not None:
+        towers["text tower"] = model.neurons.text_tower
+    parts = {"": model.state_dict(), **{name: neuron.tower.state_dict() for name, neuron in towers.items()}}
+    for part, weights in parts.items():
+        for name, weight in sorted(weights.items()):
+            digest.update(f"{part} {name} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

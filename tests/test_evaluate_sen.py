@@ -1,0 +1,174 @@
+"""`sen eval`: results that say what they depend on, runs that go on, splits with their spread."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from modeling_sen import SEN_TINY, SENEncoder
+from modeling_sen.evaluate_sen import class_scores, main
+from modeling_sen.evaluation import clip_embeddings
+from modeling_sen.evaluation.clip_embeddings import EmbeddingStore, embed_clips, model_sha1
+from modeling_sen.evaluation.protocols import PROTOCOLS
+from modeling_sen.training_data import open_clips
+
+LABELS = ("dog", "cat", "bird")
+
+
+@pytest.fixture
+def lists(clips, tmp_path):
+    """Two splits of the world's clips, in the form of published lists, with class names."""
+    (tmp_path / "names.csv").write_text("id,name\n0,dog\n1,cat\n2,bird\n")
+    for split, rows in enumerate(([(0, 0), (1, 1)], [(1, 1), (2, 0), (0, 2)]), 1):
+        (tmp_path / f"val{split}.txt").write_text("".join(f"{clips[clip].name} {label}\n" for clip, label in rows))
+    return tmp_path
+
+
+def run(sen_folder, lists, clips, output, **options):
+    main(
+        str(sen_folder),
+        [str(lists / "val1.txt"), str(lists / "val2.txt")],
+        root=clips[0].parent,
+        class_names=[lists / "names.csv"],
+        output=output,
+        **options,
+    )
+    return json.loads((output / "results.json").read_text())
+
+
+def test_results_say_all_that_they_depend_on(sen_folder, lists, clips, tmp_path, capsys):
+    results = run(sen_folder, lists, clips, tmp_path / "out", protocol="openvclip", as_json=True, plot=True)
+    assert json.loads(capsys.readouterr().out) == results
+    assert results["protocol"]["name"] == "openvclip"
+    assert results["protocol"]["version"] == 1
+    assert len(results["templates"]) == 28
+    assert results["model"]["sha1"] == model_sha1(SENEncoder.from_pretrained(sen_folder).model)
+    assert {neuron["name"] for neuron in results["model"]["neurons"]} > {"image", "video", "audio"}
+    assert [part["clips"] for part in results["data"]] == [2, 3]
+    assert all(len(listed["sha1"]) == 40 for part in results["data"] for listed in part["listed"])
+    assert results["seed"] == 0
+    top1 = [part["top1"] for part in results["splits"]]
+    assert results["mean"]["top1"] == pytest.approx(np.mean(top1))
+    assert results["std"]["top1"] == pytest.approx(np.std(top1, ddof=1))
+    for split in (1, 2):
+        rows = (tmp_path / "out" / f"confusion-{split}.csv").read_text().splitlines()
+        assert rows[0] == ",dog,cat,bird"
+        assert sum(int(count) for row in rows[1:] for count in row.split(",")[1:]) == split + 1
+        for picture in (f"confusion-{split}.png", f"per_class-{split}.png"):
+            assert (tmp_path / "out" / picture).stat().st_size > 5000
+
+
+def test_scores_are_the_pipelines(sen_folder, clips, tmp_path):
+    """One view in the SEN's own sampling: softmax of these scores is what the pipeline says."""
+    from transformers import pipeline
+
+    encoder = SENEncoder.from_pretrained(sen_folder)
+    classify = pipeline("zero-shot-video-classification", model=str(sen_folder))
+    folder = tmp_path / "data" / "some"
+    folder.mkdir(parents=True)
+    for clip in clips:
+        (folder / clip.name).symlink_to(clip)
+    data = open_clips(str(folder.parent), "label")
+    embeddings = embed_clips(encoder, PROTOCOLS["own"], data, tmp_path / "embeddings")
+    texts = classify.embed_labels(LABELS).numpy()
+    scores = class_scores(embeddings, texts, encoder.model.logit_scale.exp().item(), "probabilities")
+    for row, said in zip(scores, classify([str(clip) for clip in clips], candidate_labels=LABELS), strict=True):
+        expected = {entry["label"]: entry["score"] for entry in said}
+        assert dict(zip(LABELS, row, strict=True)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_views_are_averaged_as_the_protocol_says():
+    embeddings = np.eye(2, dtype=np.float32)[None]  # one clip, one view for each class
+    texts = np.array([[1.0, 0.0], [0.0, 0.5]], dtype=np.float32)
+    assert class_scores(embeddings, texts, 4.0, "logits") == pytest.approx(np.array([[2.0, 1.0]]))
+    first, second = 1 / (1 + np.exp(-4)), 1 / (1 + np.exp(2))
+    assert class_scores(embeddings, texts, 4.0, "probabilities")[0, 0] == pytest.approx((first + second) / 2)
+
+
+def test_an_interrupted_run_goes_on(sen_folder, lists, clips, tmp_path, monkeypatch):
+    whole = run(sen_folder, lists, clips, tmp_path / "whole")
+    monkeypatch.setattr(clip_embeddings, "SHARD_CLIPS", 1)
+    embedded = []
+    encode = SENEncoder.encode
+
+    def interrupted(self, read, batch_size):
+        if len(embedded) == 2:
+            raise KeyboardInterrupt
+        embedded.append(read)
+        return encode(self, read, batch_size)
+
+    monkeypatch.setattr(SENEncoder, "encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(sen_folder, lists, clips, tmp_path / "out")
+    (kept,) = (tmp_path / "out" / "embeddings").iterdir()
+    files = sorted(kept.iterdir())
+    assert len(files) == 2
+    files[0].write_bytes(files[0].read_bytes()[:-7])  # damaged: made again
+    embedded.clear()
+    monkeypatch.setattr(SENEncoder, "encode", lambda *given: embedded.append(given[1]) or encode(*given))
+    again = run(sen_folder, lists, clips, tmp_path / "out")
+    assert len(embedded) == 2  # of three clips
+    assert again["splits"] == whole["splits"]
+    embedded.clear()
+    run(sen_folder, lists, clips, tmp_path / "out")
+    assert not embedded
+    assert len(EmbeddingStore(kept).rows) == 3
+
+
+def test_another_protocol_is_embedded_anew(sen_folder, lists, clips, tmp_path):
+    for protocol in ("own", "pe"):
+        run(sen_folder, lists, clips, tmp_path / "out", protocol=protocol)
+    kinds = sorted(folder.name.split("-")[0] for folder in (tmp_path / "out" / "embeddings").iterdir())
+    assert kinds == ["own", "pe"]
+
+
+def test_retrieval_finds_clips_by_their_captions(tmp_path, capsys):
+    main(SEN_TINY, ["world:test?num=6&num_objects=1"], task="retrieval", output=tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["mean"]["text_to_video_R@1"] >= 0.5  # chance is 1/6; sen-tiny knows such clips
+    assert results["mean"]["video_to_text_R@10"] == 1.0
+    assert results["data"] == [{"file": "world:test?num=6&num_objects=1", "clips": 6, "texts": 6}]
+    shown = capsys.readouterr().out
+    assert "text_to_video_R@1" in shown
+    assert "over" not in shown  # one split has no spread
+
+
+def test_a_draw_of_clips_is_the_seeds(tmp_path):
+    found = []
+    for seed in (0, 0, 1):
+        main(SEN_TINY, ["world:test?num=9&num_objects=1"], num=3, seed=seed, output=tmp_path)
+        found.append((tmp_path / "confusion.csv").read_text())
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x", "--protocol", "mine"], "--protocol 'mine', expected one of xclip, vifi"),
+        (["x", "--task", "tracking"], "--task 'tracking', expected recognition or retrieval"),
+        (["x", "--dataset", "imagenet"], "--dataset 'imagenet', expected one of hmdb51"),
+        (["--protocol", "mteb", "--dataset", "ssv2"], "or a --dataset that protocol mteb has on the Hub (hmdb51,"),
+        (["x", "--task", "retrieval", "--head", "y"], "--task retrieval takes clips with texts"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(arguments, message, capsys, monkeypatch):
+    import sen_cli
+
+    monkeypatch.setattr(sys, "argv", ["sen", "eval", SEN_TINY, *arguments])
+    with pytest.raises(SystemExit) as exit:
+        sen_cli.main()
+    assert exit.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("sen eval: ")
+    assert message in said[0]
+
+
+def test_help_names_the_verbs():
+    shown = subprocess.run(
+        [sys.executable, "-m", "sen_cli", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "\n  eval " in shown
+    assert "\n  fit " in shown
