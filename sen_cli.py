@@ -14,6 +14,8 @@ VERBS = {
     "ablate": ("modeling_sen.ablation:main", "Train and compare a grid of ways to read frozen encoders."),
     "classify": ("modeling_sen.classify:classify", "Score free-text labels for videos."),
     "encode": ("modeling_sen.encoding:encode", "Embed videos into a parquet or npz file."),
+    "eval": ("modeling_sen.evaluate_sen:main", "Measure a SEN on test clips by a public protocol."),
+    "fit": ("modeling_sen.fit_sen:main", "Fit a head on the embeddings of a few labelled clips."),
     "info": ("modeling_sen.info:info", "Neurons, parameters and cost of a checkpoint or preset."),
     "neurons": ("modeling_sen.info:neurons", "Encoder types that can be neurons."),
     "presets": ("modeling_sen.info:presets", "Sets of neurons that go well together."),

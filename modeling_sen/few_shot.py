@@ -1,0 +1,168 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Heads on embeddings from a few labelled clips: a cache of them, after Tip-Adapter (arXiv 2111.03930), or a linear probe.
+
+The SEN itself is not trained; a head is two small files.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from modeling_sen.checkpoint_folder import replaced_folder
+
+
+@dataclass
+class CacheHead:
+    """Names a clip by the labelled clips it resembles, beside what its text embeddings say. Nothing is trained.
+
+    Scores are `logit_scale * z . text + residual * sum over cached clips of exp(-sharpness * (1 - z . cached))`, the sum for
+    each class over its own clips.
+
+    Attributes:
+        class_names: what is named.
+        cached: (clips, width) float32 embeddings of length 1.
+        labels: (clips,) int64 class numbers.
+        class_embeds: (classes, width) float32 text embeddings of length 1.
+        logit_scale: of the SEN.
+        residual, sharpness: Tip-Adapter's alpha and beta.
+    """
+
+    class_names: tuple[str, ...]
+    cached: np.ndarray
+    labels: np.ndarray
+    class_embeds: np.ndarray
+    logit_scale: float
+    residual: float = 1.0
+    sharpness: float = 5.5
+
+    def __post_init__(self) -> None:
+        _check_clips(self.cached, self.labels, self.class_names)
+        if self.class_embeds.shape != (len(self.class_names), self.cached.shape[1]):
+            raise ValueError(f"class_embeds: expected a row for each class, found shape {self.class_embeds.shape}")
+
+    def scores(self, embeddings: np.ndarray) -> np.ndarray:
+        """(clips, classes) of embeddings (clips, width) of length 1."""
+        alike = np.exp(-self.sharpness * (1 - embeddings @ self.cached.T))  # (clips, cached)
+        of_class = np.eye(len(self.class_names), dtype=np.float32)[self.labels]  # (cached, classes)
+        return self.logit_scale * embeddings @ self.class_embeds.T + self.residual * alike @ of_class
+
+
+@dataclass
+class LinearProbe:
+    """Logistic regression on embeddings.
+
+    Attributes:
+        class_names: what is named.
+        weight, bias: (classes, width) and (classes,) float32.
+    """
+
+    class_names: tuple[str, ...]
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def scores(self, embeddings: np.ndarray) -> np.ndarray:
+        """(clips, classes) of embeddings (clips, width)."""
+        return embeddings @ self.weight.T + self.bias
+
+
+Head = CacheHead | LinearProbe
+HEADS: dict[str, type[CacheHead] | type[LinearProbe]] = {"cache": CacheHead, "linear": LinearProbe}
+
+
+def fit_linear_probe(
+    embeddings: np.ndarray, labels: np.ndarray, class_names: Sequence[str], strength: float = 1.0
+) -> LinearProbe:
+    """Fits scikit-learn's logistic regression.
+
+    Args:
+        embeddings: (clips, width).
+        labels: (clips,) class numbers; every class needs a clip.
+        strength: inverse of the regularisation, scikit-learn's C.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+        ValueError: fewer than two classes, or a class without clips.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise ImportError("a linear probe needs the extra `train`: pip install 'modeling-sen[train]'") from error
+    _check_clips(embeddings, labels, class_names)
+    without = sorted(set(range(len(class_names))) - set(labels.tolist()))
+    if len(class_names) < 2 or without:
+        found = f"none of {class_names[without[0]]!r}" if without else f"{len(class_names)} class"
+        raise ValueError(f"a linear probe needs clips of at least two classes and of each, found {found}")
+    fitted = LogisticRegression(C=strength, max_iter=1000).fit(embeddings, labels)
+    weight, bias = fitted.coef_, fitted.intercept_
+    if len(class_names) == 2:  # scikit-learn keeps one row for two classes
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return LinearProbe(tuple(class_names), weight.astype(np.float32), bias.astype(np.float32))
+
+
+def take_shots(labels: Sequence[int], shots: int, seed: int) -> list[int]:
+    """Rows of at most so many clips of each class, drawn by a seed.
+
+    Raises:
+        ValueError: shots below 1.
+    """
+    if shots < 1:
+        raise ValueError(f"shots is {shots}, expected at least 1")
+    order = np.random.default_rng(seed).permutation(len(labels))
+    taken: dict[int, list[int]] = {}
+    for row in order.tolist():
+        taken.setdefault(labels[row], []).append(row)
+    return sorted(row for rows in taken.values() for row in rows[:shots])
+
+
+def save_head(head: Head, folder: str | os.PathLike, facts: dict[str, Any]) -> None:
+    """Writes `head.safetensors` and `head.json`; the folder is replaced whole.
+
+    Args:
+        facts: JSON-able, of what it was fitted: kept beside the numbers.
+    """
+    kind = next(name for name, known in HEADS.items() if isinstance(head, known))
+    fields = dict(vars(head))
+    arrays = {name: np.ascontiguousarray(value) for name, value in fields.items() if isinstance(value, np.ndarray)}
+    settings = {name: value for name, value in fields.items() if name not in arrays}
+    with replaced_folder(folder) as unfinished:
+        save_file(arrays, Path(unfinished) / "head.safetensors")
+        described = {"kind": kind, **settings, "fitted_on": facts}
+        (Path(unfinished) / "head.json").write_text(json.dumps(described, indent=2) + "\n")
+
+
+def load_head(folder: str | os.PathLike) -> tuple[Head, dict[str, Any]]:
+    """A head as `save_head` wrote it, and the facts.
+
+    Raises:
+        FileNotFoundError: no head there.
+        ValueError: damaged, or of another kind.
+    """
+    place = Path(folder)
+    for name in ("head.json", "head.safetensors"):
+        if not (place / name).is_file():
+            raise FileNotFoundError(f"{place}: expected a head as `sen fit` saves it, found no {name}")
+    try:
+        settings = json.loads((place / "head.json").read_text())
+        facts, kind = settings.pop("fitted_on"), settings.pop("kind")
+        settings["class_names"] = tuple(settings["class_names"])
+        arrays: dict[str, Any] = load_file(place / "head.safetensors")
+        return HEADS[kind](**settings, **arrays), facts
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{place}: expected a head as `sen fit` saves it, found a damaged one ({error})") from error
+
+
+def _check_clips(embeddings: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
+    if embeddings.ndim != 2 or not len(embeddings) or labels.shape != (len(embeddings),):
+        raise ValueError(f"expected a label for each embedding, found shapes {embeddings.shape} and {labels.shape}")
+    if labels.min() < 0 or labels.max() >= len(class_names):
+        raise ValueError(
+            f"labels: expected numbers in 0..{len(class_names) - 1}, found {labels.min()}..{labels.max()}"
+        )
