@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
+from modeling_sen.evaluation.recognition_metrics import retrieval_metrics, top_k_accuracy
 from modeling_sen.losses import contrastive_loss, gramian_loss, sigmoid_loss
 from modeling_sen.modeling_sen import SENModel, SENOutput
 from modeling_sen.pipelines.zero_shot_video_classification import embed_labels
@@ -76,9 +77,8 @@ class Recognition(nn.Module):
         assert inputs is not None
         rows, fused = embed_all(self.model, inputs)
         truth = self.numbers[id(inputs)][rows]
-        ranked = (fused @ self.class_embeds.cpu().float().T).argsort(dim=1, descending=True, stable=True)
-        right = ranked == truth.unsqueeze(1)
-        return {f"top{k}": right[:, :k].any(dim=1).float().mean().item() for k in (1, 5) if k < len(self.labels)}
+        scores = (fused @ self.class_embeds.cpu().float().T).numpy()
+        return {f"top{k}": top_k_accuracy(scores, truth.numpy(), k) for k in (1, 5) if k < len(self.labels)}
 
 
 class Retrieval(nn.Module):
@@ -98,7 +98,7 @@ class Retrieval(nn.Module):
         ValueError: an unknown loss, or "gram" without an aligned neuron.
     """
 
-    metric = "recall_at_1"
+    metric = "R@1"
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class Retrieval(nn.Module):
             loss = loss + weight * torch.stack([self._paired_loss(each, texts) for each in alone]).mean()
         found = (fused @ texts.T).argmax(dim=1)
         right = (texts[found] * texts).sum(dim=1) > 1 - 1e-4  # clips may share a text
-        return {"loss": loss, "train_recall_at_1": right.float().mean()}
+        return {"loss": loss, "train_R@1": right.float().mean()}
 
     def _paired_loss(self, videos: Tensor, texts: Tensor) -> Tensor:
         scale = self.model.logit_scale.exp()
@@ -162,21 +162,12 @@ class Retrieval(nn.Module):
         return contrastive_loss(videos, texts, scale)
 
     def evaluate(self) -> dict[str, float]:
-        """Shares of texts whose clip, and clips whose text, is the nearest, or among the nearest five or ten."""
+        """`retrieval_metrics` of the validation clips and their texts, and the mean of its two R@1."""
         inputs = self.validation_inputs
         assert inputs is not None
         rows, fused = embed_all(self.model, inputs)
-        texts = [inputs.clips.targets[row] for row in rows.tolist()]
-        number_of = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        numbers = torch.tensor([number_of[text] for text in texts])
-        embeds = self.text_embeds[id(inputs)][rows]
-        results: dict[str, float] = {}
-        for name, scores in (("text_to_video", embeds @ fused.T), ("video_to_text", fused @ embeds.T)):
-            ranked = scores.argsort(dim=1, descending=True, stable=True)
-            right = numbers[ranked] == numbers.unsqueeze(1)  # a clip with the same text is as right
-            results |= {f"{name}_at_{k}": right[:, :k].any(dim=1).float().mean().item() for k in (1, 5, 10)}
-        both = (results["text_to_video_at_1"] + results["video_to_text_at_1"]) / 2
-        return {self.metric: both, **results}
+        found = retrieval_metrics((self.text_embeds[id(inputs)][rows] @ fused.T).numpy())
+        return {self.metric: (found["text_to_video_R@1"] + found["video_to_text_R@1"]) / 2, **found}
 
 
 @torch.no_grad()

@@ -103,23 +103,20 @@ def test_retrieval_trains_the_fused_embedding_and_every_round(sen, loss):
     assert ("logit_bias" in trained) == (loss == "sigmoid")
 
 
-def test_retrieval_is_measured_both_ways_and_a_text_may_occur_twice(sen):
+def test_retrieval_is_measured_both_ways(sen):
     model, processor = sen
-    texts = [*TEXTS, TEXTS[1]]
-    inputs = make_inputs(processor, texts)
-    task = Retrieval(model, processor, inputs, inputs)
-    found = task.evaluate()
-    given = inputs.batch(range(5))
+    inputs = make_inputs(processor, TEXTS)
+    found = Retrieval(model, processor, inputs, inputs).evaluate()
+    given = inputs.batch(range(4))
     del given["rows"]
     with torch.no_grad():
         fused = model(**given).fused_embeds
-        tokens = processor.tokenize(texts)
+        tokens = processor.tokenize(TEXTS)
         embeds = model.get_text_features(tokens["text_input_ids"], tokens["text_attention_mask"]).pooler_output
     for name, scores in (("text_to_video", embeds @ fused.T), ("video_to_text", fused @ embeds.T)):
-        hits = [texts[int(scores[row].argmax())] == texts[row] for row in range(5)]
-        assert found[f"{name}_at_1"] == pytest.approx(np.mean(hits))
-        assert found[f"{name}_at_5"] == 1.0
-    assert found["recall_at_1"] == pytest.approx((found["text_to_video_at_1"] + found["video_to_text_at_1"]) / 2)
+        assert found[f"{name}_R@1"] == pytest.approx((scores.argmax(1) == torch.arange(4)).float().mean().item())
+        assert found[f"{name}_R@5"] == 1.0
+    assert found["R@1"] == pytest.approx((found["text_to_video_R@1"] + found["video_to_text_R@1"]) / 2)
 
 
 def test_the_gramian_loss_needs_an_aligned_neuron(towers, make_sen):
