@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import random_inputs, random_weights
+from conftest import SMALL, random_inputs, random_weights
 from tower_table import CHECKPOINTS
 
 from modeling_sen import SENModel, SENProcessor
