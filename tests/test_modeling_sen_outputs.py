@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import SMALL, random_inputs, random_weights
 from tower_table import CHECKPOINTS
+from transformers import CLIPModel, VideoMAEModel
 
 from modeling_sen import SENModel, SENProcessor
 
