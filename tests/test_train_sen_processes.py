@@ -52,7 +52,9 @@ def test_two_processes_learn_what_one_learns(sen_folder, tmp_path, name):
                 assert two[key] == pytest.approx(one[key], rel=1e-4, abs=1e-5), one["step"]
         assert two.get("validation") == (pytest.approx(one["validation"], abs=1e-6) if "validation" in one else None)
     before = load_file(sen_folder / "model.safetensors")
-    assert any((weight - before[key]).abs().max() > 1e-3 for key, weight in weights[0].items())  # something was learned
+    assert any(
+        (weight - before[key]).abs().max() > 1e-3 for key, weight in weights[0].items()
+    )  # something was learned
     for key, weight in weights[0].items():
         torch.testing.assert_close(weights[1][key], weight, atol=2e-4, rtol=2e-3)
     if "cached" in name:
