@@ -28,6 +28,7 @@ from modeling_sen.evaluation.recognition_metrics import (
 from modeling_sen.evaluation.recognition_plots import plot_confusion, plot_per_class
 from modeling_sen.few_shot import Head, load_head
 from modeling_sen.pipelines.zero_shot_video_classification import embed_labels
+from modeling_sen.registration import SEN_TINY
 from modeling_sen.run_log import replace_text
 from modeling_sen.training_data import LabelledClips, open_clips
 
@@ -45,11 +46,14 @@ ClassNames = Annotated[
 Templates = Annotated[
     list[str] | None, typer.Option("--template", help="Text with {} for the label instead of the protocol's.")
 ]
+Column = Annotated[
+    str | None, typer.Option(help="Of labels or texts in a table, or the world's colour, shape, motion.")
+]
 BatchSize = Annotated[int, typer.Option(help="Clips that the model sees at once.", min=1)]
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id.")],
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id, or sen-tiny.")],
     data: Annotated[
         list[str] | None,
         typer.Argument(help="Test sets, one for each split: list files, folders, tables, world:..., ID@COMMIT."),
@@ -63,6 +67,7 @@ def main(
     root: Root = None,
     class_names: ClassNames = None,
     split: Annotated[str, typer.Option(help="Of a folder or Hub data set.")] = "test",
+    column: Column = None,
     template: Templates = None,
     head: Annotated[Path | None, typer.Option(help="A head of `sen fit` instead of class texts.")] = None,
     num: Annotated[
@@ -83,10 +88,10 @@ def main(
         )
     used = chosen_protocol(protocol, dataset)
     sources = chosen_sources(data, used, dataset)
-    encoder = SENEncoder.from_pretrained(model)
+    encoder = SENEncoder.from_pretrained(SEN_TINY if model == "sen-tiny" else model)
     results: dict[str, Any] = {"task": task, **described_run(encoder, model, used), "num": num, "seed": seed}
     if task == "retrieval":
-        sets: Sequence[Any] = [open_clips(source, "text", split) for source in sources]
+        sets: Sequence[Any] = [open_clips(source, "text", split, target_column=column) for source in sources]
         results["data"] = [
             {"file": clips.source, "clips": len(set(clips.keys)), "texts": len(clips)} for clips in sets
         ]
@@ -98,7 +103,7 @@ def main(
         if facts is not None and facts["model"]["sha1"] != results["model"]["sha1"]:
             raise ValueError(f"--head {head} was fitted on another model, {facts['model']['name']}")
         texts = tuple(template or used.templates_for(dataset))
-        sets = open_test_sets(sources, root, class_names or (), split, skip_missing)
+        sets = open_test_sets(sources, root, class_names or (), split, skip_missing, column)
         results |= {"dataset": dataset, "templates": texts if head is None else None, "head": facts}
         results["data"] = [
             {

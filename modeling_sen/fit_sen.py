@@ -12,6 +12,7 @@ from modeling_sen.encoding import SENEncoder
 from modeling_sen.evaluate_sen import (
     BatchSize,
     ClassNames,
+    Column,
     DatasetName,
     ProtocolName,
     Root,
@@ -24,11 +25,12 @@ from modeling_sen.evaluation.clip_embeddings import embed_clips
 from modeling_sen.evaluation.dataset_lists import open_test_sets
 from modeling_sen.few_shot import HEADS, CacheHead, Head, fit_linear_probe, save_head, take_shots
 from modeling_sen.pipelines.zero_shot_video_classification import embed_labels
+from modeling_sen.registration import SEN_TINY
 from modeling_sen.training_data import LabelledClips
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id.")],
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id, or sen-tiny.")],
     data: Annotated[str, typer.Argument(help="Labelled clips: a list file, folder, table, world:..., ID@COMMIT.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the head.")],
     kind: Annotated[str, typer.Option(help=f"One of {', '.join(HEADS)}.")] = "cache",
@@ -39,6 +41,7 @@ def main(
     root: Root = None,
     class_names: ClassNames = None,
     split: Annotated[str, typer.Option(help="Of a folder or Hub data set.")] = "train",
+    column: Column = None,
     template: Templates = None,
     residual: Annotated[float, typer.Option(help="Cache: weight of the cached clips beside the texts.")] = 1.0,
     sharpness: Annotated[float, typer.Option(help="Cache: how alike clips must be.")] = 5.5,
@@ -49,7 +52,7 @@ def main(
     if kind not in HEADS:
         raise ValueError(f"--kind {kind!r}, expected one of {', '.join(HEADS)}")
     used = chosen_protocol(protocol, dataset)
-    sets = open_test_sets([data], root, class_names or (), split)
+    sets = open_test_sets([data], root, class_names or (), split, column=column)
     if len(sets) > 1:
         raise ValueError(f"{data}: expected one set of clips, found the lists of {len(sets)} splits")
     (found,) = sets
@@ -60,7 +63,7 @@ def main(
         [found.clips.keys[row] for row in rows],
         lambda row: found.clips.read(rows[row]),
     )
-    encoder = SENEncoder.from_pretrained(model)
+    encoder = SENEncoder.from_pretrained(SEN_TINY if model == "sen-tiny" else model)
     embeddings = mean_embeddings(embed_clips(encoder, used, clips, output / "embeddings", batch_size, True))
     labels = np.array([found.labels[row] for row in rows], dtype=np.int64)
     templates = tuple(template or used.templates_for(dataset))

@@ -112,6 +112,7 @@ def open_test_sets(
     class_names: Sequence[Path] = (),
     split: str = "test",
     skip_missing: bool = False,
+    column: str | None = None,
 ) -> list[TestSet]:
     """Opens what a command line names: list files where there is a root; else folders, tables, the world, or Hub ids.
 
@@ -119,6 +120,7 @@ def open_test_sets(
         sources: of HMDB51's own lists the folder, for all three splits; a Hub id may end in `@COMMIT`.
         class_names: none, one for all sources, or one for each.
         split: of a folder or Hub data set.
+        column: of the labels in a table or the world, by default the first of the usual names.
 
     Raises:
         ValueError, FileNotFoundError: as of the functions that read each kind; numbers of sources and class names differ.
@@ -136,7 +138,7 @@ def open_test_sets(
             hub_id, _, revision = source.partition("@")
             found.append(open_hub_test_set(hub_id, revision or None, split))
         else:
-            found.append(open_labelled_clips(source, split, names))
+            found.append(open_labelled_clips(source, split, names, column))
     return found
 
 
@@ -213,9 +215,11 @@ def open_hub_test_set(hub_id: str, revision: str | None = None, split: str = "te
     return TestSet(clips, words, ({"id": hub_id, "revision": revision},))
 
 
-def open_labelled_clips(source: str, split: str = "test", class_names: Path | None = None) -> TestSet:
+def open_labelled_clips(
+    source: str, split: str = "test", class_names: Path | None = None, column: str | None = None
+) -> TestSet:
     """A folder of class folders, a table with a label column, or the generated world: see `open_clips`."""
-    clips = open_clips(source, "label", split)
+    clips = open_clips(source, "label", split, target_column=column)
     names = sorted(set(clips.targets)) if class_names is None else read_class_names(class_names)
     if strangers := sorted(set(clips.targets) - set(names)):
         raise ValueError(f"{source}: label {strangers[0]!r} is not among the {len(names)} of {class_names}")
