@@ -417,14 +417,16 @@ class SENModel(SENPreTrainedModel):
                 raise ValueError(f"text_embeds have shape {tuple(text_embeds.shape)}, expected {expected}")
             text_embeds = text_embeds.to(fused)
             logits = self.logit_scale.exp() * fused @ text_embeds.t()  # (batch, texts)
-        loss = self._loss(logits, labels, return_loss)
-        if loss is not None and self.config.association_loss:
-            # Each round is asked on its own: what a round does not learn to answer, the next cannot build upon.
-            of_rounds = [
-                self._loss(self.logit_scale.exp() * each @ text_embeds.t(), labels, return_loss)
-                for each in alone.unbind(dim=1)
-            ]
-            loss = loss + self.config.association_loss * torch.stack(of_rounds).mean()
+        loss = None
+        if labels is not None or return_loss:
+            if logits is None or text_embeds is None:
+                raise ValueError("a loss needs texts: give text_input_ids or text_embeds")
+            loss = self._loss(logits, labels)
+            if self.config.association_loss:
+                # Each round is asked on its own: what a round does not learn to answer, the next cannot build upon.
+                of_rounds = [self.logit_scale.exp() * each @ text_embeds.t() for each in alone.unbind(dim=1)]
+                losses = torch.stack([self._loss(each, labels) for each in of_rounds])
+                loss = loss + self.config.association_loss * losses.mean()
         return SENOutput(
             loss=loss,
             logits_per_video=logits,
@@ -524,11 +526,8 @@ class SENModel(SENPreTrainedModel):
     ) -> SENRound:
         return SENRound(self._fuse(said, aligned), self._embed(states, present))
 
-    def _loss(self, logits: Tensor | None, labels: Tensor | None, return_loss: bool) -> Tensor | None:
-        if labels is None and not return_loss:
-            return None
-        if logits is None:
-            raise ValueError("a loss needs texts: give text_input_ids or text_embeds")
+    def _loss(self, logits: Tensor, labels: Tensor | None) -> Tensor:
+        """Cross-entropy over the texts; without labels, contrastive over one text for each video. logits: (batch, texts)."""
         if labels is not None:
             if labels.shape != logits.shape[:1]:
                 raise ValueError(f"labels have shape {tuple(labels.shape)}, expected ({logits.shape[0]},)")

@@ -65,7 +65,7 @@ def clip_arrays(scene: Scene) -> dict[str, np.ndarray]:
         "log_mel": log_mel(second)[:MEL_FRAMES].astype(np.float16),
         "legend_ids": ids,
         "attributes": attributes.astype(np.int8),
-        "sounding": np.int8(scene.sounding),
+        "sounding": np.array(scene.sounding, dtype=np.int8),
         "image_colour": seen[:, 0].astype(np.int8),
         "image_shape": seen[:, 1].astype(np.int8),
         "video_shape": moving[:, 1].astype(np.int8),

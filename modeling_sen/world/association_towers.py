@@ -7,6 +7,7 @@ alone small towers would take days to learn shapes: global ones start from the l
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,8 +63,8 @@ class AssociationTowers(nn.Module):
     def __init__(self, local: bool):
         super().__init__()
         self.local = local
-        sizes = {"num_hidden_layers": LAYERS, "hidden_act": "gelu"}
-        picture = {"image_size": SIZE, "layer_norm_eps": 1e-6}
+        sizes: dict[str, Any] = {"num_hidden_layers": LAYERS, "hidden_act": "gelu"}
+        picture: dict[str, Any] = {"image_size": SIZE, "layer_norm_eps": 1e-6}
         self.image = ViTModel(ViTConfig(**_width("image"), **sizes, **picture, patch_size=PATCH))
         self.video = VivitModel(
             VivitConfig(
@@ -181,7 +182,7 @@ class AssociationTowers(nn.Module):
             getattr(self, name).load_state_dict(kept, strict=False)
 
 
-def _width(tower: str) -> dict[str, int]:
+def _width(tower: str) -> dict[str, Any]:
     width = WIDTHS[tower]
     return {"hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": width // 32}
 
@@ -262,7 +263,7 @@ def save_towers(towers: AssociationTowers, folder: Path) -> None:
     for name in SEES:
         tower = getattr(towers, name)
         tower.save_pretrained(folder / name)
-        save_file({"weight": towers.projections[name].weight.detach()}, folder / name / "projection.safetensors")
+        save_file(towers.projections[name].state_dict(), folder / name / "projection.safetensors")
     save_file({"words": F.normalize(towers.words.detach(), dim=-1)}, folder / "words.safetensors")
     (folder / "words.json").write_text(json.dumps(WORDS) + "\n")
 
