@@ -1,0 +1,67 @@
+"""What each way to read frozen encoders costs on the association task: `python benchmarks/association_cost.py ROOT`.
+
+ROOT is the folder of `sen ablate`, with clips, towers and cached trunks. A training step of 64 clips and the reading of 250,
+trunks given, on one thread; rows take turns, medians of five.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from modeling_sen.ablation import AblationRun, RowBatches, TrainedOnTask
+from modeling_sen.world.association_task import AssociationTask
+
+ROWS = {
+    **{f"SEN K={rounds}": AblationRun(towers="local", config={"num_rounds": rounds}) for rounds in (0, 1, 2, 3, 4)},
+    "late fusion, 4 resampled trunk tokens": AblationRun(
+        "late_fusion", "local", options={"source": "trunk", "num_resampled": 4}
+    ),
+    "late fusion, all trunk tokens": AblationRun("late_fusion", "local", options={"source": "trunk"}),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    modules, optimizers = {}, {}
+    for name, run in ROWS.items():
+        task = AssociationTask(arguments.root, run.towers, **run.config)
+        for each in ("train", "test_5"):
+            task.open(each)
+        modules[name] = TrainedOnTask(task, run)
+        trained = [parameter for parameter in modules[name].parameters() if parameter.requires_grad]
+        optimizers[name] = torch.optim.AdamW(trained)
+    rows = RowBatches(32_000, 64, seed=0)
+    steps: dict[str, list[float]] = {name: [] for name in ROWS}
+    looks: dict[str, list[float]] = {name: [] for name in ROWS}
+    for repeat in range(arguments.repeats + 1):  # the first is a warm-up
+        for name, module in modules.items():
+            started = time.perf_counter()
+            with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
+                module.train()(rows(repeat))["loss"].backward()
+            optimizers[name].step()
+            optimizers[name].zero_grad()
+            middle = time.perf_counter()
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                module.eval().embed(module.task.trunks("test_5", range(250)), module.task.targets["test_5"][:250])
+            if repeat:
+                steps[name].append((middle - started) / 64 * 1e3)
+                looks[name].append((time.perf_counter() - middle) / 250 * 1e3)
+    print(f"{platform.machine()}, 1 thread, torch {torch.__version__}, transformers {transformers.__version__}")
+    print("| | trainable | training, ms a clip | reading, ms a clip |\n|---|---|---|---|")
+    for name, module in modules.items():
+        count = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+        print(f"| {name} | {count:,} | {statistics.median(steps[name]):.2f} | {statistics.median(looks[name]):.2f} |")
+
+
+if __name__ == "__main__":
+    main()
