@@ -88,6 +88,8 @@ def read_class_names(path: Path) -> list[str]:
         FileNotFoundError: no such file.
         ValueError: no such table, or numbers that are not 0, 1, 2, ...
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of class names")
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
@@ -158,6 +160,8 @@ def open_test_list(
         FileNotFoundError: no such file or folder, or clips are missing.
         ValueError: none of the known forms; a class that has no name; no clips.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such list of clips")
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder of clips")
     names = None if class_names is None else read_class_names(class_names)

@@ -92,6 +92,12 @@ def test_sources_of_a_command_line(root, names, tmp_path):
     assert len(open_test_sets([str(hmdb)], root)) == 3
     with pytest.raises(ValueError, match="expected one file of class names or 3, found 2"):
         open_test_sets(["a", "b", "c"], root, [names, names])
+    with pytest.raises(FileNotFoundError, match="nothing: no such list of clips"):
+        open_test_list(tmp_path / "nothing", root)
+    with pytest.raises(FileNotFoundError, match="nothing: no such file of class names"):
+        open_test_list(lists[0], root, tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="no such folder of clips"):
+        open_test_list(lists[0], tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         open_test_sets([str(tmp_path / "nothing")])
 
