@@ -10,12 +10,14 @@ import statistics
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from modeling_sen.ablation import AblationRun, RowBatches, TrainedOnTask
+from modeling_sen.ablation import AblationRun, TrainedOnTask
 from modeling_sen.world.association_task import AssociationTask
+from modeling_sen.world.association_towers import ClipBatches
 
 ROWS = {
     **{f"SEN K={rounds}": AblationRun(towers="local", config={"num_rounds": rounds}) for rounds in (0, 1, 2, 3, 4)},
@@ -40,7 +42,7 @@ def main() -> None:
         modules[name] = TrainedOnTask(task, run)
         trained = [parameter for parameter in modules[name].parameters() if parameter.requires_grad]
         optimizers[name] = torch.optim.AdamW(trained)
-    rows = RowBatches(32_000, 64, seed=0)
+    rows = ClipBatches({"rows": np.arange(32_000)}, batch_size=64, seed=0)
     steps: dict[str, list[float]] = {name: [] for name in ROWS}
     looks: dict[str, list[float]] = {name: [] for name in ROWS}
     for repeat in range(arguments.repeats + 1):  # the first is a warm-up

@@ -30,7 +30,7 @@ from modeling_sen.neuron import NeuronTrunk
 from modeling_sen.training import TrainingSettings, train
 from modeling_sen.world.association_clips import ATTRIBUTES, VALUES
 from modeling_sen.world.association_task import TEST_SETS, AssociationTask, all_present
-from modeling_sen.world.association_towers import EMBEDDING, SEES
+from modeling_sen.world.association_towers import EMBEDDING, SEES, ClipBatches
 from modeling_sen.world.train_association_towers import draw_clips, train_towers
 
 # The tower that takes each hop: given the value of the attribute before, it tells the next one.
@@ -204,18 +204,6 @@ MODELS: dict[str, Callable[[AssociationTask, AblationRun], nn.Module]] = {
 }
 
 
-class RowBatches:
-    """`{"rows": (batch,)}` of a step, in an order drawn anew each epoch."""
-
-    def __init__(self, count: int, batch_size: int, seed: int):
-        self.count, self.batch_size, self.seed = count, batch_size, seed
-
-    def __call__(self, step: int) -> dict[str, Tensor]:
-        epoch, number = divmod(step, self.count // self.batch_size)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
-        return {"rows": torch.from_numpy(order[number * self.batch_size : (number + 1) * self.batch_size])}
-
-
 def run_one(root: Path, run: AblationRun, output: Path, threads: int = 1) -> dict[str, Any]:
     """Trains and measures one run; its result stands in `output`/DIGEST.json, and is read from there the next time."""
     path = output / f"{run.digest}.json"
@@ -243,7 +231,7 @@ def run_one(root: Path, run: AblationRun, output: Path, threads: int = 1) -> dic
             checkpoint_every=max(100, run.steps // 3),
         )
         with sdpa_kernel(SDPBackend.MATH):  # on few tokens the CPU's fused kernel is the slower one backwards, by far
-            train(module, RowBatches(run.clips, run.batch_size, run.seed), settings)
+            train(module, ClipBatches({"rows": np.arange(run.clips)}, run.batch_size, run.seed), settings)
     seconds = time.perf_counter() - started
     module.eval()
     result: dict[str, Any] = {**asdict(run), "parameters": parameters, "train_seconds": seconds}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modeling_sen import ablation
-from modeling_sen.ablation import AblationRun, RowBatches, ablate, read_grid, run_one
+from modeling_sen.ablation import AblationRun, ablate, read_grid, run_one
 from modeling_sen.world import association_clips, association_task, train_association_towers
 from modeling_sen.world.association_towers import AssociationTowers, save_towers
 
@@ -83,14 +83,6 @@ def test_done_runs_are_kept_and_the_estimate_is_said(root, tmp_path, capsys):
     assert [result["seed"] for result in results] == [0, 1]
     assert path.stat().st_mtime_ns == stamp
     assert "1 of 2 runs to do: about" in capsys.readouterr().out
-
-
-def test_rows_cover_each_epoch_once():
-    batches = RowBatches(20, 5, seed=3)
-    epochs = [torch.cat([batches(epoch * 4 + step)["rows"] for step in range(4)]) for epoch in (0, 1)]
-    assert all(sorted(epoch.tolist()) == list(range(20)) for epoch in epochs)
-    assert epochs[0].tolist() != epochs[1].tolist()
-    assert torch.equal(batches(6)["rows"], RowBatches(20, 5, seed=3)(6)["rows"])
 
 
 def test_the_distractor_sees_another_clip(root):

@@ -112,6 +112,8 @@ def test_each_epoch_has_each_clip_once():
         sorted(torch.cat([batches(3 * epoch + step)["number"] for step in range(3)]).tolist()) for epoch in (0, 1)
     ]
     assert epochs == [list(range(6))] * 2
+    orders = [[batches(3 * epoch + step)["number"].tolist() for step in range(3)] for epoch in (0, 1)]
+    assert orders[0] != orders[1]
 
 
 def test_stages_follow_each_other_to_both_sets_of_towers(tmp_path, monkeypatch):
