@@ -125,7 +125,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         axes.set_xlim(0, 100)
         axes.set_xlabel("right among the five objects, %")
         axes.set_title(f"{kind} towers")
-    axes.legend(loc="lower right")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=110)
 
 
