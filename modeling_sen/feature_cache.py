@@ -231,7 +231,8 @@ class FeatureCache:
         if len(parts) == 1:
             return parts[0]
         back = torch.from_numpy(np.argsort(order))
-        return {key: value[back] for key, value in _joined(parts, name).items()}
+        with torch.autocast("cpu", enabled=False):  # under which the CPU does not concatenate float16
+            return {key: value[back] for key, value in _joined(parts, name).items()}
 
     def _shard(self, name: str, number: int) -> dict[str, np.ndarray]:
         if (name, number) not in self._shards:

@@ -136,8 +136,17 @@ class LateFusion(nn.Module):
                 padded = torch.zeros(given.shape[:2], dtype=torch.bool, device=given.device)
             tokens.append(given + self.kind[name])
             padding.append(padded | ~present[name].unsqueeze(1))
-        fused = self.layers(torch.cat(tokens, 1), src_key_padding_mask=torch.cat(padding, 1))[:, 0]
+        fused = self._fuse(torch.cat(tokens, 1), torch.cat(padding, 1))  # (batch, hidden_size)
         return nn.functional.normalize(self.head(self.norm(fused)), dim=-1)
+
+    def _fuse(self, tokens: Tensor, padding: Tensor) -> Tensor:
+        """The first token's output; the last layer computes no other, as nothing reads them."""
+        *lower, last = self.layers.layers
+        for layer in lower:
+            tokens = layer(tokens, src_key_padding_mask=padding)
+        read = last.norm1(tokens)
+        first = tokens[:, :1] + last.self_attn(read[:, :1], read, read, padding, need_weights=False)[0]
+        return (first + last.linear2(last.activation(last.linear1(last.norm2(first)))))[:, 0]
 
 
 def neuron_tokens(trunk: NeuronTrunk, source: str) -> tuple[Tensor, Tensor | None]:

@@ -62,6 +62,15 @@ def test_an_absent_neuron_changes_nothing(model, trunks, num_resampled):
         torch.testing.assert_close(fusion(absent, all_here(absent)), masked)
 
 
+def test_the_query_is_read_as_a_whole_transformer_gives_it(model):
+    fusion = LateFusion(model.config.neuron_specs, 16, hidden_size=16).eval()
+    tokens, padding = torch.randn(3, 7, 16), torch.rand(3, 7) > 0.6
+    padding[:, 0] = False
+    with torch.no_grad():
+        expected = fusion.layers(tokens, src_key_padding_mask=padding)[:, 0]
+        torch.testing.assert_close(fusion._fuse(tokens, padding), expected)
+
+
 def test_what_is_asked_changes_the_answer(model, trunks):
     fusion = LateFusion(model.config.neuron_specs, 16, hidden_size=16, num_layers=1)
     with torch.no_grad():
