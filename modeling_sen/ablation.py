@@ -159,7 +159,7 @@ class TrainedOnTask(nn.Module):
             output = self.model(trunks=trunks, neuron_mask=mask)
             alone = list(output.association_embeds.unbind(dim=1))
             return output.fused_embeds, {"rounds": alone, "last": alone[-1:], "fused": []}[self.run.supervised]
-        if isinstance(self.model, HopAlone):
+        if isinstance(self.model, HopAlone | HopPrompted):
             return self.model(trunks, present, targets), []
         return self.model(trunks, present), []
 
@@ -197,11 +197,31 @@ class HopAlone(nn.Module):
         return self.reader(trunks, present, self.told(targets[:, self.hop - 1]))
 
 
+class HopPrompted(nn.Module):
+    """One hop through one tower's crown: its prompts are made of the true value of the attribute before, its answers read."""
+
+    def __init__(self, task: AssociationTask, run: AblationRun):
+        super().__init__()
+        self.hop, self.tower = run.options["hop"], HOP_TOWERS[run.options["hop"]]
+        self.sen = task.build_model(run.seed)
+        self.told = nn.Embedding(VALUES, task.config.hidden_size)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return self.sen.logit_scale
+
+    def forward(self, trunks: Mapping[str, NeuronTrunk], present: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+        context = self.sen.blocks[0].distribute(self.told(targets[:, self.hop - 1]), [self.tower])
+        state = self.sen.neurons.by_name[self.tower].look_again(trunks[self.tower], context[self.tower])
+        return nn.functional.normalize(self.sen.fusion({self.tower: state}, present), dim=-1)
+
+
 MODELS: dict[str, Callable[[AssociationTask, AblationRun], nn.Module]] = {
     "sen": lambda task, run: task.build_model(run.seed),
     "frozen_mean": lambda task, run: FrozenMean(task.build_model(run.seed)),
     "late_fusion": lambda task, run: LateFusion(task.config.neuron_specs, EMBEDDING, **run.options),
     "hop_alone": HopAlone,
+    "hop_prompted": HopPrompted,
 }
 
 
@@ -242,7 +262,7 @@ def run_one(root: Path, run: AblationRun, output: Path, threads: int = 1) -> dic
     result["missing"] = {
         spec.name: _accuracy(module, "test_5", without=spec.name)
         for spec in task.config.neuron_specs
-        if run.model != "hop_alone" and len(task.config.neuron_specs) > 1
+        if not run.model.startswith("hop_") and len(task.config.neuron_specs) > 1
     }
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, indent=1) + "\n")

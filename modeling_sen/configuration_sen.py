@@ -225,6 +225,10 @@ class SENConfig(PreTrainedConfig):
         for name, lowest in (("hidden_size", 1), ("num_rounds", 0), ("num_prompt_tokens", 1), ("bottleneck_size", 1)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least {lowest}")
+        if self.num_prompt_tokens > self.hidden_size:
+            raise ValueError(
+                f"num_prompt_tokens is {self.num_prompt_tokens}, expected at most hidden_size, {self.hidden_size}"
+            )
         if not 0 < self.active_fraction <= 1:
             raise ValueError(f"active_fraction is {self.active_fraction}, expected in (0, 1]")
         depth = self.prompt_depth

@@ -134,7 +134,7 @@ class SENPreTrainedModel(PreTrainedModel):
         # Only modules with parameters of their own come here: Transformers passes over the others of code outside it.
         if isinstance(module, Shift):
             init.zeros_(module.weight)
-        for name in ("queries", "tokens"):
+        for name in ("queries", "tokens", "answers"):
             if isinstance(parameter := getattr(module, name, None), nn.Parameter):
                 init.normal_(parameter, std=std)
         if isinstance(module, SENModel):

@@ -44,38 +44,40 @@ def masked_mean(vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]) ->
 
 
 class StateReader(nn.Module):
-    """`LayerNorm(W [r ; A])`: a neuron's pooled output and, where read, the mean of its answers.
+    """`LayerNorm(W r + [W_1 A_1; ...; W_P A_P])`: a neuron's pooled output and, where read, its answers side by side.
+
+    Each answer has a slice of knowledge to itself, so that prompts can ask for different things; read as their mean, chains
+    of two encoders were learned by some seeds only (docs/association.md). The weights are as many.
 
     Args:
         width: of the neuron.
         hidden_size: of knowledge.
-        reads_answers: whether W has columns for the answers; answers that are absent then count as zero.
+        num_answers: how many answers are read, 0 for none; answers that are absent count as zero.
     """
 
-    def __init__(self, width: int, hidden_size: int, reads_answers: bool):
+    def __init__(self, width: int, hidden_size: int, num_answers: int):
         super().__init__()
-        self.reads_answers = reads_answers
-        self.linear = nn.Linear(2 * width if reads_answers else width, hidden_size)
+        self.linear = nn.Linear(width, hidden_size)
         self.norm = nn.LayerNorm(hidden_size)
+        self.answers = nn.Parameter(torch.empty(num_answers, width, hidden_size // num_answers)) if num_answers else None
 
     def forward(self, state: NeuronState) -> Tensor:
-        read = state.pooler_output  # (batch, width)
-        if self.reads_answers:
-            answers = torch.zeros_like(read) if state.answers is None else state.answers.mean(dim=1).to(read)
-            read = torch.cat([read, answers], dim=-1)  # (batch, 2 * width)
-        return self.norm(self.linear(read.to(self.linear.weight)))  # (batch, hidden_size)
+        read = self.linear(state.pooler_output.to(self.linear.weight))  # (batch, hidden_size)
+        if self.answers is not None and state.answers is not None:
+            slices = torch.einsum("bpw,pwh->bph", state.answers.to(self.answers), self.answers).flatten(1)
+            read = read + nn.functional.pad(slices, (0, read.shape[-1] - slices.shape[-1]))
+        return self.norm(read)
 
 
 class StateReaders(nn.ModuleDict):
     """One [`StateReader`] for each neuron."""
 
     def __init__(self, config: SENConfig, first: bool):
-        super().__init__(
-            {
-                spec.name: StateReader(spec.hidden_size, config.hidden_size, not first and has_answers(config, spec))
-                for spec in config.neuron_specs
-            }
-        )
+        readers = {}
+        for spec in config.neuron_specs:
+            num_answers = 0 if first or not has_answers(config, spec) else config.num_prompt_tokens
+            readers[spec.name] = StateReader(spec.hidden_size, config.hidden_size, num_answers)
+        super().__init__(readers)
 
     def forward(self, states: Mapping[str, NeuronState]) -> dict[str, Tensor]:
         return {name: self[name](state) for name, state in states.items()}  # neuron -> (batch, hidden_size)
@@ -211,7 +213,7 @@ class RABlock(nn.Module):
 
 
 class FusionHead(nn.Module):
-    """`F`: Linear-GELU-Linear of the mean of `LayerNorm(V [r ; A])`, into the text space."""
+    """`F`: Linear-GELU-Linear of the mean of what neurons say ([`StateReader`]), into the text space."""
 
     def __init__(self, config: SENConfig):
         super().__init__()

@@ -29,6 +29,7 @@ def image(**changes) -> dict:
         {"num_rounds": 2.5},
         {"num_rounds": -1},
         {"num_prompt_tokens": 0},
+        {"num_prompt_tokens": 257},
         {"bottleneck_size": 0},
         {"hidden_size": 0},
         {"integrate": "sum"},

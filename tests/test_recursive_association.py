@@ -5,7 +5,7 @@ import torch
 
 from modeling_sen import SENConfig
 from modeling_sen.neuron import NeuronState
-from modeling_sen.recursive_association import DISTRIBUTE, INTEGRATE, FusionHead, RABlock, masked_mean
+from modeling_sen.recursive_association import DISTRIBUTE, INTEGRATE, FusionHead, RABlock, StateReader, masked_mean
 
 WIDTHS = {"image": 8, "video": 6, "sound": 4}
 
@@ -67,8 +67,8 @@ def test_mean_integration_is_the_mean_of_normalised_linear_maps():
     expected = torch.zeros(2, 12)
     for name, state in states.items():
         reader = block.integration.readers[name]
-        read = torch.cat([state.pooler_output, state.answers.mean(1)], dim=-1)
-        mapped = read @ reader.linear.weight.t() + reader.linear.bias
+        slices = [state.answers[:, number] @ reader.answers[number] for number in range(3)]  # of four each
+        mapped = state.pooler_output @ reader.linear.weight.t() + reader.linear.bias + torch.cat(slices, dim=-1)
         centred = mapped - mapped.mean(-1, keepdim=True)
         scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
         expected += (scaled * reader.norm.weight + reader.norm.bias) / len(states)
@@ -145,7 +145,19 @@ def test_neurons_after_their_tower_start_unshifted():
     context = block.distribute(torch.randn(2, 12), list(WIDTHS))
     assert torch.equal(context["image"], torch.zeros(2, 1, 8))
     assert context["video"].shape == (2, 3, 6)
-    assert not block.integration.readers["image"].reads_answers
+    assert block.integration.readers["image"].answers is None
+
+
+def test_what_no_answer_has_a_slice_of_hears_the_pooled_output_only():
+    reader = StateReader(width=6, hidden_size=11, num_answers=3)
+    for parameter in reader.parameters():
+        torch.nn.init.normal_(parameter)
+    reader.norm = torch.nn.Identity()
+    state = make_states()["video"]
+    said = reader(state)
+    state.answers[:, 2] += 1.0
+    changed = (reader(state) != said).any(dim=0)
+    assert changed.tolist() == [False] * 6 + [True] * 3 + [False] * 2
 
 
 def test_blocks_compile_without_graph_breaks():
