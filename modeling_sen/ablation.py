@@ -237,7 +237,7 @@ def run_one(root: Path, run: AblationRun, output: Path, threads: int = 1) -> dic
         task.open(name)
     module = TrainedOnTask(task, run)
     parameters = sum(each.numel() for each in module.parameters() if each.requires_grad)
-    started = time.perf_counter()
+    seconds = 0.0
     if parameters:
         settings = TrainingSettings(
             output=str(output / run.digest),
@@ -255,7 +255,7 @@ def run_one(root: Path, run: AblationRun, output: Path, threads: int = 1) -> dic
         reads_all = run.model == "late_fusion" and run.options.get("num_resampled") is None
         with nullcontext() if reads_all else sdpa_kernel(SDPBackend.MATH):
             train(module, ClipBatches({"rows": np.arange(run.clips)}, run.batch_size, run.seed), settings)
-    seconds = time.perf_counter() - started
+        seconds = _seconds_of(output / run.digest / "log.jsonl", run.batch_size)
     module.eval()
     result: dict[str, Any] = {**asdict(run), "parameters": parameters, "train_seconds": seconds}
     result["accuracy"] = {name: _accuracy(module, name) for name in TEST_SETS}
@@ -269,6 +269,13 @@ def run_one(root: Path, run: AblationRun, output: Path, threads: int = 1) -> dic
     os.replace(temporary, path)
     shutil.rmtree(output / run.digest, ignore_errors=True)
     return result
+
+
+def _seconds_of(log: Path, batch_size: int) -> float:
+    """How long a run trained, whether or not it was interrupted."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = np.diff([0, *(line["step"] for line in lines)])
+    return float(sum(batch_size * each / line["clips_per_second"] for each, line in zip(steps, lines, strict=True)))
 
 
 def _accuracy(module: TrainedOnTask, name: str, without: str | None = None) -> dict[str, float]:
@@ -291,24 +298,28 @@ def _worker(root: Path, run: AblationRun, output: Path) -> dict[str, Any]:
         return run_one(root, run, output)
 
 
-def _results(root: Path, runs: list[AblationRun], output: Path, workers: int) -> Iterator[dict[str, Any]]:
+def _results(
+    root: Path, runs: list[AblationRun], output: Path, workers: int
+) -> Iterator[tuple[AblationRun, dict[str, Any]]]:
     """Results as they come; one worker is this process."""
     if workers == 1:
-        yield from (run_one(root, run, output) for run in runs)
+        yield from ((run, run_one(root, run, output)) for run in runs)
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(_worker, root, run, output) for run in runs]):
-            yield future.result()
+        futures = {pool.submit(_worker, root, run, output): run for run in runs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
 
 
 def ablate(root: Path, runs: list[AblationRun], output: Path, workers: int = 2) -> list[dict[str, Any]]:
-    """Runs what is not done yet and returns all results.
+    """Runs what is not done yet and returns all results; the report is written anew after each.
 
     Args:
         root: folder of clips and towers, which are made where they are missing.
-        output: folder of the results.
+        output: folder of the report and, in `runs`, of each run's result.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    folder = output / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
     draw_clips(root)
     for kind in sorted({run.towers for run in runs}):
         if not (root / kind / "words.json").exists():
@@ -316,18 +327,20 @@ def ablate(root: Path, runs: list[AblationRun], output: Path, workers: int = 2) 
         task = AssociationTask(root, kind)
         for name in ("train", *TEST_SETS):
             task.open(name)
-    missing = [run for run in runs if not (output / f"{run.digest}.json").exists()]
-    done = [json.loads(path.read_text()) for path in output.glob("*.json")]
-    seconds = [(each["train_seconds"] / max(1, each["steps"])) for each in done if each["parameters"]]
+    done = {run.digest: json.loads(path.read_text()) for run in runs if (path := folder / f"{run.digest}.json").exists()}
+    missing = [run for run in runs if run.digest not in done]
+    seconds = [each["train_seconds"] / max(1, each["steps"]) for each in done.values() if each["parameters"]]
     if missing and seconds:
         estimate = float(np.mean(seconds)) * sum(run.steps for run in missing) / workers / 60
         print(f"{len(missing)} of {len(runs)} runs to do: about {estimate:.0f} minutes, by the runs done so far")
     with tqdm(total=len(missing), unit="run") as progress:
-        for result in _results(root, missing, output, workers):
+        for run, result in _results(root, missing, folder, workers):
             hops = " ".join(f"{100 * result['accuracy']['test_5'][f'hops_{number}']:.1f}" for number in range(4))
             progress.write(f"{result['row']} (seed {result['seed']}): {hops}  {result['train_seconds']:.0f} s")
             progress.update()
-    return [json.loads((output / f"{run.digest}.json").read_text()) for run in runs]
+            done[run.digest] = result
+            write_report([done[run.digest] for run in runs if run.digest in done], output)
+    return [done[run.digest] for run in runs]
 
 
 def main(
@@ -340,7 +353,7 @@ def main(
 ) -> None:
     """Train and compare the runs of a grid; the table is OUTPUT/table.md, the plot OUTPUT/plot.png."""
     started = time.perf_counter()
-    results = ablate(root, read_grid(grid), output / "runs", workers)
+    results = ablate(root, read_grid(grid), output, workers)
     write_report(results, output)
     print((output / "table.md").read_text())
     print(f"{len(results)} runs, {(time.perf_counter() - started) / 60:.0f} minutes: {output}")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modeling_sen import ablation
-from modeling_sen.ablation import AblationRun, ablate, read_grid, run_one
+from modeling_sen.ablation import AblationRun, _seconds_of, ablate, read_grid, run_one
 from modeling_sen.world import association_clips, association_task, train_association_towers
 from modeling_sen.world.association_towers import AssociationTowers, save_towers
 
@@ -47,6 +47,7 @@ SHORT = {"steps": 2, "batch_size": 4, "clips": 20}
         {"model": "frozen_mean"},
         {"model": "late_fusion", "options": {"source": "trunk", "num_resampled": 2}},
         {"model": "hop_alone", "options": {"source": "round0", "hop": 3}},
+        {"model": "hop_prompted", "neurons": ("video",), "options": {"hop": 2}, "config": {"num_rounds": 1}},
     ],
     ids=lambda settings: settings["model"],
 )
@@ -58,7 +59,7 @@ def test_every_model_is_trained_and_measured(root, tmp_path, settings):
         assert all(shares[f"hops_{hops}"] >= shares[f"hops_{hops}_raw"] for hops in range(4))
     assert (result["parameters"] == 0) == (settings["model"] == "frozen_mean")
     expected = (
-        [] if settings["model"] == "hop_alone" else [*settings.get("neurons", ("image", "video", "audio", "legend"))]
+        [] if settings["model"].startswith("hop_") else [*settings.get("neurons", ("image", "video", "audio", "legend"))]
     )
     assert list(result["missing"]) == expected + (["distractor"] if "distractor" in settings else [])
     assert [path.name for path in tmp_path.iterdir()] == [
@@ -75,14 +76,25 @@ def test_a_run_is_repeated_bit_for_bit(root, tmp_path):
 
 
 def test_done_runs_are_kept_and_the_estimate_is_said(root, tmp_path, capsys):
-    runs = [AblationRun(model="late_fusion", seed=seed, **SHORT) for seed in (0, 1)]
+    runs = [AblationRun(model="late_fusion", towers="local", seed=seed, **SHORT) for seed in (0, 1)]
     ablate(root, runs[:1], tmp_path, workers=1)
-    path = tmp_path / f"{runs[0].digest}.json"
+    assert "| local |  | 1 |" in (tmp_path / "table.md").read_text()  # as far as it is
+    path = tmp_path / "runs" / f"{runs[0].digest}.json"
     stamp = path.stat().st_mtime_ns
     results = ablate(root, runs, tmp_path, workers=1)
     assert [result["seed"] for result in results] == [0, 1]
     assert path.stat().st_mtime_ns == stamp
     assert "1 of 2 runs to do: about" in capsys.readouterr().out
+
+
+def test_an_interrupted_runs_seconds_are_those_of_both_parts(tmp_path):
+    lines = [
+        {"step": 20, "loss": 1.0, "clips_per_second": 64.0},
+        {"step": 40, "loss": 1.0, "clips_per_second": 128.0},
+        {"step": 50, "loss": 1.0, "clips_per_second": 32.0},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert _seconds_of(tmp_path / "log.jsonl", batch_size=64) == 20 + 10 + 20
 
 
 def test_the_distractor_sees_another_clip(root):
@@ -175,4 +187,4 @@ def test_a_damaged_result_is_not_taken_for_one(root, tmp_path):
     content = json.loads((tmp_path / f"{run.digest}.json").read_text())
     assert content["model"] == "frozen_mean"
     assert not list(tmp_path.glob("*.tmp"))
-    assert set(ablation.MODELS) == {"sen", "frozen_mean", "late_fusion", "hop_alone"}
+    assert set(ablation.MODELS) == {"sen", "frozen_mean", "late_fusion", "hop_alone", "hop_prompted"}
