@@ -181,7 +181,7 @@ def test_a_wrong_entry_is_named(tmp_path, entry, message):
         read_grid(tmp_path / "grid.yaml")
 
 
-def test_a_damaged_result_is_not_taken_for_one(root, tmp_path):
+def test_results_are_written_whole(root, tmp_path):
     run = AblationRun(model="frozen_mean")
     run_one(root, run, tmp_path)
     content = json.loads((tmp_path / f"{run.digest}.json").read_text())

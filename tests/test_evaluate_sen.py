@@ -117,6 +117,30 @@ def test_an_interrupted_run_goes_on(sen_folder, lists, clips, tmp_path, monkeypa
     assert len(EmbeddingStore(kept).rows) == 3
 
 
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty"])
+def test_a_damaged_clip_is_named_and_those_before_it_are_kept(
+    sen_folder, clips, tmp_path, monkeypatch, capsys, damage
+):
+    import sen_cli
+
+    monkeypatch.setattr(clip_embeddings, "SHARD_CLIPS", 1)
+    folder = tmp_path / "data" / "some"
+    folder.mkdir(parents=True)
+    (folder / "a.mp4").symlink_to(clips[0])
+    whole = clips[1].read_bytes()
+    (folder / "b.mp4").write_bytes({"truncated": whole[:300], "text": b"not a video " * 50, "empty": b""}[damage])
+    command = ["sen", "eval", str(sen_folder), str(folder.parent), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as exit:
+        sen_cli.main()
+    assert exit.value.code == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sen eval: ")]
+    assert len(said) == 1
+    assert str(folder / "b.mp4") in said[0]
+    assert len(list((tmp_path / "out" / "embeddings").rglob("*.safetensors"))) == 1
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
 def test_another_protocol_is_embedded_anew(sen_folder, lists, clips, tmp_path):
     for protocol in ("own", "pe"):
         run(sen_folder, lists, clips, tmp_path / "out", protocol=protocol)
