@@ -31,7 +31,7 @@ from modeling_sen.neuron import NeuronTrunk
 from modeling_sen.training import TrainingSettings, train
 from modeling_sen.world.association_clips import ATTRIBUTES, VALUES
 from modeling_sen.world.association_task import TEST_SETS, AssociationTask, all_present
-from modeling_sen.world.association_towers import EMBEDDING, SEES, ClipBatches
+from modeling_sen.world.association_towers import EMBEDDING, LAYERS, SEES, ClipBatches
 from modeling_sen.world.train_association_towers import draw_clips, train_towers
 
 # The tower that takes each hop: given the value of the attribute before, it tells the next one.
@@ -311,6 +311,17 @@ def _results(
             yield futures[future], future.result()
 
 
+def _expected_seconds(run: AblationRun) -> float:
+    """On one core of an AMD EPYC of 2026 (benchmarks/association_cost.py); the pace of runs that are done corrects it."""
+    if run.model == "sen":
+        layers = {None: 1, "all": LAYERS}.get(depth := run.config.get("prompt_depth"), depth)
+        milliseconds = 0.3 + 1.1 * run.config.get("num_rounds", 3) * layers  # a clip
+    else:
+        fusion = 9.0 if run.options.get("num_resampled") is None else 2.9
+        milliseconds = {"frozen_mean": 0.0, "late_fusion": fusion, "hop_alone": 4.0, "hop_prompted": 0.6}[run.model]
+    return run.steps * run.batch_size * milliseconds / 1000
+
+
 def ablate(root: Path, runs: list[AblationRun], output: Path, workers: int = 2) -> list[dict[str, Any]]:
     """Runs what is not done yet and returns all results; the report is written anew after each.
 
@@ -320,19 +331,24 @@ def ablate(root: Path, runs: list[AblationRun], output: Path, workers: int = 2) 
     """
     folder = output / "runs"
     folder.mkdir(parents=True, exist_ok=True)
+    paths = {run.digest: folder / f"{run.digest}.json" for run in runs}
+    done = {digest: json.loads(path.read_text()) for digest, path in paths.items() if path.exists()}
+    missing = [run for run in runs if run.digest not in done]
+    kinds = sorted({run.towers for run in missing})
+    untrained = [kind for kind in kinds if not (root / kind / "words.json").exists()]
+    if missing:
+        expected = sum(_expected_seconds(run) for run in runs if run.digest in done)
+        pace = sum(result["train_seconds"] for result in done.values()) / expected if expected else 1.0
+        minutes = pace * sum(map(_expected_seconds, missing)) / workers / 60
+        first = f", after clips and towers ({', '.join(untrained)}), about an hour" if untrained else ""
+        print(f"{len(missing)} of {len(runs)} runs to do: about {minutes:.0f} minutes{first}", flush=True)
     draw_clips(root)
-    for kind in sorted({run.towers for run in runs}):
-        if not (root / kind / "words.json").exists():
+    for kind in kinds:
+        if kind in untrained:
             train_towers(root, kind)
         task = AssociationTask(root, kind)
         for name in ("train", *TEST_SETS):
             task.open(name)
-    done = {run.digest: json.loads(path.read_text()) for run in runs if (path := folder / f"{run.digest}.json").exists()}
-    missing = [run for run in runs if run.digest not in done]
-    seconds = [each["train_seconds"] / max(1, each["steps"]) for each in done.values() if each["parameters"]]
-    if missing and seconds:
-        estimate = float(np.mean(seconds)) * sum(run.steps for run in missing) / workers / 60
-        print(f"{len(missing)} of {len(runs)} runs to do: about {estimate:.0f} minutes, by the runs done so far")
     with tqdm(total=len(missing), unit="run") as progress:
         for run, result in _results(root, missing, folder, workers):
             hops = " ".join(f"{100 * result['accuracy']['test_5'][f'hops_{number}']:.1f}" for number in range(4))

@@ -59,7 +59,9 @@ class StateReader(nn.Module):
         super().__init__()
         self.linear = nn.Linear(width, hidden_size)
         self.norm = nn.LayerNorm(hidden_size)
-        self.answers = nn.Parameter(torch.empty(num_answers, width, hidden_size // num_answers)) if num_answers else None
+        self.answers = (
+            nn.Parameter(torch.empty(num_answers, width, hidden_size // num_answers)) if num_answers else None
+        )
 
     def forward(self, state: NeuronState) -> Tensor:
         read = self.linear(state.pooler_output.to(self.linear.weight))  # (batch, hidden_size)

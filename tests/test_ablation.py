@@ -59,7 +59,9 @@ def test_every_model_is_trained_and_measured(root, tmp_path, settings):
         assert all(shares[f"hops_{hops}"] >= shares[f"hops_{hops}_raw"] for hops in range(4))
     assert (result["parameters"] == 0) == (settings["model"] == "frozen_mean")
     expected = (
-        [] if settings["model"].startswith("hop_") else [*settings.get("neurons", ("image", "video", "audio", "legend"))]
+        []
+        if settings["model"].startswith("hop_")
+        else [*settings.get("neurons", ("image", "video", "audio", "legend"))]
     )
     assert list(result["missing"]) == expected + (["distractor"] if "distractor" in settings else [])
     assert [path.name for path in tmp_path.iterdir()] == [
@@ -85,6 +87,24 @@ def test_done_runs_are_kept_and_the_estimate_is_said(root, tmp_path, capsys):
     assert [result["seed"] for result in results] == [0, 1]
     assert path.stat().st_mtime_ns == stamp
     assert "1 of 2 runs to do: about" in capsys.readouterr().out
+
+
+def test_the_estimate_is_said_before_anything_is_made(root, tmp_path, capsys, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ablation, "draw_clips", stop)
+    sen, fusion = AblationRun(towers="local", steps=1000), AblationRun(model="late_fusion", towers="local", steps=1000)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(root, [sen, fusion], tmp_path, workers=1)
+    assert capsys.readouterr().out == "2 of 2 runs to do: about 13 minutes\n"  # 64,000 clips at 3.6 and at 9 ms
+    with pytest.raises(KeyboardInterrupt):
+        ablate(tmp_path / "nowhere", [sen, fusion], tmp_path, workers=2)
+    assert "about 7 minutes, after clips and towers (local), about an hour" in capsys.readouterr().out
+    (tmp_path / "runs" / f"{sen.digest}.json").write_text(json.dumps({"train_seconds": 2 * 64 * 3.6}))
+    with pytest.raises(KeyboardInterrupt):
+        ablate(root, [sen, fusion], tmp_path, workers=1)
+    assert capsys.readouterr().out == "1 of 2 runs to do: about 19 minutes\n"  # twice as slow
 
 
 def test_an_interrupted_runs_seconds_are_those_of_both_parts(tmp_path):
