@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from modeling_sen.ablation import AblationRun, TrainedOnTask
+from modeling_sen.ablation import AblationRun, TrainedOnTask, fastest_attention
 from modeling_sen.world.association_task import AssociationTask
 from modeling_sen.world.association_towers import ClipBatches
 
@@ -48,7 +47,7 @@ def main() -> None:
     for repeat in range(arguments.repeats + 1):  # the first is a warm-up
         for name, module in modules.items():
             started = time.process_time()
-            with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
+            with fastest_attention(ROWS[name]), torch.autocast("cpu", torch.bfloat16):
                 module.train()(rows(repeat))["loss"].backward()
             optimizers[name].step()
             optimizers[name].zero_grad()

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -251,9 +251,7 @@ def run_one(root: Path, run: AblationRun, output: Path, threads: int = 1) -> dic
             threads=threads,
             checkpoint_every=max(100, run.steps // 3),
         )
-        # On few tokens the CPU's fused kernel is the slower one backwards, by far; on all tokens it is the faster one.
-        reads_all = run.model == "late_fusion" and run.options.get("num_resampled") is None
-        with nullcontext() if reads_all else sdpa_kernel(SDPBackend.MATH):
+        with fastest_attention(run):
             train(module, ClipBatches({"rows": np.arange(run.clips)}, run.batch_size, run.seed), settings)
         seconds = _seconds_of(output / run.digest / "log.jsonl", run.batch_size)
     module.eval()
@@ -269,6 +267,12 @@ def run_one(root: Path, run: AblationRun, output: Path, threads: int = 1) -> dic
     os.replace(temporary, path)
     shutil.rmtree(output / run.digest, ignore_errors=True)
     return result
+
+
+def fastest_attention(run: AblationRun) -> AbstractContextManager:
+    """On few tokens the CPU's fused attention is the slower one backwards, by far; on all tokens it is the faster one."""
+    reads_all = run.model == "late_fusion" and run.options.get("num_resampled") is None
+    return nullcontext() if reads_all else sdpa_kernel(SDPBackend.MATH)
 
 
 def _seconds_of(log: Path, batch_size: int) -> float:
