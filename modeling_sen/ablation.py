@@ -28,6 +28,7 @@ from tqdm import tqdm
 from modeling_sen.ablation_report import write_report
 from modeling_sen.evaluation.baselines import FrozenMean, LateFusion
 from modeling_sen.neuron import NeuronTrunk
+from modeling_sen.recursive_association import RABlock
 from modeling_sen.training import TrainingSettings, train
 from modeling_sen.world.association_clips import ATTRIBUTES, VALUES
 from modeling_sen.world.association_task import TEST_SETS, AssociationTask, all_present
@@ -211,7 +212,8 @@ class HopPrompted(nn.Module):
         return self.sen.logit_scale
 
     def forward(self, trunks: Mapping[str, NeuronTrunk], present: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-        context = self.sen.blocks[0].distribute(self.told(targets[:, self.hop - 1]), [self.tower])
+        block: RABlock = self.sen.blocks[0]  # type: ignore[assignment]
+        context = block.distribute(self.told(targets[:, self.hop - 1]), [self.tower])
         state = self.sen.neurons.by_name[self.tower].look_again(trunks[self.tower], context[self.tower])
         return nn.functional.normalize(self.sen.fusion({self.tower: state}, present), dim=-1)
 
