@@ -140,17 +140,16 @@ def main() -> None:
             for each, step in steps.items():
                 turns[each].append(seconds(step))
         del steps
-        lora_memory = peak_megabytes("lora", towers, options.depths[0], options.threads)
+        peaks = {each: peak_megabytes(each[0], towers, each[1], options.threads) for each in ways}
         for each, times in turns.items():
             wall, processor = (
                 statistics.median(lora[kind] / time[kind] for time, lora in zip(times, turns[ways[0]], strict=True))
                 for kind in (0, 1)
             )
             median = statistics.median(time[0] for time in times)
-            peak = peak_megabytes(each[0], towers, each[1], options.threads)
             name = each[0] if each[0] == "lora" else f"{each[0]}, depth {each[1]}"
             speed = f"{wall:5.2f}x as fast by the clock, {processor:5.2f}x of processor time"
-            print(f"{name:18} {median:7.2f} s   {speed}   {peak:6.0f} MB, {peak / lora_memory:.2f}x")
+            print(f"{name:18} {median:7.2f} s   {speed}   {peaks[each]:6.0f} MB, {peaks[each] / peaks[ways[0]]:.2f}x")
     print(f"aims for cached trunks: {SPEED_AIM}x the speed, {MEMORY_AIM}x the memory")
 
 
