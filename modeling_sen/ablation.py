@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from modeling_sen.ablation_report import write_report
+from modeling_sen.ablation_report import write_report, write_tables
 from modeling_sen.evaluation.baselines import FrozenMean, LateFusion
 from modeling_sen.neuron import NeuronTrunk
 from modeling_sen.recursive_association import RABlock
@@ -329,11 +329,11 @@ def _expected_seconds(run: AblationRun) -> float:
 
 
 def ablate(root: Path, runs: list[AblationRun], output: Path, workers: int = 2) -> list[dict[str, Any]]:
-    """Runs what is not done yet and returns all results; the report is written anew after each.
+    """Runs what is not done yet and returns all results; the tables are written anew after each.
 
     Args:
         root: folder of clips and towers, which are made where they are missing.
-        output: folder of the report and, in `runs`, of each run's result.
+        output: folder of the tables and, in `runs`, of each run's result.
     """
     folder = output / "runs"
     folder.mkdir(parents=True, exist_ok=True)
@@ -361,7 +361,7 @@ def ablate(root: Path, runs: list[AblationRun], output: Path, workers: int = 2) 
             progress.write(f"{result['row']} (seed {result['seed']}): {hops}  {result['train_seconds']:.0f} s")
             progress.update()
             done[run.digest] = result
-            write_report([done[run.digest] for run in runs if run.digest in done], output)
+            write_tables([done[run.digest] for run in runs if run.digest in done], output)
     return [done[run.digest] for run in runs]
 
 

@@ -129,14 +129,20 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def write_report(results: Sequence[Mapping[str, Any]], output: Path) -> None:
-    """Writes results.json, table.md and, where matplotlib is installed, plot.png to `output`."""
+def write_tables(results: Sequence[Mapping[str, Any]], output: Path) -> list[Row]:
+    """Writes results.json and table.md to `output`; returns the table's rows."""
     rows = collect_rows(results)
     tables = f"{table(rows)}\nA neuron missing at test time:\n\n{missing_table(rows)}"
     for name, text in (("results.json", json.dumps(list(results), indent=1)), ("table.md", tables)):
         temporary = output / f"{name}.tmp"
         temporary.write_text(text)
         os.replace(temporary, output / name)
+    return rows
+
+
+def write_report(results: Sequence[Mapping[str, Any]], output: Path) -> None:
+    """Writes results.json, table.md and, where matplotlib is installed, plot.png to `output`."""
+    rows = write_tables(results, output)
     try:
         plot(rows, output / "plot.png")
     except ImportError as error:
