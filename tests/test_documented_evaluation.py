@@ -35,7 +35,7 @@ def test_commands_print_what_is_shown(tmp_path):
         for line in block.strip().splitlines():
             command = [sys.executable, "-m", "sen_cli", *shlex.split(line)[1:]]
             printed.append(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
-    shown = re.findall(r"```\n(.*?)```", PAGE, re.DOTALL)
+    shown = re.findall(r"\n\n```\n(.*?)```", PAGE, re.DOTALL)
     shown = [block for block in shown if "protocol own" in block]
     assert len(shown) == 2
     assert shown[0] == printed[0]

@@ -181,8 +181,8 @@ def test_what_was_pushed_comes_back(online, hub):
     assert online["same weights"] == [True] * 4
     local, pushed, saved = map(np.array, online["pushed"])
     # Weights are mapped from files where they lie at other addresses, on which the last bit of a product depends.
-    np.testing.assert_allclose(pushed, local, rtol=1e-6)
-    np.testing.assert_allclose(saved, local, rtol=1e-6)
+    np.testing.assert_allclose(pushed, local, rtol=1e-5)
+    np.testing.assert_allclose(saved, local, rtol=1e-5)
     assert online["pushed relative"] == online["relative"]["main"]
     (files,) = list(hub.repositories["org/pushed"].commits.values())[-1:]
     assert {"config.json", "model.safetensors", "neuron_image/model.safetensors", "README.md"} <= set(files)
