@@ -160,8 +160,8 @@ class SENModel(SENPreTrainedModel):
             RABlock(config, first=index == 0 and not config.share_blocks) for index in range(num_blocks)
         )
         self.fusion = FusionHead(config)
-        self.gate = nn.Parameter(torch.empty(()))
-        self.logit_scale = nn.Parameter(torch.empty(()))
+        self.gate = nn.Parameter(torch.zeros(()))
+        self.logit_scale = nn.Parameter(torch.zeros(()))
         self.neurons = NeuronBank()
         self.gradient_checkpointing = False  # of towers that are still to be loaded
         self._specs = {spec.name: spec for spec in config.neuron_specs}

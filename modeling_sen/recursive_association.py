@@ -60,7 +60,7 @@ class StateReader(nn.Module):
         self.linear = nn.Linear(width, hidden_size)
         self.norm = nn.LayerNorm(hidden_size)
         self.answers = (
-            nn.Parameter(torch.empty(num_answers, width, hidden_size // num_answers)) if num_answers else None
+            nn.Parameter(torch.zeros(num_answers, width, hidden_size // num_answers)) if num_answers else None
         )
 
     def forward(self, state: NeuronState) -> Tensor:
@@ -122,7 +122,7 @@ class AttentionIntegration(nn.Module):
     def __init__(self, config: SENConfig, first: bool):
         super().__init__()
         self.readers = StateReaders(config, first)
-        self.queries = nn.Parameter(torch.empty(config.num_prompt_tokens, config.hidden_size))
+        self.queries = nn.Parameter(torch.zeros(config.num_prompt_tokens, config.hidden_size))
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
 
@@ -151,7 +151,7 @@ class Distribution(nn.Module):
         self.num_active = max(1, round(config.active_fraction * units))
         self.down = nn.Linear(config.hidden_size, units)
         self.up = nn.Linear(config.bottleneck_size, width, bias=False)
-        self.tokens = nn.Parameter(torch.empty(config.num_prompt_tokens, width))
+        self.tokens = nn.Parameter(torch.zeros(config.num_prompt_tokens, width))
 
     def forward(self, knowledge: Tensor) -> Tensor:
         hidden = DISTRIBUTE[self.variant](self.down(knowledge), self.num_active)  # (batch, prompt_tokens * bottleneck)

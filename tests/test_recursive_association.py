@@ -163,6 +163,8 @@ def test_what_no_answer_has_a_slice_of_hears_the_pooled_output_only():
 def test_blocks_compile_without_graph_breaks():
     block, states = make_block(), make_states()
     head = FusionHead(make_config())
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
 
     def round_of(states, present):
         knowledge = block.integrate(states, present)
