@@ -94,6 +94,20 @@ def legend_tokens(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return ids, motions
 
 
+def legend_names(ids: np.ndarray) -> np.ndarray:
+    """(clips, 40) int8: at each word of a sentence but its name the value of that name plus one, `IGNORED` elsewhere.
+
+    Args:
+        ids: (clips, 40) uint8 token ids of legends.
+    """
+    value_of = np.zeros(len(LEGEND_VOCABULARY), dtype=np.int8)
+    for value, name in enumerate(NAMES):
+        value_of[LEGEND_VOCABULARY[name.lower()]] = value + 1
+    values = value_of[ids]
+    starts = np.maximum.accumulate(np.where(values > 0, np.arange(ids.shape[1]), 0), axis=1)  # of each word's sentence
+    return np.where((ids > 0) & (values == 0), np.take_along_axis(values, starts, axis=1), IGNORED).astype(np.int8)
+
+
 def association_scene(split: str, seed: int, index: int, objects: int | None = None) -> Scene:
     """A clip in which one object sounds; with the number of objects drawn between 3 and 8 where it is not given."""
     return make_scene(split, seed, index, num_objects=objects or OBJECTS, hops=2)

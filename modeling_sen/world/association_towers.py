@@ -33,6 +33,7 @@ from modeling_sen.world.association_clips import (
     MEL_FRAMES,
     VALUES,
     WORDS,
+    legend_names,
     present_words,
     target_values,
 )
@@ -46,9 +47,9 @@ LAYERS = 4
 SEES = {"image": ("colour", "shape"), "video": ("shape", "motion"), "audio": ("colour",), "legend": ("motion", "name")}
 MODALITIES = {"image": "image", "video": "video", "audio": "audio", "legend": "text"}
 WIDTHS = {"image": 96, "video": 96, "audio": 64, "legend": 64}
-# What local towers name: under each patch, and at each name of the legend its motion.
+# What local towers name: under each patch, at each name of the legend its motion, and at the other words their name.
 DENSE = {"image_colour": "image", "image_shape": "image", "video_shape": "video", "video_motion": "video",
-         "legend_motion": "legend"}  # fmt: skip
+         "legend_motion": "legend", "legend_name": "legend"}  # fmt: skip
 DENSE_WEIGHT = 20.0
 BACKGROUND_WEIGHT = 0.1  # most patches show background
 
@@ -108,10 +109,11 @@ class AssociationTowers(nn.Module):
         )
 
         self.trained: tuple[str, ...] = tuple(SEES)
+        self.named: tuple[str, ...] = tuple(self.dense_heads)
 
-    def train_only(self, names: tuple[str, ...], words: bool) -> None:
-        """From now on only these towers learn, and the words where `words` is true."""
-        self.trained = names
+    def train_only(self, names: tuple[str, ...], words: bool, named: tuple[str, ...] = ()) -> None:
+        """From now on only these towers learn, to name these entries of `DENSE`, and the words where `words` is true."""
+        self.trained, self.named = names, named
         self.requires_grad_(False)
         self.words.requires_grad_(words)
         self.scale.requires_grad_(True)
@@ -119,8 +121,8 @@ class AssociationTowers(nn.Module):
         for name in names:
             getattr(self, name).requires_grad_(True)
             self.projections[name].requires_grad_(True)
-        for name, head in self.dense_heads.items():
-            head.requires_grad_(DENSE[name] in names)
+        for name in named:
+            self.dense_heads[name].requires_grad_(True)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         embeds, tokens = self.encode(batch, self.trained)
@@ -131,10 +133,8 @@ class AssociationTowers(nn.Module):
             logits = self.scale[number].exp() * embed @ words[columns].T + self.bias[number]
             truth = batch["heard_words" if name == "audio" else "words"][:, columns].float()
             losses[name] = F.binary_cross_entropy_with_logits(logits, truth) * len(columns)
-        for name, head in self.dense_heads.items():
-            if DENSE[name] not in tokens:
-                continue
-            logits = head(tokens[DENSE[name]]).float().flatten(0, 1)
+        for name in self.named:
+            logits = self.dense_heads[name](tokens[DENSE[name]]).float().flatten(0, 1)
             weight = torch.ones(VALUES + 1, device=logits.device)
             weight[0] = BACKGROUND_WEIGHT
             losses[name] = F.cross_entropy(logits, batch[name].flatten(), weight=weight, ignore_index=IGNORED)
@@ -209,6 +209,7 @@ def tower_targets(clips: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     target = target_values(clips["attributes"], clips["sounding"])
     heard = np.zeros((len(target), len(WORDS)), dtype=bool)
     heard[np.arange(len(target)), target[:, 0]] = True
+    clips = {**clips, "legend_name": legend_names(clips["legend_ids"])}
     dense = {name: clips[name].astype(np.int64) for name in DENSE}
     return {"words": present_words(clips["attributes"]), "heard_words": heard, **dense}
 
@@ -249,11 +250,11 @@ def seen_shares(
                 right.setdefault(f"{name}_{attribute}_words", []).append(
                     (lowest_true > highest_false).float().mean().item()
                 )
-        for name, head in towers.dense_heads.items():
+        for name in towers.named:
             if DENSE[name] not in tokens:
                 continue
             shown = part[name] > 0
-            found = head(tokens[DENSE[name]]).argmax(-1)
+            found = towers.dense_heads[name](tokens[DENSE[name]]).argmax(-1)
             right.setdefault(name, []).append((found == part[name])[shown].float().mean().item())
     return {name: float(np.mean(values)) for name, values in right.items()}
 

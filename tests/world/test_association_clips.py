@@ -12,6 +12,7 @@ from modeling_sen.world.association_clips import (
     WORDS,
     association_scene,
     clip_arrays,
+    legend_names,
     legend_tokens,
     present_words,
     read_clips,
@@ -19,7 +20,8 @@ from modeling_sen.world.association_clips import (
     write_clips,
 )
 from modeling_sen.world.scene import MAX_OBJECTS
-from modeling_sen.world.truth import association_question
+from modeling_sen.world.tiny_batches import IGNORED
+from modeling_sen.world.truth import association_question, legend
 from modeling_sen.world.vocabulary import MOTIONS
 
 SCENES = [association_scene("test", 0, index) for index in range(12)]
@@ -62,6 +64,17 @@ def test_the_legend_says_who_moves_how():
             assert f"{sprite.name.lower()} is {MOTIONS[sprite.motion]} ." in text
         named = {words[ids[place]]: motions[place] - 1 for place in np.flatnonzero(motions > 0)}
         assert named == {sprite.name.lower(): list(MOTIONS).index(sprite.motion) for sprite in scene.sprites}
+
+
+def test_the_words_of_a_sentence_are_labelled_with_its_name():
+    labels = legend_names(stacked("legend_ids"))
+    for scene, row in zip(SCENES, labels, strict=True):
+        expected = []
+        for sentence in legend(scene).lower().split(". "):
+            name, *others = sentence.removesuffix(".").split()
+            value = [word.lower() for word in WORDS[-VALUES:]].index(name) + 1
+            expected += [IGNORED, *[value] * len(others), value]  # the name, the words, the full stop
+        assert row.tolist() == expected + [IGNORED] * (LEGEND_LENGTH - len(expected))
 
 
 def test_the_longest_legend_fits():
