@@ -213,7 +213,8 @@ class HopPrompted(nn.Module):
 
     def forward(self, trunks: Mapping[str, NeuronTrunk], present: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         block: RABlock = self.sen.blocks[0]  # type: ignore[assignment]
-        context = block.distribute(self.told(targets[:, self.hop - 1]), [self.tower])
+        told = self.told(targets[:, self.hop - 1])
+        context = block.distribute(told, told, [self.tower])  # a first block reads knowledge only
         state = self.sen.neurons.by_name[self.tower].look_again(trunks[self.tower], context[self.tower])
         return nn.functional.normalize(self.sen.fusion({self.tower: state}, present), dim=-1)
 

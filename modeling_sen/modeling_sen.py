@@ -396,7 +396,7 @@ class SENModel(SENPreTrainedModel):
         for number in range(self.config.num_rounds):
             block: RABlock = self.blocks[0 if self.config.share_blocks else number]  # type: ignore[assignment]
             known = block.integrate(states, present)  # (batch, hidden_size)
-            context = block.distribute(known, list(states))  # neuron -> (batch, prompt_tokens, width)
+            context = block.distribute(known, said[-1], list(states))  # neuron -> (batch, prompt_tokens, width)
             states = self._prompt(trunks, context)
             knowledge.append(known)
             said.append(self.fusion(states, present))

@@ -138,23 +138,33 @@ class AttentionIntegration(nn.Module):
 
 
 class Distribution(nn.Module):
-    """`C = D(g)`: knowledge becomes one neuron's context, through a bottleneck of `bottleneck_size` per prompt token.
+    """`C = D(g, z)`: knowledge, and what association said in the round before, become one neuron's context.
 
-    With `sparse_mlp` only the `active_fraction` of the bottleneck's units with the largest magnitude stay active;
-    `mlp` keeps all; `linear` has no activation.
+    They go through a bottleneck of `bottleneck_size` per prompt token. With `sparse_mlp` only the `active_fraction` of its
+    units with the largest magnitude stay active; `mlp` keeps all; `linear` has no activation.
+
+    Each neuron reads `z` by weights of its own: what one neuron alone needs to hear is drowned in knowledge, which all
+    neurons' needs shape, and chains of three encoders were not learned from it (docs/association.md).
+
+    Args:
+        first: whether there is no round before.
     """
 
-    def __init__(self, config: SENConfig, width: int):
+    def __init__(self, config: SENConfig, width: int, first: bool):
         super().__init__()
         self.variant, self.num_tokens = config.distribute, config.num_prompt_tokens
         units = config.num_prompt_tokens * config.bottleneck_size
         self.num_active = max(1, round(config.active_fraction * units))
         self.down = nn.Linear(config.hidden_size, units)
+        self.said = None if first else nn.Linear(config.projection_dim, units, bias=False)
         self.up = nn.Linear(config.bottleneck_size, width, bias=False)
         self.tokens = nn.Parameter(torch.zeros(config.num_prompt_tokens, width))
 
-    def forward(self, knowledge: Tensor) -> Tensor:
-        hidden = DISTRIBUTE[self.variant](self.down(knowledge), self.num_active)  # (batch, prompt_tokens * bottleneck)
+    def forward(self, knowledge: Tensor, said: Tensor) -> Tensor:
+        heard = self.down(knowledge)  # (batch, prompt_tokens * bottleneck)
+        if self.said is not None:
+            heard = heard + self.said(nn.functional.layer_norm(said, said.shape[-1:]))
+        hidden = DISTRIBUTE[self.variant](heard, self.num_active)
         return self.up(hidden.unflatten(-1, (self.num_tokens, -1))) + self.tokens  # (batch, prompt_tokens, width)
 
 
@@ -183,14 +193,14 @@ class RABlock(nn.Module):
 
     Args:
         config: the SEN's configuration.
-        first: whether only unprompted states, which have no answers, are integrated.
+        first: whether only unprompted states are integrated: they have no answers, and association has said nothing yet.
     """
 
     def __init__(self, config: SENConfig, first: bool):
         super().__init__()
         self.integration = INTEGRATE[config.integrate](config, first)
         self.distribution = nn.ModuleDict(
-            {spec.name: Distribution(config, spec.hidden_size) for spec in config.neuron_specs}
+            {spec.name: Distribution(config, spec.hidden_size, first) for spec in config.neuron_specs}
         )
         # Towers that take no prompts: their tokens are shifted by U mean_P(C).
         self.shift = nn.ModuleDict(
@@ -205,9 +215,14 @@ class RABlock(nn.Module):
         """(batch, hidden_size) knowledge from the present neurons' states."""
         return self.integration(states, present)
 
-    def distribute(self, knowledge: Tensor, names: list[str]) -> dict[str, Tensor]:
-        """neuron -> (batch, prompt_tokens, width) context; (batch, 1, width) for neurons re-associated after the tower."""
-        context = {name: self.distribution[name](knowledge) for name in names}
+    def distribute(self, knowledge: Tensor, said: Tensor, names: list[str]) -> dict[str, Tensor]:
+        """neuron -> (batch, prompt_tokens, width) context; (batch, 1, width) for neurons re-associated after the tower.
+
+        Args:
+            knowledge: (batch, hidden_size).
+            said: (batch, projection_dim), the [`FusionHead`]'s output of the round before; a first block does not read it.
+        """
+        context = {name: self.distribution[name](knowledge, said) for name in names}
         for name in names:
             if name in self.shift:
                 context[name] = self.shift[name](context[name].mean(dim=1, keepdim=True))
