@@ -216,7 +216,7 @@ class HopPrompted(nn.Module):
         told = self.told(targets[:, self.hop - 1])
         context = block.distribute(told, told, [self.tower])  # a first block reads knowledge only
         state = self.sen.neurons.by_name[self.tower].look_again(trunks[self.tower], context[self.tower])
-        return nn.functional.normalize(self.sen.fusion({self.tower: state}, present), dim=-1)
+        return nn.functional.normalize(self.sen.fusion({self.tower: state}, present)[1], dim=-1)
 
 
 MODELS: dict[str, Callable[[AssociationTask, AblationRun], nn.Module]] = {

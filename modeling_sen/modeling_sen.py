@@ -389,17 +389,19 @@ class SENModel(SENPreTrainedModel):
             trunks = {name: trunks[name] for name in present}
         states = {name: trunk.first_state for name, trunk in trunks.items()}
         aligned = self._aligned_mean(states, present)
-        said = [self.fusion(states, present)]  # F of each round, (batch, projection_dim)
+        summary, embeds = self.fusion(states, present)
+        said = [embeds]  # F of each round, (batch, projection_dim)
         rounds = [self._round(states, present, said[0], aligned)] if output_all_rounds else []
 
         knowledge = []
         for number in range(self.config.num_rounds):
             block: RABlock = self.blocks[0 if self.config.share_blocks else number]  # type: ignore[assignment]
             known = block.integrate(states, present)  # (batch, hidden_size)
-            context = block.distribute(known, said[-1], list(states))  # neuron -> (batch, prompt_tokens, width)
+            context = block.distribute(known, summary, list(states))  # neuron -> (batch, prompt_tokens, width)
             states = self._prompt(trunks, context)
             knowledge.append(known)
-            said.append(self.fusion(states, present))
+            summary, embeds = self.fusion(states, present)
+            said.append(embeds)
             if output_all_rounds:
                 rounds.append(self._round(states, present, said[-1], aligned))
 

@@ -138,13 +138,14 @@ class AttentionIntegration(nn.Module):
 
 
 class Distribution(nn.Module):
-    """`C = D(g, z)`: knowledge, and what association said in the round before, become one neuron's context.
+    """`C = D(g, s)`: knowledge, and the summary of the round before, become one neuron's context.
 
     They go through a bottleneck of `bottleneck_size` per prompt token. With `sparse_mlp` only the `active_fraction` of its
     units with the largest magnitude stay active; `mlp` keeps all; `linear` has no activation.
 
-    Each neuron reads `z` by weights of its own: what one neuron alone needs to hear is drowned in knowledge, which all
-    neurons' needs shape, and chains of three encoders were not learned from it (docs/association.md).
+    The summary is what the loss asks for in every round, and each neuron reads it by weights of its own. What one neuron
+    alone needs to hear is drowned in knowledge, which all neurons' needs shape: chains of three encoders were not learned
+    from it (docs/association.md).
 
     Args:
         first: whether there is no round before.
@@ -156,14 +157,14 @@ class Distribution(nn.Module):
         units = config.num_prompt_tokens * config.bottleneck_size
         self.num_active = max(1, round(config.active_fraction * units))
         self.down = nn.Linear(config.hidden_size, units)
-        self.said = None if first else nn.Linear(config.projection_dim, units, bias=False)
+        self.summary = None if first else nn.Linear(config.hidden_size, units, bias=False)
         self.up = nn.Linear(config.bottleneck_size, width, bias=False)
         self.tokens = nn.Parameter(torch.zeros(config.num_prompt_tokens, width))
 
-    def forward(self, knowledge: Tensor, said: Tensor) -> Tensor:
+    def forward(self, knowledge: Tensor, summary: Tensor) -> Tensor:
         heard = self.down(knowledge)  # (batch, prompt_tokens * bottleneck)
-        if self.said is not None:
-            heard = heard + self.said(nn.functional.layer_norm(said, said.shape[-1:]))
+        if self.summary is not None:
+            heard = heard + self.summary(nn.functional.layer_norm(summary, summary.shape[-1:]))
         hidden = DISTRIBUTE[self.variant](heard, self.num_active)
         return self.up(hidden.unflatten(-1, (self.num_tokens, -1))) + self.tokens  # (batch, prompt_tokens, width)
 
@@ -193,7 +194,7 @@ class RABlock(nn.Module):
 
     Args:
         config: the SEN's configuration.
-        first: whether only unprompted states are integrated: they have no answers, and association has said nothing yet.
+        first: whether only unprompted states are integrated: they have no answers, and of the summary nothing was asked.
     """
 
     def __init__(self, config: SENConfig, first: bool):
@@ -215,14 +216,14 @@ class RABlock(nn.Module):
         """(batch, hidden_size) knowledge from the present neurons' states."""
         return self.integration(states, present)
 
-    def distribute(self, knowledge: Tensor, said: Tensor, names: list[str]) -> dict[str, Tensor]:
+    def distribute(self, knowledge: Tensor, summary: Tensor, names: list[str]) -> dict[str, Tensor]:
         """neuron -> (batch, prompt_tokens, width) context; (batch, 1, width) for neurons re-associated after the tower.
 
         Args:
             knowledge: (batch, hidden_size).
-            said: (batch, projection_dim), the [`FusionHead`]'s output of the round before; a first block does not read it.
+            summary: (batch, hidden_size), the [`FusionHead`]'s of the round before; a first block does not read it.
         """
-        context = {name: self.distribution[name](knowledge, said) for name in names}
+        context = {name: self.distribution[name](knowledge, summary) for name in names}
         for name in names:
             if name in self.shift:
                 context[name] = self.shift[name](context[name].mean(dim=1, keepdim=True))
@@ -230,7 +231,12 @@ class RABlock(nn.Module):
 
 
 class FusionHead(nn.Module):
-    """`F`: Linear-GELU-Linear of the mean of what neurons say ([`StateReader`]), into the text space."""
+    """`F`: Linear-GELU-Linear of the mean of what neurons say ([`StateReader`]), into the text space.
+
+    Returns:
+        summary: (batch, hidden_size), between the two linear maps.
+        embeds: (batch, projection_dim).
+    """
 
     def __init__(self, config: SENConfig):
         super().__init__()
@@ -238,9 +244,10 @@ class FusionHead(nn.Module):
         self.down = nn.Linear(config.hidden_size, config.hidden_size)
         self.up = nn.Linear(config.hidden_size, config.projection_dim)
 
-    def forward(self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         read = masked_mean(self.readers(states), present)  # (batch, hidden_size)
-        return self.up(nn.functional.gelu(self.down(read)))  # (batch, projection_dim)
+        summary = nn.functional.gelu(self.down(read))
+        return summary, self.up(summary)
 
 
 __all__ = ["DISTRIBUTE", "INTEGRATE", "PROMPT", "FusionHead", "RABlock", "Shift", "masked_mean"]

@@ -93,7 +93,7 @@ def test_without_an_aligned_neuron_the_embedding_is_that_of_the_fusion_head(make
     with torch.no_grad():
         output = model(**inputs)
         present = dict.fromkeys(output.neuron_states, torch.ones(2, dtype=torch.bool))
-        assert torch.equal(output.fused_embeds, normalised(model.fusion(output.neuron_states, present)))
+        assert torch.equal(output.fused_embeds, normalised(model.fusion(output.neuron_states, present)[1]))
         model.gate.fill_(-3.0)  # there is no gate to pass
         assert torch.equal(model(**inputs).fused_embeds, output.fused_embeds)
     assert SENModel.from_neurons([towers["ast"]], projection_dim=7, **SMALL).is_untrained_without_start

@@ -115,12 +115,12 @@ def test_answers_are_read_after_the_first_round_only(variant):
 def test_distribution_hands_each_neuron_tokens_of_its_width(variant):
     block = make_block(distribute=variant)
     knowledge = torch.randn(2, 12, requires_grad=True)
-    said = torch.randn(2, 5, requires_grad=True)
-    context = block.distribute(knowledge, said, ["image", "sound"])
+    summary = torch.randn(2, 12, requires_grad=True)
+    context = block.distribute(knowledge, summary, ["image", "sound"])
     assert {name: tuple(tokens.shape) for name, tokens in context.items()} == {"image": (2, 3, 8), "sound": (2, 3, 4)}
     context["image"].sum().backward()
     assert knowledge.grad.abs().sum() > 0
-    assert said.grad.abs().sum() > 0
+    assert summary.grad.abs().sum() > 0
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in block.distribution["image"].parameters())
 
 
@@ -132,24 +132,27 @@ def test_sparse_mlp_keeps_the_most_active_units_and_no_others():
     assert torch.equal(sparse[sparse != 0], active[sparse != 0])
     block = make_block(active_fraction=1.0)
     dense = make_block(distribute="mlp")
-    knowledge, said = torch.randn(2, 12), torch.randn(2, 5)
+    knowledge, summary = torch.randn(2, 12), torch.randn(2, 12)
     assert torch.equal(
-        block.distribute(knowledge, said, ["image"])["image"], dense.distribute(knowledge, said, ["image"])["image"]
+        block.distribute(knowledge, summary, ["image"])["image"],
+        dense.distribute(knowledge, summary, ["image"])["image"],
     )
 
 
-def test_context_is_made_of_knowledge_and_of_what_was_said_normalised():
+def test_context_is_made_of_knowledge_and_of_the_summary_normalised():
     block = make_block(distribute="linear")
     part = block.distribution["image"]
-    knowledge, said = torch.randn(2, 12), torch.randn(2, 5)
-    centred = said - said.mean(-1, keepdim=True)
+    knowledge, summary = torch.randn(2, 12), torch.randn(2, 12)
+    centred = summary - summary.mean(-1, keepdim=True)
     scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
-    units = knowledge @ part.down.weight.t() + part.down.bias + scaled @ part.said.weight.t()  # three tokens of four
+    units = (
+        knowledge @ part.down.weight.t() + part.down.bias + scaled @ part.summary.weight.t()
+    )  # three tokens of four
     expected = units.view(2, 3, 4) @ part.up.weight.t() + part.tokens
-    torch.testing.assert_close(block.distribute(knowledge, said, ["image"])["image"], expected)
+    torch.testing.assert_close(block.distribute(knowledge, summary, ["image"])["image"], expected)
     first = make_block(distribute="linear", first=True)
-    heard, unheard = (first.distribute(knowledge, said * factor, ["image"])["image"] for factor in (1.0, 0.0))
-    assert first.distribution["image"].said is None
+    heard, unheard = (first.distribute(knowledge, summary * factor, ["image"])["image"] for factor in (1.0, 0.0))
+    assert first.distribution["image"].summary is None
     assert torch.equal(heard, unheard)
 
 
@@ -159,7 +162,7 @@ def test_neurons_after_their_tower_start_unshifted():
     block = RABlock(config, first=True)
     assert set(block.shift) == {"image"}
     torch.nn.init.zeros_(block.shift["image"].weight)
-    context = block.distribute(torch.randn(2, 12), torch.randn(2, 5), list(WIDTHS))
+    context = block.distribute(torch.randn(2, 12), torch.randn(2, 12), list(WIDTHS))
     assert torch.equal(context["image"], torch.zeros(2, 1, 8))
     assert context["video"].shape == (2, 3, 6)
     assert block.integration.readers["image"].answers is None
@@ -184,8 +187,8 @@ def test_blocks_compile_without_graph_breaks():
         torch.nn.init.normal_(parameter, std=0.5)
 
     def round_of(states, present):
-        said = head(states, present)
-        return block.distribute(block.integrate(states, present), said, list(states)), said
+        summary, embeds = head(states, present)
+        return block.distribute(block.integrate(states, present), summary, list(states)), embeds
 
     context, fused = round_of(states, EVERYONE)
     compiled_context, compiled_fused = torch.compile(round_of, fullgraph=True, backend="aot_eager")(states, EVERYONE)
