@@ -156,7 +156,8 @@ class SENConfig(PreTrainedConfig):
         prompt_depth: layers below the top where prompts enter. `None`: a quarter of the tower, at least 1. `"all"`: the
             whole tower runs again each round.
         integrate, distribute, prompt: variant of each step, see `recursive_association.py`.
-        bottleneck_size: width per prompt token of the bottleneck that distribution goes through.
+        bottleneck_size: width per prompt token of the bottleneck that distribution goes through. 24 keeps the association of
+            three base-size towers under 20 MB.
         active_fraction: share of the bottleneck units that stay active in `sparse_mlp`.
         read_answers: whether integration reads the answers of the round before, not pooled outputs only.
         share_blocks: one block's parameters for all rounds.
@@ -186,7 +187,7 @@ class SENConfig(PreTrainedConfig):
     integrate: Literal["mean", "concat", "attention"] = "mean"
     distribute: Literal["sparse_mlp", "mlp", "linear"] = "sparse_mlp"
     prompt: Literal["tokens", "add"] = "tokens"
-    bottleneck_size: int = 32
+    bottleneck_size: int = 24
     active_fraction: float | int = 0.5
     read_answers: bool = True
     share_blocks: bool = False

@@ -51,7 +51,7 @@ class AssociationTask:
         self.config = SENConfig(
             neurons=[spec.to_dict() for spec in chosen],
             projection_dim=EMBEDDING,
-            **{"hidden_size": 128, **config},
+            **{"hidden_size": 128, "bottleneck_size": 32, **config},
         )
         self.words = read_words(root / kind)  # (32, embedding)
         # The towers as the caches see them: all four, whichever are neurons of this run.
