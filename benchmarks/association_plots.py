@@ -33,7 +33,7 @@ def line(axes: Axes, places: list[float], rows: list[Row | None], key: tuple[str
 
 
 def depth_figure(rows: dict[tuple[str, str], Row], towers: str) -> Figure:
-    """One and two hops among five objects, by model."""
+    """One, two and three hops among five objects, by model."""
     names = [name for name in DEPTHS if (towers, name) in rows]
     figure = Figure(figsize=(7.5, 0.6 + 0.42 * len(names)), layout="constrained")
     axes = figure.subplots()
@@ -52,21 +52,21 @@ def depth_figure(rows: dict[tuple[str, str], Row], towers: str) -> Figure:
 
 
 def budget_figure(rows: dict[tuple[str, str], Row], towers: str) -> Figure:
-    """Two hops by tokens of each tower that are read, a panel for each number of objects."""
+    """One to three hops by tokens of each tower that are read, a panel for each number of objects."""
     figure = Figure(figsize=(7.5, 2.6), layout="constrained")
     places = [float(np.log2(tokens)) for tokens in BUDGETS]
     for axes, (name, objects) in zip(figure.subplots(1, 3, sharey=True), SETS.items(), strict=True):
-        for hops, style in ((1, "--"), (2, "-")):
+        for hops, style in ((1, ":"), (2, "--"), (3, "-")):
             asked = f"{hops} hop{'s' * (hops > 1)}"
             sen = [rows.get((towers, row)) for row in BUDGETS.values()]
             fusion = [rows.get((towers, FUSION.format(tokens))) for tokens in BUDGETS]
             line(axes, places, sen, (name, hops), f"SEN K=3, {asked}", color="C0", linestyle=style)
             line(axes, places, fusion, (name, hops), f"late fusion, {asked}", color="C1", linestyle=style)
-        axes.axhline(100 / objects, color="grey", linestyle=":", label="chance")
+        axes.axhline(100 / objects, color="grey", linewidth=0.8, label="chance")
         axes.set(title=f"{objects} objects", ylim=(0, 100), xlabel="tokens read of each tower")
         axes.set_xticks(places, [str(tokens) for tokens in BUDGETS])
     figure.axes[0].set_ylabel("right, %")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
 
@@ -74,7 +74,7 @@ def sample_figure(rows: dict[tuple[str, str], Row], towers: str) -> Figure:
     """Among five objects, by training clips."""
     figure = Figure(figsize=(7.5, 2.6), layout="constrained")
     clips = [1000, 4000, 16_000, 32_000]
-    for axes, hops in zip(figure.subplots(1, 2, sharey=True), (1, 2), strict=True):
+    for axes, hops in zip(figure.subplots(1, 3, sharey=True), (1, 2, 3), strict=True):
         for number, name in enumerate((SEN, FUSION.format(4), ALL_TOKENS)):
             found = [rows.get((towers, name if each == 32_000 else f"{name}, {each} clips")) for each in clips]
             line(axes, [float(each) for each in clips], found, ("test_5", hops), name, color=f"C{number}")
