@@ -18,7 +18,7 @@ from modeling_sen.pipelines.zero_shot_video_classification import (
     ZeroShotVideoClassificationPipeline,
 )
 from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.registration import SEN_TINY
+from modeling_sen.registration import resolve_checkpoint
 
 BAR_WIDTH = 24
 
@@ -33,9 +33,7 @@ def classify(
         list[str] | None,
         typer.Option(help=f"Text with {{}} for the label, by default '{DEFAULT_TEMPLATE}'; several are averaged."),
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="Checkpoint folder or Hub id.", show_default="the sen-tiny inside")
-    ] = SEN_TINY,
+    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny, the one inside.")] = "sen-tiny",
     top_k: Annotated[int | None, typer.Option(help="Show only the best labels.")] = None,
     views: Annotated[int, typer.Option(help="Temporal views whose scores are averaged.")] = 1,
     batch_size: Annotated[int, typer.Option(help="Videos that the model sees at once.", min=1)] = 8,
@@ -52,6 +50,7 @@ def classify(
         if len(videos) > 1 or views > 1:
             raise ValueError(f"--plot draws one view of one video, found {len(videos)} videos and {views} views")
         check_plot_path(plot)
+    model = resolve_checkpoint(model)
     pipeline = ZeroShotVideoClassificationPipeline(
         processor=SENProcessor.from_pretrained(model),
         model=SENModel.from_pretrained(model),

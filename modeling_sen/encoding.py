@@ -17,7 +17,7 @@ from tqdm import tqdm
 from modeling_sen.clip_entries import is_clip_batch
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.registration import SEN_TINY
+from modeling_sen.registration import SEN_TINY, resolve_checkpoint
 
 # Columns of a batch that make a clip.
 COLUMNS = ("video", "image", "audio", "depth", "thermal", "text")
@@ -161,14 +161,12 @@ def _from_nested_lists(value: Any) -> Any:
 def encode(
     videos: Annotated[list[str], typer.Argument(metavar="VIDEO", help="Paths or http(s) URLs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A file ending in .parquet or .npz.")],
-    model: Annotated[
-        str, typer.Option(help="Checkpoint folder or Hub id.", show_default="the sen-tiny inside")
-    ] = SEN_TINY,
+    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny, the one inside.")] = "sen-tiny",
     batch_size: Annotated[int, typer.Option(help="Videos that the model sees at once.", min=1)] = 8,
 ) -> None:
     """Embed videos: writes the columns `path` and `embedding` (float32, length 1)."""
     write = _writer(output)
-    encoder = SENEncoder.from_pretrained(model)
+    encoder = SENEncoder.from_pretrained(resolve_checkpoint(model))
     embeddings = encoder.encode(list(videos), batch_size, show_progress=len(videos) > 1)
     unfinished = output.with_name(f".{output.name}.unfinished")
     try:

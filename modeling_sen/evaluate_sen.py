@@ -28,7 +28,7 @@ from modeling_sen.evaluation.recognition_metrics import (
 from modeling_sen.evaluation.recognition_plots import plot_confusion, plot_per_class
 from modeling_sen.few_shot import Head, load_head
 from modeling_sen.pipelines.zero_shot_video_classification import embed_labels
-from modeling_sen.registration import SEN_TINY
+from modeling_sen.registration import resolve_checkpoint
 from modeling_sen.run_log import replace_text
 from modeling_sen.training_data import LabelledClips, open_clips
 
@@ -88,7 +88,7 @@ def main(
         )
     used = chosen_protocol(protocol, dataset)
     sources = chosen_sources(data, used, dataset)
-    encoder = SENEncoder.from_pretrained(SEN_TINY if model == "sen-tiny" else model)
+    encoder = SENEncoder.from_pretrained(resolve_checkpoint(model))
     results: dict[str, Any] = {"task": task, **described_run(encoder, model, used), "num": num, "seed": seed}
     if task == "retrieval":
         sets: Sequence[Any] = [open_clips(source, "text", split, target_column=column) for source in sources]

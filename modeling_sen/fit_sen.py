@@ -25,7 +25,7 @@ from modeling_sen.evaluation.clip_embeddings import embed_clips
 from modeling_sen.evaluation.dataset_lists import open_test_sets
 from modeling_sen.few_shot import HEADS, CacheHead, Head, fit_linear_probe, save_head, take_shots
 from modeling_sen.pipelines.zero_shot_video_classification import embed_labels
-from modeling_sen.registration import SEN_TINY
+from modeling_sen.registration import resolve_checkpoint
 from modeling_sen.training_data import LabelledClips
 
 
@@ -63,7 +63,7 @@ def main(
         [found.clips.keys[row] for row in rows],
         lambda row: found.clips.read(rows[row]),
     )
-    encoder = SENEncoder.from_pretrained(SEN_TINY if model == "sen-tiny" else model)
+    encoder = SENEncoder.from_pretrained(resolve_checkpoint(model))
     embeddings = mean_embeddings(embed_clips(encoder, used, clips, output / "embeddings", batch_size, True))
     labels = np.array([found.labels[row] for row in rows], dtype=np.int64)
     templates = tuple(template or used.templates_for(dataset))

@@ -15,15 +15,15 @@ from modeling_sen.cost import neuron_cost
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.neuron_registry import NEURON_ADAPTERS, list_neurons
 from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.registration import SEN_TINY
+from modeling_sen.registration import resolve_checkpoint
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def info(
     model: Annotated[
-        str, typer.Argument(help="Checkpoint folder, Hub id, or a preset's name.", show_default="the sen-tiny inside")
-    ] = SEN_TINY,
+        str, typer.Argument(help="Checkpoint folder, Hub id, a preset's name, or sen-tiny, the one inside.")
+    ] = "sen-tiny",
     as_json: AsJson = False,
 ) -> None:
     """Neurons, parameters and cost of a checkpoint or preset. No weights are loaded."""
@@ -49,7 +49,7 @@ def describe(model: str) -> dict[str, Any]:
     if model in PRESETS:
         processor = SENProcessor(SENConfig.from_preset(model))
     else:
-        processor = SENProcessor.from_pretrained(model)
+        processor = SENProcessor.from_pretrained(resolve_checkpoint(model))
     config = processor.config
     with torch.device("meta"):
         trainable = sum(weight.numel() for weight in SENModel(config).parameters())

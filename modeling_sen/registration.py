@@ -16,6 +16,11 @@ from modeling_sen.processing_sen import SENProcessor
 SEN_TINY = str(Path(__file__).with_name("sen_tiny"))
 
 
+def resolve_checkpoint(model: str) -> str:
+    """`"sen-tiny"`, as commands call the checkpoint inside the package, becomes its folder; others are as they were."""
+    return SEN_TINY if model == "sen-tiny" else model
+
+
 def register() -> None:
     """Registers configuration, model, processor and pipeline tasks with Transformers."""
     AutoConfig.register(SENConfig.model_type, SENConfig, exist_ok=True)
@@ -30,4 +35,4 @@ def register() -> None:
     )
 
 
-__all__ = ["SEN_TINY", "register"]
+__all__ = ["SEN_TINY", "register", "resolve_checkpoint"]

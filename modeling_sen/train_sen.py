@@ -22,7 +22,7 @@ from modeling_sen.configuration_sen import PRESETS, SENConfig
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.pipelines.zero_shot_video_classification import DEFAULT_TEMPLATE
 from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.registration import SEN_TINY
+from modeling_sen.registration import resolve_checkpoint
 from modeling_sen.run_log import plot_log, replace_text
 from modeling_sen.training import FREE_ON_RESUME, TrainingSettings, train
 from modeling_sen.training_batches import ClipBatches, ClipInputs
@@ -170,7 +170,7 @@ def load_sen(model: str) -> tuple[SENModel, SENProcessor]:
     if model in PRESETS:
         config = SENConfig.from_preset(model)
         return SENModel(config).load_neurons(), SENProcessor(config)
-    folder = SEN_TINY if model == "sen-tiny" else model
+    folder = resolve_checkpoint(model)
     loaded = SENModel.from_pretrained(folder)
     for parameter in loaded.parameters():
         if parameter.requires_grad:  # small steps vanish in half precision

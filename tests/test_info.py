@@ -13,7 +13,7 @@ from transformers import (
     VideoMAEImageProcessorPil,
 )
 
-from modeling_sen import PRESETS, SENConfig, SENModel, list_neurons
+from modeling_sen import PRESETS, SEN_TINY, SENConfig, SENModel, list_neurons
 from modeling_sen.info import describe, info, neurons, presets
 
 
@@ -64,6 +64,10 @@ def test_the_recursion_is_nearly_free(full_size, depth, lowest, highest, tmp_pat
     found = describe(str(tmp_path / "sen"))
     assert [round(neuron["parameters"] / 1e6) for neuron in found["neurons"]] == [86, 86, 86]
     assert lowest <= found["cost_ratio"] <= highest
+
+
+def test_the_checkpoint_inside_has_a_name():
+    assert describe("sen-tiny") == describe(SEN_TINY) | {"model": "sen-tiny"}
 
 
 def test_a_preset_offline_says_what_is_not_at_hand():
