@@ -159,7 +159,8 @@ class SENConfig(PreTrainedConfig):
         bottleneck_size: width per prompt token of the bottleneck that distribution goes through. 24 keeps the association of
             three base-size towers under 20 MB.
         active_fraction: share of the bottleneck units that stay active in `sparse_mlp`.
-        read_answers: whether integration reads the answers of the round before, not pooled outputs only.
+        read_answers: whether a round builds on the one before: integration reads the neurons' answers, not pooled outputs
+            only, and each neuron's prompts are also made of the summary of all answers.
         share_blocks: one block's parameters for all rounds.
         association_loss: weight of the loss on what association says alone after each round. With 0 the frozen mean in front,
             which knows already what occurs, leaves little to teach F and the prompts: in our study (`docs/association.md`)

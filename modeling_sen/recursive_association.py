@@ -157,15 +157,16 @@ class Distribution(nn.Module):
         units = config.num_prompt_tokens * config.bottleneck_size
         self.num_active = max(1, round(config.active_fraction * units))
         self.down = nn.Linear(config.hidden_size, units)
-        self.summary = None if first else nn.Linear(config.hidden_size, units, bias=False)
+        heard = config.read_answers and not first
+        self.summary = nn.Linear(config.hidden_size, units, bias=False) if heard else None
         self.up = nn.Linear(config.bottleneck_size, width, bias=False)
         self.tokens = nn.Parameter(torch.zeros(config.num_prompt_tokens, width))
 
     def forward(self, knowledge: Tensor, summary: Tensor) -> Tensor:
-        heard = self.down(knowledge)  # (batch, prompt_tokens * bottleneck)
+        hidden = self.down(knowledge)  # (batch, prompt_tokens * bottleneck)
         if self.summary is not None:
-            heard = heard + self.summary(nn.functional.layer_norm(summary, summary.shape[-1:]))
-        hidden = DISTRIBUTE[self.variant](heard, self.num_active)
+            hidden = hidden + self.summary(nn.functional.layer_norm(summary, summary.shape[-1:]))
+        hidden = DISTRIBUTE[self.variant](hidden, self.num_active)
         return self.up(hidden.unflatten(-1, (self.num_tokens, -1))) + self.tokens  # (batch, prompt_tokens, width)
 
 
@@ -221,7 +222,8 @@ class RABlock(nn.Module):
 
         Args:
             knowledge: (batch, hidden_size).
-            summary: (batch, hidden_size), the [`FusionHead`]'s of the round before; a first block does not read it.
+            summary: (batch, hidden_size), the [`FusionHead`]'s of the round before; a first block does not read it,
+                nor does any without `read_answers`.
         """
         context = {name: self.distribution[name](knowledge, summary) for name in names}
         for name in names:

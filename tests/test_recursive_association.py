@@ -150,10 +150,10 @@ def test_context_is_made_of_knowledge_and_of_the_summary_normalised():
     )  # three tokens of four
     expected = units.view(2, 3, 4) @ part.up.weight.t() + part.tokens
     torch.testing.assert_close(block.distribute(knowledge, summary, ["image"])["image"], expected)
-    first = make_block(distribute="linear", first=True)
-    heard, unheard = (first.distribute(knowledge, summary * factor, ["image"])["image"] for factor in (1.0, 0.0))
-    assert first.distribution["image"].summary is None
-    assert torch.equal(heard, unheard)
+    for deaf in (make_block(first=True), make_block(read_answers=False)):
+        heard, unheard = (deaf.distribute(knowledge, summary * factor, ["image"])["image"] for factor in (1.0, 0.0))
+        assert deaf.distribution["image"].summary is None
+        assert torch.equal(heard, unheard)
 
 
 def test_neurons_after_their_tower_start_unshifted():
