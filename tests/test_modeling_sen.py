@@ -199,6 +199,31 @@ def test_every_variant_changes_the_output_and_learns(make_sen, variant):
             assert parameter.grad is None, name
 
 
+def test_each_round_hears_the_summary_of_the_round_before(make_sen, monkeypatch):
+    model = random_weights(make_sen(num_rounds=3))
+    made, heard = [], []
+    fuse = model.fusion.forward
+
+    def recorded_fusion(states, present):
+        summary, embeds = fuse(states, present)
+        made.append(summary)
+        return summary, embeds
+
+    monkeypatch.setattr(model.fusion, "forward", recorded_fusion)
+    for block in model.blocks:
+        monkeypatch.setattr(
+            block,
+            "distribute",
+            lambda knowledge, summary, names, distribute=block.distribute: (
+                heard.append(summary) or distribute(knowledge, summary, names)
+            ),
+        )
+    with torch.no_grad():
+        model(**random_inputs())
+    assert len(made) == 4  # of the first look, and of each round
+    assert [summary is before for summary, before in zip(heard, made[:3], strict=True)] == [True] * 3
+
+
 def test_states_have_the_documented_shapes(make_sen):
     with torch.no_grad():
         states = make_sen()(**random_inputs()).neuron_states
