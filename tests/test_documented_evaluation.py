@@ -40,4 +40,5 @@ def test_commands_print_what_is_shown(tmp_path):
     assert len(shown) == 2
     assert shown[0] == printed[0]
     assert shown[1] == printed[1]
-    assert re.search(r"top1 +71.0 %", printed[-1])
+    (linear,) = re.findall(r"\n\| `linear`.*\| (\d+) \|\n", PAGE)
+    assert re.search(rf"top1 +{linear}\.0 %", printed[-1])
