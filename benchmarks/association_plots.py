@@ -73,14 +73,14 @@ def budget_figure(rows: dict[tuple[str, str], Row], towers: str) -> Figure:
 def sample_figure(rows: dict[tuple[str, str], Row], towers: str) -> Figure:
     """Among five objects, by training clips."""
     figure = Figure(figsize=(7.5, 2.6), layout="constrained")
-    clips = [1000, 4000, 16_000, 32_000]
+    clips = [1000, 4000, 32_000]
     for axes, hops in zip(figure.subplots(1, 3, sharey=True), (1, 2, 3), strict=True):
         for number, name in enumerate((SEN, FUSION.format(4), ALL_TOKENS)):
             found = [rows.get((towers, name if each == 32_000 else f"{name}, {each} clips")) for each in clips]
             line(axes, [float(each) for each in clips], found, ("test_5", hops), name, color=f"C{number}")
         axes.axhline(20, color="grey", linestyle=":", label="chance")
         axes.set(title=f"{hops} hop{'s' * (hops > 1)}", ylim=(0, 100), xscale="log", xlabel="training clips")
-        axes.set_xticks(clips, ["1k", "4k", "16k", "32k"])
+        axes.set_xticks(clips, ["1k", "4k", "32k"])
         axes.minorticks_off()
     figure.axes[0].set_ylabel("right among five, %")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)
