@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
@@ -53,7 +53,7 @@ def neuron_cost(spec: NeuronSpec, processor: SENProcessor) -> NeuronCost:
     config = processor.config
     cost = NeuronCost(prompt_side=spec.prompt_side)
     try:
-        neuron, projection_parameters = _neuron_without_weights(spec, processor)
+        neuron, projection_parameters = neuron_without_weights(spec, processor)
     except (OSError, ValueError) as error:
         cost.unknown = _first_sentence(error)
         return cost
@@ -72,7 +72,7 @@ def neuron_cost(spec: NeuronSpec, processor: SENProcessor) -> NeuronCost:
     return cost
 
 
-def _neuron_without_weights(spec: NeuronSpec, processor: SENProcessor) -> tuple[Neuron, int]:
+def neuron_without_weights(spec: NeuronSpec, processor: SENProcessor) -> tuple[Neuron, int]:
     """The neuron on the meta device, and the number of its projection's parameters."""
     location, where = tower_location(spec, processor.base, processor.base_revision)
     config = AutoConfig.from_pretrained(location, **where, **processor.hub_kwargs)
@@ -91,15 +91,19 @@ def _neuron_without_weights(spec: NeuronSpec, processor: SENProcessor) -> tuple[
     return Neuron(spec, tower, None, processor.config.prompt_depth), projection_parameters
 
 
-def _count(neuron: Neuron, config: SENConfig, processor: SENProcessor) -> tuple[int, int]:
-    """(first pass, one round's crown) in FLOPs."""
-    spec = neuron.spec
+def one_clip(spec: NeuronSpec, processor: SENProcessor) -> dict[str, Tensor]:
+    """What the neuron is given of one clip, on the meta device."""
     alone = SENProcessor(
         SENConfig(neurons=[spec.to_dict()]), processor.base, processor.base_revision, processor.hub_kwargs
     )
-    shape = alone(videos=[_CLIP])[f"{spec.name}_{spec.input_name}"]
+    return {spec.input_name: alone(videos=[_CLIP])[f"{spec.name}_{spec.input_name}"].to("meta")}
+
+
+def _count(neuron: Neuron, config: SENConfig, processor: SENProcessor) -> tuple[int, int]:
+    """(first pass, one round's crown) in FLOPs."""
+    spec = neuron.spec
     with FlopCounterMode(display=False) as first:
-        _, trunk = neuron.first_look({spec.input_name: shape.to("meta")})
+        _, trunk = neuron.first_look(one_clip(spec, processor))
     if neuron.prompted_tower is None:
         return first.get_total_flops(), 0
     context = torch.empty(1, config.num_prompt_tokens, spec.hidden_size, device="meta")
@@ -112,4 +116,4 @@ def _first_sentence(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200]
 
 
-__all__ = ["NeuronCost", "neuron_cost"]
+__all__ = ["NeuronCost", "neuron_cost", "neuron_without_weights", "one_clip"]

@@ -1,0 +1,91 @@
+"""What association and a fusion of all tokens cost beside the frozen encoders, counted: no weights, no clock.
+
+One clip, FLOPs of matrix products, attention and convolutions (`modeling_sen/cost.py`). The fusion is
+`modeling_sen.evaluation.baselines.LateFusion` over all tokens at the prompt site, wide enough to have at least as many
+trainable parameters as the association.
+
+    python benchmarks/fusion_cost.py [PRESET ...]
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from full_size_checkpoints import local_name, save_configuration
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from modeling_sen import PRESETS, SENConfig, SENModel, SENProcessor
+from modeling_sen.cost import neuron_cost, neuron_without_weights, one_clip
+from modeling_sen.evaluation.baselines import LateFusion, neuron_tokens
+
+HEADS = 4
+
+
+def parameters(model: torch.nn.Module) -> int:
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def fusion_as_large(config: SENConfig, at_least: int) -> LateFusion:
+    """The narrowest fusion with that many trainable parameters, on the meta device."""
+    width = 0
+    while True:
+        width += 8 * HEADS
+        with torch.device("meta"):
+            fusion = LateFusion(
+                config.neuron_specs, config.projection_dim, "trunk", hidden_size=width, num_heads=HEADS
+            )
+        if parameters(fusion) >= at_least:
+            return fusion
+
+
+def measure(preset: str, folder: Path) -> str:
+    """Lines of a markdown table."""
+    config = SENConfig.from_preset(preset)
+    for spec in [*config.neurons, config.text_tower]:
+        save_configuration(spec["hub_id"], folder)
+        spec["hub_id"] = str(folder / local_name(spec["hub_id"]))
+    processor = SENProcessor(config)
+    trunks, counted = {}, []
+    for spec in config.neuron_specs:
+        counted.append(neuron_cost(spec, processor))
+        neuron, _ = neuron_without_weights(spec, processor)
+        _, trunks[spec.name] = neuron.first_look(one_clip(spec, processor))
+    first = sum(cost.first_pass_flops for cost in counted)
+    crowns = sum(cost.round_flops for cost in counted)
+    layer = sum(cost.round_flops / cost.crown_layers for cost in counted)
+    with torch.device("meta"):
+        association = parameters(SENModel(config))
+    fusion = fusion_as_large(config, association)
+    present: dict[str, Tensor] = {name: torch.ones(1, dtype=torch.bool, device="meta") for name in trunks}
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        fusion(trunks, present)
+    fused = counter.get_total_flops()
+    tokens = sum(neuron_tokens(trunk, "trunk")[0].shape[1] for trunk in trunks.values())
+    rounds = config.num_rounds
+    rows = [
+        ("frozen encoders, once", "", first),
+        (f"SEN, {rounds} rounds", f"{association:,}", rounds * crowns),
+        (f"SEN, {rounds} rounds of one layer", f"{association:,}", rounds * layer),
+        (f"late fusion of all {tokens:,} tokens, {fusion.query.shape[-1]} wide", f"{parameters(fusion):,}", fused),
+    ]
+    return "\n".join(
+        f"| {preset} | {name} | {count} | {flops / 1e9:.0f} | {flops / first:.0%} |" for name, count, flops in rows
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("presets", nargs="*", default=["small", "clip-videomae-ast"], metavar="PRESET")
+    options = parser.parse_args()
+    if unknown := set(options.presets) - set(PRESETS):
+        parser.error(f"unknown presets {sorted(unknown)}, expected some of {', '.join(PRESETS)}")
+    print("| preset | | trainable | GFLOPs a clip | of the encoders' |\n|---|---|---|---|---|")
+    for preset in options.presets:
+        with tempfile.TemporaryDirectory() as folder:
+            print(measure(preset, Path(folder)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
