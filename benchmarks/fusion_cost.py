@@ -49,7 +49,10 @@ def measure(preset: str, folder: Path) -> str:
     processor = SENProcessor(config)
     trunks, counted = {}, []
     for spec in config.neuron_specs:
-        counted.append(neuron_cost(spec, processor))
+        cost = neuron_cost(spec, processor)
+        if cost.unknown or not cost.crown_layers:
+            raise RuntimeError(f"{preset}, {spec.name}: {cost.unknown or 'looks once, it has no crown'}")
+        counted.append(cost)
         neuron, _ = neuron_without_weights(spec, processor)
         _, trunks[spec.name] = neuron.first_look(one_clip(spec, processor))
     first = sum(cost.first_pass_flops for cost in counted)
