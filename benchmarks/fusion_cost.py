@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from full_size_checkpoints import local_name, save_configuration
+from full_size_checkpoints import save_configuration
+from preset_cost import hub_ids, local_config
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,10 +43,9 @@ def fusion_as_large(config: SENConfig, at_least: int) -> LateFusion:
 
 def measure(preset: str, folder: Path) -> str:
     """Lines of a markdown table."""
-    config = SENConfig.from_preset(preset)
-    for spec in [*config.neurons, config.text_tower]:
-        save_configuration(spec["hub_id"], folder)
-        spec["hub_id"] = str(folder / local_name(spec["hub_id"]))
+    for hub_id in hub_ids(preset):
+        save_configuration(hub_id, folder)
+    config = local_config(preset, folder)
     processor = SENProcessor(config)
     trunks, counted = {}, []
     for spec in config.neuron_specs:
