@@ -45,6 +45,9 @@ class FrozenMean(nn.Module):
 class Resampler(nn.Module):
     """Reads a neuron's tokens into a few: learned queries attend to them twice (as the Perceiver, arXiv 2103.03206).
 
+    Tokens read and tokens written are normalised, and queries are as large as they: without that it hardly learned
+    (docs/association.md).
+
     Args:
         width: of the neuron's tokens.
         num_tokens: learned queries R.
@@ -52,12 +55,12 @@ class Resampler(nn.Module):
 
     def __init__(self, width: int, hidden_size: int, num_tokens: int, num_heads: int):
         super().__init__()
-        self.read = nn.Linear(width, hidden_size)
-        self.queries = nn.Parameter(0.02 * torch.randn(num_tokens, hidden_size))
+        self.read = nn.Sequential(nn.Linear(width, hidden_size), nn.LayerNorm(hidden_size))
+        self.queries = nn.Parameter(torch.randn(num_tokens, hidden_size))
         layer = nn.TransformerDecoderLayer(
             hidden_size, num_heads, 2 * hidden_size, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
-        self.layers = nn.TransformerDecoder(layer, num_layers=2)
+        self.layers = nn.TransformerDecoder(layer, num_layers=2, norm=nn.LayerNorm(hidden_size))
 
     def forward(self, tokens: Tensor, padding: Tensor | None) -> Tensor:
         """(batch, N, width), (batch, N) bool where padded -> (batch, R, hidden_size)."""
