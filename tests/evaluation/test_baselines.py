@@ -103,6 +103,18 @@ def test_padded_words_are_not_read(make_sen, towers):
         torch.testing.assert_close(resampler(changed, padding), resampler(tokens, padding))
 
 
+def test_a_resampler_reads_tokens_of_any_size_and_writes_its_own():
+    torch.manual_seed(0)
+    resampler = Resampler(12, 16, num_tokens=3, num_heads=4).eval()
+    tokens = torch.randn(2, 5, 12)
+    with torch.no_grad():
+        written, of_large = resampler(50 * tokens, None), resampler(5000 * tokens, None)
+    torch.testing.assert_close(written, of_large, atol=0.05, rtol=0)
+    torch.testing.assert_close(written.var(-1, unbiased=False), torch.ones(2, 3), atol=1e-3, rtol=0)
+    likeness = torch.nn.functional.cosine_similarity(written[:, 0], written[:, 1], dim=-1)
+    assert (likeness < 0.9).all()
+
+
 def test_an_unknown_source_is_named(model):
     with pytest.raises(ValueError, match=r"'everything'.*round0, trunk, pooled"):
         LateFusion(model.config.neuron_specs, 16, "everything")
