@@ -16,6 +16,7 @@ FEW = {
     "test_3": ("test", 3, 10, 3),
     "test_5": ("test", 5, 10, 5),
     "test_8": ("test", 8, 10, 8),
+    "fresh_5": ("test", 15, 10, 5),
     "unseen_pairs": ("unseen_pairs", 0, 10, 5),
 }
 
@@ -53,7 +54,7 @@ SHORT = {"steps": 2, "batch_size": 4, "clips": 20}
 )
 def test_every_model_is_trained_and_measured(root, tmp_path, settings):
     result = run_one(root, AblationRun(towers="local", **SHORT, **settings), tmp_path)
-    assert set(result["accuracy"]) == {"test_3", "test_5", "test_8", "unseen_pairs"}
+    assert set(result["accuracy"]) == {"test_3", "test_5", "test_8", "fresh_5", "unseen_pairs"}
     for shares in result["accuracy"].values():
         assert all(0 <= share <= 1 for share in shares.values())
         assert all(shares[f"hops_{hops}"] >= shares[f"hops_{hops}_raw"] for hops in range(4))

@@ -17,7 +17,7 @@ from modeling_sen.world.association_clips import ATTRIBUTES, VALUES, present_wor
 from modeling_sen.world.association_towers import EMBEDDING, SEES, read_words, tower_inputs, tower_specs
 from modeling_sen.world.train_association_towers import CLIP_SETS, SEEN_FIELDS
 
-TEST_SETS = ("test_3", "test_5", "test_8", "unseen_pairs")
+TEST_SETS = ("test_3", "test_5", "test_8", "fresh_5", "unseen_pairs")
 DISTRACTOR = "distractor"  # a neuron that sees another clip
 
 
