@@ -130,7 +130,7 @@ def look_again_from_the_inputs(neuron: Neuron, trunk: NeuronTrunk, context: Tens
 
 def difference(first: NeuronState, second: NeuronState) -> float:
     """Largest absolute difference of anything that two looks say."""
-    fields = ("last_hidden_state", "pooler_output", "answers")
+    fields = ("last_hidden_state", "pooler_output")
     return max((getattr(first, field) - getattr(second, field)).abs().max().item() for field in fields)
 
 

@@ -97,27 +97,23 @@ def associate_naively(model: SENModel, clip: dict[str, Tensor]) -> SENOutput:
 
 
 def look_again_naively(
-    neuron: Neuron, inputs: dict[str, Tensor], trunk: NeuronTrunk, context: Tensor, prompt: str
+    neuron: Neuron, inputs: dict[str, Tensor], trunk: NeuronTrunk, prompts: Tensor, prompt: str
 ) -> NeuronState:
-    count, answers = context.shape[1], []
     frames = next(iter(inputs.values())).shape[0] // trunk.batch_size
-    prompts = context.repeat_interleave(frames, dim=0)
+    folded = prompts.repeat_interleave(frames, dim=0)
 
     def join(layer, args):
-        return torch.cat([prompts, args[0]], dim=1), *args[1:]
+        return torch.cat([folded, args[0]], dim=1), *args[1:]
 
     def leave(layer, args, output):
-        answers.append(output[:, :count])
-        return output[:, count:]
+        return output[:, folded.shape[1] :]
 
     layers, site = neuron.prompted_tower.layers, neuron.prompted_tower.site
     hooks = [layers[site].register_forward_pre_hook(join), layers[-1].register_forward_hook(leave)]
     outputs = neuron.tower(**inputs)
     for hook in hooks:
         hook.remove()
-    return neuron._state(
-        outputs, answers[0].unflatten(0, (-1, frames)).mean(dim=1), inputs, trunk.grid, trunk.batch_size
-    )
+    return neuron._state(outputs, inputs, trunk.grid, trunk.batch_size)
 
 
 WAYS = {"once": encode_once, "naive": associate_naively, "sen": associate}

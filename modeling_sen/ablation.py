@@ -215,8 +215,10 @@ class HopPrompted(nn.Module):
         block: RABlock = self.sen.blocks[0]  # type: ignore[assignment]
         told = self.told(targets[:, self.hop - 1])
         context = block.distribute(told, told, [self.tower])  # a first block reads knowledge only
-        state = self.sen.neurons.by_name[self.tower].look_again(trunks[self.tower], context[self.tower])
-        return nn.functional.normalize(self.sen.fusion({self.tower: state}, present)[1], dim=-1)
+        prompts = block.prompt_tokens(context)[self.tower]
+        state = self.sen.neurons.by_name[self.tower].look_again(trunks[self.tower], prompts)
+        states = block.read_answers({self.tower: state}, context)
+        return nn.functional.normalize(self.sen.fusion(states, present)[1], dim=-1)
 
 
 MODELS: dict[str, Callable[[AssociationTask, AblationRun], nn.Module]] = {

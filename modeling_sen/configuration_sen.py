@@ -155,12 +155,14 @@ class SENConfig(PreTrainedConfig):
         num_prompt_tokens: prompt tokens P that each neuron gets in each round.
         prompt_depth: layers below the top where prompts enter. `None`: a quarter of the tower, at least 1. `"all"`: the
             whole tower runs again each round.
-        integrate, distribute, prompt: variant of each step, see `recursive_association.py`.
-        bottleneck_size: width per prompt token of the bottleneck that distribution goes through. 24 keeps the association of
+        integrate, distribute: variant of each step, see `recursive_association.py`.
+        prompt: how context enters a crown: as `tokens` of its own, or `add`ed to every token as the mean of these; with `none`
+            no crown runs again, and neurons are asked about the tokens of their first look.
+        bottleneck_size: width per prompt token of the bottleneck that distribution goes through. 20 keeps the association of
             three base-size towers under 20 MB.
         active_fraction: share of the bottleneck units that stay active in `sparse_mlp`.
-        read_answers: whether a round builds on the one before: integration reads the neurons' answers, not pooled outputs
-            only, and each neuron's prompts are also made of the summary of all answers.
+        read_answers: whether a round builds on the one before: integration reads what each prompt token finds among its
+            neuron's tokens, not pooled outputs only, and each neuron's context is also made of the summary of all answers.
         share_blocks: one block's parameters for all rounds.
         association_loss: weight of the loss on what association says alone after each round. With 0 the frozen mean in front,
             which knows already what occurs, leaves little to teach F and the prompts: in our study (`docs/association.md`)
@@ -187,8 +189,8 @@ class SENConfig(PreTrainedConfig):
     prompt_depth: int | str | None = None
     integrate: Literal["mean", "concat", "attention"] = "mean"
     distribute: Literal["sparse_mlp", "mlp", "linear"] = "sparse_mlp"
-    prompt: Literal["tokens", "add"] = "tokens"
-    bottleneck_size: int = 24
+    prompt: Literal["tokens", "add", "none"] = "tokens"
+    bottleneck_size: int = 20
     active_fraction: float | int = 0.5
     read_answers: bool = True
     share_blocks: bool = False
@@ -231,6 +233,8 @@ class SENConfig(PreTrainedConfig):
             raise ValueError(
                 f"num_prompt_tokens is {self.num_prompt_tokens}, expected at most hidden_size, {self.hidden_size}"
             )
+        if self.prompt == "none" and not self.read_answers:
+            raise ValueError("prompt is 'none' and read_answers False: neurons would be neither prompted nor asked")
         if not 0 < self.active_fraction <= 1:
             raise ValueError(f"active_fraction is {self.active_fraction}, expected in (0, 1]")
         depth = self.prompt_depth

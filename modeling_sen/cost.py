@@ -104,7 +104,7 @@ def _count(neuron: Neuron, config: SENConfig, processor: SENProcessor) -> tuple[
     spec = neuron.spec
     with FlopCounterMode(display=False) as first:
         _, trunk = neuron.first_look(one_clip(spec, processor))
-    if neuron.prompted_tower is None:
+    if neuron.prompted_tower is None or config.prompt == "none":
         return first.get_total_flops(), 0
     context = torch.empty(1, config.num_prompt_tokens, spec.hidden_size, device="meta")
     with FlopCounterMode(display=False) as again, torch.no_grad():

@@ -209,10 +209,11 @@ class FeatureCache:
         placed = {
             key: found[key].to(neuron.device, neuron.dtype) for key in ("tokens", "pooled", "trunk") if key in found
         }
-        state = NeuronState(placed["tokens"], placed["pooled"], None, template.first_state.grid)
+        given = neuron._tower_inputs(blank | inputs) if inputs else {}
+        mask = neuron._token_mask(placed["tokens"], given)
+        state = NeuronState(placed["tokens"], placed["pooled"], template.first_state.grid, mask)
         trunk = template.trunk
         if trunk is not None:
-            given = neuron._tower_inputs(blank | inputs) if inputs else {}
             trunk = replace(trunk, hidden_states=placed["trunk"].flatten(0, 1), inputs={**trunk.inputs, **given})
         return replace(template, trunk=trunk, first_state=state)
 

@@ -397,8 +397,10 @@ class SENModel(SENPreTrainedModel):
         for number in range(self.config.num_rounds):
             block: RABlock = self.blocks[0 if self.config.share_blocks else number]  # type: ignore[assignment]
             known = block.integrate(states, present)  # (batch, hidden_size)
-            context = block.distribute(known, summary, list(states))  # neuron -> (batch, prompt_tokens, width)
-            states = self._prompt(trunks, context)
+            context = block.distribute(known, summary, list(states))  # neuron -> (batch, prompt_tokens, bottleneck)
+            if self.config.prompt != "none":
+                states = self._prompt(trunks, block.prompt_tokens(context))
+            states = block.read_answers(states, context)
             knowledge.append(known)
             summary, embeds = self.fusion(states, present)
             said.append(embeds)
@@ -451,10 +453,10 @@ class SENModel(SENPreTrainedModel):
             if (getattr(self.config, f"output_{what}") if asked is None else asked)
         ]
 
-    def _prompt(self, trunks: Mapping[str, NeuronTrunk], context: Mapping[str, Tensor]) -> dict[str, NeuronState]:
-        """Each neuron looks again, prompted with its context."""
+    def _prompt(self, trunks: Mapping[str, NeuronTrunk], prompts: Mapping[str, Tensor]) -> dict[str, NeuronState]:
+        """Each neuron looks again, with its prompt tokens."""
         return {
-            name: self.neurons.by_name[name].look_again(trunk, context[name], self.config.prompt)
+            name: self.neurons.by_name[name].look_again(trunk, prompts[name], self.config.prompt)
             for name, trunk in trunks.items()
         }
 

@@ -3,7 +3,7 @@
 """A neuron: a frozen encoder that looks once, and then looks again with prompts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,14 +23,16 @@ class NeuronState:
     Attributes:
         last_hidden_state: (batch, t * h * w, width) tokens of the grid; class tokens are not among them.
         pooler_output: (batch, width), the tower's own pooled output, or the mean of its tokens; mean over folded frames.
-        answers: (batch, prompt_tokens, width), the outputs at the prompt positions; `None` in round 0.
         grid: (t, h, w).
+        token_mask: (batch, t * h * w) bool, which tokens are not padding, where some may be.
+        answers: (batch, prompt_tokens, width), what each prompt token found among the tokens; `None` in round 0.
     """
 
     last_hidden_state: Tensor
     pooler_output: Tensor
-    answers: Tensor | None
     grid: Grid
+    token_mask: Tensor | None = None
+    answers: Tensor | None = None
 
 
 @dataclass
@@ -166,34 +168,32 @@ class Neuron(nn.Module):
             else:
                 outputs, trunk = self.prompted_tower.first_pass(asked)
                 trunk.inputs = tower_inputs  # later looks are not asked: their lower layers do not run
-            state = self._state(outputs, None, tower_inputs, grid, batch_size)
+            state = self._state(outputs, tower_inputs, grid, batch_size)
         recorded = {what: getattr(outputs, what, None) for what in record}
         return state, NeuronTrunk(trunk, state, grid, batch_size, recorded)
 
     @torch.compiler.disable
-    def look_again(self, trunk: NeuronTrunk, context: Tensor, prompt: str = "tokens") -> NeuronState:
+    def look_again(self, trunk: NeuronTrunk, prompts: Tensor, prompt: str = "tokens") -> NeuronState:
         """A round's prompted pass through the crown.
 
         Args:
             trunk: of this clip's first look.
-            context: (batch, prompt_tokens, width). For neurons re-associated after the tower: the shift (batch, 1, width)
+            prompts: (batch, prompt_tokens, width). For neurons re-associated after the tower: the shift (batch, 1, width)
                 of tokens and pooled output.
-            prompt: `tokens` (context enters as extra tokens) or `add` (its mean is added to every token).
+            prompt: `tokens` (prompts enter as extra tokens) or `add` (their mean is added to every token).
         """
         if self.prompted_tower is None or trunk.trunk is None:
-            first, shift = trunk.first_state, context.to(trunk.first_state.pooler_output)
-            return NeuronState(first.last_hidden_state + shift, first.pooler_output + shift[:, 0], None, first.grid)
+            first, shift = trunk.first_state, prompts.to(trunk.first_state.pooler_output)
+            tokens, pooled = first.last_hidden_state + shift, first.pooler_output + shift[:, 0]
+            return replace(first, last_hidden_state=tokens, pooler_output=pooled)
         hidden_states = trunk.trunk.hidden_states
-        context = context.to(hidden_states)
-        frames = hidden_states.shape[0] // context.shape[0]
-        folded = context.repeat_interleave(frames, dim=0)  # every frame gets the same prompts
-        answers = None
+        frames = hidden_states.shape[0] // prompts.shape[0]
+        folded = prompts.to(hidden_states).repeat_interleave(frames, dim=0)  # every frame gets the same prompts
         if prompt == "add":
             outputs = self.prompted_tower.shifted_pass(trunk.trunk, folded.mean(dim=1, keepdim=True))
         else:
-            outputs, answers = self.prompted_tower.prompted_pass(trunk.trunk, folded)
-            answers = answers.unflatten(0, (trunk.batch_size, frames)).mean(dim=1)  # (batch, prompt_tokens, width)
-        return self._state(outputs, answers, trunk.trunk.inputs, trunk.grid, trunk.batch_size)
+            outputs = self.prompted_tower.prompted_pass(trunk.trunk, folded)
+        return self._state(outputs, trunk.trunk.inputs, trunk.grid, trunk.batch_size)
 
     def project(self, pooled: Tensor) -> Tensor:
         """(batch, width) -> (batch, embedding) in the text tower's space, not normalised."""
@@ -226,16 +226,15 @@ class Neuron(nn.Module):
         return folded
 
     def _state(
-        self, outputs: Any, answers: Tensor | None, tower_inputs: dict[str, Any], grid: Grid | None, batch_size: int
+        self, outputs: Any, tower_inputs: dict[str, Any], grid: Grid | None, batch_size: int
     ) -> NeuronState:
         tokens = outputs.last_hidden_state  # (batch * frames, tokens, width)
         if tokens.ndim == 4:  # a plane of features: (batch * frames, width, height, width of the plane)
             grid = (1, *tokens.shape[-2:])
             tokens = tokens.flatten(2).transpose(1, 2)
+        mask = self._token_mask(tokens, tower_inputs)
         pooled = getattr(outputs, "pooler_output", None)
-        pooled = (
-            _mean_of_tokens(tokens, self._token_mask(tokens, tower_inputs)) if pooled is None else pooled.flatten(1)
-        )
+        pooled = _mean_of_tokens(tokens, mask) if pooled is None else pooled.flatten(1)
         t, h, w = grid or (1, 1, tokens.shape[1])
         special = tokens.shape[1] - t * h * w
         if special < 0:
@@ -245,15 +244,17 @@ class Neuron(nn.Module):
         frames = tokens.shape[0] // batch_size
         tokens = tokens[:, special:].unflatten(0, (batch_size, frames)).flatten(1, 2)
         pooled = pooled.unflatten(0, (batch_size, frames)).mean(dim=1)
-        return NeuronState(tokens, pooled, answers, (t * frames, h, w))
+        if mask is not None:
+            mask = mask[:, special:].unflatten(0, (batch_size, frames)).flatten(1, 2)
+        return NeuronState(tokens, pooled, (t * frames, h, w), mask)
 
     def _token_mask(self, tokens: Tensor, tower_inputs: dict[str, Any]) -> Tensor | None:
-        """(batch, tokens): which tokens are not padding, where some are."""
+        """(batch, tokens) bool: which tokens are not padding, where some may be."""
         mask = tower_inputs.get("attention_mask")
-        if mask is None or mask.shape == tokens.shape[:2]:
-            return mask
-        of_samples = getattr(self.tower, "_get_feature_vector_attention_mask", None)  # towers that read waveforms
-        return None if of_samples is None else of_samples(tokens.shape[1], mask)
+        if mask is not None and mask.shape != tokens.shape[:2]:
+            of_samples = getattr(self.tower, "_get_feature_vector_attention_mask", None)  # towers that read waveforms
+            mask = None if of_samples is None else of_samples(tokens.shape[1], mask)
+        return None if mask is None else mask.bool()
 
 
 def is_dispatched(module: nn.Module) -> bool:

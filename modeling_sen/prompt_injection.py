@@ -82,17 +82,13 @@ class PromptedTower:
         rest = left[0] if left else None
         return outputs, Trunk(entered[0], inputs, rest, [shapes[0] for shapes in below])
 
-    def prompted_pass(self, trunk: Trunk, prompts: Tensor) -> tuple[Any, Tensor]:
-        """Runs the crown over `[prompts ; trunk.hidden_states]`.
+    def prompted_pass(self, trunk: Trunk, prompts: Tensor) -> Any:
+        """Runs the crown over `[prompts ; trunk.hidden_states]`; returns the tower's outputs, as of an unprompted pass.
 
         Args:
             prompts: (batch, prompt_tokens, width).
-
-        Returns:
-            The tower's outputs, as of an unprompted pass, and the answers (batch, prompt_tokens, width).
         """
         count, tokens = prompts.shape[1], trunk.hidden_states.shape[1]
-        answers: list[Tensor] = []
 
         def enter(module, args, kwargs):
             args, kwargs = _replace_hidden_states(args, kwargs, self._join(prompts, trunk.hidden_states))
@@ -104,11 +100,10 @@ class PromptedTower:
 
         def leave(module, args, output):
             hidden_states, rest = _split_output(output)
-            if self.prompt_side == "prefix":
-                answer, hidden_states = hidden_states[:, :count], hidden_states[:, count:]
-            else:
-                hidden_states, answer = hidden_states[:, :tokens], hidden_states[:, tokens:]
-            answers.append(answer)
+            if hidden_states.shape[1] != count + tokens:
+                raise RuntimeError(f"{type(self.tower).__name__}: its layers do not keep prompt tokens")
+            start = count if self.prompt_side == "prefix" else 0
+            hidden_states = hidden_states[:, start : start + tokens]
             return (hidden_states, *rest) if rest is not None else hidden_states
 
         with ExitStack() as stack:
@@ -120,8 +115,7 @@ class PromptedTower:
                 stack.enter_context(_hook(handle))
             # First of the layer's hooks: what else listens (captured hidden states) must not see the prompts.
             stack.enter_context(_hook(self.layers[-1].register_forward_hook(leave, prepend=True)))
-            outputs = self.tower(**trunk.inputs)
-        return outputs, answers[0]
+            return self.tower(**trunk.inputs)
 
     def shifted_pass(self, trunk: Trunk, shift: Tensor) -> Any:
         """Runs the crown over `trunk.hidden_states + shift`, with shift (batch, 1, width); returns the tower's outputs."""

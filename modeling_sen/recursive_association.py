@@ -3,21 +3,17 @@
 """Recursive Association: integrate what all neurons know, distribute it to each of them, prompt each to look again.
 
 The three steps are the paper's (arXiv 2506.07576); the equations are our reading of them. Variants of a step are entries
-of `INTEGRATE`, `DISTRIBUTE` and `PROMPT`.
+of `INTEGRATE` and `DISTRIBUTE`.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from .configuration_sen import NeuronSpec, SENConfig
 from .neuron import NeuronState
-
-
-def has_answers(config: SENConfig, spec: NeuronSpec) -> bool:
-    """Whether a neuron answers its prompts in a form that the next round reads."""
-    return config.read_answers and PROMPT[config.prompt] and spec.prompt_side != "after"
 
 
 def masked_mean(vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
@@ -77,7 +73,7 @@ class StateReaders(nn.ModuleDict):
     def __init__(self, config: SENConfig, first: bool):
         readers = {}
         for spec in config.neuron_specs:
-            num_answers = 0 if first or not has_answers(config, spec) else config.num_prompt_tokens
+            num_answers = 0 if first or not config.read_answers else config.num_prompt_tokens
             readers[spec.name] = StateReader(spec.hidden_size, config.hidden_size, num_answers)
         super().__init__(readers)
 
@@ -138,9 +134,9 @@ class AttentionIntegration(nn.Module):
 
 
 class Distribution(nn.Module):
-    """`C = D(g, s)`: knowledge, and the summary of the round before, become one neuron's context.
+    """`C = D(g, s)`: knowledge, and the summary of the round before, become one neuron's context and its prompt tokens.
 
-    They go through a bottleneck of `bottleneck_size` per prompt token. With `sparse_mlp` only the `active_fraction` of its
+    Context is a bottleneck, `bottleneck_size` wide for each prompt token. With `sparse_mlp` only the `active_fraction` of its
     units with the largest magnitude stay active; `mlp` keeps all; `linear` has no activation.
 
     The summary is what the loss asks for in every round, and each neuron reads it by weights of its own. What one neuron
@@ -159,15 +155,49 @@ class Distribution(nn.Module):
         self.down = nn.Linear(config.hidden_size, units)
         heard = config.read_answers and not first
         self.summary = nn.Linear(config.hidden_size, units, bias=False) if heard else None
-        self.up = nn.Linear(config.bottleneck_size, width, bias=False)
-        self.tokens = nn.Parameter(torch.zeros(config.num_prompt_tokens, width))
+        if config.prompt != "none":
+            self.up = nn.Linear(config.bottleneck_size, width, bias=False)
+            self.tokens = nn.Parameter(torch.zeros(config.num_prompt_tokens, width))
 
     def forward(self, knowledge: Tensor, summary: Tensor) -> Tensor:
+        """(batch, prompt_tokens, bottleneck) context."""
         hidden = self.down(knowledge)  # (batch, prompt_tokens * bottleneck)
         if self.summary is not None:
-            hidden = hidden + self.summary(nn.functional.layer_norm(summary, summary.shape[-1:]))
-        hidden = DISTRIBUTE[self.variant](hidden, self.num_active)
-        return self.up(hidden.unflatten(-1, (self.num_tokens, -1))) + self.tokens  # (batch, prompt_tokens, width)
+            hidden = hidden + self.summary(_normalised(summary))
+        return DISTRIBUTE[self.variant](hidden, self.num_active).unflatten(-1, (self.num_tokens, -1))
+
+    def prompt_tokens(self, context: Tensor) -> Tensor:
+        """(batch, prompt_tokens, width)."""
+        return self.up(context) + self.tokens
+
+
+class AnswerReader(nn.Module):
+    """`A = softmax(LN(C + Q) LN(W LN(T))^T / sqrt(b)) LN(T)`: what each prompt token of a neuron finds among its tokens.
+
+    A prompt's own output behind the frozen crown says what the tower's last layers chose to hear. Read by trained keys,
+    tokens answered what crowns did not (docs/association.md), and towers that take no prompts answer too.
+
+    Args:
+        width: of the neuron's tokens T.
+    """
+
+    def __init__(self, config: SENConfig, width: int):
+        super().__init__()
+        self.queries = nn.Parameter(torch.zeros(config.num_prompt_tokens, config.bottleneck_size))
+        self.key = nn.Linear(width, config.bottleneck_size)
+
+    def forward(self, context: Tensor, state: NeuronState) -> Tensor:
+        """(batch, prompt_tokens, bottleneck) -> (batch, prompt_tokens, width)."""
+        tokens = _normalised(state.last_hidden_state.to(self.key.weight))  # (batch, N, width)
+        visible = None
+        if state.token_mask is not None:  # a neuron absent from a sample has padding only: anything but no number
+            visible = (state.token_mask | ~state.token_mask.any(dim=1, keepdim=True)).unsqueeze(1)
+        asked, keys = _normalised(context + self.queries), _normalised(self.key(tokens))
+        return nn.functional.scaled_dot_product_attention(asked, keys, tokens.to(keys), attn_mask=visible)
+
+
+def _normalised(vectors: Tensor) -> Tensor:
+    return nn.functional.layer_norm(vectors, vectors.shape[-1:])
 
 
 def _most_active(hidden: Tensor, num_active: int) -> Tensor:
@@ -182,8 +212,6 @@ DISTRIBUTE = {
     "mlp": lambda hidden, num_active: nn.functional.gelu(hidden),
     "linear": lambda hidden, num_active: hidden,
 }
-# How context enters the crown (`Neuron.look_again`) -> whether the neuron answers.
-PROMPT = {"tokens": True, "add": False}
 
 
 class Shift(nn.Linear):
@@ -191,7 +219,7 @@ class Shift(nn.Linear):
 
 
 class RABlock(nn.Module):
-    """One round's trainable part: integration over all neurons, and distribution to each.
+    """One round's trainable part: integration over all neurons, distribution to each, and how their answers are read.
 
     Args:
         config: the SEN's configuration.
@@ -200,16 +228,18 @@ class RABlock(nn.Module):
 
     def __init__(self, config: SENConfig, first: bool):
         super().__init__()
+        widths = {spec.name: spec.hidden_size for spec in config.neuron_specs}
         self.integration = INTEGRATE[config.integrate](config, first)
-        self.distribution = nn.ModuleDict(
-            {spec.name: Distribution(config, spec.hidden_size, first) for spec in config.neuron_specs}
+        self.distribution = nn.ModuleDict({name: Distribution(config, width, first) for name, width in widths.items()})
+        self.answers = nn.ModuleDict(
+            {name: AnswerReader(config, width) for name, width in widths.items() if config.read_answers}
         )
-        # Towers that take no prompts: their tokens are shifted by U mean_P(C).
+        # Towers that take no prompts: their tokens are shifted by U, of the mean of the prompt tokens.
         self.shift = nn.ModuleDict(
             {
                 spec.name: Shift(spec.hidden_size, spec.hidden_size, bias=False)
                 for spec in config.neuron_specs
-                if spec.prompt_side == "after"
+                if spec.prompt_side == "after" and config.prompt != "none"
             }
         )
 
@@ -218,18 +248,31 @@ class RABlock(nn.Module):
         return self.integration(states, present)
 
     def distribute(self, knowledge: Tensor, summary: Tensor, names: list[str]) -> dict[str, Tensor]:
-        """neuron -> (batch, prompt_tokens, width) context; (batch, 1, width) for neurons re-associated after the tower.
+        """neuron -> (batch, prompt_tokens, bottleneck) context.
 
         Args:
             knowledge: (batch, hidden_size).
             summary: (batch, hidden_size), the [`FusionHead`]'s of the round before; a first block does not read it,
                 nor does any without `read_answers`.
         """
-        context = {name: self.distribution[name](knowledge, summary) for name in names}
-        for name in names:
+        return {name: self.distribution[name](knowledge, summary) for name in names}
+
+    def prompt_tokens(self, context: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """neuron -> (batch, prompt_tokens, width); (batch, 1, width) for neurons re-associated after the tower."""
+        prompts = {name: self.distribution[name].prompt_tokens(given) for name, given in context.items()}
+        for name in prompts:
             if name in self.shift:
-                context[name] = self.shift[name](context[name].mean(dim=1, keepdim=True))
-        return context
+                prompts[name] = self.shift[name](prompts[name].mean(dim=1, keepdim=True))
+        return prompts
+
+    def read_answers(
+        self, states: Mapping[str, NeuronState], context: Mapping[str, Tensor]
+    ) -> dict[str, NeuronState]:
+        """The states of neurons that have looked again, with their answers where `config.read_answers`."""
+        return {
+            name: replace(state, answers=self.answers[name](context[name], state)) if name in self.answers else state
+            for name, state in states.items()
+        }
 
 
 class FusionHead(nn.Module):
@@ -252,4 +295,4 @@ class FusionHead(nn.Module):
         return summary, self.up(summary)
 
 
-__all__ = ["DISTRIBUTE", "INTEGRATE", "PROMPT", "FusionHead", "RABlock", "Shift", "masked_mean"]
+__all__ = ["DISTRIBUTE", "INTEGRATE", "FusionHead", "RABlock", "Shift", "masked_mean"]

@@ -303,7 +303,7 @@ def prompted_from_raw_inputs(model_type: str, neuron: Neuron, inputs: dict[str, 
     """The whole tower again, layer by layer, with prompts joining at the site.
 
     Returns:
-        last_hidden_state (batch * frames, tokens, width), pooler_output or `None`, answers (batch * frames, prompts, width).
+        last_hidden_state (batch * frames, tokens, width), pooler_output or `None`.
     """
     family, count = FAMILIES[model_type], prompts.shape[1]
     suffix = neuron.adapter.prompt_side == "suffix"
@@ -313,7 +313,6 @@ def prompted_from_raw_inputs(model_type: str, neuron: Neuron, inputs: dict[str, 
         tower_inputs["pixel_values"] = inputs["pixel_values"].flatten(0, 1)
     elif "pixel_values" in inputs:
         tower_inputs[neuron.tower.main_input_name] = inputs["pixel_values"]
-    kept = []
 
     def through(layers, hidden_states: Tensor, key_mask: Tensor | None = None, arguments=lambda layer: {}) -> Tensor:
         tokens = hidden_states.shape[1]
@@ -339,11 +338,9 @@ def prompted_from_raw_inputs(model_type: str, neuron: Neuron, inputs: dict[str, 
                 given["attention_mask"] = _as_read(visible, neuron)
             output = layer(hidden_states, **given)
             hidden_states = output[0] if isinstance(output, tuple) else output
-        kept.append(hidden_states[:, tokens:] if suffix else hidden_states[:, :count])
         return hidden_states[:, :tokens] if suffix else hidden_states[:, count:]
 
-    last_hidden_state, pooled = family.written_out(neuron.tower, tower_inputs, through)
-    return last_hidden_state, pooled, kept[0]
+    return family.written_out(neuron.tower, tower_inputs, through)
 
 
 def _unbiased(bias: Tensor, index: int, site: int, count: int) -> Tensor:

@@ -20,13 +20,13 @@ def graphs():
 
 
 def looks(neuron, seed: int, prompt: str = "tokens") -> list[torch.Tensor]:
-    """Tokens, pooled outputs and answers of a first look and three rounds."""
+    """Tokens and pooled outputs of a first look and three rounds."""
     state, trunk = neuron.first_look(make_inputs(neuron.tower.config.model_type, seed=seed))
     found, generator = [state.last_hidden_state, state.pooler_output], torch.Generator().manual_seed(seed)
     for _ in range(3):
         context = torch.randn(2, 3 if neuron.prompted_tower else 1, 16, generator=generator)
         state = neuron.look_again(trunk, context, prompt)
-        found += [state.last_hidden_state, state.pooler_output, *filter(torch.is_tensor, [state.answers])]
+        found += [state.last_hidden_state, state.pooler_output]
     return found
 
 

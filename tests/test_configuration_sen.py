@@ -36,6 +36,7 @@ def image(**changes) -> dict:
         {"distribute": "moe"},
         {"prompt": "deep"},
         {"read_answers": "yes"},
+        {"prompt": "none", "read_answers": False},  # neither prompted nor asked
         {"active_fraction": 0.0},
         {"active_fraction": 1.5},
         {"prompt_depth": 0},

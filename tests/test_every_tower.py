@@ -36,7 +36,7 @@ def test_a_folder_is_enough_from_the_clip_to_the_saved_model(checkpoint, towers,
     state = output.neuron_states[spec.name]
     t, h, w = state.grid
     assert state.last_hidden_state.shape == (2, t * h * w, 16)
-    assert (state.answers is None) == (spec.prompt_side == "after")
+    assert state.answers.shape == (2, SMALL["num_prompt_tokens"], 16)
     assert output.fused_embeds.isfinite().all()
     assert (output.fused_embeds[0] - output.fused_embeds[1]).abs().max() > 0 or spec.modality == "text"
     model.save_pretrained(tmp_path / "sen", include_neurons=True)

@@ -8,7 +8,7 @@ from conftest import SMALL, random_inputs, random_weights
 from transformers import ASTModel, AutoConfig, AutoModel, CLIPModel, VideoMAEModel
 
 from modeling_sen import SENConfig, SENModel
-from modeling_sen.recursive_association import DISTRIBUTE, INTEGRATE, PROMPT
+from modeling_sen.recursive_association import DISTRIBUTE, INTEGRATE
 
 CLASS_TEXTS = torch.tensor([[512, 5, 9, 513, 513, 513], [512, 40, 7, 8, 90, 513], [512, 3, 3, 3, 513, 513]])
 CLASS_MASK = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]])
@@ -169,7 +169,7 @@ def test_inputs_that_do_not_fit_raise(make_sen):
 VARIANTS = [
     *({"integrate": name} for name in INTEGRATE),
     *({"distribute": name} for name in DISTRIBUTE),
-    *({"prompt": name} for name in PROMPT),
+    *({"prompt": name} for name in ("tokens", "add", "none")),
     {"share_blocks": True},
     {"read_answers": False},
     {"read_answers": False, "share_blocks": True, "integrate": "attention"},
@@ -197,6 +197,20 @@ def test_every_variant_changes_the_output_and_learns(make_sen, variant):
             assert parameter.grad.abs().sum() > 0, name
         else:
             assert parameter.grad is None, name
+
+
+def test_without_prompts_neurons_look_once_and_are_asked_each_round(make_sen, monkeypatch):
+    model, inputs = random_weights(make_sen(prompt="none")), random_inputs()
+    for neuron in model.neurons.by_name.values():
+        monkeypatch.delattr(type(neuron), "look_again", raising=False)
+    with torch.no_grad():
+        output = model(**inputs)
+        first, _ = model.neurons.by_name["video"].first_look({"pixel_values": inputs["video_pixel_values"]})
+        state = output.neuron_states["video"]
+        assert torch.equal(state.last_hidden_state, first.last_hidden_state)
+        inputs["audio_input_features"] = inputs["audio_input_features"].roll(1, dims=1) * 2
+        heard = model(**inputs).neuron_states["video"]
+    assert (heard.answers - state.answers).abs().max() > 1e-4
 
 
 def test_each_round_hears_the_summary_of_the_round_before(make_sen, monkeypatch):
@@ -285,7 +299,7 @@ def test_neuron_after_its_tower_starts_as_it_is_and_learns(make_sen, towers):
         output = model(**inputs)
         alone, _ = model.neurons.by_name["video"].first_look({"pixel_values": inputs["video_pixel_values"]})
     assert torch.equal(output.neuron_states["video"].last_hidden_state, alone.last_hidden_state)
-    assert output.neuron_states["video"].answers is None
+    assert output.neuron_states["video"].answers.shape == (2, SMALL["num_prompt_tokens"], 16)
     random_weights(model)
     output = model(**inputs)
     assert (output.neuron_states["video"].last_hidden_state - alone.last_hidden_state).abs().max() > 1e-2

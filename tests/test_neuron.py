@@ -118,7 +118,7 @@ def test_inputs_take_the_towers_dtype(towers):
     neuron = make_neuron("videomae", towers).to(torch.bfloat16)
     state, trunk = neuron.first_look(make_inputs("videomae"))
     assert state.last_hidden_state.dtype == neuron.dtype == torch.bfloat16
-    assert neuron.look_again(trunk, torch.randn(2, 3, 16)).answers.dtype == torch.bfloat16
+    assert neuron.look_again(trunk, torch.randn(2, 3, 16)).pooler_output.dtype == torch.bfloat16
 
 
 def test_towers_of_fixed_length_say_so(towers):

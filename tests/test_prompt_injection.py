@@ -41,6 +41,20 @@ def count_calls(module: nn.Module) -> list:
     return calls
 
 
+def record_outputs(layer: nn.Module) -> list[torch.Tensor]:
+    """What the layer itself puts out from now on, prompts included."""
+    outputs: list[torch.Tensor] = []
+    forward = layer.forward
+
+    def recorded(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+        return output
+
+    layer.forward = recorded
+    return outputs
+
+
 @pytest.mark.parametrize("depth", [1, 2, 3, "all"])
 @pytest.mark.parametrize(
     ("model_type", "masked"), [(name, True) for name in PROMPTABLE] + [(name, False) for name in TEXT]
@@ -52,12 +66,11 @@ def test_prefix_reuse_equals_full_recompute(model_type, masked, depth, towers):
     prompts, site = make_prompts(neuron), LAYERS - crown_depth(depth, LAYERS, "n")
     state = looked_again(neuron, inputs, prompts)
     with torch.no_grad():
-        tokens, pooled, answers = prompted_from_raw_inputs(model_type, neuron, inputs, prompts, site)
+        tokens, pooled = prompted_from_raw_inputs(model_type, neuron, inputs, prompts, site)
     batch, frames = 2, tokens.shape[0] // 2
     special = tokens.shape[1] - state.last_hidden_state.shape[1] // frames
     tokens_of_grid = tokens[:, special:].reshape(batch, -1, tokens.shape[-1])
     torch.testing.assert_close(state.last_hidden_state, tokens_of_grid, atol=1e-5, rtol=0)
-    torch.testing.assert_close(state.answers, answers.unflatten(0, (batch, -1)).mean(1), atol=1e-5, rtol=0)
     if pooled is None:
         pooled = tokens.mean(dim=1)
     torch.testing.assert_close(state.pooler_output, pooled.reshape(batch, frames, -1).mean(1), atol=1e-5, rtol=0)
@@ -71,7 +84,6 @@ def test_first_look_is_the_tower_itself(model_type, towers):
         outputs = neuron.tower(**tower_inputs)
     state, _ = neuron.first_look(inputs)
     tokens = outputs.last_hidden_state.reshape(2, -1, neuron.spec.hidden_size)
-    assert state.answers is None
     assert torch.equal(state.last_hidden_state[:, -1], tokens[:, -1])
     if getattr(outputs, "pooler_output", None) is not None:
         assert torch.equal(state.pooler_output, outputs.pooler_output.unflatten(0, (2, -1)).mean(1))
@@ -148,7 +160,7 @@ def test_gradient_of_prompts_is_that_of_full_recompute(towers):
     neuron, inputs = make_neuron("clip_vision_model", towers, 2), make_inputs("clip_vision_model")
     prompts, again = make_prompts(neuron).requires_grad_(), make_prompts(neuron).requires_grad_()
     looked_again(neuron, inputs, prompts).pooler_output.square().sum().backward()
-    _, pooled, _ = prompted_from_raw_inputs("clip_vision_model", neuron, inputs, again, 2)
+    _, pooled = prompted_from_raw_inputs("clip_vision_model", neuron, inputs, again, 2)
     pooled.unflatten(0, (2, -1)).mean(1).square().sum().backward()
     torch.testing.assert_close(prompts.grad, again.grad)
 
@@ -161,7 +173,6 @@ def test_rows_of_a_batch_are_independent(model_type, towers):
     one = looked_again(neuron, {key: value[1:] for key, value in inputs.items()}, prompts[1:])
     torch.testing.assert_close(both.last_hidden_state[1:], one.last_hidden_state, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(both.pooler_output[1:], one.pooler_output, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(both.answers[1:], one.answers, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("model_type", PROMPTABLE)
@@ -175,7 +186,6 @@ def test_attention_implementations_agree(model_type, towers):
     # Padding that sees no word (ModernBERT's windows) is anything, and nothing sees it.
     words = inputs["attention_mask"].bool() if "input_ids" in inputs else ...
     torch.testing.assert_close(first.last_hidden_state[words], second.last_hidden_state[words], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(first.answers, second.answers, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -192,7 +202,6 @@ def test_padding_changes_nothing(model_type, attention, towers):
         torch.testing.assert_close(
             state.last_hidden_state[:1, :length], padded.last_hidden_state[:1, :length], atol=1e-5, rtol=1e-4
         )
-        torch.testing.assert_close(state.answers[:1], padded.answers[:1], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -206,12 +215,15 @@ def test_all_tokens_see_the_prompts_and_prompts_see_all_tokens(model_type, maske
     else:
         del inputs["attention_mask"]
     prompts = make_prompts(neuron)
+    outputs = record_outputs(neuron.prompted_tower.layers[-1])
     state = looked_again(neuron, inputs, prompts)
     changed = looked_again(neuron, inputs, make_prompts(neuron, seed=2))
     assert bool(((state.last_hidden_state - changed.last_hidden_state).abs().amax(-1) > 1e-6).all())
     other = {**inputs, "input_ids": inputs["input_ids"].clone()}
-    other["input_ids"][:, 7] = 11  # a late token reaches every answer, before which a causal tower hides it
-    assert bool(((state.answers - looked_again(neuron, other, prompts).answers).abs().amax(-1) > 1e-6).all())
+    other["input_ids"][:, 7] = 11  # a late token reaches every prompt, before which a causal tower hides it
+    looked_again(neuron, other, prompts)
+    first, _, second = (output[:, :PROMPTS] for output in outputs if output.shape[1] == PROMPTS + 9)
+    assert bool(((first - second).abs().amax(-1) > 1e-6).all())
 
 
 @pytest.mark.parametrize("prompt", ["tokens", "add"])
@@ -238,7 +250,7 @@ def test_threads_do_not_meet_on_a_tower_that_two_neurons_share(towers):
     def look(number: int) -> bool:
         if number % 2:
             return torch.equal(plain.first_look(inputs)[0].pooler_output, expected)
-        return looked_again(prompted, inputs, prompts).answers.isfinite().all().item()
+        return looked_again(prompted, inputs, prompts).pooler_output.isfinite().all().item()
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(look, range(64)))
@@ -253,7 +265,6 @@ def test_add_shifts_every_token_at_the_site(towers):
         for index, layer in enumerate(neuron.tower.encoder.layer):
             hidden = layer(hidden + prompts.mean(1, keepdim=True) if index == 2 else hidden)
     torch.testing.assert_close(state.last_hidden_state, neuron.tower.layernorm(hidden), atol=1e-5, rtol=0)
-    assert state.answers is None
 
 
 def test_rotary_positions_leave_prompts_unrotated():
@@ -279,9 +290,29 @@ def test_rotary_positions_leave_prompts_unrotated():
     prompted = PromptedTower(tower, tower.layers, 0, [], "prefix")
     tokens, prompts = torch.randn(1, 5, 4), torch.randn(1, 2, 4)
     plain, trunk = prompted.first_pass({"hidden_states": tokens})
-    outputs, answers = prompted.prompted_pass(trunk, prompts)
-    assert torch.equal(outputs, plain)  # these layers mix no tokens
-    assert torch.equal(answers, prompts)
+    found = record_outputs(tower.layers[-1])
+    assert torch.equal(prompted.prompted_pass(trunk, prompts), plain)  # these layers mix no tokens
+    assert torch.equal(found[0][:, :2], prompts)
+
+
+def test_layers_that_lose_prompt_tokens_raise():
+    class Layer(nn.Module):
+        def forward(self, hidden_states):
+            return hidden_states[:, :5]
+
+    class Tower(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([Layer()])
+
+        def forward(self, hidden_states):
+            return self.layers[0](hidden_states)
+
+    tower = Tower()
+    prompted = PromptedTower(tower, tower.layers, 0, [], "suffix")
+    _, trunk = prompted.first_pass({"hidden_states": torch.randn(1, 5, 4)})
+    with pytest.raises(RuntimeError, match="Tower: its layers do not keep prompt tokens"):
+        prompted.prompted_pass(trunk, torch.randn(1, 2, 4))
 
 
 def test_a_site_outside_the_tower_raises(towers):

@@ -34,8 +34,8 @@ def make_states(answers: bool = True, seed: int = 0) -> dict[str, NeuronState]:
         name: NeuronState(
             torch.randn(2, 7, width, generator=generator),
             torch.randn(2, width, generator=generator),
-            torch.randn(2, 3, width, generator=generator) if answers else None,
             (1, 1, 7),
+            answers=torch.randn(2, 3, width, generator=generator) if answers else None,
         )
         for name, width in WIDTHS.items()
     }
@@ -81,7 +81,7 @@ def test_integration_ignores_absent_neurons_row_by_row(variant):
     here = present("image video sound", "video")
     both = block.integrate(states, here)
     alone = {
-        name: NeuronState(s.last_hidden_state[1:], s.pooler_output[1:], s.answers[1:], s.grid)
+        name: NeuronState(s.last_hidden_state[1:], s.pooler_output[1:], s.grid, answers=s.answers[1:])
         for name, s in states.items()
     }
     only_video = block.integrate({"video": alone["video"]}, {"video": torch.tensor([True])})
@@ -112,13 +112,15 @@ def test_answers_are_read_after_the_first_round_only(variant):
 
 
 @pytest.mark.parametrize("variant", DISTRIBUTE)
-def test_distribution_hands_each_neuron_tokens_of_its_width(variant):
+def test_distribution_hands_each_neuron_prompt_tokens_of_its_width(variant):
     block = make_block(distribute=variant)
     knowledge = torch.randn(2, 12, requires_grad=True)
     summary = torch.randn(2, 12, requires_grad=True)
     context = block.distribute(knowledge, summary, ["image", "sound"])
-    assert {name: tuple(tokens.shape) for name, tokens in context.items()} == {"image": (2, 3, 8), "sound": (2, 3, 4)}
-    context["image"].sum().backward()
+    assert {name: tuple(given.shape) for name, given in context.items()} == {"image": (2, 3, 4), "sound": (2, 3, 4)}
+    prompts = block.prompt_tokens(context)
+    assert {name: tuple(tokens.shape) for name, tokens in prompts.items()} == {"image": (2, 3, 8), "sound": (2, 3, 4)}
+    prompts["image"].sum().backward()
     assert knowledge.grad.abs().sum() > 0
     assert summary.grad.abs().sum() > 0
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in block.distribution["image"].parameters())
@@ -145,11 +147,11 @@ def test_context_is_made_of_knowledge_and_of_the_summary_normalised():
     knowledge, summary = torch.randn(2, 12), torch.randn(2, 12)
     centred = summary - summary.mean(-1, keepdim=True)
     scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
-    units = (
-        knowledge @ part.down.weight.t() + part.down.bias + scaled @ part.summary.weight.t()
-    )  # three tokens of four
-    expected = units.view(2, 3, 4) @ part.up.weight.t() + part.tokens
-    torch.testing.assert_close(block.distribute(knowledge, summary, ["image"])["image"], expected)
+    units = knowledge @ part.down.weight.t() + part.down.bias + scaled @ part.summary.weight.t()
+    expected = units.view(2, 3, 4)  # three tokens of four
+    context = block.distribute(knowledge, summary, ["image"])
+    torch.testing.assert_close(context["image"], expected)
+    torch.testing.assert_close(block.prompt_tokens(context)["image"], expected @ part.up.weight.t() + part.tokens)
     for deaf in (make_block(first=True), make_block(read_answers=False)):
         heard, unheard = (deaf.distribute(knowledge, summary * factor, ["image"])["image"] for factor in (1.0, 0.0))
         assert deaf.distribution["image"].summary is None
@@ -163,9 +165,50 @@ def test_neurons_after_their_tower_start_unshifted():
     assert set(block.shift) == {"image"}
     torch.nn.init.zeros_(block.shift["image"].weight)
     context = block.distribute(torch.randn(2, 12), torch.randn(2, 12), list(WIDTHS))
-    assert torch.equal(context["image"], torch.zeros(2, 1, 8))
-    assert context["video"].shape == (2, 3, 6)
-    assert block.integration.readers["image"].answers is None
+    prompts = block.prompt_tokens(context)
+    assert torch.equal(prompts["image"], torch.zeros(2, 1, 8))
+    assert prompts["video"].shape == (2, 3, 6)
+    assert block.read_answers(make_states(answers=False), context)["image"].answers.shape == (2, 3, 8)
+
+
+def normalised(vectors: torch.Tensor) -> torch.Tensor:
+    centred = vectors - vectors.mean(-1, keepdim=True)
+    return centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
+
+
+def test_an_answer_is_the_mean_of_tokens_weighted_by_how_they_fit_the_question():
+    block, states = make_block(), make_states(answers=False)
+    context = {name: torch.randn(2, 3, 4) for name in WIDTHS}
+    found = block.read_answers(states, context)
+    for name, state in states.items():
+        reader, tokens = block.answers[name], normalised(state.last_hidden_state)
+        asked = normalised(context[name] + reader.queries)
+        keys = normalised(tokens @ reader.key.weight.t() + reader.key.bias)
+        fit = torch.einsum("bpw,bnw->bpn", asked, keys) / 2.0  # of the square root of a bottleneck of four
+        expected = torch.einsum("bpn,bnw->bpw", fit.softmax(-1), tokens)
+        torch.testing.assert_close(found[name].answers, expected)
+        assert found[name].last_hidden_state is state.last_hidden_state
+        assert states[name].answers is None
+
+
+def test_answers_come_from_no_padding():
+    block = make_block()
+    context = {"video": torch.randn(2, 3, 4, requires_grad=True)}
+    state = make_states(answers=False)["video"]
+    state.token_mask = torch.tensor([[True] * 5 + [False] * 2, [False] * 7])
+    answers = block.read_answers({"video": state}, context)["video"].answers
+    alone = NeuronState(state.last_hidden_state[:1, :5], state.pooler_output[:1], (1, 1, 5))
+    expected = block.read_answers({"video": alone}, {"video": context["video"][:1]})["video"].answers
+    torch.testing.assert_close(answers[:1], expected)
+    answers.sum().backward()  # the second sample has padding only: the neuron is absent from it
+    assert all(p.grad.isfinite().all() for p in block.answers["video"].parameters())
+
+
+def test_without_read_answers_nothing_is_asked():
+    block, states = make_block(read_answers=False), make_states(answers=False)
+    assert not block.answers
+    context = {name: torch.randn(2, 3, 4) for name in WIDTHS}
+    assert all(state.answers is None for state in block.read_answers(states, context).values())
 
 
 def test_what_no_answer_has_a_slice_of_hears_the_pooled_output_only():
