@@ -20,6 +20,7 @@ from modeling_sen.world.association_towers import ClipBatches
 
 ROWS = {
     **{f"SEN K={rounds}": AblationRun(towers="local", config={"num_rounds": rounds}) for rounds in (0, 1, 2, 3, 4)},
+    "SEN K=3, no second look": AblationRun(towers="local", config={"num_rounds": 3, "prompt": "none"}),
     "late fusion, 4 resampled trunk tokens": AblationRun(
         "late_fusion", "local", options={"source": "trunk", "num_resampled": 4}
     ),

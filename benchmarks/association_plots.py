@@ -17,7 +17,13 @@ from modeling_sen.ablation_report import Row, collect_rows
 matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "sen", "font.size": 9}
 SEN, FUSION = "SEN K=3", "late fusion, {} resampled trunk tokens"
 ALL_TOKENS = "late fusion, all trunk tokens"
-DEPTHS = ["frozen mean", FUSION.format(4), *(f"SEN K={rounds}" for rounds in range(5)), ALL_TOKENS]
+DEPTHS = [
+    "frozen mean",
+    *(f"SEN K={rounds}" for rounds in range(5)),
+    "SEN K=3, no second look",
+    FUSION.format(4),
+    ALL_TOKENS,
+]
 BUDGETS = {tokens: ("SEN K=3" + (f", {tokens} prompts" if tokens != 4 else "")) for tokens in (1, 2, 4, 8, 16)}
 SETS = {"test_3": 3, "test_5": 5, "test_8": 8}
 

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modeling_sen import PRESETS, SENConfig, SENModel, SENProcessor
 from modeling_sen.cost import neuron_cost, neuron_without_weights, one_clip
 from modeling_sen.evaluation.baselines import LateFusion, neuron_tokens
+from modeling_sen.neuron import NeuronTrunk
 
 HEADS = 4
 
@@ -41,6 +42,20 @@ def fusion_as_large(config: SENConfig, at_least: int) -> LateFusion:
             return fusion
 
 
+def association_flops(model: SENModel, trunks: dict[str, NeuronTrunk], present: dict[str, Tensor]) -> int:
+    """Of all rounds, without the encoders."""
+    states = {name: trunk.first_state for name, trunk in trunks.items()}
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        summary, _ = model.fusion(states, present)
+        for block in model.blocks:
+            context = block.distribute(block.integrate(states, present), summary, list(states))
+            if model.config.prompt != "none":
+                block.prompt_tokens(context)
+            states = block.read_answers(states, context)
+            summary, _ = model.fusion(states, present)
+    return counter.get_total_flops()
+
+
 def measure(preset: str, folder: Path) -> str:
     """Lines of a markdown table."""
     for hub_id in hub_ids(preset):
@@ -58,10 +73,11 @@ def measure(preset: str, folder: Path) -> str:
     first = sum(cost.first_pass_flops for cost in counted)
     crowns = sum(cost.round_flops for cost in counted)
     layer = sum(cost.round_flops / cost.crown_layers for cost in counted)
-    with torch.device("meta"):
-        association = parameters(SENModel(config))
-    fusion = fusion_as_large(config, association)
     present: dict[str, Tensor] = {name: torch.ones(1, dtype=torch.bool, device="meta") for name in trunks}
+    with torch.device("meta"):
+        model, asked_only = SENModel(config), SENModel(SENConfig.from_dict({**config.to_dict(), "prompt": "none"}))
+    association, own = parameters(model), association_flops(model, trunks, present)
+    fusion = fusion_as_large(config, association)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         fusion(trunks, present)
     fused = counter.get_total_flops()
@@ -69,12 +85,17 @@ def measure(preset: str, folder: Path) -> str:
     rounds = config.num_rounds
     rows = [
         ("frozen encoders, once", "", first),
-        (f"SEN, {rounds} rounds", f"{association:,}", rounds * crowns),
-        (f"SEN, {rounds} rounds of one layer", f"{association:,}", rounds * layer),
+        (f"SEN, {rounds} rounds", f"{association:,}", rounds * crowns + own),
+        (f"SEN, {rounds} rounds of one layer", f"{association:,}", rounds * layer + own),
+        (
+            f"SEN, {rounds} rounds without a second look",
+            f"{parameters(asked_only):,}",
+            association_flops(asked_only, trunks, present),
+        ),
         (f"late fusion of all {tokens:,} tokens, {fusion.query.shape[-1]} wide", f"{parameters(fusion):,}", fused),
     ]
     return "\n".join(
-        f"| {preset} | {name} | {count} | {flops / 1e9:.0f} | {flops / first:.0%} |" for name, count, flops in rows
+        f"| {preset} | {name} | {count} | {flops / 1e9:.1f} | {flops / first:.1%} |" for name, count, flops in rows
     )
 
 

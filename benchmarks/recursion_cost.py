@@ -4,7 +4,7 @@ CLIP-B/16 on 8 frames, VideoMAE-B on 16 frames and AST on 10 s of sound, real co
 Naive re-encoding, the reference, runs each whole tower again in each round, with the prompts at the same site. Ways take
 turns, so that what else the machine does hits all of them; ratios are taken within a turn.
 
-    python benchmarks/recursion_cost.py [--threads 1] [--repeats 5] [--depths 3 1]
+    python benchmarks/recursion_cost.py [--threads 1] [--repeats 5] [--depths 3 1 0]
 """
 
 import argparse
@@ -49,8 +49,9 @@ def save_towers(folder: Path) -> None:
 def make_sen(folder: Path, depth: int) -> SENModel:
     torch.manual_seed(1)
     neurons = [{"hub_id": str(folder / "image"), "num_frames": 8}, str(folder / "video"), str(folder / "audio")]
-    model = SENModel.from_neurons(neurons, num_rounds=3, prompt_depth=depth)
-    for block in model.blocks:  # as after training: prompts of the size of tokens
+    prompts = {"prompt_depth": depth} if depth else {"prompt": "none"}
+    model = SENModel.from_neurons(neurons, num_rounds=3, **prompts)
+    for block in model.blocks if depth else ():  # as after training: prompts of the size of tokens
         for distribution in block.distribution.values():
             torch.nn.init.normal_(distribution.tokens)
             torch.nn.init.normal_(distribution.up.weight, std=0.2)
@@ -179,7 +180,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--depths", type=int, nargs="+", default=list(AIMS), help="layers of the crown")
+    parser.add_argument(
+        "--depths", type=int, nargs="+", default=[*AIMS, 0], help="layers of the crown; 0: no second look"
+    )
     parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--towers", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -324,7 +324,8 @@ def _expected_seconds(run: AblationRun) -> float:
     """On one core of an AMD EPYC of 2026 (benchmarks/association_cost.py); the pace of runs that are done corrects it."""
     if run.model == "sen":
         layers = {None: 1, "all": LAYERS}.get(depth := run.config.get("prompt_depth"), depth)
-        milliseconds = 0.3 + 1.1 * run.config.get("num_rounds", 3) * layers  # a clip
+        layers = 0 if run.config.get("prompt") == "none" else layers
+        milliseconds = 0.3 + run.config.get("num_rounds", 3) * (0.55 + 1.35 * layers)  # a clip
     else:
         fusion = 9.0 if run.options.get("num_resampled") is None else 2.9
         milliseconds = {"frozen_mean": 0.0, "late_fusion": fusion, "hop_alone": 4.0, "hop_prompted": 0.6}[run.model]

@@ -156,7 +156,7 @@ class SENConfig(PreTrainedConfig):
         prompt_depth: layers below the top where prompts enter. `None`: a quarter of the tower, at least 1. `"all"`: the
             whole tower runs again each round.
         integrate, distribute: variant of each step, see `recursive_association.py`.
-        prompt: how context enters a crown: as `tokens` of its own, or `add`ed to every token as the mean of these; with `none`
+        prompt: how context enters a crown: as `tokens` of its own, or `add`ed to every token as their mean; with `none`
             no crown runs again, and neurons are asked about the tokens of their first look.
         bottleneck_size: width per prompt token of the bottleneck that distribution goes through. 20 keeps the association of
             three base-size towers under 20 MB.

@@ -225,9 +225,7 @@ class Neuron(nn.Module):
             folded[self.tower.main_input_name] = folded.pop(self.spec.input_name)
         return folded
 
-    def _state(
-        self, outputs: Any, tower_inputs: dict[str, Any], grid: Grid | None, batch_size: int
-    ) -> NeuronState:
+    def _state(self, outputs: Any, tower_inputs: dict[str, Any], grid: Grid | None, batch_size: int) -> NeuronState:
         tokens = outputs.last_hidden_state  # (batch * frames, tokens, width)
         if tokens.ndim == 4:  # a plane of features: (batch * frames, width, height, width of the plane)
             grid = (1, *tokens.shape[-2:])

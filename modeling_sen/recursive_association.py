@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from .configuration_sen import NeuronSpec, SENConfig
+from .configuration_sen import SENConfig
 from .neuron import NeuronState
 
 
@@ -265,9 +265,7 @@ class RABlock(nn.Module):
                 prompts[name] = self.shift[name](prompts[name].mean(dim=1, keepdim=True))
         return prompts
 
-    def read_answers(
-        self, states: Mapping[str, NeuronState], context: Mapping[str, Tensor]
-    ) -> dict[str, NeuronState]:
+    def read_answers(self, states: Mapping[str, NeuronState], context: Mapping[str, Tensor]) -> dict[str, NeuronState]:
         """The states of neurons that have looked again, with their answers where `config.read_answers`."""
         return {
             name: replace(state, answers=self.answers[name](context[name], state)) if name in self.answers else state

@@ -98,11 +98,11 @@ def test_the_estimate_is_said_before_anything_is_made(root, tmp_path, capsys, mo
     sen, fusion = AblationRun(towers="local", steps=1000), AblationRun(model="late_fusion", towers="local", steps=1000)
     with pytest.raises(KeyboardInterrupt):
         ablate(root, [sen, fusion], tmp_path, workers=1)
-    assert capsys.readouterr().out == "2 of 2 runs to do: about 13 minutes\n"  # 64,000 clips at 3.6 and at 9 ms
+    assert capsys.readouterr().out == "2 of 2 runs to do: about 16 minutes\n"  # 64,000 clips at 6 and at 9 ms
     with pytest.raises(KeyboardInterrupt):
         ablate(tmp_path / "nowhere", [sen, fusion], tmp_path, workers=2)
-    assert "about 7 minutes, after clips and towers (local), about an hour" in capsys.readouterr().out
-    (tmp_path / "runs" / f"{sen.digest}.json").write_text(json.dumps({"train_seconds": 2 * 64 * 3.6}))
+    assert "about 8 minutes, after clips and towers (local), about an hour" in capsys.readouterr().out
+    (tmp_path / "runs" / f"{sen.digest}.json").write_text(json.dumps({"train_seconds": 2 * 64 * 6.0}))
     with pytest.raises(KeyboardInterrupt):
         ablate(root, [sen, fusion], tmp_path, workers=1)
     assert capsys.readouterr().out == "1 of 2 runs to do: about 19 minutes\n"  # twice as slow
