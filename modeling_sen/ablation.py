@@ -323,7 +323,7 @@ def _results(
 def _expected_seconds(run: AblationRun) -> float:
     """On one core of an AMD EPYC of 2026 (benchmarks/association_cost.py); the pace of runs that are done corrects it."""
     if run.model == "sen":
-        layers = {None: 1, "all": LAYERS}.get(depth := run.config.get("prompt_depth"), depth)
+        layers: Any = {None: 1, "all": LAYERS}.get(depth := run.config.get("prompt_depth"), depth)
         layers = 0 if run.config.get("prompt") == "none" else layers
         milliseconds = 0.3 + run.config.get("num_rounds", 3) * (0.55 + 1.35 * layers)  # a clip
     else:

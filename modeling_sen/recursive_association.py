@@ -226,11 +226,15 @@ class RABlock(nn.Module):
         first: whether only unprompted states are integrated: they have no answers, and of the summary nothing was asked.
     """
 
+    distribution: Mapping[str, Distribution]
+
     def __init__(self, config: SENConfig, first: bool):
         super().__init__()
         widths = {spec.name: spec.hidden_size for spec in config.neuron_specs}
         self.integration = INTEGRATE[config.integrate](config, first)
-        self.distribution = nn.ModuleDict({name: Distribution(config, width, first) for name, width in widths.items()})
+        self.distribution = nn.ModuleDict(  # type: ignore[assignment]
+            {name: Distribution(config, width, first) for name, width in widths.items()}
+        )
         self.answers = nn.ModuleDict(
             {name: AnswerReader(config, width) for name, width in widths.items() if config.read_answers}
         )
