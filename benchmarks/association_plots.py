@@ -15,16 +15,16 @@ from matplotlib.figure import Figure
 from modeling_sen.ablation_report import Row, collect_rows
 
 matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "sen", "font.size": 9}
-SEN, FUSION = "SEN K=3", "late fusion, {} resampled trunk tokens"
+SEN, FUSION = "SEN K=3, no second look", "late fusion, {} resampled trunk tokens"
 ALL_TOKENS = "late fusion, all trunk tokens"
 DEPTHS = [
     "frozen mean",
     *(f"SEN K={rounds}" for rounds in range(5)),
-    "SEN K=3, no second look",
+    *(f"SEN K={rounds}, no second look" for rounds in (1, 2, 3)),
     FUSION.format(4),
     ALL_TOKENS,
 ]
-BUDGETS = {tokens: ("SEN K=3" + (f", {tokens} prompts" if tokens != 4 else "")) for tokens in (1, 2, 4, 8, 16)}
+BUDGETS = {tokens: (SEN + (f", {tokens} answers" if tokens != 4 else "")) for tokens in (1, 2, 4, 8, 16)}
 SETS = {"test_3": 3, "test_5": 5, "test_8": 8}
 
 
@@ -66,7 +66,7 @@ def budget_figure(rows: dict[tuple[str, str], Row], towers: str) -> Figure:
             asked = f"{hops} hop{'s' * (hops > 1)}"
             sen = [rows.get((towers, row)) for row in BUDGETS.values()]
             fusion = [rows.get((towers, FUSION.format(tokens))) for tokens in BUDGETS]
-            line(axes, places, sen, (name, hops), f"SEN K=3, {asked}", color="C0", linestyle=style)
+            line(axes, places, sen, (name, hops), f"{SEN}, {asked}", color="C0", linestyle=style)
             line(axes, places, fusion, (name, hops), f"late fusion, {asked}", color="C1", linestyle=style)
         axes.axhline(100 / objects, color="grey", linewidth=0.8, label="chance")
         axes.set(title=f"{objects} objects", ylim=(0, 100), xlabel="tokens read of each tower")
