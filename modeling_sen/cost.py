@@ -31,9 +31,9 @@ class NeuronCost:
 
     Attributes:
         parameters: of tower and projection; `None` where the checkpoint's configuration is not at hand.
-        layers: transformer layers; `None` where unknown, or where the neuron is re-associated after the tower.
+        layers: transformer layers; `None` where unknown, or where no crown runs again.
         crown_layers: those that run again in each round.
-        prompt_side: `prefix`, `suffix` or `after` (the tower).
+        prompt_side: `prefix`, `suffix`, `after` (the tower) or `none`.
         first_pass_flops: of the unprompted pass over one clip.
         round_flops: of one round's crown.
         unknown: why numbers are missing.
@@ -58,7 +58,9 @@ def neuron_cost(spec: NeuronSpec, processor: SENProcessor) -> NeuronCost:
         cost.unknown = _first_sentence(error)
         return cost
     cost.parameters = projection_parameters + sum(weight.numel() for weight in neuron.tower.parameters())
-    if (prompted := neuron.prompted_tower) is None:
+    if config.prompt == "none":
+        cost.prompt_side = "none"
+    elif (prompted := neuron.prompted_tower) is None:
         cost.prompt_side = "after"
     else:
         cost.prompt_side, cost.layers = prompted.prompt_side, len(prompted.layers)
@@ -106,9 +108,9 @@ def _count(neuron: Neuron, config: SENConfig, processor: SENProcessor) -> tuple[
         _, trunk = neuron.first_look(one_clip(spec, processor))
     if neuron.prompted_tower is None or config.prompt == "none":
         return first.get_total_flops(), 0
-    context = torch.empty(1, config.num_prompt_tokens, spec.hidden_size, device="meta")
+    prompts = torch.empty(1, config.num_prompt_tokens, spec.hidden_size, device="meta")
     with FlopCounterMode(display=False) as again, torch.no_grad():
-        neuron.look_again(trunk, context, config.prompt)
+        neuron.look_again(trunk, prompts, config.prompt)
     return first.get_total_flops(), again.get_total_flops()
 
 

@@ -152,7 +152,7 @@ def _print_description(found: dict[str, Any]) -> None:
         if part["crown_layers"] is not None:
             site = f"layer {part['layers'] - part['crown_layers']} of {part['layers']}, {part['prompt_side']}"
         else:
-            site = "after the tower" if part["prompt_side"] == "after" else "?"
+            site = {"after": "after the tower", "none": "nowhere"}.get(part["prompt_side"], "?")
         if part is found["text_tower"]:
             site = "class texts"
         flops = [_big(part[name], "FLOPs") for name in ("first_pass_flops", "round_flops")]

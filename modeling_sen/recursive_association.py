@@ -191,7 +191,8 @@ class AnswerReader(nn.Module):
         tokens = _normalised(state.last_hidden_state.to(self.key.weight))  # (batch, N, width)
         visible = None
         if state.token_mask is not None:  # a neuron absent from a sample has padding only: anything but no number
-            visible = (state.token_mask | ~state.token_mask.any(dim=1, keepdim=True)).unsqueeze(1)
+            mask = state.token_mask.to(tokens.device)
+            visible = (mask | ~mask.any(dim=1, keepdim=True)).unsqueeze(1)  # (batch, 1, N)
         asked, keys = _normalised(context + self.queries), _normalised(self.key(tokens))
         return nn.functional.scaled_dot_product_attention(asked, keys, tokens.to(keys), attn_mask=visible)
 

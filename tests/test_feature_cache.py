@@ -58,6 +58,15 @@ def test_forward_on_cached_trunks_equals_forward_on_inputs(model, inputs, tmp_pa
             torch.testing.assert_close(found.neuron_states[name].answers, state.answers, atol=1e-5, rtol=0)
 
 
+def test_without_a_second_look_cached_first_looks_are_asked_about_their_own_tokens(make_sen, model, inputs, tmp_path):
+    model = random_weights(make_sen(neurons=model.config.neurons, prompt="none")).eval()
+    cache, _ = build(model, tmp_path, inputs)
+    for rows in ([0, 3], [4, 6]):  # words that are padding in one batch are none in the other
+        with torch.no_grad():
+            expected, found = model(**rows_of(inputs, rows)), model(trunks=cache.trunks(rows))
+        torch.testing.assert_close(found.fused_embeds, expected.fused_embeds, atol=1e-6, rtol=0)
+
+
 def test_gradients_are_those_of_training_on_inputs(model, inputs, tmp_path):
     cache, _ = build(model, tmp_path, inputs)
     labels = torch.tensor([0, 1, 2])
