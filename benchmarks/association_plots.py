@@ -58,27 +58,27 @@ def depth_figure(rows: dict[tuple[str, str], Row], towers: str) -> Figure:
 
 
 def budget_figure(rows: dict[tuple[str, str], Row], towers: str) -> Figure:
-    """One to three hops by tokens of each tower that are read, a panel for each number of objects."""
-    figure = Figure(figsize=(7.5, 2.6), layout="constrained")
+    """One to three hops by tokens of each tower that are read, a panel for each number of objects; the SEN is `SEN`."""
+    figure = Figure(figsize=(7.5, 2.9), layout="constrained")
     places = [float(np.log2(tokens)) for tokens in BUDGETS]
     for axes, (name, objects) in zip(figure.subplots(1, 3, sharey=True), SETS.items(), strict=True):
         for hops, style in ((1, ":"), (2, "--"), (3, "-")):
             asked = f"{hops} hop{'s' * (hops > 1)}"
             sen = [rows.get((towers, row)) for row in BUDGETS.values()]
             fusion = [rows.get((towers, FUSION.format(tokens))) for tokens in BUDGETS]
-            line(axes, places, sen, (name, hops), f"{SEN}, {asked}", color="C0", linestyle=style)
+            line(axes, places, sen, (name, hops), f"SEN, {asked}", color="C0", linestyle=style)
             line(axes, places, fusion, (name, hops), f"late fusion, {asked}", color="C1", linestyle=style)
         axes.axhline(100 / objects, color="grey", linewidth=0.8, label="chance")
         axes.set(title=f"{objects} objects", ylim=(0, 100), xlabel="tokens read of each tower")
         axes.set_xticks(places, [str(tokens) for tokens in BUDGETS])
     figure.axes[0].set_ylabel("right, %")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
 def sample_figure(rows: dict[tuple[str, str], Row], towers: str) -> Figure:
     """Among five objects, by training clips."""
-    figure = Figure(figsize=(7.5, 2.6), layout="constrained")
+    figure = Figure(figsize=(7.5, 2.8), layout="constrained")
     clips = [1000, 4000, 32_000]
     for axes, hops in zip(figure.subplots(1, 3, sharey=True), (1, 2, 3), strict=True):
         for number, name in enumerate((SEN, FUSION.format(4), ALL_TOKENS)):
@@ -89,7 +89,7 @@ def sample_figure(rows: dict[tuple[str, str], Row], towers: str) -> Figure:
         axes.set_xticks(clips, ["1k", "4k", "32k"])
         axes.minorticks_off()
     figure.axes[0].set_ylabel("right among five, %")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
