@@ -58,7 +58,7 @@ def depth_figure(rows: dict[tuple[str, str], Row], towers: str) -> Figure:
 
 
 def budget_figure(rows: dict[tuple[str, str], Row], towers: str) -> Figure:
-    """One to three hops by tokens of each tower that are read, a panel for each number of objects; the SEN is `SEN`."""
+    """One to three hops by tokens of each tower that are read, a panel for each number of objects; of `SEN`."""
     figure = Figure(figsize=(7.5, 2.9), layout="constrained")
     places = [float(np.log2(tokens)) for tokens in BUDGETS]
     for axes, (name, objects) in zip(figure.subplots(1, 3, sharey=True), SETS.items(), strict=True):
