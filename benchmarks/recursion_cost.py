@@ -154,7 +154,9 @@ def measure(towers: Path, depths: list[int], repeats: int, threads: int) -> None
         print(f"depth {depth}: largest difference to naive re-encoding {largest:.1e} (aim {DIFFERENCE_AIM:.0e})")
     turns: dict[str, list[tuple[float, float]]] = {}
     for _ in range(repeats):
-        ways = [("once", encode_once, base)] + [(f"naive, depth {base}", associate_naively, base)] * bool(base)
+        ways = [("once", encode_once, base)]
+        if base:
+            ways.append((f"naive, depth {base}", associate_naively, base))
         for name, way, depth in [*ways, *((f"SEN, depth {depth}", associate, depth) for depth in depths)]:
             turns.setdefault(name, []).append(seconds(way, models[depth], clip))
     for name, times in turns.items():
@@ -166,7 +168,7 @@ def measure(towers: Path, depths: list[int], repeats: int, threads: int) -> None
         print(f"{name:18} {median:7.2f} s   {wall:5.2f}x by the clock   {processor:5.2f}x of processor time")
     print("aims: " + ", ".join(f"depth {depth}: {AIMS[depth]}x" for depth in depths if depth in AIMS))
     once = peak_megabytes("once", base, towers, threads)
-    for way, depth in [("naive", base)] * bool(base) + [("sen", depth) for depth in depths]:
+    for way, depth in [*([("naive", base)] if base else []), *(("sen", depth) for depth in depths)]:
         peak = peak_megabytes(way, depth, towers, threads)
         print(f"peak memory, {way}, depth {depth}: {peak:.0f} MB, {peak / once:.2f}x of one pass (aim {MEMORY_AIM}x)")
 

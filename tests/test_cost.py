@@ -74,8 +74,9 @@ def test_neurons_re_associated_after_their_tower_cost_nothing_more(make_sen, tow
 
 
 def test_without_prompts_no_crown_runs_again(make_sen):
+    prompted = costs_of(make_sen())
     for name, cost in costs_of(make_sen(prompt="none")).items():
-        assert cost.first_pass_flops == costs_of(make_sen())[name].first_pass_flops
+        assert cost.first_pass_flops == prompted[name].first_pass_flops
         assert (cost.prompt_side, cost.crown_layers, cost.round_flops) == ("none", None, 0)
 
 

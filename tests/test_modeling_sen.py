@@ -8,6 +8,7 @@ from conftest import SMALL, random_inputs, random_weights
 from transformers import ASTModel, AutoConfig, AutoModel, CLIPModel, VideoMAEModel
 
 from modeling_sen import SENConfig, SENModel
+from modeling_sen.neuron import Neuron
 from modeling_sen.recursive_association import DISTRIBUTE, INTEGRATE
 
 CLASS_TEXTS = torch.tensor([[512, 5, 9, 513, 513, 513], [512, 40, 7, 8, 90, 513], [512, 3, 3, 3, 513, 513]])
@@ -201,8 +202,7 @@ def test_every_variant_changes_the_output_and_learns(make_sen, variant):
 
 def test_without_prompts_neurons_look_once_and_are_asked_each_round(make_sen, monkeypatch):
     model, inputs = random_weights(make_sen(prompt="none")), random_inputs()
-    for neuron in model.neurons.by_name.values():
-        monkeypatch.delattr(type(neuron), "look_again", raising=False)
+    monkeypatch.delattr(Neuron, "look_again")
     with torch.no_grad():
         output = model(**inputs)
         first, _ = model.neurons.by_name["video"].first_look({"pixel_values": inputs["video_pixel_values"]})
