@@ -157,7 +157,7 @@ class SENConfig(PreTrainedConfig):
             whole tower runs again each round.
         integrate, distribute: variant of each step, see `recursive_association.py`.
         prompt: how context enters a crown: as `tokens` of its own, or `add`ed to every token as their mean; with `none`
-            no crown runs again, and neurons are asked about the tokens of their first look: as good in our study, and four
+            no crown runs again, and neurons are asked about the tokens of their first look: as good in our study, and three
             times cheaper to train. Dense features (`neuron_states`) change only where crowns run again.
         bottleneck_size: width per prompt token of the bottleneck that distribution goes through. 20 keeps the association of
             three base-size towers under 20 MB.
