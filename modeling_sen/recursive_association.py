@@ -136,8 +136,9 @@ class AttentionIntegration(nn.Module):
 class Distribution(nn.Module):
     """`C = D(g, s)`: knowledge, and the summary of the round before, become one neuron's context and its prompt tokens.
 
-    Context is a bottleneck, `bottleneck_size` wide for each prompt token. With `sparse_mlp` only the `active_fraction` of its
-    units with the largest magnitude stay active; `mlp` keeps all; `linear` has no activation.
+    Context is a bottleneck, `bottleneck_size` wide for each prompt token. `linear` has no activation: with one, what must be
+    asked for was learned less well for combinations that never occurred in training (docs/association.md). `mlp` has one;
+    `sparse_mlp` also keeps only the `active_fraction` of its units with the largest magnitude.
 
     The summary is what the loss asks for in every round, and each neuron reads it by weights of its own. What one neuron
     alone needs to hear is drowned in knowledge, which all neurons' needs shape: chains of three encoders were not learned

@@ -132,7 +132,7 @@ def test_sparse_mlp_keeps_the_most_active_units_and_no_others():
     sparse = DISTRIBUTE["sparse_mlp"](hidden, 3)
     assert torch.equal(sparse != 0, torch.tensor([[True, False, False, True, False, True]]))
     assert torch.equal(sparse[sparse != 0], active[sparse != 0])
-    block = make_block(active_fraction=1.0)
+    block = make_block(distribute="sparse_mlp", active_fraction=1.0)
     dense = make_block(distribute="mlp")
     knowledge, summary = torch.randn(2, 12), torch.randn(2, 12)
     assert torch.equal(
