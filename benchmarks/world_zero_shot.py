@@ -1,9 +1,9 @@
-"""sen-tiny on clips it has not seen: `python benchmarks/world_zero_shot.py [--num 1000]`.
+"""sen-tiny on clips it has not seen: `python benchmarks/world_zero_shot.py [--num 1000] [--split unseen_pairs]`.
 
-Writes clips of the world's test split as mp4 with sound, reads them back as any file, and scores all 512 (colour, shape,
-motion) descriptions. Top-1 for each neuron alone, the frozen mean and SEN. Of three objects the sounding one is to be
-described; there also the choice among the 27 mixtures of the colours, shapes and motions that occur, where colour alone
-is no help.
+Writes clips of the world's test split, or of pairs of colour and shape that never occur in training, as mp4 with sound,
+reads them back as any file, and scores all 512 (colour, shape, motion) descriptions. Top-1 for each neuron alone, the frozen
+mean and SEN. Of three objects the sounding one is to be described; there also the choice among the 27 mixtures of the
+colours, shapes and motions that occur, where colour alone is no help.
 """
 
 import argparse
@@ -67,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num", type=int, default=1000, help="clips of each kind and seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13], help="seeds of the test clips")
+    parser.add_argument("--split", choices=["test", "unseen_pairs"], default="test", help="of the world")
     parser.add_argument("--model", default=str(Path(modeling_sen.__file__).with_name("sen_tiny")))
     options = parser.parse_args()
 
@@ -83,10 +84,12 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name) / "world"
                 hops = 2 if objects == "3" else None
-                write_world(folder, split="test", num=options.num, seed=seed, num_objects=int(objects), hops=hops)
+                write_world(
+                    folder, split=options.split, num=options.num, seed=seed, num_objects=int(objects), hops=hops
+                )
                 results.append(evaluate(model, processor, folder, texts, descriptions))
         print(
-            f"\n{title}: {options.num} test clips for each of the seeds {options.seeds} "
+            f"\n{title}: {options.num} {options.split} clips for each of the seeds {options.seeds} "
             f"({time.perf_counter() - started:.0f} s); mean and standard deviation over the seeds, per cent"
         )
         for neuron in results[0]:
