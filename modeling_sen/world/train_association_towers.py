@@ -33,7 +33,7 @@ CLIP_SETS: dict[str, tuple[str, int, int, int | None]] = {
     "test_3": ("test", 3, 1_000, 3),
     "test_5": ("test", 5, 1_000, 5),
     "test_8": ("test", 8, 1_000, 8),
-    "fresh_5": ("test", 15, 1_000, 5),  # drawn when all choices had been made
+    "fresh_5": ("test", 15, 1_000, 5),  # on which no choice was made
     "unseen_pairs": ("unseen_pairs", 0, 1_000, 5),
 }
 SEEN_FIELDS = ("image", "grey", "log_mel", "legend_ids")
