@@ -11,15 +11,14 @@ from importlib.util import module_from_spec, spec_from_file_location
 
 # verb -> (module:function, help)
 VERBS = {
-    "ablate": ("modeling_sen.ablation:main", "Train and compare a grid of ways to read frozen encoders."),
-    "classify": ("modeling_sen.classify:classify", "Score free-text labels for videos."),
+    "classify": ("modeling_sen.commands.classify:classify", "Score free-text labels for videos."),
     "encode": ("modeling_sen.encoding:encode", "Embed videos into a parquet or npz file."),
-    "eval": ("modeling_sen.evaluate_sen:main", "Measure a SEN on test clips by a public protocol."),
-    "fit": ("modeling_sen.fit_sen:main", "Fit a head on the embeddings of a few labelled clips."),
-    "info": ("modeling_sen.info:info", "Neurons, parameters and cost of a checkpoint or preset."),
-    "neurons": ("modeling_sen.info:neurons", "Encoder types that can be neurons."),
-    "presets": ("modeling_sen.info:presets", "Sets of neurons that go well together."),
-    "train": ("modeling_sen.train_sen:run", "Train a SEN on clips with labels or texts."),
+    "eval": ("modeling_sen.commands.evaluate:main", "Measure a SEN on test clips by a public protocol."),
+    "fit": ("modeling_sen.commands.fit:main", "Fit a head on the embeddings of a few labelled clips."),
+    "info": ("modeling_sen.commands.info:info", "Neurons, parameters and cost of a checkpoint or preset."),
+    "neurons": ("modeling_sen.commands.info:neurons", "Encoder types that can be neurons."),
+    "presets": ("modeling_sen.commands.info:presets", "Sets of neurons that go well together."),
+    "train": ("modeling_sen.commands.train:run", "Train a SEN on clips with labels or texts."),
     "world": ("modeling_sen.world.write:world", "Write generated clips of which everything is known."),
 }
 

@@ -27,9 +27,9 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from modeling_sen import SENConfig, SENProcessor, list_neurons
+from modeling_sen.hub_files import resolve_spec
 from modeling_sen.neuron import Neuron, NeuronState, NeuronTrunk
 from modeling_sen.neuron_loading import config_for, tower_class_of
-from modeling_sen.neuron_resolution import resolve_spec
 
 transformers.utils.logging.set_verbosity_error()
 

@@ -27,7 +27,7 @@ from recursion_cost import associate_naively, make_clip, make_sen, save_towers
 from torch import Tensor, nn
 
 from modeling_sen import SENModel, SENOutput
-from modeling_sen.feature_cache import FeatureCache
+from modeling_sen.training.feature_cache import FeatureCache
 
 transformers.utils.logging.disable_progress_bar()
 

@@ -30,7 +30,7 @@ def run(processes: int, clips: Path, output: Path, steps: int) -> list[dict]:
     flags = {"train": clips, "output": output, "task": "retrieval", "steps": steps, "batch_size": 32, "seed": 0}
     flags |= {"log_every": LOG_EVERY, "checkpoint_every": steps, "evaluate_every": steps}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *launcher, "-m", "modeling_sen.train_sen"]
+    command = [sys.executable, *launcher, "-m", "modeling_sen.commands.train"]
     command += [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=environment, capture_output=True)

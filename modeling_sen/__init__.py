@@ -5,14 +5,14 @@
 Importing it registers SENConfig, SENModel and SENProcessor with the Auto classes, and the pipeline tasks.
 """
 
-from modeling_sen.registration import register
+from modeling_sen.auto import register
 
 __version__ = "0.1.0"
 
 # Public name -> the module that holds it, imported when the name is first used.
 _MODULES = {
     "PRESETS": "configuration_sen",
-    "SEN_TINY": "registration",
+    "SEN_TINY": "auto",
     "NeuronSpec": "configuration_sen",
     "SENConfig": "configuration_sen",
     "SENEncoder": "encoding",

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
 from modeling_sen.configuration_sen import NeuronSpec, SENConfig
+from modeling_sen.hub_files import config_for, tower_class_of, tower_location
 from modeling_sen.neuron import Neuron
-from modeling_sen.neuron_resolution import config_for, tower_class_of, tower_location
 from modeling_sen.processing_sen import SENProcessor
 
 _FRAMES = np.zeros((16, 256, 256, 3), dtype=np.uint8)

@@ -14,10 +14,10 @@ import typer
 from torch import Tensor
 from tqdm import tqdm
 
-from modeling_sen.clip_entries import is_clip_batch
+from modeling_sen.auto import SEN_TINY, resolve_checkpoint
+from modeling_sen.clip_inputs import is_clip_batch
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.registration import SEN_TINY, resolve_checkpoint
 
 # Columns of a batch that make a clip.
 COLUMNS = ("video", "image", "audio", "depth", "thermal", "text")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from modeling_sen.audio_io import read_audio
-from modeling_sen.clip_entries import clip_entries
+from modeling_sen.clip_inputs import clip_entries
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.pipelines.zero_shot_video_classification import DEFAULT_TEMPLATE, embed_labels
 from modeling_sen.processing_sen import SENProcessor

@@ -22,19 +22,19 @@ from transformers.utils.hub import resolve_revision
 
 from .checkpoint_folder import replaced_folder
 from .configuration_sen import TEXT_TOWER_NAME, NeuronSpec, SENConfig
+from .hub_files import (
+    DEFAULT_LOGIT_SCALE,
+    quiet_transformers,
+    read_logit_scale,
+    readable_weights,
+    resolve_spec,
+)
 from .neuron import Neuron, NeuronState, NeuronTrunk
 from .neuron_loading import (
     TOWER_SOURCE,
     is_same_tower,
     load_neuron,
     save_neuron,
-)
-from .neuron_resolution import (
-    DEFAULT_LOGIT_SCALE,
-    quiet_transformers,
-    read_logit_scale,
-    readable_weights,
-    resolve_spec,
 )
 from .recursive_association import FusionHead, RABlock, Shift, masked_mean
 

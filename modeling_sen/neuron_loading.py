@@ -20,9 +20,7 @@ from transformers.utils import cached_file, logging
 from transformers.utils.hub import resolve_revision
 
 from .configuration_sen import NeuronSpec
-from .neuron import Neuron, is_dispatched
-from .neuron_registry import NEURON_ADAPTERS
-from .neuron_resolution import (
+from .hub_files import (
     cached_file_kwargs,
     config_for,
     hub_kwargs_of,
@@ -32,6 +30,8 @@ from .neuron_resolution import (
     tower_class_of,
     tower_location,
 )
+from .neuron import Neuron, is_dispatched
+from .neuron_registry import NEURON_ADAPTERS
 
 logger = logging.get_logger(__name__)
 

@@ -28,12 +28,12 @@ from transformers.utils.hub import resolve_revision
 
 from .audio_io import read_audio
 from .checkpoint_folder import replaced_folder
-from .clip_entries import as_frames, clip_entries, is_clip_batch, is_file
+from .clip_inputs import as_frames, clip_entries, is_clip_batch, is_file
 from .configuration_sen import NeuronSpec, SENConfig
 from .depth_estimation import DepthEstimator
 from .frame_transform import FrameTransform, hub_settings
+from .hub_files import tower_location
 from .media_source import open_media_source
-from .neuron_resolution import tower_location
 from .video_io import FrameRequest, VideoFrames, read_video
 
 logger = logging.get_logger(__name__)

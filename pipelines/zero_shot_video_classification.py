@@ -18,7 +18,7 @@ from transformers import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
-from modeling_sen.clip_entries import is_clip_batch
+from modeling_sen.clip_inputs import is_clip_batch
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
 

@@ -18,9 +18,9 @@ from tower_table import LAYERS, VISION
 from transformers import PeVideoEncoder, PeVideoEncoderConfig, PreTrainedModel, ViTConfig
 
 from modeling_sen import NeuronSpec
+from modeling_sen.hub_files import resolve_spec
 from modeling_sen.neuron import Neuron
 from modeling_sen.neuron_loading import load_neuron
-from modeling_sen.neuron_resolution import resolve_spec
 
 Outputs = tuple[Tensor, Tensor | None]  # last_hidden_state, pooler_output
 

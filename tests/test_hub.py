@@ -11,7 +11,7 @@ import pytest
 from fake_hub import fake_hub
 from safetensors.torch import load_file, save_file
 
-from modeling_sen import neuron_resolution
+from modeling_sen import hub_files
 
 PRELUDE = """
 import json, torch
@@ -157,11 +157,11 @@ def test_offline_and_never_loaded(hub, tmp_path):
 
 
 def test_a_hub_that_does_not_answer(monkeypatch):
-    monkeypatch.setattr(neuron_resolution, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(hub_files, "is_offline_mode", lambda: False)
     with pytest.raises(
         OSError, match=r"org/unheard-of: not in the cache, and nothing answers at https://huggingface.co"
     ):
-        neuron_resolution.resolve_spec("org/unheard-of")
+        hub_files.resolve_spec("org/unheard-of")
 
 
 def test_the_commit_is_pinned(online, hub):

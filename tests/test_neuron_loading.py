@@ -10,14 +10,14 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, PeAudioVideoConfig, PeVideoEncoder, PeVideoEncoderConfig
 
 from modeling_sen import NeuronSpec, SENModel
-from modeling_sen.neuron_loading import load_neuron
-from modeling_sen.neuron_resolution import (
+from modeling_sen.hub_files import (
     DEFAULT_LOGIT_SCALE,
     config_for,
     read_logit_scale,
     resolve_spec,
     tower_location,
 )
+from modeling_sen.neuron_loading import load_neuron
 
 
 def spec_of(towers, family="ast", **changes) -> NeuronSpec:

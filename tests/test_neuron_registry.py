@@ -13,10 +13,10 @@ from transformers import AutoModel, ViTConfig, ViTModel
 from transformers import logging as transformers_logging
 
 from modeling_sen import NeuronSpec, SENModel, list_neurons, register_neuron
+from modeling_sen.hub_files import resolve_spec
 from modeling_sen.neuron import Neuron
 from modeling_sen.neuron_loading import load_neuron
 from modeling_sen.neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, adapter_for, find_layers, image_grid
-from modeling_sen.neuron_resolution import resolve_spec
 
 
 def test_every_registered_type_has_a_tiny_tower_to_be_tested_on():

@@ -11,7 +11,7 @@ from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor
 
 import modeling_sen
 from modeling_sen import NeuronSpec, SENConfig, SENModel, SENProcessor, read_audio, read_video
-from modeling_sen.clip_entries import clip_entries, is_clip_batch
+from modeling_sen.clip_inputs import clip_entries, is_clip_batch
 from modeling_sen.processing_sen import _heard
 from modeling_sen.video_io import FrameRequest
 

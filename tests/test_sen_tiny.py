@@ -10,15 +10,15 @@ from transformers import AutoModel, AutoProcessor, pipeline
 
 import modeling_sen
 from modeling_sen.world import make_scene, render, sound_of
-from modeling_sen.world.train_tiny_association import (
+from modeling_sen.world.vocabulary import describe
+from modeling_sen.world.write import write_world
+from recipes.sen_tiny.train_tiny_association import (
     NEURONS,
     description_embeds,
     description_number,
     model_inputs,
     validate,
 )
-from modeling_sen.world.vocabulary import describe
-from modeling_sen.world.write import write_world
 
 FOLDER = Path(modeling_sen.SEN_TINY)
 # The stated budget of the base checkpoint and its towers, training records included.

@@ -1,4 +1,4 @@
-"""Grids of training runs over cached trunks, compared: `sen ablate GRID.yaml OUT`.
+"""Grids of training runs over cached trunks, compared: `python -m benchmarks.association.ablation GRID.yaml OUT`.
 
 The task is the association-depth task of the generated world, whose clips and towers are made first where they are missing.
 A run that is done is kept, one that was interrupted goes on; runs stand side by side on as many cores as there are workers.
@@ -25,15 +25,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from modeling_sen.ablation_report import write_report, write_tables
+from benchmarks.association.ablation_report import write_report, write_tables
+from benchmarks.association.association_clips import ATTRIBUTES, VALUES
+from benchmarks.association.association_task import TEST_SETS, AssociationTask, all_present
+from benchmarks.association.association_towers import EMBEDDING, LAYERS, SEES, ClipBatches
+from benchmarks.association.train_association_towers import draw_clips, train_towers
 from modeling_sen.evaluation.baselines import FrozenMean, LateFusion
 from modeling_sen.neuron import NeuronTrunk
 from modeling_sen.recursive_association import RABlock
-from modeling_sen.training import TrainingSettings, train
-from modeling_sen.world.association_clips import ATTRIBUTES, VALUES
-from modeling_sen.world.association_task import TEST_SETS, AssociationTask, all_present
-from modeling_sen.world.association_towers import EMBEDDING, LAYERS, SEES, ClipBatches
-from modeling_sen.world.train_association_towers import draw_clips, train_towers
+from modeling_sen.training.trainer import TrainingSettings, train
 
 # The tower that takes each hop: given the value of the attribute before, it tells the next one.
 HOP_TOWERS = {1: "image", 2: "video", 3: "legend"}
@@ -321,7 +321,7 @@ def _results(
 
 
 def _expected_seconds(run: AblationRun) -> float:
-    """On one core of an AMD EPYC of 2026 (benchmarks/association_cost.py); the pace of runs that are done corrects it."""
+    """On one core of an AMD EPYC of 2026 (see `association_cost.py`); the pace of runs that are done corrects it."""
     if run.model == "sen":
         layers: Any = {None: 1, "all": LAYERS}.get(depth := run.config.get("prompt_depth"), depth)
         layers = 0 if run.config.get("prompt") == "none" else layers

@@ -15,7 +15,9 @@ from tqdm import tqdm
 from modeling_sen.world.drawing import render
 from modeling_sen.world.scene import MAX_OBJECTS, Scene, make_scene
 from modeling_sen.world.sound import SAMPLING_RATE, sound_of
-from modeling_sen.world.tiny_batches import (
+from modeling_sen.world.truth import legend
+from modeling_sen.world.vocabulary import COLOURS, MOTIONS, NAMES, SHAPES
+from recipes.sen_tiny.tiny_batches import (
     IGNORED,
     MIDDLE_FRAME,
     VIDEO_FRAMES,
@@ -24,8 +26,6 @@ from modeling_sen.world.tiny_batches import (
     patch_objects,
     scene_attributes,
 )
-from modeling_sen.world.truth import legend
-from modeling_sen.world.vocabulary import COLOURS, MOTIONS, NAMES, SHAPES
 
 # What is asked, by hops: each attribute has eight values. The words of all of them, in this order, are the text space.
 ATTRIBUTES = ("colour", "shape", "motion", "name")

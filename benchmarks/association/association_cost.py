@@ -1,6 +1,6 @@
-"""What each way to read frozen encoders costs on the association task: `python benchmarks/association_cost.py ROOT`.
+"""Costs of reading frozen encoders on the association task: `python -m benchmarks.association.association_cost ROOT`.
 
-ROOT is the folder of `sen ablate`, with clips, towers and cached trunks. A training step of 64 clips and the reading of 250,
+ROOT is the folder of `ablation.py`, with clips, towers and cached trunks. A training step of 64 clips and the reading of 250,
 trunks given, on one thread, in processor time; rows take turns, medians of five.
 """
 
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 import transformers
 
-from modeling_sen.ablation import AblationRun, TrainedOnTask, fastest_attention
-from modeling_sen.world.association_task import AssociationTask
-from modeling_sen.world.association_towers import ClipBatches
+from benchmarks.association.ablation import AblationRun, TrainedOnTask, fastest_attention
+from benchmarks.association.association_task import AssociationTask
+from benchmarks.association.association_towers import ClipBatches
 
 ROWS = {
     **{f"SEN K={rounds}": AblationRun(towers="local", config={"num_rounds": rounds}) for rounds in (0, 1, 2, 3, 4)},

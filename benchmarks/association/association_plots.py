@@ -1,6 +1,6 @@
-"""Draws the figures of docs/association.md from what `sen ablate benchmarks/association.yaml OUT` has finished.
+"""Draws the figures of docs/association.md from the results of `ablation.py`.
 
-python benchmarks/association_plots.py OUT/results.json docs
+python -m benchmarks.association.association_plots OUT/results.json docs
 """
 
 import argparse
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from modeling_sen.ablation_report import Row, collect_rows
+from benchmarks.association.ablation_report import Row, collect_rows
 
 matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "sen", "font.size": 9}
 SEN, FUSION = "SEN K=3, no second look", "late fusion, {} resampled trunk tokens"

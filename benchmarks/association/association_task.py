@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.association.association_clips import ATTRIBUTES, VALUES, present_words, read_clips, target_values
+from benchmarks.association.association_towers import EMBEDDING, SEES, read_words, tower_inputs, tower_specs
+from benchmarks.association.train_association_towers import CLIP_SETS, SEEN_FIELDS
 from modeling_sen.configuration_sen import NeuronSpec, SENConfig
-from modeling_sen.feature_cache import FeatureCache
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.neuron import NeuronTrunk
-from modeling_sen.world.association_clips import ATTRIBUTES, VALUES, present_words, read_clips, target_values
-from modeling_sen.world.association_towers import EMBEDDING, SEES, read_words, tower_inputs, tower_specs
-from modeling_sen.world.train_association_towers import CLIP_SETS, SEEN_FIELDS
+from modeling_sen.training.feature_cache import FeatureCache
 
 TEST_SETS = ("test_3", "test_5", "test_8", "fresh_5", "unseen_pairs")
 DISTRACTOR = "distractor"  # a neuron that sees another clip

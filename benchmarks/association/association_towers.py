@@ -25,8 +25,7 @@ from transformers import (
     VivitModel,
 )
 
-from modeling_sen.configuration_sen import NeuronSpec
-from modeling_sen.world.association_clips import (
+from benchmarks.association.association_clips import (
     ATTRIBUTES,
     LEGEND_LENGTH,
     LEGEND_VOCABULARY,
@@ -37,8 +36,9 @@ from modeling_sen.world.association_clips import (
     present_words,
     target_values,
 )
-from modeling_sen.world.tiny_batches import IGNORED, NUM_FRAMES, NUM_MEL_BINS, PATCH
-from modeling_sen.world.tiny_towers import PICTURE_MEAN, PICTURE_STD, normalise
+from modeling_sen.configuration_sen import NeuronSpec
+from recipes.sen_tiny.tiny_batches import IGNORED, NUM_FRAMES, NUM_MEL_BINS, PATCH
+from recipes.sen_tiny.tiny_towers import PICTURE_MEAN, PICTURE_STD, normalise
 
 EMBEDDING = 128  # width of the text space
 SIZE = 64  # pixels

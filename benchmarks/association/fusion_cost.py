@@ -4,7 +4,7 @@ One clip, FLOPs of matrix products, attention and convolutions (`modeling_sen/co
 `modeling_sen.evaluation.baselines.LateFusion` over all tokens at the prompt site, wide enough to have at least as many
 trainable parameters as the association.
 
-    python benchmarks/fusion_cost.py [PRESET ...]
+    python -m benchmarks.association.fusion_cost [PRESET ...]
 """
 
 import argparse

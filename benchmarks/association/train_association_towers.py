@@ -1,7 +1,7 @@
 """Draws the clips of the association study and trains its two sets of towers.
 
-`python -m modeling_sen.world.train_association_towers OUT`: OUT/clips/NAME holds clips, OUT/global and OUT/local the towers
-with their logs. What is there is kept, what was interrupted goes on.
+`python -m benchmarks.association.train_association_towers OUT`: OUT/clips/NAME holds clips, OUT/global and OUT/local the
+towers with their logs. What is there is kept, what was interrupted goes on.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,8 @@ import torch
 import typer
 from safetensors.torch import load_file, save_file
 
-from modeling_sen.training import TrainingSettings, train
-from modeling_sen.world.association_clips import read_clips, write_clips
-from modeling_sen.world.association_towers import (
+from benchmarks.association.association_clips import read_clips, write_clips
+from benchmarks.association.association_towers import (
     SEES,
     AssociationTowers,
     ClipBatches,
@@ -23,6 +22,7 @@ from modeling_sen.world.association_towers import (
     seen_shares,
     tower_targets,
 )
+from modeling_sen.training.trainer import TrainingSettings, train
 
 # Clips: split, seed, how many, objects in each (None: 3 to 8). Towers and association are trained on different clips.
 CLIP_SETS: dict[str, tuple[str, int, int, int | None]] = {

@@ -14,9 +14,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from modeling_sen.auto import resolve_checkpoint
 from modeling_sen.encoding import SENEncoder
 from modeling_sen.evaluation.clip_embeddings import embed_clips, model_sha1
 from modeling_sen.evaluation.dataset_lists import TestSet, open_test_sets
+from modeling_sen.evaluation.few_shot import Head, load_head
 from modeling_sen.evaluation.protocols import DATASETS, PROTOCOLS, Protocol
 from modeling_sen.evaluation.recognition_metrics import (
     confusion_matrix,
@@ -26,11 +28,9 @@ from modeling_sen.evaluation.recognition_metrics import (
     top_k_accuracy,
 )
 from modeling_sen.evaluation.recognition_plots import plot_confusion, plot_per_class
-from modeling_sen.few_shot import Head, load_head
 from modeling_sen.pipelines.zero_shot_video_classification import embed_labels
-from modeling_sen.registration import resolve_checkpoint
-from modeling_sen.run_log import replace_text
-from modeling_sen.training_data import LabelledClips, open_clips
+from modeling_sen.training.data import LabelledClips, open_clips
+from modeling_sen.training.run_log import replace_text
 
 TASKS = ("recognition", "retrieval")
 

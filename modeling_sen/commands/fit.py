@@ -8,8 +8,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from modeling_sen.encoding import SENEncoder
-from modeling_sen.evaluate_sen import (
+from modeling_sen.auto import resolve_checkpoint
+from modeling_sen.commands.evaluate import (
     BatchSize,
     ClassNames,
     Column,
@@ -21,12 +21,12 @@ from modeling_sen.evaluate_sen import (
     described_run,
     mean_embeddings,
 )
+from modeling_sen.encoding import SENEncoder
 from modeling_sen.evaluation.clip_embeddings import embed_clips
 from modeling_sen.evaluation.dataset_lists import open_test_sets
-from modeling_sen.few_shot import HEADS, CacheHead, Head, fit_linear_probe, save_head, take_shots
+from modeling_sen.evaluation.few_shot import HEADS, CacheHead, Head, fit_linear_probe, save_head, take_shots
 from modeling_sen.pipelines.zero_shot_video_classification import embed_labels
-from modeling_sen.registration import resolve_checkpoint
-from modeling_sen.training_data import LabelledClips
+from modeling_sen.training.data import LabelledClips
 
 
 def main(

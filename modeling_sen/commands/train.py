@@ -18,16 +18,16 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from modeling_sen.auto import resolve_checkpoint
 from modeling_sen.configuration_sen import PRESETS, SENConfig
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.pipelines.zero_shot_video_classification import DEFAULT_TEMPLATE
 from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.registration import resolve_checkpoint
-from modeling_sen.run_log import plot_log, replace_text
-from modeling_sen.training import FREE_ON_RESUME, TrainingSettings, train
-from modeling_sen.training_batches import ClipBatches, ClipInputs
-from modeling_sen.training_data import LabelledClips, open_clips
-from modeling_sen.training_task import LOSSES, Recognition, Retrieval
+from modeling_sen.training.clip_batches import ClipBatches, ClipInputs
+from modeling_sen.training.data import LabelledClips, open_clips
+from modeling_sen.training.run_log import plot_log, replace_text
+from modeling_sen.training.tasks import LOSSES, Recognition, Retrieval
+from modeling_sen.training.trainer import FREE_ON_RESUME, TrainingSettings, train
 
 TASKS = {"recognition": "label", "retrieval": "text"}  # task -> what each clip has
 CACHE_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -285,7 +285,7 @@ def run(
 ) -> None:
     """Train a SEN on clips with labels or texts. Run again after an interruption, it goes on where it was.
 
-    Several processes: torchrun --nproc_per_node 2 -m modeling_sen.train_sen --output OUT ...
+    Several processes: torchrun --nproc_per_node 2 -m modeling_sen.commands.train --output OUT ...
     """
     chosen = train_sen(read_settings(config, flags))
     if int(os.environ.get("RANK", "0")) == 0:

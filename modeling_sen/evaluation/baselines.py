@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from modeling_sen.configuration_sen import NeuronSpec
+from modeling_sen.hub_files import DEFAULT_LOGIT_SCALE
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.neuron import NeuronTrunk
-from modeling_sen.neuron_resolution import DEFAULT_LOGIT_SCALE
 from modeling_sen.recursive_association import masked_mean
 
 # What a late fusion reads of each neuron: its final tokens, its trunk's (all that a SEN's crown sees), its pooled output.

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from modeling_sen.encoding import SENEncoder
 from modeling_sen.evaluation.protocols import Protocol, protocol_processors
 from modeling_sen.modeling_sen import SENModel
-from modeling_sen.training_data import LabelledClips
+from modeling_sen.training.data import LabelledClips
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modeling_sen.training_data import VIDEO_SUFFIXES, LabelledClips, open_clips
+from modeling_sen.training.data import VIDEO_SUFFIXES, LabelledClips, open_clips
 
 # sha1 of public list files -> what they are; computed from ViFi-CLIP@e2d1948 and Open-VCLIP@047a817.
 KNOWN_LISTS = {

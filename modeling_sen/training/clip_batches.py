@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeling_sen.feature_cache import FeatureCache
 from modeling_sen.modeling_sen import SENModel, SENOutput
 from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.training_data import LabelledClips
+from modeling_sen.training.data import LabelledClips
+from modeling_sen.training.feature_cache import FeatureCache
 
 # Clips in a file of the cache: a shard is held in memory until it is whole, and full-size trunks take some 10 MB a clip.
 SHARD_CLIPS = 64

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from modeling_sen.evaluation.recognition_metrics import retrieval_metrics, top_k_accuracy
-from modeling_sen.losses import contrastive_loss, gramian_loss, sigmoid_loss
 from modeling_sen.modeling_sen import SENModel, SENOutput
 from modeling_sen.pipelines.zero_shot_video_classification import embed_labels
 from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.training_batches import ClipInputs
+from modeling_sen.training.clip_batches import ClipInputs
+from modeling_sen.training.losses import contrastive_loss, gramian_loss, sigmoid_loss
 
 logger = logging.get_logger(__name__)
 

@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from modeling_sen.run_log import RunLog, replace_text
+from modeling_sen.training.run_log import RunLog, replace_text
 
 Batch = Mapping[str, torch.Tensor]
 BatchAt = Callable[[int], Batch]

@@ -15,8 +15,8 @@ from transformers.audio_utils import mel_filter_bank, window_function
 from modeling_sen.world.drawing import render
 from modeling_sen.world.scene import Scene, make_scene
 from modeling_sen.world.sound import SAMPLING_RATE, sound_of
-from modeling_sen.world.tiny_captions import Attributes, attribute_list, build_tokenizer, draw_attributes, phrase
 from modeling_sen.world.vocabulary import COLOURS, MOTIONS, SHAPES, SIZES
+from recipes.sen_tiny.tiny_captions import Attributes, attribute_list, build_tokenizer, draw_attributes, phrase
 
 NUM_FRAMES = 8  # that the video tower sees, of 16
 VIDEO_FRAMES = tuple(int((number + 0.5) * 16 / NUM_FRAMES) for number in range(NUM_FRAMES))

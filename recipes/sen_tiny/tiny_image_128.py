@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
-from modeling_sen.world import tiny_batches as batches
-from modeling_sen.world.tiny_towers import (
+from recipes.sen_tiny import tiny_batches as batches
+from recipes.sen_tiny.tiny_towers import (
     NAMES,
     PICTURE_MEAN,
     PICTURE_STD,

@@ -29,8 +29,8 @@ from transformers import (
     VideoMAEModel,
 )
 
-from modeling_sen.world import tiny_batches as batches
-from modeling_sen.world.tiny_captions import MAX_LENGTH
+from recipes.sen_tiny import tiny_batches as batches
+from recipes.sen_tiny.tiny_captions import MAX_LENGTH
 
 EMBEDDING = 128  # width of the text space
 PICTURE_MEAN, PICTURE_STD = 0.48, 0.31  # of the world's colour and grey frames, in 0..1

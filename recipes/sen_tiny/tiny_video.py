@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modeling_sen.world.tiny_towers import PICTURE_MEAN, PICTURE_STD, TinyTowers, as_colour, name_patches, normalise
+from recipes.sen_tiny.tiny_towers import PICTURE_MEAN, PICTURE_STD, TinyTowers, as_colour, name_patches, normalise
 
 HEADS = ("video_shape", "video_motion")
 

@@ -1,4 +1,4 @@
-"""Trains sen-tiny from nothing: `python -m modeling_sen.world.train_tiny OUT`.
+"""Trains sen-tiny from nothing: `python -m recipes.sen_tiny.train_tiny OUT`.
 
 Stage `towers` trains the five towers together and exports them to OUT each time it validates; `video` trains the video
 tower on; `association` the recursive association over them; `image_128` the image tower for larger pictures. Each stage
@@ -13,13 +13,13 @@ from typing import Annotated
 import torch
 import typer
 
-from modeling_sen.training import TrainingSettings, train
-from modeling_sen.world.tiny_batches import IGNORED, TinyBatches, validation_clips
-from modeling_sen.world.tiny_image_128 import SIZE, LargeImageTower
-from modeling_sen.world.tiny_towers import TinyTowers, export_towers, picture_processor, save_tower
-from modeling_sen.world.tiny_video import LongerVideo
-from modeling_sen.world.train_tiny_association import association_settings, train_association
+from modeling_sen.training.trainer import TrainingSettings, train
 from modeling_sen.world.vocabulary import all_descriptions
+from recipes.sen_tiny.tiny_batches import IGNORED, TinyBatches, validation_clips
+from recipes.sen_tiny.tiny_image_128 import SIZE, LargeImageTower
+from recipes.sen_tiny.tiny_towers import TinyTowers, export_towers, picture_processor, save_tower
+from recipes.sen_tiny.tiny_video import LongerVideo
+from recipes.sen_tiny.train_tiny_association import association_settings, train_association
 
 SEED = 20250607
 # Which of colour, shape, motion a tower can see of a clip of one object.

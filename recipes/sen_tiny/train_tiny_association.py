@@ -16,10 +16,11 @@ from transformers import AutoTokenizer
 from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.training import TrainingSettings, train
+from modeling_sen.training.trainer import TrainingSettings, train
 from modeling_sen.world.scene import Scene, make_scene
-from modeling_sen.world.tiny_batches import IGNORED, MIDDLE_FRAME, clip_tensors, scene_attributes
-from modeling_sen.world.tiny_towers import (
+from modeling_sen.world.vocabulary import all_descriptions
+from recipes.sen_tiny.tiny_batches import IGNORED, MIDDLE_FRAME, clip_tensors, scene_attributes
+from recipes.sen_tiny.tiny_towers import (
     DEPTH_MEAN,
     DEPTH_STD,
     EMBEDDING,
@@ -28,7 +29,6 @@ from modeling_sen.world.tiny_towers import (
     as_colour,
     normalise,
 )
-from modeling_sen.world.vocabulary import all_descriptions
 
 NEURONS = ("image", "video", "audio", "depth")
 TEMPLATES = ("{}", "a video of {}", "a clip of {}", "this is {}", "there is {}")

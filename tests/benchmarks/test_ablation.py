@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from modeling_sen import ablation
-from modeling_sen.ablation import AblationRun, _seconds_of, ablate, read_grid, run_one
-from modeling_sen.world import association_clips, association_task, train_association_towers
-from modeling_sen.world.association_towers import AssociationTowers, save_towers
+from benchmarks.association import ablation, association_clips, association_task, train_association_towers
+from benchmarks.association.ablation import AblationRun, _seconds_of, ablate, read_grid, run_one
+from benchmarks.association.association_towers import AssociationTowers, save_towers
 
 FEW = {
     "train": ("train", 200, 20, None),
@@ -182,7 +181,7 @@ def test_what_is_no_grid_is_named(tmp_path, content):
 
 
 def test_the_study_of_association_is_a_grid():
-    runs = read_grid(Path(__file__).parents[1] / "benchmarks" / "association.yaml")
+    runs = read_grid(Path(__file__).parents[2] / "benchmarks" / "association" / "grid.yaml")
     assert len({run.digest for run in runs}) == len(runs) > 200
     assert {run.towers for run in runs} == {"global", "local"}
 

@@ -4,7 +4,16 @@ import json
 
 import pytest
 
-from modeling_sen.ablation_report import HOPS, SETS, collect_rows, missing_table, percent, plot, table, write_report
+from benchmarks.association.ablation_report import (
+    HOPS,
+    SETS,
+    collect_rows,
+    missing_table,
+    percent,
+    plot,
+    table,
+    write_report,
+)
 
 
 def result(row, towers, seed, right, missing=()):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from modeling_sen.world.association_clips import (
+from benchmarks.association.association_clips import (
     ATTRIBUTES,
     LEGEND_LENGTH,
     LEGEND_VOCABULARY,
@@ -20,9 +20,9 @@ from modeling_sen.world.association_clips import (
     write_clips,
 )
 from modeling_sen.world.scene import MAX_OBJECTS
-from modeling_sen.world.tiny_batches import IGNORED
 from modeling_sen.world.truth import association_question, legend
 from modeling_sen.world.vocabulary import MOTIONS
+from recipes.sen_tiny.tiny_batches import IGNORED
 
 SCENES = [association_scene("test", 0, index) for index in range(12)]
 CLIPS = [clip_arrays(scene) for scene in SCENES]

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_sen import SENConfig, SENModel
-from modeling_sen.world import association_clips, train_association_towers
-from modeling_sen.world.association_clips import association_scene, clip_arrays
-from modeling_sen.world.association_towers import (
+from benchmarks.association import association_clips, train_association_towers
+from benchmarks.association.association_clips import association_scene, clip_arrays
+from benchmarks.association.association_towers import (
     DENSE,
     EMBEDDING,
     SEES,
@@ -23,7 +22,8 @@ from modeling_sen.world.association_towers import (
     tower_targets,
     word_columns,
 )
-from modeling_sen.world.train_association_towers import SEEN_FIELDS, STAGES
+from benchmarks.association.train_association_towers import SEEN_FIELDS, STAGES
+from modeling_sen import SENConfig, SENModel
 
 CLIPS = [clip_arrays(association_scene("train", 0, index)) for index in range(4)]
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from modeling_sen import SENModel, training_batches
-from modeling_sen.feature_cache import _is_whole
-from modeling_sen.train_sen import TrainSettings, train_sen
+from modeling_sen import SENModel
+from modeling_sen.commands.train import TrainSettings, train_sen
+from modeling_sen.training import clip_batches as training_batches
+from modeling_sen.training.feature_cache import _is_whole
 
 sen, folder, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 training_batches.SHARD_CLIPS = 4

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from modeling_sen.classify import classify, read_labels
+from modeling_sen.commands.classify import classify, read_labels
 
 
 def test_scores_of_all_labels_are_printed_as_json(sen_folder, clips, capsys):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from modeling_sen import SEN_TINY, SENEncoder
-from modeling_sen.evaluate_sen import class_scores, main
+from modeling_sen.commands.evaluate import class_scores, main
 from modeling_sen.evaluation import clip_embeddings
 from modeling_sen.evaluation.clip_embeddings import EmbeddingStore, embed_clips, model_sha1
 from modeling_sen.evaluation.protocols import PROTOCOLS
-from modeling_sen.training_data import open_clips
+from modeling_sen.training.data import open_clips
 
 LABELS = ("dog", "cat", "bird")
 

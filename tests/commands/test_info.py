@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from modeling_sen import PRESETS, SEN_TINY, SENConfig, SENModel, list_neurons
-from modeling_sen.info import describe, info, neurons, presets
+from modeling_sen.commands.info import describe, info, neurons, presets
 
 
 def test_a_checkpoint_is_described_without_its_weights(sen_folder, tmp_path):

@@ -16,8 +16,8 @@ pytest.importorskip("yaml")
 
 import sen_cli
 from modeling_sen import SENModel, SENProcessor
+from modeling_sen.commands.train import TrainSettings, load_sen, read_settings, train_sen
 from modeling_sen.processing_sen import SENProcessor as Processor
-from modeling_sen.train_sen import TrainSettings, load_sen, read_settings, train_sen
 
 TRAIN = "world:train?num=12&num_objects=1&size=32&num_frames=8"
 VALIDATION = "world:validation?num=6&num_objects=1&size=32&num_frames=8"

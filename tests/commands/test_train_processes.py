@@ -21,7 +21,7 @@ SHORT = {"steps": 4, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 3,
 def run(processes, output, **settings):
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**SETTINGS, **SHORT, **settings}.items()]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *launcher, "-m", "modeling_sen.train_sen", f"--output={output}", *flags]
+    command = [sys.executable, *launcher, "-m", "modeling_sen.commands.train", f"--output={output}", *flags]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

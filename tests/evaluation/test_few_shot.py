@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from modeling_sen.evaluate_sen import main as evaluate
-from modeling_sen.few_shot import CacheHead, fit_linear_probe, load_head, save_head, take_shots
-from modeling_sen.fit_sen import main as fit
+from modeling_sen.commands.evaluate import main as evaluate
+from modeling_sen.commands.fit import main as fit
+from modeling_sen.evaluation.few_shot import CacheHead, fit_linear_probe, load_head, save_head, take_shots
 
 
 def unit(rows):

@@ -9,7 +9,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from modeling_sen import SENEncoder, SENModel, SENProcessor
 from modeling_sen.evaluation.protocols import PROTOCOLS, protocol_processors
-from modeling_sen.training_data import VIDEO_SUFFIXES
+from modeling_sen.training.data import VIDEO_SUFFIXES
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,8 @@ from transformers import ASTFeatureExtractor, AutoTokenizer, CLIPTokenizer
 from modeling_sen.world.drawing import render
 from modeling_sen.world.scene import make_scene
 from modeling_sen.world.sound import sound_of
-from modeling_sen.world.tiny_batches import (
+from modeling_sen.world.vocabulary import COLOURS, MOTIONS, SHAPES, SIZES
+from recipes.sen_tiny.tiny_batches import (
     IGNORED,
     MAX_LENGTH,
     MEL_MEAN,
@@ -23,8 +24,7 @@ from modeling_sen.world.tiny_batches import (
     luma,
     scene_attributes,
 )
-from modeling_sen.world.tiny_captions import attribute_list, draw_attributes, phrase
-from modeling_sen.world.vocabulary import COLOURS, MOTIONS, SHAPES, SIZES
+from recipes.sen_tiny.tiny_captions import attribute_list, draw_attributes, phrase
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ from transformers import (
 
 pytest.importorskip("accelerate")
 
-from modeling_sen.world.tiny_batches import TinyBatches, validation_clips
-from modeling_sen.world.tiny_image_128 import LargeImageTower
-from modeling_sen.world.tiny_towers import PICTURE_MEAN, PICTURE_STD, TinyTowers, as_colour, name_patches, normalise
-from modeling_sen.world.train_tiny import (
+from recipes.sen_tiny.tiny_batches import TinyBatches, validation_clips
+from recipes.sen_tiny.tiny_image_128 import LargeImageTower
+from recipes.sen_tiny.tiny_towers import PICTURE_MEAN, PICTURE_STD, TinyTowers, as_colour, name_patches, normalise
+from recipes.sen_tiny.train_tiny import (
     image_128_settings,
     towers_settings,
     train_image_128,
@@ -30,7 +30,7 @@ from modeling_sen.world.train_tiny import (
     train_video,
     video_settings,
 )
-from modeling_sen.world.train_tiny_association import NEURONS, association_settings, train_association
+from recipes.sen_tiny.train_tiny_association import NEURONS, association_settings, train_association
 
 STOCK = {
     "text": CLIPTextModelWithProjection,

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from modeling_sen import SENModel, SENProcessor
-from modeling_sen.training_batches import ClipBatches, ClipInputs
-from modeling_sen.training_data import LabelledClips
+from modeling_sen.training.clip_batches import ClipBatches, ClipInputs
+from modeling_sen.training.data import LabelledClips
 
 
 @pytest.fixture

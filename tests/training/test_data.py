@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modeling_sen.training_data import open_clips
+from modeling_sen.training.data import open_clips
 from modeling_sen.video_io import FrameRequest, read_video
 
 TEXTS = ["a red circle", "a blue star, far away", "two rings"]

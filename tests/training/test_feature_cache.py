@@ -8,7 +8,7 @@ from conftest import random_inputs, random_weights
 from safetensors.torch import load_file, save_file
 
 from modeling_sen import SENProcessor
-from modeling_sen.feature_cache import FeatureCache
+from modeling_sen.training.feature_cache import FeatureCache
 
 NUM_CLIPS = 7
 CLIPS = [f"clip-{number}" for number in range(NUM_CLIPS)]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from modeling_sen.losses import contrastive_loss, gramian_loss, gramian_volumes, sigmoid_loss
+from modeling_sen.training.losses import contrastive_loss, gramian_loss, gramian_volumes, sigmoid_loss
 
 SCALE = torch.tensor(7.0)
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from modeling_sen.run_log import RunLog, plot_log, read_log
+from modeling_sen.training.run_log import RunLog, plot_log, read_log
 
 
 def test_lines_after_the_resumed_step_are_dropped(tmp_path):

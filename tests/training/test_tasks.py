@@ -7,10 +7,10 @@ import torch
 pytest.importorskip("accelerate")
 
 from modeling_sen import SENModel, SENProcessor
-from modeling_sen.losses import contrastive_loss, gramian_loss, sigmoid_loss
-from modeling_sen.training_batches import ClipInputs
-from modeling_sen.training_data import LabelledClips
-from modeling_sen.training_task import Recognition, Retrieval
+from modeling_sen.training.clip_batches import ClipInputs
+from modeling_sen.training.data import LabelledClips
+from modeling_sen.training.losses import contrastive_loss, gramian_loss, sigmoid_loss
+from modeling_sen.training.tasks import Recognition, Retrieval
 
 LABELS = ["cat", "dog", "cat", "hen", "dog", "hen"]
 

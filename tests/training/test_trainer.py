@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 pytest.importorskip("accelerate")
 
-from modeling_sen.training import TrainingSettings, train
+from modeling_sen.training.trainer import TrainingSettings, train
 
 
 class Regression(torch.nn.Module):
