@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 
 # Public name -> the module that holds it, imported when the name is first used.
 _MODULES = {
-    "PRESETS": "configuration_sen",
-    "SEN_TINY": "auto",
+    "PRESETS": "presets",
+    "SEN_TINY": "presets",
     "NeuronSpec": "configuration_sen",
     "SENConfig": "configuration_sen",
     "SENEncoder": "encoding",
@@ -23,7 +23,7 @@ _MODULES = {
     "clip_grid": "neuron_registry",
     "image_grid": "neuron_registry",
     "list_neurons": "neuron_registry",
-    "list_presets": "configuration_sen",
+    "list_presets": "presets",
     "read_audio": "audio_io",
     "read_video": "video_io",
     "register_checkpoint": "neuron_registry",

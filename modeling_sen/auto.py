@@ -2,23 +2,14 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Make SEN known to the Auto classes and to `pipeline`; runs once, when `modeling_sen` is imported."""
 
-from pathlib import Path
-
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-import modeling_sen.presets  # noqa: F401 (fills PRESETS)
 from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.pipelines.zero_shot_video_classification import ZeroShotVideoClassificationPipeline
+from modeling_sen.presets import SEN_TINY
 from modeling_sen.processing_sen import SENProcessor
-
-SEN_TINY = str(Path(__file__).with_name("sen_tiny"))
-
-
-def resolve_checkpoint(model: str) -> str:
-    """`"sen-tiny"`, as commands call the checkpoint inside the package, becomes its folder; others are as they were."""
-    return SEN_TINY if model == "sen-tiny" else model
 
 
 def register() -> None:
@@ -35,4 +26,4 @@ def register() -> None:
     )
 
 
-__all__ = ["SEN_TINY", "register", "resolve_checkpoint"]
+__all__ = ["register"]

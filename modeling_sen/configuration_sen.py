@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """SENConfig: which frozen encoders are neurons, and how recursive association joins them.
 
-Variant sets are data at the end of the file; presets stand in `presets.py`.
+Variant sets are data at the end of the file.
 """
 
 import copy
@@ -258,19 +258,17 @@ class SENConfig(PreTrainedConfig):
         Raises:
             ValueError: for an unknown preset or variant set, naming the known ones.
         """
+        try:
+            from modeling_sen.presets import PRESETS
+        except ImportError as error:  # a configuration that travels with its code leaves presets behind
+            raise ImportError("presets come with the package: pip install modeling-sen") from error
         if name not in PRESETS:
-            known = ", ".join(PRESETS) or "none: they come with the package"
-            raise ValueError(f"unknown preset {name!r}, expected one of {known}")
+            raise ValueError(f"unknown preset {name!r}, expected one of {', '.join(PRESETS)}")
         if variants is not None and variants not in VARIANT_SETS:
             raise ValueError(f"unknown variant set {variants!r}, expected one of {', '.join(VARIANT_SETS)}")
         preset = PRESETS[name]
         settings = {"neurons": preset.neurons, "text_tower": preset.text_tower, **preset.settings}
         return cls(**copy.deepcopy({**settings, **VARIANT_SETS.get(variants or "", {}), **overrides}))
-
-
-def list_presets() -> dict[str, str]:
-    """Preset name -> description."""
-    return {name: preset.description for name, preset in PRESETS.items()}
 
 
 def _inherited_keys() -> set[str]:
@@ -281,37 +279,6 @@ def _inherited_keys() -> set[str]:
     keys |= {"attn_implementation", "experts_implementation"}
     return keys | {"_attn_implementation_internal", "_experts_implementation_internal", "_attn_implementation"}
 
-
-@dataclass(frozen=True)
-class SENPreset:
-    """Neurons that go well together, by hub id, and what they need at full size, in float32.
-
-    Attributes:
-        description: one line.
-        neurons, text_tower, settings: fields of [`SENConfig`]; `aligned` in a neuron says that it shares the text tower's
-            space.
-        parameters: of each neuron's tower and projection by its name, the text tower among them, and `"association"`,
-            which alone is trained.
-        peak_memory: bytes of main memory that a process holds at most to load all and take one clip through three rounds.
-            Weights are mapped from their files: of a large vocabulary's table only what texts name is held.
-        extra: of the package, that the neurons cannot be loaded without.
-    """
-
-    description: str
-    neurons: list[dict[str, Any]]
-    text_tower: dict[str, Any]
-    settings: dict[str, Any]
-    parameters: dict[str, int]
-    peak_memory: int
-    extra: str | None = None
-
-    @property
-    def weight_memory(self) -> int:
-        """Bytes of all weights in float32."""
-        return 4 * sum(self.parameters.values())
-
-
-PRESETS: dict[str, SENPreset] = {}  # filled by `presets.py`
 
 # Our reading of a second-hand description of the paper: average pooling, a sparse MLP per modality, hidden prompt tokens with
 # a second pass through the whole encoder, three rounds; integration reads pooled vectors only.
@@ -327,4 +294,4 @@ VARIANT_SETS: dict[str, dict[str, Any]] = {
 }
 
 
-__all__ = ["PRESETS", "TEXT_TOWER_NAME", "VARIANT_SETS", "NeuronSpec", "SENConfig", "SENPreset", "list_presets"]
+__all__ = ["TEXT_TOWER_NAME", "VARIANT_SETS", "NeuronSpec", "SENConfig"]

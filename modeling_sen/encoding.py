@@ -14,14 +14,15 @@ import typer
 from torch import Tensor
 from tqdm import tqdm
 
-from modeling_sen.auto import SEN_TINY, resolve_checkpoint
 from modeling_sen.clip_inputs import is_clip_batch
 from modeling_sen.modeling_sen import SENModel
+from modeling_sen.presets import SEN_TINY, resolve_checkpoint
 from modeling_sen.processing_sen import SENProcessor
 
 # Columns of a batch that make a clip.
 COLUMNS = ("video", "image", "audio", "depth", "thermal", "text")
 TEXTS_AT_ONCE = 128
+DEFAULT_TEMPLATE = "a video of {}"
 
 
 class SENEncoder:
@@ -102,6 +103,30 @@ class SENEncoder:
             embeds = self.model.get_text_features(tokens["text_input_ids"], tokens["text_attention_mask"])
             rows.append(_as_rows(embeds.pooler_output))
         return np.concatenate(rows)
+
+    def embed_labels(self, labels: Sequence[str], templates: Sequence[str] = (DEFAULT_TEMPLATE,)) -> Tensor:
+        """Embeds each label in each template; the embeddings of one label are averaged and normalised.
+
+        Args:
+            labels: at least one.
+            templates: texts with `{}` for the label.
+
+        Returns:
+            (labels, projection_dim), on the model's device and in its dtype, each row of length 1.
+
+        Raises:
+            ValueError: the SEN has no text tower; not strings.
+        """
+        rows = []
+        labels_at_once = max(1, TEXTS_AT_ONCE // len(templates))
+        for start in range(0, len(labels), labels_at_once):
+            some = labels[start : start + labels_at_once]
+            tokens = self.processor.tokenize(
+                [template.replace("{}", label) for label in some for template in templates]
+            )
+            embeds: Any = self.model.get_text_features(tokens["text_input_ids"], tokens["text_attention_mask"])
+            rows.append(embeds.pooler_output.unflatten(0, (len(some), len(templates))).mean(dim=1))
+        return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
 
     def similarity(self, first: Any, second: Any) -> np.ndarray:
         """Cosine similarities (n, m) float32 of embeddings (n, e) and (m, e)."""

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from modeling_sen.audio_io import read_audio
 from modeling_sen.clip_inputs import clip_entries
+from modeling_sen.encoding import DEFAULT_TEMPLATE, SENEncoder
 from modeling_sen.modeling_sen import SENModel
-from modeling_sen.pipelines.zero_shot_video_classification import DEFAULT_TEMPLATE, embed_labels
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.video_io import FrameRequest, classify_video_input, read_video
 
@@ -72,7 +72,7 @@ def explain(
         ValueError, OSError, TypeError: the clip cannot be read, see [`SENProcessor`].
     """
     labels = [label.strip() for label in labels]
-    texts = embed_labels(model, processor, labels, templates)  # (labels, projection_dim)
+    texts = SENEncoder(model, processor).embed_labels(labels, templates)  # (labels, projection_dim)
     rounds = model(**processor(videos=[clip]), output_all_rounds=True).all_rounds
     scale = model.logit_scale.exp()
 

@@ -1,11 +1,47 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Presets: neurons that go well together, by hub id, and what they need, as `benchmarks/preset_cost.py` measured it.
+"""Presets: neurons that go well together, by hub id, and what they need, as `benchmarks/preset_cost.py` measured it."""
 
-Importing it fills `PRESETS`. The package does so; a checkpoint that travels with its code leaves presets behind.
-"""
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from .configuration_sen import PRESETS, SENPreset
+SEN_TINY = str(Path(__file__).with_name("sen_tiny"))
+
+
+def resolve_checkpoint(model: str) -> str:
+    """`"sen-tiny"`, as commands call the checkpoint inside the package, becomes its folder; others are as they were."""
+    return SEN_TINY if model == "sen-tiny" else model
+
+
+@dataclass(frozen=True)
+class SENPreset:
+    """Neurons that go well together, by hub id, and what they need at full size, in float32.
+
+    Attributes:
+        description: one line.
+        neurons, text_tower, settings: fields of [`SENConfig`]; `aligned` in a neuron says that it shares the text tower's
+            space.
+        parameters: of each neuron's tower and projection by its name, the text tower among them, and `"association"`,
+            which alone is trained.
+        peak_memory: bytes of main memory that a process holds at most to load all and take one clip through three rounds.
+            Weights are mapped from their files: of a large vocabulary's table only what texts name is held.
+        extra: of the package, that the neurons cannot be loaded without.
+    """
+
+    description: str
+    neurons: list[dict[str, Any]]
+    text_tower: dict[str, Any]
+    settings: dict[str, Any]
+    parameters: dict[str, int]
+    peak_memory: int
+    extra: str | None = None
+
+    @property
+    def weight_memory(self) -> int:
+        """Bytes of all weights in float32."""
+        return 4 * sum(self.parameters.values())
+
 
 _CLIP_IMAGE = {
     "name": "image",
@@ -107,98 +143,102 @@ _PE_AUDIO = {
     "hidden_size": 1792,
 }
 
-PRESETS.update(
-    {
-        "small": SENPreset(
-            "for a laptop: CLIP B/32 frames (aligned) + VideoMAE-small motion + Whisper-tiny sound",
-            [
-                {**_CLIP_IMAGE, "hub_id": "openai/clip-vit-base-patch32"},
-                {**_VIDEOMAE, "hub_id": "MCG-NJU/videomae-small-finetuned-kinetics", "hidden_size": 384},
-                {**_WHISPER, "hub_id": "openai/whisper-tiny", "hidden_size": 384},
-            ],
-            {**_CLIP_TEXT, "hub_id": "openai/clip-vit-base-patch32"},
-            {"projection_dim": 512},
-            parameters={
-                "image": 87_849_216,
-                "video": 21_879_168,
-                "audio": 8_208_384,
-                "class_text": 63_428_096,
-                "association": 3_470_678,
-            },
-            peak_memory=1_181_425_664,
-        ),
-        "clip-xclip-ast": SENPreset(
-            "CLIP frames (aligned) + X-CLIP video tower + AST sound",
-            [_CLIP_IMAGE, _XCLIP, _AST],
-            _CLIP_TEXT,
-            {"projection_dim": 512},
-            parameters={
-                "image": 86_192_640,
-                "video": 121_253_376,
-                "audio": 86_187_264,
-                "class_text": 63_428_096,
-                "association": 4_948_310,
-            },
-            peak_memory=1_909_542_912,
-        ),
-        "clip-videomae-ast": SENPreset(
-            "CLIP frames (aligned) + VideoMAE motion + AST sound",
-            [_CLIP_IMAGE, _VIDEOMAE, _AST],
-            _CLIP_TEXT,
-            {"projection_dim": 512},
-            parameters={
-                "image": 86_192_640,
-                "video": 86_227_200,
-                "audio": 86_187_264,
-                "class_text": 63_428_096,
-                "association": 4_948_310,
-            },
-            peak_memory=1_809_096_704,
-        ),
-        "siglip2-videomae-ast": SENPreset(
-            "SigLIP 2 frames (aligned) + VideoMAE motion + AST sound",
-            [_SIGLIP2_IMAGE, _VIDEOMAE, _AST],
-            _SIGLIP2_TEXT,
-            {"projection_dim": 768},
-            parameters={
-                "image": 92_884_224,
-                "video": 86_227_200,
-                "audio": 86_187_264,
-                "class_text": 282_303_744,
-                "association": 5_014_102,
-            },
-            peak_memory=2_062_245_888,
-        ),
-        "siglip2-vjepa2-whisper": SENPreset(
-            "SigLIP 2 frames (aligned) + V-JEPA 2, the specialist of motion + Whisper, that of speech",
-            [_SIGLIP2_IMAGE, _VJEPA2, _WHISPER],
-            _SIGLIP2_TEXT,
-            {"projection_dim": 768},
-            parameters={
-                "image": 92_884_224,
-                "video": 325_971_328,
-                "audio": 88_154_112,
-                "class_text": 282_303_744,
-                "association": 5_506_646,
-            },
-            peak_memory=3_012_636_672,
-        ),
-        "pe-av": SENPreset(
-            "SigLIP 2 frames (aligned) + the video and audio towers of PE-AV, trained with each other",
-            [_SIGLIP2_IMAGE, _PE_VIDEO, _PE_AUDIO],
-            _SIGLIP2_TEXT,
-            {"projection_dim": 768},
-            parameters={
-                "image": 92_884_224,
-                "video": 576_615_680,
-                "audio": 282_057_664,
-                "class_text": 282_303_744,
-                "association": 8_954_454,
-            },
-            peak_memory=4_817_813_504,
-            extra="pe",
-        ),
-    }
-)
+PRESETS: dict[str, SENPreset] = {
+    "small": SENPreset(
+        "for a laptop: CLIP B/32 frames (aligned) + VideoMAE-small motion + Whisper-tiny sound",
+        [
+            {**_CLIP_IMAGE, "hub_id": "openai/clip-vit-base-patch32"},
+            {**_VIDEOMAE, "hub_id": "MCG-NJU/videomae-small-finetuned-kinetics", "hidden_size": 384},
+            {**_WHISPER, "hub_id": "openai/whisper-tiny", "hidden_size": 384},
+        ],
+        {**_CLIP_TEXT, "hub_id": "openai/clip-vit-base-patch32"},
+        {"projection_dim": 512},
+        parameters={
+            "image": 87_849_216,
+            "video": 21_879_168,
+            "audio": 8_208_384,
+            "class_text": 63_428_096,
+            "association": 3_470_678,
+        },
+        peak_memory=1_181_425_664,
+    ),
+    "clip-xclip-ast": SENPreset(
+        "CLIP frames (aligned) + X-CLIP video tower + AST sound",
+        [_CLIP_IMAGE, _XCLIP, _AST],
+        _CLIP_TEXT,
+        {"projection_dim": 512},
+        parameters={
+            "image": 86_192_640,
+            "video": 121_253_376,
+            "audio": 86_187_264,
+            "class_text": 63_428_096,
+            "association": 4_948_310,
+        },
+        peak_memory=1_909_542_912,
+    ),
+    "clip-videomae-ast": SENPreset(
+        "CLIP frames (aligned) + VideoMAE motion + AST sound",
+        [_CLIP_IMAGE, _VIDEOMAE, _AST],
+        _CLIP_TEXT,
+        {"projection_dim": 512},
+        parameters={
+            "image": 86_192_640,
+            "video": 86_227_200,
+            "audio": 86_187_264,
+            "class_text": 63_428_096,
+            "association": 4_948_310,
+        },
+        peak_memory=1_809_096_704,
+    ),
+    "siglip2-videomae-ast": SENPreset(
+        "SigLIP 2 frames (aligned) + VideoMAE motion + AST sound",
+        [_SIGLIP2_IMAGE, _VIDEOMAE, _AST],
+        _SIGLIP2_TEXT,
+        {"projection_dim": 768},
+        parameters={
+            "image": 92_884_224,
+            "video": 86_227_200,
+            "audio": 86_187_264,
+            "class_text": 282_303_744,
+            "association": 5_014_102,
+        },
+        peak_memory=2_062_245_888,
+    ),
+    "siglip2-vjepa2-whisper": SENPreset(
+        "SigLIP 2 frames (aligned) + V-JEPA 2, the specialist of motion + Whisper, that of speech",
+        [_SIGLIP2_IMAGE, _VJEPA2, _WHISPER],
+        _SIGLIP2_TEXT,
+        {"projection_dim": 768},
+        parameters={
+            "image": 92_884_224,
+            "video": 325_971_328,
+            "audio": 88_154_112,
+            "class_text": 282_303_744,
+            "association": 5_506_646,
+        },
+        peak_memory=3_012_636_672,
+    ),
+    "pe-av": SENPreset(
+        "SigLIP 2 frames (aligned) + the video and audio towers of PE-AV, trained with each other",
+        [_SIGLIP2_IMAGE, _PE_VIDEO, _PE_AUDIO],
+        _SIGLIP2_TEXT,
+        {"projection_dim": 768},
+        parameters={
+            "image": 92_884_224,
+            "video": 576_615_680,
+            "audio": 282_057_664,
+            "class_text": 282_303_744,
+            "association": 8_954_454,
+        },
+        peak_memory=4_817_813_504,
+        extra="pe",
+    ),
+}
 
-__all__ = ["PRESETS"]
+
+def list_presets() -> dict[str, str]:
+    """Preset name -> description."""
+    return {name: preset.description for name, preset in PRESETS.items()}
+
+
+__all__ = ["PRESETS", "SEN_TINY", "SENPreset", "list_presets", "resolve_checkpoint"]

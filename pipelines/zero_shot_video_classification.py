@@ -10,7 +10,6 @@ from types import GeneratorType
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -19,14 +18,13 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
 from modeling_sen.clip_inputs import is_clip_batch
+from modeling_sen.encoding import DEFAULT_TEMPLATE, SENEncoder
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
 
 logger = logging.get_logger(__name__)
 
-DEFAULT_TEMPLATE = "a video of {}"
 CACHED_LABEL_SETS = 8
-LABELS_AT_ONCE = 128
 
 
 class ZeroShotVideoClassificationPipeline(Pipeline):
@@ -168,7 +166,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         """(labels, projection_dim) text embeddings: each label in each template, averaged and normalised; cached."""
         key = (tuple(labels), tuple(templates))
         if key not in self._text_embeds:
-            self._text_embeds[key] = embed_labels(self.model, self.processor, labels, templates)
+            self._text_embeds[key] = SENEncoder(self.model, self.processor).embed_labels(labels, templates)
             while len(self._text_embeds) > CACHED_LABEL_SETS:
                 self._text_embeds.popitem(last=False)
         self._text_embeds.move_to_end(key)
@@ -183,19 +181,6 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         """Pushes model and processor, and nothing of the pipeline."""
         self.model.push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
         self.processor.push_to_hub(repo_id, **kwargs)
-
-
-def embed_labels(
-    model: SENModel, processor: SENProcessor, labels: Sequence[str], templates: Sequence[str] = (DEFAULT_TEMPLATE,)
-) -> Tensor:
-    """(labels, projection_dim) text embeddings: each label in each template, averaged and normalised."""
-    rows = []
-    for start in range(0, len(labels), LABELS_AT_ONCE):
-        some = labels[start : start + LABELS_AT_ONCE]
-        tokens = processor.tokenize([template.replace("{}", label) for label in some for template in templates])
-        embeds: Any = model.get_text_features(tokens["text_input_ids"], tokens["text_attention_mask"]).pooler_output
-        rows.append(embeds.unflatten(0, (len(some), len(templates))).mean(dim=1))
-    return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
 
 
 def _is_stream(video: Any) -> bool:

@@ -7,7 +7,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from modeling_sen import NeuronSpec, SENConfig, list_presets
-from modeling_sen.configuration_sen import PRESETS, VARIANT_SETS
+from modeling_sen.configuration_sen import VARIANT_SETS
+from modeling_sen.presets import PRESETS
 
 IMAGE = {
     "name": "image",

@@ -144,8 +144,12 @@ def test_the_copier_finds_every_relative_import(name):
 
 
 def imported(path: Path) -> set[str]:
-    modules = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Modules that a file cannot do without; what it tries to import may be missing."""
+    modules, tree = set(), ast.parse(path.read_text())
+    tried = {part for node in ast.walk(tree) if isinstance(node, ast.Try) for part in node.body}
+    for node in ast.walk(tree):
+        if node in tried:
+            continue
         if isinstance(node, ast.Import):
             modules |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:

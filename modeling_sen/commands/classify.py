@@ -12,12 +12,12 @@ import torch
 import typer
 from tqdm import tqdm
 
-from modeling_sen.auto import resolve_checkpoint
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.pipelines.zero_shot_video_classification import (
     DEFAULT_TEMPLATE,
     ZeroShotVideoClassificationPipeline,
 )
+from modeling_sen.presets import resolve_checkpoint
 from modeling_sen.processing_sen import SENProcessor
 
 BAR_WIDTH = 24

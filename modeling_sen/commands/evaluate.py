@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from modeling_sen.auto import resolve_checkpoint
 from modeling_sen.encoding import SENEncoder
 from modeling_sen.evaluation.clip_embeddings import embed_clips, model_sha1
 from modeling_sen.evaluation.dataset_lists import TestSet, open_test_sets
@@ -28,7 +27,7 @@ from modeling_sen.evaluation.recognition_metrics import (
     top_k_accuracy,
 )
 from modeling_sen.evaluation.recognition_plots import plot_confusion, plot_per_class
-from modeling_sen.pipelines.zero_shot_video_classification import embed_labels
+from modeling_sen.presets import resolve_checkpoint
 from modeling_sen.training.data import LabelledClips, open_clips
 from modeling_sen.training.run_log import replace_text
 
@@ -216,7 +215,7 @@ def _scores(
     embeddings = embed_clips(encoder, protocol, part.clips, output / "embeddings", batch_size, show_progress)
     if head is not None:
         return head.scores(mean_embeddings(embeddings))[:, columns]
-    class_embeds = embed_labels(encoder.model, encoder.processor, part.class_names, templates).float().cpu().numpy()
+    class_embeds = encoder.embed_labels(part.class_names, templates).float().cpu().numpy()
     return class_scores(embeddings, class_embeds, encoder.model.logit_scale.exp().item(), protocol.aggregation)
 
 

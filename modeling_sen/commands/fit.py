@@ -8,7 +8,6 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from modeling_sen.auto import resolve_checkpoint
 from modeling_sen.commands.evaluate import (
     BatchSize,
     ClassNames,
@@ -25,7 +24,7 @@ from modeling_sen.encoding import SENEncoder
 from modeling_sen.evaluation.clip_embeddings import embed_clips
 from modeling_sen.evaluation.dataset_lists import open_test_sets
 from modeling_sen.evaluation.few_shot import HEADS, CacheHead, Head, fit_linear_probe, save_head, take_shots
-from modeling_sen.pipelines.zero_shot_video_classification import embed_labels
+from modeling_sen.presets import resolve_checkpoint
 from modeling_sen.training.data import LabelledClips
 
 
@@ -69,7 +68,7 @@ def main(
     templates = tuple(template or used.templates_for(dataset))
     head: Head
     if kind == "cache":
-        class_embeds = embed_labels(encoder.model, encoder.processor, found.class_names, templates)
+        class_embeds = encoder.embed_labels(found.class_names, templates)
         scale = encoder.model.logit_scale.exp().item()
         texts = class_embeds.float().cpu().numpy()
         head = CacheHead(found.class_names, embeddings, labels, texts, scale, residual, sharpness)

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from modeling_sen.auto import resolve_checkpoint
-from modeling_sen.configuration_sen import PRESETS, NeuronSpec, SENConfig, SENPreset
+from modeling_sen.configuration_sen import NeuronSpec, SENConfig
 from modeling_sen.cost import neuron_cost
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.neuron_registry import NEURON_ADAPTERS, list_neurons
+from modeling_sen.presets import PRESETS, SENPreset, resolve_checkpoint
 from modeling_sen.processing_sen import SENProcessor
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -18,10 +18,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from modeling_sen.auto import resolve_checkpoint
-from modeling_sen.configuration_sen import PRESETS, SENConfig
+from modeling_sen.configuration_sen import SENConfig
+from modeling_sen.encoding import DEFAULT_TEMPLATE
 from modeling_sen.modeling_sen import SENModel
-from modeling_sen.pipelines.zero_shot_video_classification import DEFAULT_TEMPLATE
+from modeling_sen.presets import PRESETS, resolve_checkpoint
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.training.clip_batches import ClipBatches, ClipInputs
 from modeling_sen.training.data import LabelledClips, open_clips

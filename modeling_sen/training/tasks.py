@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
+from modeling_sen.encoding import SENEncoder
 from modeling_sen.evaluation.recognition_metrics import retrieval_metrics, top_k_accuracy
 from modeling_sen.modeling_sen import SENModel, SENOutput
-from modeling_sen.pipelines.zero_shot_video_classification import embed_labels
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.training.clip_batches import ClipInputs
 from modeling_sen.training.losses import contrastive_loss, gramian_loss, sigmoid_loss
@@ -61,7 +61,9 @@ class Recognition(nn.Module):
             for inputs in (train, validation)
             if inputs is not None
         }
-        self.register_buffer("class_embeds", embed_labels(model, processor, self.labels, templates), persistent=False)
+        self.register_buffer(
+            "class_embeds", SENEncoder(model, processor).embed_labels(self.labels, templates), persistent=False
+        )
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         labels = self.numbers[id(self.train_inputs)][batch["rows"].cpu()].to(batch["rows"].device)
@@ -215,5 +217,5 @@ def gather_rows(rows: Tensor) -> Tensor:
 def _embed_texts(model: SENModel, processor: SENProcessor, texts: Sequence[str]) -> Tensor:
     """(texts, embedding) float32 on the CPU; a text that occurs again is embedded once."""
     number_of = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    embeds = embed_labels(model, processor, list(number_of), ("{}",)).float().cpu()
+    embeds = SENEncoder(model, processor).embed_labels(list(number_of), ("{}",)).float().cpu()
     return embeds[[number_of[text] for text in texts]]

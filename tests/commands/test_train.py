@@ -134,7 +134,7 @@ def test_a_broken_video_is_left_out_and_counted_where_that_is_asked_for(sen_fold
 
 
 def test_it_starts_from_sen_tiny_a_checkpoint_or_a_preset(sen_folder, monkeypatch):
-    from modeling_sen.configuration_sen import PRESETS, SENPreset
+    from modeling_sen.presets import PRESETS, SENPreset
 
     tiny, processor = load_sen("sen-tiny")
     assert processor.config.neurons == tiny.config.neurons
