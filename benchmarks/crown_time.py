@@ -27,8 +27,9 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from modeling_sen import SENConfig, SENProcessor, list_neurons
-from modeling_sen.hub_files import resolve_spec
-from modeling_sen.neuron import Neuron, NeuronState, NeuronTrunk
+from modeling_sen.neuron_loading import resolve_spec
+from modeling_sen.first_look import FirstLook, NeuronState
+from modeling_sen.neuron import Neuron
 from modeling_sen.neuron_loading import config_for, tower_class_of
 
 transformers.utils.logging.set_verbosity_error()
@@ -110,7 +111,7 @@ def make_neuron(model_type: str, folder: Path) -> tuple[Neuron, dict[str, Tensor
     return Neuron(spec, tower, None, None), inputs
 
 
-def look_again_from_the_inputs(neuron: Neuron, trunk: NeuronTrunk, context: Tensor) -> NeuronState:
+def look_again_from_the_inputs(neuron: Neuron, trunk: FirstLook, context: Tensor) -> NeuronState:
     """A prompted look that runs the whole tower: nothing of the first look is left but its inputs."""
     prompted, stored = neuron.prompted_tower, trunk.trunk
     assert prompted is not None
@@ -136,7 +137,8 @@ def difference(first: NeuronState, second: NeuronState) -> float:
 
 def measure(neuron: Neuron, inputs: dict[str, Tensor], repeats: int) -> Row:
     prompted = neuron.prompted_tower
-    state, trunk = neuron.first_look(inputs)
+    trunk = neuron.first_look(inputs)
+    state = trunk.state
     count = 1 if prompted is None else PROMPT_TOKENS
     context = torch.randn(1, count, neuron.spec.hidden_size, generator=torch.Generator().manual_seed(1))
     context.requires_grad_(True)

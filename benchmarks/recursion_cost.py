@@ -28,7 +28,8 @@ from torch import Tensor
 from transformers import ASTConfig, ASTModel, CLIPVisionConfig, CLIPVisionModel, VideoMAEConfig, VideoMAEModel
 
 from modeling_sen import SENModel, SENOutput
-from modeling_sen.neuron import Neuron, NeuronState, NeuronTrunk
+from modeling_sen.first_look import FirstLook, NeuronState
+from modeling_sen.neuron import Neuron
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -70,15 +71,15 @@ def make_clip() -> dict[str, Tensor]:
 def tower_inputs(model: SENModel, clip: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """neuron -> what its tower is called with."""
     return {
-        name: neuron._tower_inputs({neuron.spec.input_name: clip[f"{name}_{neuron.spec.input_name}"]})
-        for name, neuron in model.neurons.by_name.items()
+        name: neuron.tower_inputs({neuron.spec.input_name: clip[f"{name}_{neuron.spec.input_name}"]})
+        for name, neuron in model.neurons.items()
     }
 
 
 def encode_once(model: SENModel, clip: dict[str, Tensor]) -> None:
     """One pass of the same encoders, nothing else."""
     for name, inputs in tower_inputs(model, clip).items():
-        model.neurons.by_name[name].tower(**inputs)
+        model.neurons[name].tower(**inputs)
 
 
 def associate(model: SENModel, clip: dict[str, Tensor]) -> SENOutput:
@@ -88,17 +89,17 @@ def associate(model: SENModel, clip: dict[str, Tensor]) -> SENOutput:
 def associate_naively(model: SENModel, clip: dict[str, Tensor]) -> SENOutput:
     """The same recursion, with every tower run again from its raw inputs in each round."""
     for name, inputs in tower_inputs(model, clip).items():
-        neuron = model.neurons.by_name[name]
+        neuron = model.neurons[name]
         neuron.look_again = partial(look_again_naively, neuron, inputs)
     try:
         return model(**clip)
     finally:
-        for neuron in model.neurons.by_name.values():
+        for neuron in model.neurons.values():
             del neuron.look_again
 
 
 def look_again_naively(
-    neuron: Neuron, inputs: dict[str, Tensor], trunk: NeuronTrunk, prompts: Tensor, prompt: str
+    neuron: Neuron, inputs: dict[str, Tensor], trunk: FirstLook, prompts: Tensor, prompt: str
 ) -> NeuronState:
     frames = next(iter(inputs.values())).shape[0] // trunk.batch_size
     folded = prompts.repeat_interleave(frames, dim=0)

@@ -44,14 +44,14 @@ class AdaptedTowers(nn.Module):
         from peft import LoraConfig, get_peft_model
 
         settings = LoraConfig(r=8, lora_alpha=16, target_modules=r".*\.(q_proj|v_proj|query|value)")
-        self.neurons = list(model.neurons.by_name.values())
+        self.neurons = list(model.neurons.values())
         self.towers = nn.ModuleList(get_peft_model(neuron.tower, settings) for neuron in self.neurons)
         self.classify = nn.ModuleList(nn.Linear(neuron.spec.hidden_size, NUM_CLASSES) for neuron in self.neurons)
 
     def forward(self, clip: dict[str, Tensor], labels: Tensor) -> SENOutput:
         logits = []
         for neuron, tower, classify in zip(self.neurons, self.towers, self.classify, strict=True):
-            inputs = neuron._tower_inputs(
+            inputs = neuron.tower_inputs(
                 {neuron.spec.input_name: clip[f"{neuron.spec.name}_{neuron.spec.input_name}"]}
             )
             output = tower(**inputs)

@@ -45,6 +45,9 @@ class NeuronSpec:
             side (int) or `[height, width]`; `crop` is `[height, width]`; `gray` turns frames to their luma.
         prompt_side: `prefix` or `suffix`, by default the adapter's; `after` re-associates the neuron after its tower.
         dtype: dtype the tower runs in, e.g. `"float32"`; by default the one it was saved in.
+        output_layer: the layer whose output is the neuron's tokens, as an index into Transformers' `hidden_states`: -1 is the
+            last of the tower's transformer layers, 1 the first. Layers above it are never run, and the pooled output is the
+            mean of the tokens. By default the tower's own output.
         aligned: whether the projected pooled output lives in the text tower's space.
         projection: how the pooled output enters that space: a dotted path in the loaded class (`"visual_projection"`), or a
             safetensors file beside the tower holding `weight` (embedding, width). By default the identity.
@@ -67,6 +70,7 @@ class NeuronSpec:
     preprocessing: dict[str, Any] | None = None
     prompt_side: str | None = None
     dtype: str | None = None
+    output_layer: int | None = None
     aligned: bool = False
     projection: str | None = None
 
@@ -97,6 +101,14 @@ class NeuronSpec:
             )
         if self.takes_frames and self.num_frames is None:
             self.num_frames = 1 if self.modality == "image" else 8
+        if self.output_layer == 0:
+            raise ValueError(
+                f"{where}: output_layer is 0, expected 1 or more from the bottom, -1 or less from the top"
+            )
+        if self.output_layer is not None and self.aligned:
+            raise ValueError(
+                f"{where}: output_layer {self.output_layer} is not aligned, only the tower's own output is"
+            )
         if self.num_frames is not None and self.num_frames < 1:
             raise ValueError(f"{where}: num_frames is {self.num_frames}, expected at least 1")
 
@@ -155,11 +167,11 @@ class SENConfig(PreTrainedConfig):
         num_prompt_tokens: prompt tokens P that each neuron gets in each round.
         prompt_depth: layers below the top where prompts enter. `None`: a quarter of the tower, at least 1. `"all"`: the
             whole tower runs again each round.
-        integrate, distribute: variant of each step, see `recursive_association.py`. In our study all did about as well, but
-            for `linear`: ten points better on combinations that never occurred in training, up to two worse in crowded clips.
-        prompt: how context enters a crown: as `tokens` of its own, or `add`ed to every token as their mean; with `none`
-            no crown runs again, and neurons are asked about the tokens of their first look: as good in our study, and three
-            times cheaper to train. Dense features (`neuron_states`) change only where crowns run again.
+        integrate, distribute, prompt: variant of each step, an entry of `INTEGRATE`, `DISTRIBUTE` and `PROMPT` in
+            `recursive_association.py`. In our study all ways to integrate and distribute did about as well, but for `linear`
+            distribution: ten points better on combinations that never occurred in training, up to two worse in crowded clips.
+            With `prompt="none"` no crown runs again and answers are read from the first look's tokens: as good in our study,
+            and three times cheaper to train; dense features (`neuron_states`) then stay those of the first look.
         bottleneck_size: width per prompt token of the bottleneck that distribution goes through. 20 keeps the association of
             three base-size towers under 20 MB.
         active_fraction: share of the bottleneck units that stay active in `sparse_mlp`.
@@ -170,13 +182,14 @@ class SENConfig(PreTrainedConfig):
             which knows already what occurs, leaves little to teach F and the prompts: in our study (`docs/association.md`)
             the first hop was then learned three times later, and the second not at all.
         projection_dim: width e of the text space and of the fused embedding.
+        logit_bias_init_value: start of the similarities' bias, as the sigmoid loss trains it; `None`: the model has none.
         logit_scale_init_value: log of the similarity scale; `None` copies it from the text tower's checkpoint.
         initializer_range: standard deviation of the initial weights.
         depth_estimator: hub id of a depth model (GLPN, Depth-Anything) that makes depth for clips that bring none.
 
     Raises:
         ValueError: on unknown fields, or a bad [`NeuronSpec`].
-        StrictDataclassError: on duplicate neuron names, wrong types, or values out of range.
+        StrictDataclassError: on duplicate neuron names, wrong types, unknown variants, or values out of range.
     """
 
     model_type = "sen"
@@ -189,9 +202,9 @@ class SENConfig(PreTrainedConfig):
     num_rounds: int = 3
     num_prompt_tokens: int = 4
     prompt_depth: int | str | None = None
-    integrate: Literal["mean", "concat", "attention"] = "mean"
-    distribute: Literal["sparse_mlp", "mlp", "linear"] = "linear"
-    prompt: Literal["tokens", "add", "none"] = "tokens"
+    integrate: str = "mean"
+    distribute: str = "linear"
+    prompt: str = "tokens"
     bottleneck_size: int = 20
     active_fraction: float | int = 0.5
     read_answers: bool = True
@@ -199,6 +212,7 @@ class SENConfig(PreTrainedConfig):
     association_loss: float | int = 1.0
     projection_dim: int = 512
     logit_scale_init_value: float | int | None = None
+    logit_bias_init_value: float | int | None = None
     initializer_range: float | int = 0.02
     depth_estimator: str | None = None
 
@@ -226,6 +240,16 @@ class SENConfig(PreTrainedConfig):
         if self.text_tower is not None and self.text_tower["modality"] != "text":
             raise ValueError(f"text_tower: modality is {self.text_tower['modality']!r}, expected 'text'")
 
+    def validate_variants(self):
+        """Called by the strict dataclass on construction and on save."""
+        # Here, as the modules need the configuration.
+        from .recursive_association import DISTRIBUTE, INTEGRATE, PROMPT
+
+        registries: dict[str, dict[str, Any]] = {"integrate": INTEGRATE, "distribute": DISTRIBUTE, "prompt": PROMPT}
+        for step, registry in registries.items():
+            if (variant := getattr(self, step)) not in registry:
+                raise ValueError(f"{step} is {variant!r}, expected one of {', '.join(registry)}")
+
     def validate_ranges(self):
         """Called by the strict dataclass on construction and on save."""
         for name, lowest in (("hidden_size", 1), ("num_rounds", 0), ("num_prompt_tokens", 1), ("bottleneck_size", 1)):
@@ -246,6 +270,10 @@ class SENConfig(PreTrainedConfig):
     @property
     def neuron_specs(self) -> list[NeuronSpec]:
         return [NeuronSpec.from_dict(neuron) for neuron in self.neurons or []]
+
+    def prompt_of(self, spec: NeuronSpec) -> str:
+        """The entry of `PROMPT` for one neuron: `"after"` where its tower takes no prompts, else `prompt`."""
+        return "after" if spec.prompt_side == "after" and self.prompt != "none" else self.prompt
 
     @property
     def text_tower_spec(self) -> NeuronSpec | None:

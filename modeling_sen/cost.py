@@ -16,9 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
 from modeling_sen.configuration_sen import NeuronSpec, SENConfig
-from modeling_sen.hub_files import config_for, tower_class_of, tower_location
+from modeling_sen.hub_files import HubSource
 from modeling_sen.neuron import Neuron
+from modeling_sen.neuron_loading import config_for, tower_class_of
 from modeling_sen.processing_sen import SENProcessor
+from modeling_sen.recursive_association import PROMPT
 
 _FRAMES = np.zeros((16, 256, 256, 3), dtype=np.uint8)
 _SOUND = (np.zeros(160_000, dtype=np.float32), 16_000)
@@ -32,16 +34,16 @@ class NeuronCost:
     Attributes:
         parameters: of tower and projection; `None` where the checkpoint's configuration is not at hand.
         layers: transformer layers; `None` where unknown, or where no crown runs again.
-        crown_layers: those that run again in each round.
+        prompt_depth: those of the crown, which run again in each round.
         prompt_side: `prefix`, `suffix`, `after` (the tower) or `none`.
         first_pass_flops: of the unprompted pass over one clip.
-        round_flops: of one round's crown.
+        round_flops: of one round's second look, its prompts included; 0 where no crown runs again.
         unknown: why numbers are missing.
     """
 
     parameters: int | None = None
     layers: int | None = None
-    crown_layers: int | None = None
+    prompt_depth: int | None = None
     prompt_side: str | None = None
     first_pass_flops: int | None = None
     round_flops: int | None = None
@@ -58,13 +60,10 @@ def neuron_cost(spec: NeuronSpec, processor: SENProcessor) -> NeuronCost:
         cost.unknown = _first_sentence(error)
         return cost
     cost.parameters = projection_parameters + sum(weight.numel() for weight in neuron.tower.parameters())
-    if config.prompt == "none":
-        cost.prompt_side = "none"
-    elif (prompted := neuron.prompted_tower) is None:
-        cost.prompt_side = "after"
-    else:
-        cost.prompt_side, cost.layers = prompted.prompt_side, len(prompted.layers)
-        cost.crown_layers = cost.layers - prompted.site
+    cost.prompt_side = config.prompt_of(spec)
+    if (prompted := neuron.prompted_tower) is not None and PROMPT[cost.prompt_side].records:
+        cost.prompt_side, cost.layers = prompted.prompt_side, prompted.num_layers
+        cost.prompt_depth = prompted.prompt_depth
     if spec.name not in [own.name for own in config.neuron_specs]:
         return cost
     try:
@@ -76,8 +75,8 @@ def neuron_cost(spec: NeuronSpec, processor: SENProcessor) -> NeuronCost:
 
 def neuron_without_weights(spec: NeuronSpec, processor: SENProcessor) -> tuple[Neuron, int]:
     """The neuron on the meta device, and the number of its projection's parameters."""
-    location, where = tower_location(spec, processor.base, processor.base_revision)
-    config = AutoConfig.from_pretrained(location, **where, **processor.hub_kwargs)
+    source = HubSource.of_neuron(spec, processor.source)
+    config = AutoConfig.from_pretrained(source.location, **source.files)
     tower_class = tower_class_of(spec, trust_remote_code=False)
     with torch.device("meta"):
         model: Any = tower_class(config_for(tower_class, config)).to("meta")  # Wav2Vec2 makes a weight elsewhere
@@ -95,9 +94,7 @@ def neuron_without_weights(spec: NeuronSpec, processor: SENProcessor) -> tuple[N
 
 def one_clip(spec: NeuronSpec, processor: SENProcessor) -> dict[str, Tensor]:
     """What the neuron is given of one clip, on the meta device."""
-    alone = SENProcessor(
-        SENConfig(neurons=[spec.to_dict()]), processor.base, processor.base_revision, processor.hub_kwargs
-    )
+    alone = SENProcessor(SENConfig(neurons=[spec.to_dict()]), processor.source)
     return {spec.input_name: alone(videos=[_CLIP])[f"{spec.name}_{spec.input_name}"].to("meta")}
 
 
@@ -105,12 +102,14 @@ def _count(neuron: Neuron, config: SENConfig, processor: SENProcessor) -> tuple[
     """(first pass, one round's crown) in FLOPs."""
     spec = neuron.spec
     with FlopCounterMode(display=False) as first:
-        _, trunk = neuron.first_look(one_clip(spec, processor))
-    if neuron.prompted_tower is None or config.prompt == "none":
+        look = neuron.first_look(one_clip(spec, processor))
+    variant = PROMPT[config.prompt_of(spec)]
+    if neuron.prompted_tower is None or not variant.records:
         return first.get_total_flops(), 0
-    prompts = torch.empty(1, config.num_prompt_tokens, spec.hidden_size, device="meta")
+    with torch.device("meta"):
+        prompting, context = variant(config, spec), torch.empty(1, config.num_prompt_tokens, config.bottleneck_size)
     with FlopCounterMode(display=False) as again, torch.no_grad():
-        neuron.look_again(trunk, prompts, config.prompt)
+        prompting(neuron, look, context)
     return first.get_total_flops(), again.get_total_flops()
 
 

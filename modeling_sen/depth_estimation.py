@@ -13,6 +13,7 @@ from transformers import AutoModelForDepthEstimation
 
 from .configuration_sen import NeuronSpec
 from .frame_transform import FrameTransform, hub_settings
+from .hub_files import HubSource
 
 CACHED_CLIPS = 64
 # These predict the distance, where others predict its inverse; depth maps are brighter where nearer.
@@ -24,11 +25,11 @@ class DepthEstimator:
 
     Args:
         hub_id: repository or folder of a model for `AutoModelForDepthEstimation`, e.g. GLPN or Depth-Anything.
-        hub_kwargs: `token`, `cache_dir`, `local_files_only`, `revision`.
+        fetch: arguments of `from_pretrained` that say how files are fetched: `token`, `cache_dir`, `local_files_only`.
     """
 
-    def __init__(self, hub_id: str, hub_kwargs: Mapping[str, Any] | None = None):
-        self.hub_id, self.hub_kwargs = hub_id, dict(hub_kwargs or {})
+    def __init__(self, hub_id: str, fetch: Mapping[str, Any] | None = None):
+        self.source = HubSource.of(hub_id, fetch or {})
         self._model: Any = None
         self._maps: OrderedDict[bytes, np.ndarray] = OrderedDict()
 
@@ -62,8 +63,8 @@ class DepthEstimator:
 
     def _load(self) -> None:
         try:
-            self._model = AutoModelForDepthEstimation.from_pretrained(self.hub_id, **self.hub_kwargs).eval()
-            settings = hub_settings(self.hub_id, self.hub_kwargs)
+            self._model = AutoModelForDepthEstimation.from_pretrained(self.source.location, **self.source.files).eval()
+            settings = hub_settings(self.source)
         except OSError as error:
             raise OSError(f"depth_estimator: {error}") from error
         size = (settings or {}).get("size") or {"height": 384, "width": 384}
@@ -73,7 +74,7 @@ class DepthEstimator:
         # GLPN only scales to 0..1; frames are squashed to one size, which a relative map bears.
         plain = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
         known = {**plain, **(settings or {}), "size": {"height": side, "width": side}, "do_resize": True}
-        spec = NeuronSpec("estimator", "depth", self.hub_id, 1, "")
+        spec = NeuronSpec("estimator", "depth", self.source.location, 1, "")
         self._transform = FrameTransform.from_settings({**known, "do_center_crop": False}, spec)
 
 

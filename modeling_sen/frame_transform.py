@@ -8,16 +8,15 @@ One path, in Pillow and torch, whatever else is installed: the same file gives t
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers.utils import cached_file
 
 from .configuration_sen import NeuronSpec
+from .hub_files import HubSource
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class FrameTransform:
         return np.asarray(image)
 
 
-def hub_settings(location: str, where: Mapping[str, Any]) -> dict[str, Any] | None:
+def hub_settings(source: HubSource) -> dict[str, Any] | None:
     """A checkpoint's image or video processor configuration; `None` where it has none.
 
     Raises:
@@ -96,11 +95,11 @@ def hub_settings(location: str, where: Mapping[str, Any]) -> dict[str, Any] | No
         ValueError: the file is not JSON.
     """
     for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"):
-        path = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **where)
+        path = source.file(name, optional=True)
         if path is None:
             continue
         try:
-            settings = json.loads(Path(path).read_text(encoding="utf-8"))
+            settings = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not JSON ({error})") from error
         if name == "processor_config.json":  # of all parts of a processor
@@ -110,7 +109,7 @@ def hub_settings(location: str, where: Mapping[str, Any]) -> dict[str, Any] | No
             found = None if "feature_extractor_type" in settings else settings
         if found:
             return found
-    cached_file(location, "config.json", **where)  # raises where there is no such checkpoint
+    source.file("config.json")  # raises where there is no such checkpoint
     return None
 
 

@@ -3,7 +3,6 @@
 """A neuron: a frozen encoder that looks once, and then looks again with prompts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,38 +11,11 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_sen import NeuronSpec
-from .neuron_registry import Grid, NeuronAdapter, adapter_for, find_layers, modules_below
-from .prompt_injection import ONE_PASS, PromptedTower, Trunk
-
-
-@dataclass
-class NeuronState:
-    """What a neuron knows in one round.
-
-    Attributes:
-        last_hidden_state: (batch, t * h * w, width) tokens of the grid; class tokens are not among them.
-        pooler_output: (batch, width), the tower's own pooled output, or the mean of its tokens; mean over folded frames.
-        grid: (t, h, w).
-        token_mask: (batch, t * h * w) bool, which tokens are not padding, where some may be.
-        answers: (batch, prompt_tokens, width), what each prompt token found among the tokens; `None` in round 0.
-    """
-
-    last_hidden_state: Tensor
-    pooler_output: Tensor
-    grid: Grid
-    token_mask: Tensor | None = None
-    answers: Tensor | None = None
-
-
-@dataclass
-class NeuronTrunk:
-    """The part of a first look that later looks reuse: the trunk's output and how frames were folded."""
-
-    trunk: Trunk | None  # None for neurons re-associated after the tower
-    first_state: NeuronState
-    grid: Grid | None  # of one frame where frames are folded
-    batch_size: int
-    recorded: dict[str, tuple[Tensor, ...] | None]  # what of the tower's outputs was asked for
+from .first_look import CROWN_INPUT, FirstLook, NeuronState, sizes_of, unpack_shapes
+from .hub_files import HubSource
+from .neuron_by_rule import adapter_for, find_layers, modules_below
+from .neuron_registry import NeuronAdapter
+from .prompt_injection import PromptedTower, TrunkOutput, layers_to_run, one_pass, run_to_output_layer
 
 
 class Neuron(nn.Module):
@@ -53,8 +25,8 @@ class Neuron(nn.Module):
         spec: the neuron's specification.
         tower: the frozen encoder, cut out of whatever was loaded.
         projection: maps pooled outputs into the text tower's space; `None` for the identity.
-        prompt_depth: layers below the top where prompts enter, `"all"`, or `None` for a quarter of them.
-        commit: the repository's commit that the tower was loaded from, where it came from one.
+        prompt_depth: number of layers in the crown, `"all"`, or `None` for a quarter of them, at least 1.
+        source: where the tower was loaded from.
     """
 
     tower: PreTrainedModel
@@ -65,10 +37,10 @@ class Neuron(nn.Module):
         tower: PreTrainedModel,
         projection: nn.Module | None,
         prompt_depth: int | str | None,
-        commit: str | None = None,
+        source: HubSource | None = None,
     ):
         super().__init__()
-        self.spec, self.tower, self.projection, self.commit = spec, tower, projection, commit
+        self.spec, self.tower, self.projection, self.source = spec, tower, projection, source
         self.adapter: NeuronAdapter = adapter_for(tower)
         reads_frames = self.adapter.modality in ("image", "video", "depth", "thermal")
         if not (reads_frames if spec.takes_frames else self.adapter.modality == spec.modality):
@@ -80,20 +52,31 @@ class Neuron(nn.Module):
             raise ValueError(
                 f"neuron {spec.name!r}: num_frames is {spec.num_frames}, but its tower takes {tower.config.num_frames}"
             )
-        self.prompted_tower: PromptedTower | None = None
-        if self.adapter.takes_prompts and spec.prompt_side != "after":
-            layers = find_layers(tower, self.adapter.layers)
-            if layers is None:
-                raise ValueError(f"neuron {spec.name!r}: {type(tower).__name__} has no list of transformer layers")
-            site = len(layers) - crown_depth(prompt_depth, len(layers), spec.name)
-            side = spec.prompt_side or self.adapter.prompt_side
-            self.prompted_tower = PromptedTower(tower, layers, site, modules_below(tower, self.adapter.below), side)
+        self.prompted_tower = self._cut(prompt_depth)
         self.requires_grad_(False)
         for layer in self._checkpointed_layers():
             for name, value in vars(layer).items():
                 if name.endswith("dropout") and isinstance(value, float):
                     setattr(layer, name, 0.0)  # what a layer drops by its own flag, see `train`
         self.train(False)
+
+    def _cut(self, prompt_depth: int | str | None) -> PromptedTower | None:
+        """The tower cut where prompts enter; `None` for a neuron that is re-associated after its tower."""
+        spec, adapter = self.spec, self.adapter
+        takes_prompts = adapter.takes_prompts and spec.prompt_side != "after"
+        if not takes_prompts and spec.output_layer is None:
+            return None
+        layers = find_layers(self.tower, adapter.layers)
+        if layers is None:
+            raise ValueError(f"neuron {spec.name!r}: {type(self.tower).__name__} has no list of transformer layers")
+        try:
+            depth = crown_layers(prompt_depth, layers_to_run(len(layers), spec.output_layer))
+            if not takes_prompts:
+                return None
+            side, below = spec.prompt_side or adapter.prompt_side, modules_below(self.tower, adapter.below)
+            return PromptedTower(self.tower, layers, depth, below, side, spec.output_layer)
+        except ValueError as error:
+            raise ValueError(f"neuron {spec.name!r}: {error}") from error
 
     def _checkpointed_layers(self) -> list[nn.Module]:
         return [module for module in self.modules() if isinstance(module, GradientCheckpointingLayer)]
@@ -114,8 +97,13 @@ class Neuron(nn.Module):
         # Layers of all types run through one function of Transformers, whose graphs count together.
         limits: Any = torch._dynamo.config
         limits.recompile_limit = max(limits.recompile_limit, 64)
-        for module in [self.tower] if self.prompted_tower is None else self.prompted_tower.layers:
+        for module in [self.tower] if self.prompted_tower is None else self.prompted_tower.all_layers:
             module.compile(*args, **kwargs)
+
+    @property
+    def commit(self) -> str | None:
+        """The repository's commit that the tower was loaded from, where it came from one."""
+        return None if self.source is None else self.source.commit
 
     @property
     def device(self) -> torch.device:
@@ -147,53 +135,92 @@ class Neuron(nn.Module):
             return self.project(pooled).shape[-1]
 
     @torch.compiler.disable  # hooks come and go between passes; compiled layers inside stay compiled
-    def first_look(self, inputs: Mapping[str, Tensor], record: Sequence[str] = ()) -> tuple[NeuronState, NeuronTrunk]:
+    def first_look(
+        self, inputs: Mapping[str, Tensor], record: Sequence[str] = (CROWN_INPUT,), outputs: Sequence[str] = ()
+    ) -> FirstLook:
         """Round 0, without gradients: nothing below the prompts is trained.
 
         Args:
             inputs: `pixel_values` (batch, time, channels, height, width), `input_features` (batch, time, bins or whatever
                 the tower's feature extractor makes of sound, samples included), or `input_ids` (batch, tokens); the latter
                 two with an `attention_mask` where some are padding.
-            record: any of `hidden_states` and `attentions`, which the tower is asked for.
+            record: what later looks need, see `records` of the entries of `PROMPT`.
+            outputs: any of `hidden_states` and `attentions`, which the tower is asked for.
         """
-        tower_inputs = self._tower_inputs(inputs)
-        grid = self.adapter.grid(self.tower.config, self._folded(inputs)) if self.adapter.grid else None
-        batch_size = next(iter(inputs.values())).shape[0]
-        trunk = None
-        asked = {**tower_inputs, **{f"output_{what}": True for what in record}}
+        tower_inputs, trunk = self.tower_inputs(inputs), None
+        asked = {**tower_inputs, **{f"output_{name}": True for name in outputs}}
         with torch.no_grad():
-            if self.prompted_tower is None:
-                with ONE_PASS:  # another neuron may share the tower, and prompt it
-                    outputs = self.tower(**asked)
+            if self.prompted_tower is not None and CROWN_INPUT in record:
+                found, trunk = self.prompted_tower.first_pass(asked)
+                trunk.inputs = (
+                    tower_inputs  # later passes do not return layers' outputs: their lower layers do not run
+                )
             else:
-                outputs, trunk = self.prompted_tower.first_pass(asked)
-                trunk.inputs = tower_inputs  # later looks are not asked: their lower layers do not run
-            state = self._state(outputs, tower_inputs, grid, batch_size)
-        recorded = {what: getattr(outputs, what, None) for what in record}
-        return state, NeuronTrunk(trunk, state, grid, batch_size, recorded)
+                output_layer = self.spec.output_layer
+                layers = None if output_layer is None else find_layers(self.tower, self.adapter.layers)
+                with one_pass(self.tower):
+                    found = run_to_output_layer(self.tower, layers, output_layer, asked)
+            state = self._state(found, inputs, tower_inputs)
+        return FirstLook(state, dict(inputs), trunk, {name: getattr(found, name, None) for name in outputs})
 
     @torch.compiler.disable
-    def look_again(self, trunk: NeuronTrunk, prompts: Tensor, prompt: str = "tokens") -> NeuronState:
-        """A round's prompted pass through the crown.
+    def look_again(self, look: FirstLook, prompts: Tensor) -> NeuronState:
+        """A round's pass through the crown, with prompts as tokens of their own.
 
         Args:
-            trunk: of this clip's first look.
-            prompts: (batch, prompt_tokens, width). For neurons re-associated after the tower: the shift (batch, 1, width)
-                of tokens and pooled output.
-            prompt: `tokens` (prompts enter as extra tokens) or `add` (their mean is added to every token).
+            look: at the same clips.
+            prompts: (batch, prompt_tokens, width).
         """
-        if self.prompted_tower is None or trunk.trunk is None:
-            first, shift = trunk.first_state, prompts.to(trunk.first_state.pooler_output)
-            tokens, pooled = first.last_hidden_state + shift, first.pooler_output + shift[:, 0]
-            return replace(first, last_hidden_state=tokens, pooler_output=pooled)
-        hidden_states = trunk.trunk.hidden_states
-        frames = hidden_states.shape[0] // prompts.shape[0]
-        folded = prompts.to(hidden_states).repeat_interleave(frames, dim=0)  # every frame gets the same prompts
-        if prompt == "add":
-            outputs = self.prompted_tower.shifted_pass(trunk.trunk, folded.mean(dim=1, keepdim=True))
-        else:
-            outputs = self.prompted_tower.prompted_pass(trunk.trunk, folded)
-        return self._state(outputs, trunk.trunk.inputs, trunk.grid, trunk.batch_size)
+        prompted, trunk = self._crown_of(look)
+        return self._state(prompted.prompted_pass(trunk, _folded(prompts, trunk)), look.inputs, trunk.inputs)
+
+    @torch.compiler.disable
+    def look_again_shifted(self, look: FirstLook, shift: Tensor) -> NeuronState:
+        """A round's pass through the crown, with (batch, 1, width) added to every token that enters it."""
+        prompted, trunk = self._crown_of(look)
+        return self._state(prompted.shifted_pass(trunk, _folded(shift, trunk)), look.inputs, trunk.inputs)
+
+    def _crown_of(self, look: FirstLook) -> tuple[PromptedTower, TrunkOutput]:
+        if self.prompted_tower is None or look.trunk is None:
+            why = (
+                "takes no prompts"
+                if self.prompted_tower is None
+                else "was given a first look without a trunk's output"
+            )
+            raise ValueError(f"neuron {self.spec.name!r} {why}, expected prompt_side 'after' or prompt 'none' for it")
+        return self.prompted_tower, look.trunk
+
+    def unpack(self, packed: Mapping[str, Tensor]) -> FirstLook:
+        """The first look that [`FirstLook.pack`] made tensors of, on the tower's device and in its dtype.
+
+        Rows may come from different batches, padded behind their ends with zeros.
+        """
+
+        def placed(key: str) -> Tensor:
+            return packed[key].to(self.device, self.dtype)
+
+        inputs: dict[str, Tensor] = {}
+        for key, value in packed.items():
+            kind, _, rest = key.partition(".")
+            name, _, what = rest.rpartition(".")
+            if kind == "input":
+                blank = torch.zeros((), device=self.device)  # takes no memory
+                inputs[name] = blank.expand(len(value), *sizes_of(value)) if what == "shape" else value
+        inputs |= {name: value.long() for name, value in inputs.items() if name == "attention_mask"}
+        mask = packed["token_mask"].to(self.device) if "token_mask" in packed else None
+        t, h, w = sizes_of(packed["grid"])
+        look = FirstLook(NeuronState(placed("tokens"), placed("pooled"), (t, h, w), mask), inputs)
+        if "trunk" in packed:
+            hidden_states = placed("trunk").flatten(0, 1)  # (batch * frames, tokens, width)
+            (beside,) = sizes_of(packed["returned_beside"])
+            returned = (None,) * (beside - 1) if beside else None
+            if self.adapter.returned_beside is not None and returned:
+                returned = self.adapter.returned_beside(self.tower, hidden_states)
+            below = []
+            while any(key.startswith(f"below.{len(below)}.") for key in packed):
+                below.append(unpack_shapes(f"below.{len(below)}", packed, self.device))
+            look.trunk = TrunkOutput(hidden_states, self.tower_inputs(inputs), returned, below)
+        return look
 
     def project(self, pooled: Tensor) -> Tensor:
         """(batch, width) -> (batch, embedding) in the text tower's space, not normalised."""
@@ -213,7 +240,7 @@ class Neuron(nn.Module):
                 folded["pixel_values"] = pixels.flatten(0, 1)  # (batch * time, channels, height, width)
         return folded
 
-    def _tower_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    def tower_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """The tower's keyword arguments, on its device and in its dtype."""
         folded = {
             name: values.to(self.device, self.dtype if values.is_floating_point() else None)
@@ -225,11 +252,14 @@ class Neuron(nn.Module):
             folded[self.tower.main_input_name] = folded.pop(self.spec.input_name)
         return folded
 
-    def _state(self, outputs: Any, tower_inputs: dict[str, Any], grid: Grid | None, batch_size: int) -> NeuronState:
-        tokens = outputs.last_hidden_state  # (batch * frames, tokens, width)
+    def _state(self, outputs: Any, inputs: Mapping[str, Tensor], tower_inputs: Mapping[str, Any]) -> NeuronState:
+        tokens, grid = outputs.last_hidden_state, None  # (batch * frames, tokens, width)
+        batch_size = len(next(iter(inputs.values())))
         if tokens.ndim == 4:  # a plane of features: (batch * frames, width, height, width of the plane)
             grid = (1, *tokens.shape[-2:])
             tokens = tokens.flatten(2).transpose(1, 2)
+        elif self.adapter.grid is not None:
+            grid = self.adapter.grid(self.tower.config, self._folded(inputs))
         mask = self._token_mask(tokens, tower_inputs)
         pooled = getattr(outputs, "pooler_output", None)
         pooled = _mean_of_tokens(tokens, mask) if pooled is None else pooled.flatten(1)
@@ -246,7 +276,7 @@ class Neuron(nn.Module):
             mask = mask[:, special:].unflatten(0, (batch_size, frames)).flatten(1, 2)
         return NeuronState(tokens, pooled, (t * frames, h, w), mask)
 
-    def _token_mask(self, tokens: Tensor, tower_inputs: dict[str, Any]) -> Tensor | None:
+    def _token_mask(self, tokens: Tensor, tower_inputs: Mapping[str, Any]) -> Tensor | None:
         """(batch, tokens) bool: which tokens are not padding, where some may be."""
         mask = tower_inputs.get("attention_mask")
         if mask is not None and mask.shape != tokens.shape[:2]:
@@ -260,18 +290,17 @@ def is_dispatched(module: nn.Module) -> bool:
     return any(hasattr(part, "_hf_hook") for part in module.modules())
 
 
-def crown_depth(prompt_depth: int | str | None, num_layers: int, name: str) -> int:
-    """Layers of the crown: `prompt_depth`, all of them for `"all"`, a quarter (at least 1) for `None`.
-
-    Raises:
-        ValueError: when the tower has fewer layers.
-    """
+def crown_layers(prompt_depth: int | str | None, num_layers: int) -> int:
+    """Layers of the crown: `prompt_depth`, all of them for `"all"`, a quarter (at least 1) for `None`."""
     if prompt_depth == "all":
         return num_layers
-    depth = max(1, num_layers // 4) if prompt_depth is None else int(prompt_depth)
-    if depth > num_layers:
-        raise ValueError(f"prompt_depth is {depth}, but neuron {name!r} has {num_layers} layers")
-    return depth
+    return max(1, num_layers // 4) if prompt_depth is None else int(prompt_depth)
+
+
+def _folded(prompts: Tensor, trunk: TrunkOutput) -> Tensor:
+    """(batch, tokens, width) -> (batch * frames, tokens, width): every frame gets the same prompts."""
+    prompts = prompts.to(trunk.hidden_states)
+    return prompts.repeat_interleave(len(trunk.hidden_states) // len(prompts), dim=0)
 
 
 def _mean_of_tokens(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -281,4 +310,4 @@ def _mean_of_tokens(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
     return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
-__all__ = ["Neuron", "NeuronState", "NeuronTrunk", "crown_depth", "is_dispatched"]
+__all__ = ["Neuron", "crown_layers", "is_dispatched"]

@@ -1,54 +1,45 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Load neurons by hub id with stock Transformers classes, and save them beside a SEN."""
+"""Load one tower with stock Transformers classes, and complete a specification from a checkpoint's files."""
 
 import inspect
-import os
-import shutil
+import json
+import math
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import Any
 
+import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.utils import cached_file, logging
-from transformers.utils.hub import resolve_revision
 
 from .configuration_sen import NeuronSpec
-from .hub_files import (
-    cached_file_kwargs,
-    config_for,
-    hub_kwargs_of,
-    naming_errors,
-    quiet_transformers,
-    readable_weights,
-    tower_class_of,
-    tower_location,
-)
+from .hub_files import HubSource, naming_errors, quiet_transformers, readable_weights
 from .neuron import Neuron, is_dispatched
-from .neuron_registry import NEURON_ADAPTERS
+from .neuron_by_rule import adapter_for
+from .neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS
 
 logger = logging.get_logger(__name__)
 
+DEFAULT_LOGIT_SCALE = math.log(1 / 0.07)  # the initial scale of CLIP, for text towers that bring none
+_LOGIT_SCALES = ("logit_scale", "logit_scale_a")  # the latter: of sounds to texts, in CLAP
+
 
 def load_neuron(
-    spec: NeuronSpec,
-    prompt_depth: int | str | None = None,
-    base: str | None = None,
-    base_revision: str | None = None,
-    **kwargs: Any,
+    spec: NeuronSpec, prompt_depth: int | str | None = None, base: HubSource | None = None, **kwargs: Any
 ) -> Neuron:
     """Loads a neuron's tower with stock Transformers classes.
 
     Args:
         spec: what to load.
         prompt_depth: see [`SENConfig`].
-        base, base_revision: the SEN checkpoint that relative hub ids refer to.
+        base: the SEN checkpoint that relative hub ids refer to.
         kwargs: for `from_pretrained`: `dtype`, `attn_implementation`, `device_map`, `quantization_config`,
             `trust_remote_code`, `token`, `cache_dir`, `local_files_only`.
 
@@ -58,21 +49,18 @@ def load_neuron(
         RuntimeError: the checkpoint lacks weights of the tower (Transformers would leave them random).
         ValueError: the class, the submodule, the width or the modality does not fit the checkpoint.
     """
-    location, where = tower_location(spec, base, base_revision)
-    hub_kwargs = hub_kwargs_of(kwargs)
-    tower_class = tower_class_of(spec, hub_kwargs["trust_remote_code"])
+    source = HubSource.of_neuron(spec, base, kwargs)
+    tower_class = tower_class_of(spec, source.trust_remote_code)
     at_revision = f", revision {spec.revision!r}" if spec.revision else ""
     with naming_errors(f"neuron {spec.name!r} ({spec.hub_id}{at_revision})"):
-        commit = resolve_revision(location, where.get("revision"), **cached_file_kwargs(hub_kwargs))
-        if commit is not None:
-            where["revision"] = commit
-        config = AutoConfig.from_pretrained(location, **where, **hub_kwargs)
-        settings = {"dtype": spec.dtype or "auto", **kwargs}
+        source = source.at_commit()
+        config = AutoConfig.from_pretrained(source.location, **source.arguments)
+        settings = {"dtype": spec.dtype or "auto", **kwargs, **source.files}
         if spec.key_mapping:
             settings["key_mapping"] = spec.key_mapping
         settings |= {"config": config_for(tower_class, config), "ignore_mismatched_sizes": True}
-        with quiet_transformers(), readable_weights(location):
-            model, loading = tower_class.from_pretrained(location, output_loading_info=True, **where, **settings)
+        with quiet_transformers(), readable_weights(source.location):
+            model, loading = tower_class.from_pretrained(source.location, output_loading_info=True, **settings)
     missing = _missing_keys(spec, model, loading["missing_keys"])
     mismatched = sorted(key for key, *_ in loading.get("mismatched_keys", ()))
     if missing or mismatched:
@@ -85,8 +73,8 @@ def load_neuron(
     width = getattr(tower.config, "hidden_size", None)
     if width is not None and width != spec.hidden_size:
         raise ValueError(f"neuron {spec.name!r}: hidden_size is {spec.hidden_size}, but {spec.hub_id} has {width}")
-    projection = _load_projection(spec, model, location, {**where, **cached_file_kwargs(hub_kwargs)})
-    neuron = Neuron(spec, tower, projection, prompt_depth, getattr(commit, "resolved", commit))
+    projection = _load_projection(spec, model, source)
+    neuron = Neuron(spec, tower, projection, prompt_depth, source)
     if projection is not None and not is_dispatched(projection):
         projection.to(neuron.device, neuron.dtype)
     return neuron
@@ -117,14 +105,14 @@ def _part(spec: NeuronSpec, model: nn.Module, path: str) -> Any:
         raise ValueError(f"neuron {spec.name!r}: {path!r} is no module of {type(model).__name__} ({error})") from error
 
 
-def _load_projection(spec: NeuronSpec, model: nn.Module, location: str, where: dict[str, Any]) -> nn.Module | None:
+def _load_projection(spec: NeuronSpec, model: nn.Module, source: HubSource) -> nn.Module | None:
     if spec.projection is None:
         return None
     if not spec.projection.endswith(".safetensors"):
         return _part(spec, model, spec.projection)
     try:
-        with readable_weights(f"{location}/{spec.projection}"):
-            weights = load_file(str(cached_file(location, spec.projection, **where)))
+        with readable_weights(f"{source.location}/{spec.projection}"):
+            weights = load_file(str(source.file(spec.projection)))
     except OSError as error:
         raise OSError(f"neuron {spec.name!r}: {error}") from error
     layers = {
@@ -144,98 +132,188 @@ def _load_projection(spec: NeuronSpec, model: nn.Module, location: str, where: d
     return projection
 
 
-# Of a specification, what its weights are and how they are read.
-TOWER_SOURCE = ("hub_id", "revision", "class_name", "submodule", "key_mapping", "dtype", "projection")
+def tower_class_of(spec: NeuronSpec, trust_remote_code: bool) -> Any:
+    """The class that loads a neuron's tower.
 
-
-def is_same_tower(first: NeuronSpec, second: NeuronSpec) -> bool:
-    """Whether two neurons are loaded from the same weights in the same way, so that one tower serves both."""
-    return all(getattr(first, field) == getattr(second, field) for field in TOWER_SOURCE)
-
-
-# What else a tower needs to be fed, and comes along when it is saved beside a SEN.
-_PROCESSOR_FILES = (
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-)
-
-
-def save_neuron(
-    spec: NeuronSpec,
-    neuron: Neuron,
-    folder: str | os.PathLike,
-    base: str | None,
-    base_revision: str | None,
-    **kwargs: Any,
-) -> NeuronSpec:
-    """Writes a tower, its projection and its processor's files to `folder/neuron_NAME`.
-
-    Args:
-        kwargs: what the neuron was loaded with, see [`load_neuron`].
-
-    Returns:
-        The specification that finds it there.
+    Raises:
+        ValueError: no such class, or it is no model.
     """
-    target = Path(folder) / f"neuron_{spec.name}"
-    with quiet_transformers():
-        # As the tower names its weights: not as the checkpoint did, before a key mapping cut the tower out of it.
-        neuron.tower.save_pretrained(target, state_dict=_weights(neuron.tower), save_original_format=False)
-    if neuron.projection is not None:
-        weights = {name: weight.to("cpu").contiguous() for name, weight in _weights(neuron.projection).items()}
-        save_file(weights, target / "projection.safetensors", metadata={"format": "pt"})
-    location, where = tower_location(spec, base, base_revision)
-    where |= cached_file_kwargs(hub_kwargs_of(kwargs))
-    for name in _PROCESSOR_FILES:
-        found = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **where)
-        if found is not None:
-            shutil.copyfile(found, target / name)
-    return replace(
-        spec,
-        hub_id=f"./{target.name}",
-        revision=None,
-        class_name=_class_name(neuron.tower),
-        submodule=None,
-        key_mapping=None,
-        projection=None if neuron.projection is None else "projection.safetensors",
-        dtype=str(neuron.dtype).removeprefix("torch."),
+    try:
+        found = attrgetter(spec.class_name)(transformers)  # dotted for classes that Transformers does not export
+    except (AttributeError, ImportError):
+        found = None
+    if isinstance(found, type) and issubclass(found, PreTrainedModel):
+        return found
+    registered = getattr(AutoModel._model_mapping, "_extra_content", {})
+    for candidate in registered.values():
+        if candidate.__name__ == spec.class_name:
+            return candidate
+    if trust_remote_code:
+        return AutoModel
+    raise ValueError(
+        f"neuron {spec.name!r}: {spec.class_name!r} is neither a model of transformers {transformers.__version__} nor "
+        "registered with AutoModel.register (`sen --import FILE` runs what does); remote code needs "
+        "neuron_kwargs={...: {'trust_remote_code': True}}"
     )
 
 
-def _weights(module: nn.Module) -> dict[str, Any]:
-    """The state dict, with weights that hooks of accelerate bring one module at a time."""
-    weights: dict[str, Any] = {}
-    for path, part in module.named_modules():
-        hook: Any = getattr(part, "_hf_hook", None)
-        if hook is not None:
-            hook.pre_forward(part)
-        here = {f"{path}.{name}" if path else name: weight for name, weight in part.state_dict().items()}
-        weights |= {name: weight for name, weight in here.items() if not weight.is_meta}
-        if hook is not None:
-            hook.post_forward(part, None)
-    return weights
+def config_for(tower_class: Any, config: PreTrainedConfig) -> PreTrainedConfig:
+    """The part of a checkpoint's config that the tower's class wants (CLIP: vision_config).
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    wanted = getattr(tower_class, "config_class", None)
+    if wanted is None or isinstance(config, wanted):
+        return _with_timm_classes(config)
+    parts = _parts(config, wanted)
+    if len(parts) != 1:
+        found = f"{len(parts)} of them" if parts else f"a {type(config).__name__}"
+        raise ValueError(f"{tower_class.__name__} needs a {wanted.__name__}, but config.json has {found}")
+    if hasattr(config, "quantization_config"):
+        parts[0].quantization_config = config.quantization_config  # how the weights are to be read
+    if hasattr(parts[0], "projection_dim") and hasattr(config, "projection_dim"):
+        parts[0].projection_dim = config.projection_dim  # the whole model's rules; older parts carry a default
+    return _with_timm_classes(parts[0])
 
 
-def _class_name(tower: nn.Module) -> str:
-    kind = type(tower)
-    if hasattr(transformers, kind.__name__) or not kind.__module__.startswith("transformers."):
-        return kind.__name__
-    return f"{kind.__module__}.{kind.__name__}".removeprefix("transformers.")
+def _with_timm_classes(config: Any) -> Any:
+    """Where timm's wrapper stands inside (PE's video tower), Transformers 5.23 does not read how many classes it has."""
+    vision: Any = getattr(config, "vision_config", None)
+    if getattr(vision, "model_type", None) == "timm_wrapper" and hasattr(vision, "num_classes"):
+        vision.num_labels = vision.num_classes
+    return config
+
+
+def _parts(config: PreTrainedConfig, wanted: type) -> list[PreTrainedConfig]:
+    """A configuration's parts of one class; of their parts, where it has none itself (PE audio-video)."""
+    inner = [part for part in vars(config).values() if isinstance(part, PreTrainedConfig)]
+    found = [part for part in inner if isinstance(part, wanted)]
+    return found or [part for outer in inner for part in _parts(outer, wanted)]
+
+
+def resolve_spec(
+    neuron: str | Mapping[str, Any] | NeuronSpec, role: str = "tower", taken: tuple[str, ...] = (), **kwargs: Any
+) -> NeuronSpec:
+    """A full specification from a hub id or a partial dict, read from the checkpoint's config.json.
+
+    Args:
+        neuron: hub id, folder, or a dict with at least `hub_id`.
+        role: `"tower"` or `"text_tower"`.
+        taken: names already in use.
+        kwargs: as for [`load_neuron`].
+
+    Raises:
+        OSError: no such checkpoint.
+        ValueError: a checkpoint type that needs `class_name`.
+    """
+    if isinstance(neuron, NeuronSpec):
+        return neuron
+    given = {"hub_id": neuron} if isinstance(neuron, str) else dict(neuron)
+    if "hub_id" not in given:
+        raise ValueError(f"neuron {given!r}: expected a hub id or a dict with 'hub_id'")
+    probe = NeuronSpec.from_dict({"name": "unnamed", "modality": "image", "hidden_size": 1, "class_name": "", **given})
+    source = HubSource.of_neuron(probe, None, kwargs)
+    config = _read_config(given, probe, source)
+    known = CHECKPOINT_SPECS.get((config.model_type, role), {})
+    if given.get("class_name", known.get("class_name")) != known.get("class_name"):
+        known = {}  # how another class is cut out of the checkpoint
+    if "class_name" not in {**known, **given} and (config.model_type, "tower") in CHECKPOINT_SPECS:
+        raise ValueError(
+            f"{given['hub_id']}: no text tower of model type {config.model_type!r} is known; give class_name"
+        )
+    if "class_name" not in known and "class_name" not in given:
+        mapping: Any = AutoModel._model_mapping
+        if type(config) not in mapping:
+            raise ValueError(f"{given['hub_id']}: model type {config.model_type!r} has no base class; give class_name")
+        known = {"class_name": mapping[type(config)].__name__}
+    merged = {**known, **given}
+    tower_class = tower_class_of(NeuronSpec.from_dict({**probe.to_dict(), **merged}), source.trust_remote_code)
+    tower_config = config_for(tower_class, config)
+    adapter = NEURON_ADAPTERS.get(tower_config.model_type)
+    if adapter is None:
+        with torch.device("meta"):  # structure only: no weights are made
+            tower: Any = tower_class(tower_config)
+        tower = tower.get_submodule(merged["submodule"]) if merged.get("submodule") else tower
+        adapter = adapter_for(tower)
+        tower_config = tower.config
+    merged.setdefault("modality", "text" if role == "text_tower" else adapter.modality)
+    merged.setdefault("hidden_size", _width(tower_config, given["hub_id"]))
+    if merged["modality"] == "video":
+        merged.setdefault("num_frames", getattr(tower_config, "num_frames", None))
+    if merged["modality"] == "image":
+        merged.setdefault("num_frames", 8)
+    if not adapter.takes_prompts:
+        merged.setdefault("prompt_side", "after")
+    merged.setdefault("name", "class_text" if role == "text_tower" else _free_name(merged["modality"], taken))
+    return NeuronSpec.from_dict(merged)
+
+
+def _read_config(given: Mapping[str, Any], spec: NeuronSpec, source: HubSource) -> PreTrainedConfig:
+    at_revision = f"{given['hub_id']}, revision {spec.revision!r}" if spec.revision else given["hub_id"]
+    with naming_errors(f"neuron {given['name']!r} ({at_revision})" if "name" in given else at_revision):
+        try:
+            return AutoConfig.from_pretrained(source.location, **source.arguments)
+        except (OSError, ValueError):
+            _refuse_adapter(source)
+            raise
+
+
+def _refuse_adapter(source: HubSource) -> None:
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo", "connection_errors")}
+    path = cached_file(source.location, "adapter_config.json", **source.files, **quiet)
+    if path is not None:
+        with open(path) as file:
+            base = json.load(file).get("base_model_name_or_path")
+        raise ValueError(
+            f"found an adapter of {base} (adapter_config.json, no config.json), expected a whole model; peft's "
+            "merge_and_unload() makes one"
+        )
+
+
+def _width(config: PreTrainedConfig, hub_id: str) -> int:
+    width = getattr(config, "hidden_size", None)
+    if width is None:
+        width = (getattr(config, "hidden_sizes", None) or [None])[-1]  # convolutional towers: of the last stage
+    if width is None:
+        raise ValueError(
+            f"{hub_id}: model type {config.model_type!r} does not say the width of its tokens; give hidden_size"
+        )
+    return width
+
+
+def _free_name(modality: str, taken: tuple[str, ...]) -> str:
+    # A number without an underscore: "image_2" would begin with the inputs' prefix of "image".
+    base = "words" if modality == "text" else modality  # "text" is the class texts'
+    names = [base, *(f"{base}{number}" for number in range(2, len(taken) + 3))]
+    return next(name for name in names if name not in taken)
+
+
+def read_logit_scale(source: HubSource) -> float | None:
+    """The log similarity scale of a dual encoder's checkpoint; `None` where the checkpoint has none."""
+    # A tower cut out and saved alone keeps its scale in a file of its own.
+    names = ["logit_scale.safetensors", "model.safetensors"]
+    if (index := source.file("model.safetensors.index.json", optional=True)) is not None:
+        files = json.loads(index.read_text())["weight_map"]
+        names += [files[key] for key in _LOGIT_SCALES if key in files]
+    for name in names:
+        if (path := source.file(name, optional=True)) is None:
+            continue
+        with readable_weights(str(path)), safe_open(path, framework="pt") as file:
+            for key in _LOGIT_SCALES:
+                if key in file.keys():  # noqa: SIM118 (not a dict)
+                    return float(file.get_tensor(key))
+    if (path := source.file("pytorch_model.bin", optional=True)) is not None:
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return next((float(weights[key]) for key in _LOGIT_SCALES if key in weights), None)
+    return None
 
 
 __all__ = [
-    "TOWER_SOURCE",
-    "is_same_tower",
+    "DEFAULT_LOGIT_SCALE",
+    "config_for",
     "load_neuron",
-    "save_neuron",
+    "read_logit_scale",
+    "resolve_spec",
+    "tower_class_of",
 ]

@@ -2,24 +2,18 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """How each type of Transformers encoder becomes a neuron: where its layers are, its pooled output, its token grid.
 
-`register_neuron(model_type, ...)` adds a type in one line; a type that nobody registered is used by rule: modality and
-grid from what its class says that it reads, prompts after a trial on the meta device, where passes cost nothing. A checkpoint
-larger than the tower it holds (CLIP: image and text) is described by `register_checkpoint`.
+`register_neuron(model_type, ...)` adds a type in one line; a type that nobody registered is used by rule, see
+`neuron_by_rule.py`. A checkpoint larger than the tower it holds (CLIP: image and text) is described by `register_checkpoint`.
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import logging
-
-from .prompt_injection import PromptedTower
-
-logger = logging.get_logger(__name__)
+import transformers
+from torch import Tensor
 
 Grid = tuple[int, int, int]  # (t, h, w): time, height, width; (1, frequency, time) for sound, (1, 1, tokens) for text
 
@@ -87,6 +81,13 @@ def clap_inputs(config: Any, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"input_features": features, "is_longer": is_longer}
 
 
+def wavlm_position_bias(tower: Any, hidden_states: Tensor) -> tuple:
+    """The relative positions' bias, which the first layer computes and every layer returns for the next."""
+    batch, tokens, _ = hidden_states.shape
+    bias = tower.encoder.layers[0].attention.compute_bias(tokens, tokens)  # (heads, tokens, tokens)
+    return (bias.repeat(batch, 1, 1),)
+
+
 @dataclass(frozen=True)
 class NeuronAdapter:
     """How a tower of one model type is used.
@@ -106,7 +107,12 @@ class NeuronAdapter:
         fixed_frames: whether a clip must have the `num_frames` of the tower's configuration.
         tower_inputs: `tower_inputs(tower.config, inputs)`, the tower's keyword arguments, where they are more than its main
             input and a mask.
+        returned_beside: `returned_beside(tower, hidden_states)`, what the tower's layers return beside their hidden states,
+            where that is more than `None` and depends on the shape of `hidden_states` (batch, tokens, width) only.
         training_only: parameters that only training reads: checkpoints may lack them.
+        padding: the tokenizer's `padding`: `True` to the longest text of a batch, `"max_length"` for towers that were trained
+            on texts of one length.
+        seconds: `seconds(feature extractor)`, the longest sound that it makes one input of; `None`: its `chunk_length`.
     """
 
     modality: str
@@ -118,7 +124,10 @@ class NeuronAdapter:
     takes_prompts: bool = True
     fixed_frames: bool = False
     tower_inputs: Callable[[Any, Mapping[str, Tensor]], dict[str, Any]] | None = None
+    returned_beside: Callable[[Any, Tensor], tuple] | None = None
     training_only: tuple[str, ...] = ()
+    padding: bool | str = True
+    seconds: Callable[[Any], float] | None = None
 
 
 NEURON_ADAPTERS: dict[str, NeuronAdapter] = {}
@@ -155,125 +164,13 @@ def list_neurons() -> list[str]:
     return sorted(NEURON_ADAPTERS)
 
 
-def find_layers(tower: nn.Module, path: str | None = None) -> nn.ModuleList | None:
-    """The tower's transformer layers: at `path`, or the longest list of layers of one class.
-
-    Returns:
-        The list, or `None` where the tower has none.
-
-    Raises:
-        ValueError: what stands at `path` is no list of layers.
-    """
-    if path is not None:
-        layers = tower.get_submodule(path)
-        if not isinstance(layers, nn.ModuleList):
-            raise ValueError(f"{type(tower).__name__}.{path}: found {type(layers).__name__}, expected a ModuleList")
-        return layers
-    longest = None
-    for module in tower.modules():
-        if not isinstance(module, nn.ModuleList) or len(module) == 0:
-            continue
-        kinds = {type(layer) for layer in module}
-        if len(kinds) != 1 or not issubclass(kinds.pop(), GradientCheckpointingLayer):
-            continue
-        if longest is None or len(module) > len(longest):
-            longest = module
-    return longest
-
-
-def modules_below(tower: nn.Module, paths: tuple[str, ...] | None) -> list[nn.Module]:
-    """The modules in front of a tower's layers, see [`NeuronAdapter`]."""
-    if paths is None:
-        embeddings = getattr(tower, "embeddings", None)
-        return [embeddings] if isinstance(embeddings, nn.Module) else []
-    found = [tower.get_submodule(path) for path in paths]
-    return [part for module in found for part in (module if isinstance(module, nn.ModuleList) else [module])]
-
-
-def adapter_for(tower: nn.Module) -> NeuronAdapter:
-    """The registered adapter of the tower's model type, or one made by rule (said in a warning)."""
-    model_type = getattr(tower.config, "model_type", type(tower).__name__)
-    if model_type in NEURON_ADAPTERS:
-        return NEURON_ADAPTERS[model_type]
-    modality, layers = _modality_of(tower), find_layers(tower)
-    side = None if layers is None else _prompt_side(tower, modality)
-    if layers is None:
-        how = "after the tower: no list of identical transformer layers"
-    elif side is None:
-        how = f"after the tower: its {len(layers)} layers take no other tokens"
-    else:
-        how = f"{len(layers)} layers"
-    logger.warning_once(
-        f"model type {model_type!r} is not registered as a neuron and is used by rule ({how}); "
-        "register_neuron(...) makes it exact"
-    )
-    grid: Any = sequence_grid if modality == "text" else None
-    if side is not None and modality == "image" and hasattr(tower.config, "patch_size"):
-        grid = image_grid
-    if side is not None and modality == "video" and hasattr(tower.config, "tubelet_size"):
-        grid = clip_grid
-    return NeuronAdapter(
-        modality=modality,
-        grid=grid,
-        folds_frames=modality == "image",
-        prompt_side=side or "prefix",
-        takes_prompts=side is not None,
-        fixed_frames=modality == "video" and getattr(tower.config, "num_frames", None) is not None,
-    )
-
-
-def _modality_of(tower: nn.Module) -> str:
-    """What a tower reads: `image`, `video`, `audio` or `text`."""
-    modalities: Any = getattr(tower, "input_modalities", "text")
-    said = (modalities,) if isinstance(modalities, str) else tuple(modalities)
-    main_input: Any = getattr(tower, "main_input_name", "input_ids")
-    if main_input == "pixel_values_videos" or (main_input == "pixel_values" and hasattr(tower.config, "num_frames")):
-        return "video"
-    if main_input == "pixel_values":
-        return "video" if said[0] == "video" else "image"
-    return "audio" if main_input in ("input_values", "input_features") or said[0] == "audio" else "text"
-
-
-def _prompt_side(tower: nn.Module, modality: str) -> str | None:
-    """Where the tower lets prompts stand; `None` where its layers take no other tokens, or it cannot run without values."""
-    config: Any = copy.deepcopy(tower.config)
+def adapter_of_class(class_name: str) -> NeuronAdapter | None:
+    """The adapter of a Transformers class, by the model type of its configuration; `None` where nobody registered one."""
     try:
-        with torch.device("meta"), torch.no_grad():
-            trial: Any = type(tower)(config)
-            trial.set_attn_implementation("eager")  # its masks are made without looking at values
-            inputs = _trial_inputs(trial, modality)
-            plain = trial.eval()(**inputs).last_hidden_state
-    except Exception:  # whatever a tower raises that looks at values
+        model_class: Any = attrgetter(class_name)(transformers)  # dotted for classes that Transformers does not export
+    except (AttributeError, ImportError):
         return None
-    layers = find_layers(trial)
-    assert layers is not None  # as in the tower itself
-    for side in ("prefix", "suffix"):
-        prompted = PromptedTower(trial, layers, len(layers) - 1, modules_below(trial, None), side)
-        try:
-            with torch.device("meta"), torch.no_grad():
-                _, trunk = prompted.first_pass(inputs)
-                outputs = prompted.prompted_pass(trunk, torch.empty(1, 2, config.hidden_size))
-        except Exception:  # whatever a tower raises when it meets tokens that it has no place for
-            continue
-        if outputs.last_hidden_state.shape == plain.shape:
-            return side
-    return None
-
-
-def _trial_inputs(tower: Any, modality: str) -> dict[str, Tensor]:
-    config: Any = tower.config
-    shape: list[int] = [1]
-    if modality == "text":
-        return {"input_ids": torch.ones(1, 8, dtype=torch.long)}
-    if modality == "audio" and tower.main_input_name == "input_values":
-        shape += [16_000]
-    elif modality == "audio":
-        shape += [200, getattr(config, "num_mel_bins", getattr(config, "feature_projection_input_dim", 80))]
-    else:
-        size: Any = getattr(config, "image_size", getattr(config, "crop_size", 224))
-        shape += [getattr(config, "num_frames", 8)] if modality == "video" else []
-        shape += [getattr(config, "num_channels", 3), *([size, size] if isinstance(size, int) else size)]
-    return {tower.main_input_name: torch.empty(shape)}
+    return NEURON_ADAPTERS.get(getattr(getattr(model_class, "config_class", None), "model_type", ""))
 
 
 # Frames folded into the batch. DINOv3 turns the last tokens by their place, so that prompts must stand in front.
@@ -305,7 +202,12 @@ register_neuron("pe_video_encoder", "video", frame_grid, layers="layers", below=
 # Its divided attention reshapes tokens to the grid, so that it takes no others; they stand place by place, not in time.
 register_neuron("timesformer", "video", None, takes_prompts=False)
 
-register_neuron("audio-spectrogram-transformer", "audio", spectrogram_grid)
+register_neuron(
+    "audio-spectrogram-transformer",
+    "audio",
+    spectrogram_grid,
+    seconds=lambda extractor: extractor.max_length * 0.010 + 0.015,  # windows of 25 ms, 10 ms apart
+)
 register_neuron("whisper", "audio", None, layers="layers", below=("conv1", "conv2"))
 _WAVES: dict[str, Any] = {
     "layers": "encoder.layers",
@@ -314,17 +216,25 @@ _WAVES: dict[str, Any] = {
 }
 register_neuron("wav2vec2", "audio", None, **_WAVES)
 register_neuron("hubert", "audio", None, **_WAVES)
-register_neuron("wavlm", "audio", None, **_WAVES)
+register_neuron("wavlm", "audio", None, **_WAVES, returned_beside=wavlm_position_bias)
 register_neuron("pe_audio_encoder", "audio", None, layers="layers", below=("embedder", "patch_embedder"))
 # Its windows are cut from the plane of the spectrogram: no place for other tokens.
-register_neuron("clap_audio_model", "audio", None, takes_prompts=False, tower_inputs=clap_inputs)
+register_neuron(
+    "clap_audio_model",
+    "audio",
+    None,
+    takes_prompts=False,
+    tower_inputs=clap_inputs,
+    seconds=lambda extractor: extractor.max_length_s,
+)
 
 register_neuron("bert", "text", sequence_grid)
 register_neuron("modernbert", "text", sequence_grid)
 register_neuron("clip_text_model", "text", sequence_grid)
 register_neuron("metaclip_2_text_model", "text", sequence_grid)
-register_neuron("siglip_text_model", "text", sequence_grid)
-register_neuron("siglip2_text_model", "text", sequence_grid)
+# Trained on texts padded to the full length, without a mask.
+register_neuron("siglip_text_model", "text", sequence_grid, padding="max_length")
+register_neuron("siglip2_text_model", "text", sequence_grid, padding="max_length")
 register_neuron("clap_text_model", "text", sequence_grid)
 
 _VISION = {"submodule": "vision_model", "projection": "visual_projection"}
@@ -356,14 +266,13 @@ register_checkpoint("depth_anything", "Dinov2Model", key_mapping={r"^backbone\."
 __all__ = [
     "CHECKPOINT_SPECS",
     "NEURON_ADAPTERS",
+    "Grid",
     "NeuronAdapter",
-    "adapter_for",
+    "adapter_of_class",
     "clip_grid",
-    "find_layers",
     "frame_grid",
     "image_grid",
     "list_neurons",
-    "modules_below",
     "register_checkpoint",
     "register_neuron",
     "sequence_grid",

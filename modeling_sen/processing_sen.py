@@ -24,7 +24,6 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers.utils import logging
-from transformers.utils.hub import resolve_revision
 
 from .audio_io import read_audio
 from .checkpoint_folder import replaced_folder
@@ -32,8 +31,9 @@ from .clip_inputs import as_frames, clip_entries, is_clip_batch, is_file
 from .configuration_sen import NeuronSpec, SENConfig
 from .depth_estimation import DepthEstimator
 from .frame_transform import FrameTransform, hub_settings
-from .hub_files import tower_location
+from .hub_files import HubSource
 from .media_source import open_media_source
+from .neuron_registry import adapter_of_class
 from .video_io import FrameRequest, VideoFrames, read_video
 
 logger = logging.get_logger(__name__)
@@ -54,24 +54,22 @@ class SENProcessor(ProcessorMixin):
     Args:
         config: the SEN's configuration; sizes, means and sampling rates come from the neurons' own hub processors,
             overridden by each neuron's `preprocessing`.
-        base, base_revision: checkpoint and commit that relative hub ids refer to.
-        hub_kwargs: `token`, `cache_dir`, `local_files_only` for the neurons' processors.
+        source: the checkpoint that relative hub ids refer to, and how files of the neurons' processors are fetched.
     """
 
-    def __init__(
-        self,
-        config: SENConfig,
-        base: str | None = None,
-        base_revision: str | None = None,
-        hub_kwargs: Mapping[str, Any] | None = None,
-    ):
+    def __init__(self, config: SENConfig, source: HubSource | None = None):
         super().__init__()
-        self.config = config
-        self.base, self.base_revision, self.hub_kwargs = base, base_revision, dict(hub_kwargs or {})
+        self.config, self.source = config, source
+        self._fetch = {} if source is None else source.fetch
         self._specs = config.neuron_specs
         estimator = config.depth_estimator
-        self._estimator = None if estimator is None else DepthEstimator(estimator, self.hub_kwargs)
+        self._estimator = None if estimator is None else DepthEstimator(estimator, self._fetch)
         self._parts: dict[str, Any] = {}  # neuron -> transform, feature extractor or tokenizer, made when first used
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of the checkpoint that it was loaded from, where that is a Hub repository."""
+        return None if self.source is None else self.source.commit
 
     # --- clips -------------------------------------------------------------------------------------------------------
 
@@ -182,11 +180,12 @@ class SENProcessor(ProcessorMixin):
         extractor = self._extractor(spec)
         spans = [frames.span for (_, number), frames in seen.items() if number == view[0]]
         span = (min(start for start, _ in spans), max(end for _, end in spans)) if spans else None
-        sound = read_audio(source, extractor.sampling_rate, _heard(span, extractor, *view))
+        longest = _longest_sound(spec, extractor)
+        sound = read_audio(source, extractor.sampling_rate, _stretch(span, longest, *view))
         if not sound.present:
             logger.warning_once(f"some clips have no sound: neuron {spec.name!r} is left out for them")
             return
-        samples = sound.samples[: round(_room(extractor) * extractor.sampling_rate)]
+        samples = sound.samples[: round(longest * extractor.sampling_rate)]
         features = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="np")
         name = extractor.model_input_names[0]
         inputs[f"{spec.name}_input_features"] = torch.from_numpy(np.asarray(features[name][0], dtype=np.float32))
@@ -235,15 +234,15 @@ class SENProcessor(ProcessorMixin):
 
     def _tokens(self, spec: NeuronSpec, texts: list[str]) -> tuple[Tensor, Tensor]:
         """(texts, tokens) token ids and their mask, cut at the tower's longest."""
-        # SigLIP was trained on texts padded to the full length, without a mask.
-        padding = "max_length" if spec.class_name.startswith("Siglip") else True
+        adapter = adapter_of_class(spec.class_name)
+        padding = True if adapter is None else adapter.padding
         tokens = self._tokenizer(spec)(texts, padding=padding, truncation=True, return_tensors="pt")
         mask = tokens.get("attention_mask")
         return tokens["input_ids"], torch.ones_like(tokens["input_ids"]) if mask is None else mask
 
     # --- the neurons' own processors ---------------------------------------------------------------------------------
 
-    def _part(self, spec: NeuronSpec, make: Callable[[str, dict[str, Any]], Any]) -> Any:
+    def _part(self, spec: NeuronSpec, make: Callable[[HubSource], Any]) -> Any:
         """A neuron's own preprocessing, made of its hub checkpoint's files when first used.
 
         Raises:
@@ -251,18 +250,16 @@ class SENProcessor(ProcessorMixin):
             ValueError: its files are damaged, or do not say what is needed.
         """
         if spec.name not in self._parts:
-            location, where = tower_location(spec, self.base, self.base_revision)
+            source = HubSource.of_neuron(spec, self.source, self._fetch)
             try:
-                self._parts[spec.name] = make(location, {**where, **self.hub_kwargs})
+                self._parts[spec.name] = make(source)
             except (OSError, ValueError) as error:
                 kind = OSError if isinstance(error, OSError) else ValueError
                 raise kind(f"neuron {spec.name!r} ({spec.hub_id}): {error}") from error
         return self._parts[spec.name]
 
     def _transform(self, spec: NeuronSpec) -> FrameTransform:
-        return self._part(
-            spec, lambda location, where: FrameTransform.from_settings(hub_settings(location, where), spec)
-        )
+        return self._part(spec, lambda source: FrameTransform.from_settings(hub_settings(source), spec))
 
     def frame_size(self, neuron: str) -> tuple[int, int]:
         """(height, width) of the pixel values that a neuron of images or video is given.
@@ -278,7 +275,7 @@ class SENProcessor(ProcessorMixin):
         return size
 
     def _extractor(self, spec: NeuronSpec) -> Any:
-        return self._part(spec, lambda location, where: AutoFeatureExtractor.from_pretrained(location, **where))
+        return self._part(spec, lambda source: AutoFeatureExtractor.from_pretrained(source.location, **source.files))
 
     def _tokenizer(self, spec: NeuronSpec) -> Any:
         return self._part(spec, _load_tokenizer)
@@ -296,18 +293,15 @@ class SENProcessor(ProcessorMixin):
         name = os.fspath(pretrained_model_name_or_path)
         if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
             raise FileNotFoundError(f"{name}: no such checkpoint folder")
-        passed_on = ("token", "cache_dir", "local_files_only")
-        hub_kwargs: dict[str, Any] = {key: value for key, value in kwargs.items() if key in passed_on}
+        source = HubSource.of(name, kwargs).at_commit()
+        source = replace(source, revision=source.commit)
         try:
-            found = resolve_revision(name, kwargs.get("revision"), **hub_kwargs)
-            revision = getattr(found, "resolved", None) or found
-            where: dict[str, Any] = {"revision": revision or "main", **hub_kwargs}
-            settings, _ = PreTrainedConfig.get_config_dict(name, **where)
+            settings, _ = PreTrainedConfig.get_config_dict(source.location, **source.files)
         except OSError as error:
             raise OSError(f"{name}: {error}") from error
         if (model_type := settings.get("model_type")) != SENConfig.model_type:
             raise ValueError(f"{name}: its model type is {model_type!r}, expected 'sen'")
-        return cls(SENConfig.from_pretrained(name, **where), name, revision, hub_kwargs)
+        return cls(SENConfig.from_pretrained(source.location, **source.files), source)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:  # type: ignore[override]
         """Saves `processor_config.json`, and `config.json` where the folder has none."""
@@ -342,23 +336,22 @@ def _every(frames: VideoFrames, view: int, num_views: int) -> VideoFrames:
     return replace(frames, frames=frames.frames[chosen], times=frames.times[chosen], indices=frames.indices[chosen])
 
 
-def _heard(span: tuple[float, float] | None, extractor: Any, view: int, num_views: int) -> tuple[float, float] | None:
-    """The stretch of a long span that a feature extractor has room for, around the middle of the view's part of it."""
-    room = _room(extractor)
-    if span is None or span[1] - span[0] <= room:
+def _stretch(
+    span: tuple[float, float] | None, longest: float, view: int, num_views: int
+) -> tuple[float, float] | None:
+    """At most the `longest` seconds of a span, around the middle of the view's part of it."""
+    if span is None or span[1] - span[0] <= longest:
         return span
     middle = span[0] + (span[1] - span[0]) * (view + 0.5) / num_views
-    start = min(max(middle - room / 2, span[0]), span[1] - room)
-    return start, start + room
+    start = min(max(middle - longest / 2, span[0]), span[1] - longest)
+    return start, start + longest
 
 
-def _room(extractor: Any) -> float:
-    """Seconds that a feature extractor makes one input of; those that know no bound read waveforms of any length."""
-    kind = type(extractor).__name__
-    if kind == "ASTFeatureExtractor":
-        return extractor.max_length * 0.010 + 0.015  # windows of 25 ms, 10 ms apart
-    if kind == "ClapFeatureExtractor":
-        return extractor.max_length_s
+def _longest_sound(spec: NeuronSpec, extractor: Any) -> float:
+    """Seconds that a neuron's feature extractor makes one input of; those without a bound read waveforms of any length."""
+    adapter = adapter_of_class(spec.class_name)
+    if adapter is not None and adapter.seconds is not None:
+        return adapter.seconds(extractor)
     return getattr(extractor, "chunk_length", None) or LONGEST_SOUND
 
 
@@ -371,10 +364,10 @@ def _stacked(rows: Sequence[Tensor | None], absent: float) -> Tensor:
     return torch.stack([torch.nn.functional.pad(row, (0, length - row.shape[-1])) for row in full])
 
 
-def _load_tokenizer(location: str, where: Mapping[str, Any]) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(location, **where)
+def _load_tokenizer(source: HubSource) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(source.location, **source.files)
     if tokenizer.model_max_length > LONGEST_TEXT:  # it was saved without: what the tower has positions for
-        config = AutoConfig.from_pretrained(location, **where)
+        config = AutoConfig.from_pretrained(source.location, **source.files)
         config = getattr(config, "text_config", config)
         tokenizer.model_max_length = getattr(config, "max_position_embeddings", LONGEST_TEXT)
     return tokenizer

@@ -1,9 +1,9 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Run a frozen tower once up to the prompt site, and its crown again with prompts, through the tower's own forward.
+"""Run a frozen tower once, and its crown again with prompts, through the tower's own forward.
 
-Hooks capture what enters the layer at the site (the trunk's output). For a prompted pass the embeddings and the layers
-below the site are bypassed, prompts join the tokens at the site, and are taken off again behind the last layer.
+Hooks capture what enters the crown's first layer (the trunk's output). For a prompted pass the embeddings and the trunk's
+layers are bypassed, prompts join the tokens where the crown begins, and are taken off again behind its last layer.
 """
 
 import inspect
@@ -12,23 +12,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-# Hooks sit on the tower itself, where a pass of another thread would run into them: one pass at a time.
-ONE_PASS = threading.RLock()
+# Hooks sit on the tower itself, where a pass of another thread, or of another neuron on the same tower, would run into them.
+_LOCKS: "WeakKeyDictionary[nn.Module, threading.RLock]" = WeakKeyDictionary()  # type: ignore[valid-type]
+
+
+def one_pass(tower: nn.Module) -> Any:
+    """The lock of a tower, held during each of its passes."""
+    return _LOCKS.setdefault(tower, threading.RLock())
 
 
 @dataclass
-class Trunk:
-    """What a prompted pass needs of the unprompted one.
+class TrunkOutput:
+    """What a prompted pass needs of the first one.
 
     Attributes:
-        hidden_states: (batch, tokens, width), the input of the layer at the prompt site.
+        hidden_states: (batch, tokens, width), the input of the crown's first layer.
         inputs: the tower's keyword inputs.
-        rest: what the layer below the site returned behind its hidden states (WavLM: the relative positions' bias);
-            `None` where layers return hidden states alone, or the site is the first.
+        rest: what the trunk's last layer returned beside its hidden states (WavLM: the relative positions' bias); `None`
+            where layers return hidden states alone, or all layers are the crown's.
         below: outputs of the modules in front of the layers. Nothing reads their values: they are on the meta device.
     """
 
@@ -38,51 +44,80 @@ class Trunk:
     below: list[Any]
 
 
+class DroppedLayer(nn.Module):
+    """Stands for a trunk's layer whose weights were freed."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("the layers below the prompts were dropped: this tower runs on stored first looks only")
+
+
 class PromptedTower:
-    """A tower cut at its prompt site.
+    """A tower cut into trunk and crown.
 
     Args:
         tower: the frozen module.
         layers: its transformer layers, in order.
-        site: index of the first crown layer, 0 .. len(layers) - 1.
+        prompt_depth: number of layers in the crown, 1 .. the number of layers that run.
         below: modules in front of the layers, whose outputs only the layers read: bypassed in prompted passes.
         prompt_side: where prompts stand among the tokens, `prefix` or `suffix`.
+        output_layer: see [`NeuronSpec`]; layers above it are never run.
+
+    Raises:
+        ValueError: the tower has fewer layers.
     """
 
     def __init__(
-        self, tower: nn.Module, layers: nn.ModuleList, site: int, below: Sequence[nn.Module], prompt_side: str
+        self,
+        tower: nn.Module,
+        layers: nn.ModuleList,
+        prompt_depth: int,
+        below: Sequence[nn.Module],
+        prompt_side: str,
+        output_layer: int | None = None,
     ):
-        if not 0 <= site < len(layers):
-            raise ValueError(f"prompt site {site} is outside the tower's {len(layers)} layers")
-        self.tower, self.layers, self.site, self.prompt_side = tower, layers, site, prompt_side
-        self.below = list(below)
+        self.tower, self.all_layers, self.prompt_side, self.below = tower, layers, prompt_side, list(below)
+        self.output_layer = output_layer
+        self.num_layers = layers_to_run(len(layers), output_layer)
+        if not 1 <= prompt_depth <= self.num_layers:
+            raise ValueError(f"prompt_depth is {prompt_depth}, expected 1 to {self.num_layers}, the tower's layers")
+        self.prompt_depth = prompt_depth
 
-    def first_pass(self, inputs: dict[str, Any]) -> tuple[Any, Trunk]:
-        """The tower's own pass; returns its outputs and the trunk's."""
+    @property
+    def trunk(self) -> list[nn.Module]:
+        """Layers below the prompts, run once."""
+        return list(self.all_layers)[: self.num_layers - self.prompt_depth]
+
+    @property
+    def crown(self) -> list[nn.Module]:
+        """Layers from the prompts up, run once in each round."""
+        return list(self.all_layers)[self.num_layers - self.prompt_depth : self.num_layers]
+
+    def first_pass(self, inputs: dict[str, Any]) -> tuple[Any, TrunkOutput]:
+        """The tower's own pass; returns its outputs, as of [`run_to_output_layer`], and the trunk's."""
         entered: list[Tensor] = []
         left: list[Any] = []
         below: list[list[Any]] = [[] for _ in self.below]
         with ExitStack() as stack:
-            stack.enter_context(ONE_PASS)
-            handle = self.layers[self.site].register_forward_pre_hook(
+            stack.enter_context(one_pass(self.tower))
+            handle = self.crown[0].register_forward_pre_hook(
                 lambda module, args, kwargs: entered.append(_hidden_states(args, kwargs)), with_kwargs=True
             )
             stack.enter_context(_hook(handle))
-            if self.site > 0:
-                stack.enter_context(_hook(self.layers[self.site - 1].register_forward_hook(_keep_rest(left))))
+            if self.trunk:
+                stack.enter_context(_hook(self.trunk[-1].register_forward_hook(_keep_rest(left))))
             for module, shapes in zip(self.below, below, strict=True):
                 stack.enter_context(_hook(module.register_forward_hook(_keep_shapes(shapes))))
-            outputs = self.tower(**inputs)
+            outputs = run_to_output_layer(self.tower, self.all_layers, self.output_layer, inputs)
         if len(entered) != 1:
-            raise RuntimeError(f"{type(self.tower).__name__}: layer {self.site} ran {len(entered)} times in one pass")
+            raise RuntimeError(f"{type(self.tower).__name__}: a layer ran {len(entered)} times in one pass")
         if any(len(shapes) != 1 for shapes in below):
             raise RuntimeError(
                 f"{type(self.tower).__name__}: modules below the layers did not run once each in a pass"
             )
         rest = left[0] if left else None
-        return outputs, Trunk(entered[0], inputs, rest, [shapes[0] for shapes in below])
+        return outputs, TrunkOutput(entered[0], inputs, rest, [shapes[0] for shapes in below])
 
-    def prompted_pass(self, trunk: Trunk, prompts: Tensor) -> Any:
+    def prompted_pass(self, trunk: TrunkOutput, prompts: Tensor) -> Any:
         """Runs the crown over `[prompts ; trunk.hidden_states]`; returns the tower's outputs, as of an unprompted pass.
 
         Args:
@@ -107,26 +142,34 @@ class PromptedTower:
             return (hidden_states, *rest) if rest is not None else hidden_states
 
         with ExitStack() as stack:
-            stack.enter_context(ONE_PASS)
+            stack.enter_context(one_pass(self.tower))
             stack.enter_context(self._trunk_bypassed(trunk))
-            for index in range(self.site, len(self.layers)):
-                hook = enter if index == self.site else stay
-                handle = self.layers[index].register_forward_pre_hook(hook, with_kwargs=True)
+            for index, layer in enumerate(self.crown):
+                handle = layer.register_forward_pre_hook(enter if index == 0 else stay, with_kwargs=True)
                 stack.enter_context(_hook(handle))
             # First of the layer's hooks: what else listens (captured hidden states) must not see the prompts.
-            stack.enter_context(_hook(self.layers[-1].register_forward_hook(leave, prepend=True)))
-            return self.tower(**trunk.inputs)
+            stack.enter_context(_hook(self.crown[-1].register_forward_hook(leave, prepend=True)))
+            return run_to_output_layer(self.tower, self.all_layers, self.output_layer, trunk.inputs)
 
-    def shifted_pass(self, trunk: Trunk, shift: Tensor) -> Any:
+    def shifted_pass(self, trunk: TrunkOutput, shift: Tensor) -> Any:
         """Runs the crown over `trunk.hidden_states + shift`, with shift (batch, 1, width); returns the tower's outputs."""
 
         def enter(module, args, kwargs):
             return _replace_hidden_states(args, kwargs, trunk.hidden_states + shift)
 
-        with ONE_PASS, self._trunk_bypassed(trunk):
-            handle = self.layers[self.site].register_forward_pre_hook(enter, with_kwargs=True)
-            with _hook(handle):
-                return self.tower(**trunk.inputs)
+        with ExitStack() as stack:
+            stack.enter_context(one_pass(self.tower))
+            stack.enter_context(self._trunk_bypassed(trunk))
+            stack.enter_context(_hook(self.crown[0].register_forward_pre_hook(enter, with_kwargs=True)))
+            return run_to_output_layer(self.tower, self.all_layers, self.output_layer, trunk.inputs)
+
+    def drop_trunk(self) -> int:
+        """Frees the trunk's layers: from now on the tower runs on stored first looks only. Returns bytes freed."""
+        freed = 0
+        for index, layer in enumerate(self.trunk):
+            freed += sum(parameter.nbytes for parameter in layer.parameters())
+            self.all_layers[index] = DroppedLayer()
+        return freed
 
     def _join(self, prompts: Tensor, hidden_states: Tensor) -> Tensor:
         prompts = prompts.to(hidden_states)
@@ -134,15 +177,47 @@ class PromptedTower:
         return torch.cat(parts, dim=1)  # (batch, prompt_tokens + tokens, width)
 
     @contextmanager
-    def _trunk_bypassed(self, trunk: Trunk) -> Iterator[None]:
-        """Lower layers hand on the stored hidden states, what is below them zeros: their cost is not paid again."""
-        handed_on = trunk.hidden_states if trunk.rest is None else (trunk.hidden_states, *trunk.rest)
+    def _trunk_bypassed(self, trunk: TrunkOutput) -> Iterator[None]:
+        """Lower layers return the stored hidden states, modules below them zeros: their cost is not paid again."""
+        stored = trunk.hidden_states if trunk.rest is None else (trunk.hidden_states, *trunk.rest)
         with ExitStack() as stack:
             for module, shapes in zip(self.below, trunk.below, strict=True):
                 stack.enter_context(_forward_replaced(module, _zeros(shapes, trunk.hidden_states.device)))
-            for layer in self.layers[: self.site]:
-                stack.enter_context(_forward_replaced(layer, lambda *args, **kwargs: handed_on))
+            for layer in self.trunk:
+                stack.enter_context(_forward_replaced(layer, lambda *args, **kwargs: stored))
             yield
+
+
+def layers_to_run(num_layers: int, output_layer: int | None) -> int:
+    """How many of a tower's layers run, counted from the bottom.
+
+    Raises:
+        ValueError: the tower has no such layer.
+    """
+    run = num_layers if output_layer is None else output_layer if output_layer > 0 else num_layers + 1 + output_layer
+    if not 1 <= run <= num_layers:
+        raise ValueError(f"output_layer is {output_layer}, but the tower has {num_layers} layers")
+    return run
+
+
+def run_to_output_layer(
+    tower: nn.Module, layers: nn.ModuleList | None, output_layer: int | None, inputs: dict[str, Any]
+) -> Any:
+    """The tower's outputs; with an `output_layer`, that layer's output is their `last_hidden_state`, without a pooled output.
+
+    The layers above return what they are given, so that whatever follows them in the tower's forward still runs.
+    """
+    if output_layer is None or layers is None:
+        return tower(**inputs)
+    count, found = layers_to_run(len(layers), output_layer), []
+    with ExitStack() as stack:
+        handle = layers[count - 1].register_forward_hook(lambda module, args, output: found.append(output))
+        stack.enter_context(_hook(handle))
+        for layer in layers[count:]:
+            stack.enter_context(_forward_replaced(layer, lambda *args, **kwargs: found[0]))
+        outputs = tower(**inputs)
+    outputs.last_hidden_state, outputs.pooler_output = _split_output(found[0])[0], None
+    return outputs
 
 
 @contextmanager
@@ -258,4 +333,4 @@ def _extend_mask(mask: Any, count: int, tokens: int, side: str) -> Any:
     return _beside(mask, visible.expand(*mask.shape[:-1], count), side, -1)
 
 
-__all__ = ["ONE_PASS", "PromptedTower", "Trunk"]
+__all__ = ["DroppedLayer", "PromptedTower", "TrunkOutput", "layers_to_run", "one_pass", "run_to_output_layer"]

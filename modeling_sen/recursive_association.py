@@ -1,19 +1,30 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Recursive Association: integrate what all neurons know, distribute it to each of them, prompt each to look again.
+"""Recursive Association: integrate all neurons' features, distribute the result to each neuron, prompt it to look again.
 
-The three steps are the paper's (arXiv 2506.07576); the equations are our reading of them. Variants of a step are entries
-of `INTEGRATE` and `DISTRIBUTE`.
+The three steps are the paper's (arXiv 2506.07576); the equations are our reading of them. The variants of a step are the
+entries of a dictionary of modules, to which anyone may add; a configuration names them:
+
+- `INTEGRATE`: `module(config, first)`, called with (states, present), gives knowledge (batch, hidden_size);
+- `DISTRIBUTE`: `module(config, spec, first)`, one for each neuron, called with (knowledge, summary), gives the neuron's
+  context (batch, prompt_tokens, bottleneck);
+- `PROMPT`: `module(config, spec)`, one for each neuron, called with (neuron, look, context), gives the neuron's next state.
+  Its class attribute `records` names what the first look must record for it.
+
+`first` is true in the first round, whose states have no answers. A module with bare parameters initialises them in
+`init_own_weights(std)`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
-from .configuration_sen import SENConfig
-from .neuron import NeuronState
+from .configuration_sen import NeuronSpec, SENConfig
+from .first_look import CROWN_INPUT, FirstLook, NeuronState
+from .neuron import Neuron
 
 
 def masked_mean(vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
@@ -42,8 +53,8 @@ def masked_mean(vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]) ->
 class StateReader(nn.Module):
     """`LayerNorm(W r + [W_1 A_1; ...; W_P A_P])`: a neuron's pooled output and, where read, its answers side by side.
 
-    Each answer has a slice of knowledge to itself, so that prompts can ask for different things; read as their mean, chains
-    of two encoders were learned by some seeds only (docs/association.md). The weights are as many.
+    Each answer is mapped to a slice of knowledge of its own, so that prompts can query different things; read as their mean,
+    chains of two encoders were learned by some seeds only (docs/association.md). The number of weights is the same.
 
     Args:
         width: of the neuron.
@@ -55,14 +66,18 @@ class StateReader(nn.Module):
         super().__init__()
         self.linear = nn.Linear(width, hidden_size)
         self.norm = nn.LayerNorm(hidden_size)
-        self.answers = (
+        self.answer_weight = (
             nn.Parameter(torch.zeros(num_answers, width, hidden_size // num_answers)) if num_answers else None
         )
 
+    def init_own_weights(self, std: float) -> None:
+        if self.answer_weight is not None:
+            init.normal_(self.answer_weight, std=std)
+
     def forward(self, state: NeuronState) -> Tensor:
         read = self.linear(state.pooler_output.to(self.linear.weight))  # (batch, hidden_size)
-        if self.answers is not None and state.answers is not None:
-            slices = torch.einsum("bpw,pwh->bph", state.answers.to(self.answers), self.answers).flatten(1)
+        if self.answer_weight is not None and state.answers is not None:
+            slices = torch.einsum("bpw,pwh->bph", state.answers.to(self.answer_weight), self.answer_weight).flatten(1)
             read = read + nn.functional.pad(slices, (0, read.shape[-1] - slices.shape[-1]))
         return self.norm(read)
 
@@ -82,7 +97,7 @@ class StateReaders(nn.ModuleDict):
 
 
 class MeanIntegration(nn.Module):
-    """Knowledge is the mean of what the present neurons say."""
+    """Knowledge is the mean of what is read from the present neurons."""
 
     def __init__(self, config: SENConfig, first: bool):
         super().__init__()
@@ -93,27 +108,26 @@ class MeanIntegration(nn.Module):
 
 
 class ConcatIntegration(nn.Module):
-    """Knowledge is a linear map of what all neurons say, side by side; absent neurons say zero."""
+    """Knowledge is a linear map of what is read from all neurons, side by side; zeros for absent neurons."""
 
     def __init__(self, config: SENConfig, first: bool):
         super().__init__()
         self.readers = StateReaders(config, first)
-        self.hidden_size = config.hidden_size
         self.linear = nn.Linear(len(self.readers) * config.hidden_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def forward(self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor]) -> Tensor:
-        said = self.readers(states)
-        silence = torch.zeros_like(next(iter(said.values())))
+        read = self.readers(states)
+        zeros = torch.zeros_like(next(iter(read.values())))
         slots = [
-            said[name].masked_fill(~present[name].unsqueeze(-1), 0.0) if name in said else silence
+            read[name].masked_fill(~present[name].unsqueeze(-1), 0.0) if name in read else zeros
             for name in self.readers
         ]
         return self.norm(self.linear(torch.cat(slots, dim=-1)))  # (batch, hidden_size)
 
 
 class AttentionIntegration(nn.Module):
-    """Learned queries attend over what the present neurons say; knowledge is their mean."""
+    """Learned queries attend over what is read from the present neurons; knowledge is the mean of their outputs."""
 
     def __init__(self, config: SENConfig, first: bool):
         super().__init__()
@@ -122,61 +136,151 @@ class AttentionIntegration(nn.Module):
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
 
+    def init_own_weights(self, std: float) -> None:
+        init.normal_(self.queries, std=std)
+
     def forward(self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor]) -> Tensor:
-        said = self.readers(states)
-        tokens = torch.stack(list(said.values()), dim=1)  # (batch, neurons, hidden_size)
-        mask = torch.stack([present[name] for name in said], dim=1).unsqueeze(1)  # (batch, 1, neurons)
+        read = self.readers(states)
+        tokens = torch.stack(list(read.values()), dim=1)  # (batch, neurons, hidden_size)
+        mask = torch.stack([present[name] for name in read], dim=1).unsqueeze(1)  # (batch, 1, neurons)
         queries = self.queries.expand(tokens.shape[0], -1, -1)  # (batch, queries, hidden_size)
-        answered = nn.functional.scaled_dot_product_attention(
+        attended = nn.functional.scaled_dot_product_attention(
             queries, self.key(tokens), self.value(tokens), attn_mask=mask.expand(-1, queries.shape[1], -1)
         )
-        return answered.mean(dim=1)  # (batch, hidden_size)
+        return attended.mean(dim=1)  # (batch, hidden_size)
 
 
-class Distribution(nn.Module):
-    """`C = D(g, s)`: knowledge, and the summary of the round before, become one neuron's context and its prompt tokens.
+class LinearDistribution(nn.Module):
+    """`C = D(g, s)`: knowledge, and the summary of the round before, become one neuron's context.
 
-    Context is a bottleneck, `bottleneck_size` wide for each prompt token. `linear` has no activation: with one, what must be
-    asked for was learned less well for combinations that never occurred in training (docs/association.md). `mlp` has one;
-    `sparse_mlp` also keeps only the `active_fraction` of its units with the largest magnitude.
+    Context is a bottleneck, `bottleneck_size` wide for each prompt token. There is no activation: with one, combinations that
+    never occurred in training were learned less well (docs/association.md).
 
-    The summary is what the loss asks for in every round, and each neuron reads it by weights of its own. What one neuron
-    alone needs to hear is drowned in knowledge, which all neurons' needs shape: chains of three encoders were not learned
-    from it (docs/association.md).
-
-    Args:
-        first: whether there is no round before.
+    Each neuron reads the summary by weights of its own. Knowledge is shaped by the gradients of all neurons, so the signal of
+    one neuron is lost in it: without the summary, chains of three encoders were not learned (docs/association.md).
     """
 
-    def __init__(self, config: SENConfig, width: int, first: bool):
+    def __init__(self, config: SENConfig, spec: NeuronSpec, first: bool):
         super().__init__()
-        self.variant, self.num_tokens = config.distribute, config.num_prompt_tokens
-        units = config.num_prompt_tokens * config.bottleneck_size
+        self.num_tokens, units = config.num_prompt_tokens, config.num_prompt_tokens * config.bottleneck_size
         self.num_active = max(1, round(config.active_fraction * units))
         self.down = nn.Linear(config.hidden_size, units)
-        heard = config.read_answers and not first
-        self.summary = nn.Linear(config.hidden_size, units, bias=False) if heard else None
-        if config.prompt != "none":
-            self.up = nn.Linear(config.bottleneck_size, width, bias=False)
-            self.tokens = nn.Parameter(torch.zeros(config.num_prompt_tokens, width))
+        reads_summary = config.read_answers and not first
+        self.summary = nn.Linear(config.hidden_size, units, bias=False) if reads_summary else None
 
     def forward(self, knowledge: Tensor, summary: Tensor) -> Tensor:
-        """(batch, prompt_tokens, bottleneck) context."""
         hidden = self.down(knowledge)  # (batch, prompt_tokens * bottleneck)
         if self.summary is not None:
             hidden = hidden + self.summary(_normalised(summary))
-        return DISTRIBUTE[self.variant](hidden, self.num_active).unflatten(-1, (self.num_tokens, -1))
+        return self.activation(hidden).unflatten(-1, (self.num_tokens, -1))  # (batch, prompt_tokens, bottleneck)
+
+    def activation(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+class MLPDistribution(LinearDistribution):
+    """With a GELU on the bottleneck."""
+
+    def activation(self, hidden: Tensor) -> Tensor:
+        return nn.functional.gelu(hidden)
+
+
+class SparseMLPDistribution(LinearDistribution):
+    """With a GELU of which only the `active_fraction` of units with the largest magnitude are kept."""
+
+    def activation(self, hidden: Tensor) -> Tensor:
+        hidden = nn.functional.gelu(hidden)
+        kept = torch.zeros_like(hidden).scatter(-1, hidden.abs().topk(self.num_active, dim=-1).indices, 1.0)
+        return hidden * kept
+
+
+class TokenPrompts(nn.Module):
+    """Prompt tokens made of context join the tokens that enter the crown, which runs again for all of them."""
+
+    records: tuple[str, ...] = (CROWN_INPUT,)
+
+    def __init__(self, config: SENConfig, spec: NeuronSpec):
+        super().__init__()
+        self.up = nn.Linear(config.bottleneck_size, spec.hidden_size, bias=False)
+        self.tokens = nn.Parameter(torch.zeros(config.num_prompt_tokens, spec.hidden_size))
+
+    def init_own_weights(self, std: float) -> None:
+        init.normal_(self.tokens, std=std)
 
     def prompt_tokens(self, context: Tensor) -> Tensor:
-        """(batch, prompt_tokens, width)."""
+        """(batch, prompt_tokens, bottleneck) -> (batch, prompt_tokens, width)."""
         return self.up(context) + self.tokens
+
+    def forward(self, neuron: Neuron, look: FirstLook, context: Tensor) -> NeuronState:
+        return neuron.look_again(look, self.prompt_tokens(context))
+
+
+class AddedPrompts(TokenPrompts):
+    """The mean of the prompt tokens is added to every token that enters the crown."""
+
+    def forward(self, neuron: Neuron, look: FirstLook, context: Tensor) -> NeuronState:
+        return neuron.look_again_shifted(look, self.prompt_tokens(context).mean(dim=1, keepdim=True))
+
+
+class AfterTower(TokenPrompts):
+    """For towers that take no prompts: tokens and pooled output of the first look plus `U` times the prompt tokens' mean.
+
+    `U` is zero at first.
+    """
+
+    records = ()
+
+    def __init__(self, config: SENConfig, spec: NeuronSpec):
+        super().__init__(config, spec)
+        self.weight = nn.Parameter(torch.zeros(spec.hidden_size, spec.hidden_size))
+
+    def init_own_weights(self, std: float) -> None:
+        super().init_own_weights(std)
+        init.zeros_(self.weight)
+
+    def forward(self, neuron: Neuron, look: FirstLook, context: Tensor) -> NeuronState:
+        first = look.state
+        shift = nn.functional.linear(self.prompt_tokens(context).mean(dim=1), self.weight)  # (batch, width)
+        shift = shift.to(first.pooler_output)
+        tokens = first.last_hidden_state + shift.unsqueeze(1)
+        return replace(first, last_hidden_state=tokens, pooler_output=first.pooler_output + shift)
+
+
+class NoPrompts(nn.Module):
+    """No second look: answers are read from the tokens of the first."""
+
+    records: tuple[str, ...] = ()
+
+    def __init__(self, config: SENConfig, spec: NeuronSpec):
+        super().__init__()
+
+    def forward(self, neuron: Neuron, look: FirstLook, context: Tensor) -> NeuronState:
+        return look.state
+
+
+INTEGRATE: dict[str, type[nn.Module]] = {
+    "mean": MeanIntegration,
+    "concat": ConcatIntegration,
+    "attention": AttentionIntegration,
+}
+DISTRIBUTE: dict[str, type[nn.Module]] = {
+    "sparse_mlp": SparseMLPDistribution,
+    "mlp": MLPDistribution,
+    "linear": LinearDistribution,
+}
+PROMPT: dict[str, type[nn.Module]] = {
+    "tokens": TokenPrompts,
+    "add": AddedPrompts,
+    "after": AfterTower,
+    "none": NoPrompts,
+}
 
 
 class AnswerReader(nn.Module):
-    """`A = softmax(LN(C + Q) LN(W LN(T))^T / sqrt(b)) LN(T)`: what each prompt token of a neuron finds among its tokens.
+    """`A = softmax(LN(C + Q) LN(W LN(T))^T / sqrt(b)) LN(T)`: each prompt token attends over the neuron's output tokens.
 
-    A prompt's own output behind the frozen crown says what the tower's last layers chose to hear. Read by trained keys,
-    tokens answered what crowns did not (docs/association.md), and towers that take no prompts answer too.
+    Keys are trained. Answers read this way were learned where the crown's own outputs at the prompts were not
+    (docs/association.md), and towers that take no prompts have them too.
 
     Args:
         width: of the neuron's tokens T.
@@ -187,73 +291,49 @@ class AnswerReader(nn.Module):
         self.queries = nn.Parameter(torch.zeros(config.num_prompt_tokens, config.bottleneck_size))
         self.key = nn.Linear(width, config.bottleneck_size)
 
+    def init_own_weights(self, std: float) -> None:
+        init.normal_(self.queries, std=std)
+
     def forward(self, context: Tensor, state: NeuronState) -> Tensor:
         """(batch, prompt_tokens, bottleneck) -> (batch, prompt_tokens, width)."""
         tokens = _normalised(state.last_hidden_state.to(self.key.weight))  # (batch, N, width)
         visible = None
-        if state.token_mask is not None:  # a neuron absent from a sample has padding only: anything but no number
+        if state.token_mask is not None:  # a neuron absent from a sample has padding only: anything but NaN
             mask = state.token_mask.to(tokens.device)
             visible = (mask | ~mask.any(dim=1, keepdim=True)).unsqueeze(1)  # (batch, 1, N)
-        asked, keys = _normalised(context + self.queries), _normalised(self.key(tokens))
-        return nn.functional.scaled_dot_product_attention(asked, keys, tokens.to(keys), attn_mask=visible)
+        queries, keys = _normalised(context + self.queries), _normalised(self.key(tokens))
+        return nn.functional.scaled_dot_product_attention(queries, keys, tokens.to(keys), attn_mask=visible)
 
 
 def _normalised(vectors: Tensor) -> Tensor:
     return nn.functional.layer_norm(vectors, vectors.shape[-1:])
 
 
-def _most_active(hidden: Tensor, num_active: int) -> Tensor:
-    hidden = nn.functional.gelu(hidden)
-    kept = torch.zeros_like(hidden).scatter(-1, hidden.abs().topk(num_active, dim=-1).indices, 1.0)
-    return hidden * kept
-
-
-INTEGRATE = {"mean": MeanIntegration, "concat": ConcatIntegration, "attention": AttentionIntegration}
-DISTRIBUTE = {
-    "sparse_mlp": _most_active,
-    "mlp": lambda hidden, num_active: nn.functional.gelu(hidden),
-    "linear": lambda hidden, num_active: hidden,
-}
-
-
-class Shift(nn.Linear):
-    """`U`: how a tower that takes no prompts is re-associated, zero at first (see `SENPreTrainedModel._init_weights`)."""
-
-
 class RABlock(nn.Module):
-    """One round's trainable part: integration over all neurons, distribution to each, and how their answers are read.
+    """One round's trainable part: integration over all neurons, distribution to each, its prompts and its answers.
 
     Args:
         config: the SEN's configuration.
-        first: whether only unprompted states are integrated: they have no answers, and of the summary nothing was asked.
+        first: whether only unprompted states are integrated, which have no answers.
     """
-
-    distribution: Mapping[str, Distribution]
 
     def __init__(self, config: SENConfig, first: bool):
         super().__init__()
-        widths = {spec.name: spec.hidden_size for spec in config.neuron_specs}
+        specs = config.neuron_specs
         self.integration = INTEGRATE[config.integrate](config, first)
-        self.distribution = nn.ModuleDict(  # type: ignore[assignment]
-            {name: Distribution(config, width, first) for name, width in widths.items()}
+        self.distribution = nn.ModuleDict(
+            {spec.name: DISTRIBUTE[config.distribute](config, spec, first) for spec in specs}
         )
-        self.answers = nn.ModuleDict(
-            {name: AnswerReader(config, width) for name, width in widths.items() if config.read_answers}
+        self.answer_readers = nn.ModuleDict(
+            {spec.name: AnswerReader(config, spec.hidden_size) for spec in specs if config.read_answers}
         )
-        # Towers that take no prompts: their tokens are shifted by U, of the mean of the prompt tokens.
-        self.shift = nn.ModuleDict(
-            {
-                spec.name: Shift(spec.hidden_size, spec.hidden_size, bias=False)
-                for spec in config.neuron_specs
-                if spec.prompt_side == "after" and config.prompt != "none"
-            }
-        )
+        self.prompting = nn.ModuleDict({spec.name: PROMPT[config.prompt_of(spec)](config, spec) for spec in specs})
 
     def integrate(self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor]) -> Tensor:
-        """(batch, hidden_size) knowledge from the present neurons' states."""
+        """(batch, hidden_size) knowledge of the present neurons' states."""
         return self.integration(states, present)
 
-    def distribute(self, knowledge: Tensor, summary: Tensor, names: list[str]) -> dict[str, Tensor]:
+    def distribute(self, knowledge: Tensor, summary: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """neuron -> (batch, prompt_tokens, bottleneck) context.
 
         Args:
@@ -263,24 +343,21 @@ class RABlock(nn.Module):
         """
         return {name: self.distribution[name](knowledge, summary) for name in names}
 
-    def prompt_tokens(self, context: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """neuron -> (batch, prompt_tokens, width); (batch, 1, width) for neurons re-associated after the tower."""
-        prompts = {name: self.distribution[name].prompt_tokens(given) for name, given in context.items()}
-        for name in prompts:
-            if name in self.shift:
-                prompts[name] = self.shift[name](prompts[name].mean(dim=1, keepdim=True))
-        return prompts
-
-    def read_answers(self, states: Mapping[str, NeuronState], context: Mapping[str, Tensor]) -> dict[str, NeuronState]:
-        """The states of neurons that have looked again, with their answers where `config.read_answers`."""
-        return {
-            name: replace(state, answers=self.answers[name](context[name], state)) if name in self.answers else state
-            for name, state in states.items()
-        }
+    def prompt(
+        self, neurons: Mapping[str, Neuron], looks: Mapping[str, FirstLook], context: Mapping[str, Tensor]
+    ) -> dict[str, NeuronState]:
+        """Each neuron looks again, as its variant does; where `config.read_answers`, its state then has answers."""
+        states = {}
+        for name, given in context.items():
+            state = self.prompting[name](neurons[name], looks[name], given)
+            if name in self.answer_readers:
+                state = replace(state, answers=self.answer_readers[name](given, state))
+            states[name] = state
+        return states
 
 
 class FusionHead(nn.Module):
-    """`F`: Linear-GELU-Linear of the mean of what neurons say ([`StateReader`]), into the text space.
+    """`F`: Linear-GELU-Linear of the mean of what is read from the neurons ([`StateReader`]), into the text space.
 
     Returns:
         summary: (batch, hidden_size), between the two linear maps.
@@ -299,4 +376,4 @@ class FusionHead(nn.Module):
         return summary, self.up(summary)
 
 
-__all__ = ["DISTRIBUTE", "INTEGRATE", "FusionHead", "RABlock", "Shift", "masked_mean"]
+__all__ = ["DISTRIBUTE", "INTEGRATE", "PROMPT", "FusionHead", "RABlock", "masked_mean"]

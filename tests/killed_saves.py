@@ -26,7 +26,7 @@ def make_model(number: int) -> SENModel:
         [{"hub_id": tower, "name": "image"}], num_rounds=number, hidden_size=8, projection_dim=12
     )
     model.gate.data.fill_(number)
-    model.neurons.by_name["image"].tower.post_layernorm.bias.data.fill_(number)
+    model.neurons["image"].tower.post_layernorm.bias.data.fill_(number)
     return model
 
 

@@ -17,10 +17,11 @@ from torch import Tensor
 from tower_table import LAYERS, VISION
 from transformers import PeVideoEncoder, PeVideoEncoderConfig, PreTrainedModel, ViTConfig
 
-from modeling_sen import NeuronSpec
-from modeling_sen.hub_files import resolve_spec
+from modeling_sen import NeuronSpec, SENConfig
+from modeling_sen.first_look import FirstLook, NeuronState
 from modeling_sen.neuron import Neuron
-from modeling_sen.neuron_loading import load_neuron
+from modeling_sen.neuron_loading import load_neuron, resolve_spec
+from modeling_sen.recursive_association import AfterTower
 
 Outputs = tuple[Tensor, Tensor | None]  # last_hidden_state, pooler_output
 
@@ -378,3 +379,18 @@ def _with_prompts(visible: Tensor, count: int) -> Tensor:
     wider[:, :, count:, count:] = visible
     wider[:, :, :count, count:] = visible.any(dim=2, keepdim=True)
     return wider
+
+
+def look_again(neuron: Neuron, look: FirstLook, prompts: Tensor, prompt: str = "tokens") -> NeuronState:
+    """A second look with given prompts (batch, prompt_tokens, width), as the variant of PROMPT takes it."""
+    if neuron.prompted_tower is None:
+        width = neuron.spec.hidden_size
+        config = SENConfig(neurons=[neuron.spec.to_dict()], bottleneck_size=width, num_prompt_tokens=1)
+        after = AfterTower(config, neuron.spec)
+        with torch.no_grad():  # so that prompts are the shift itself
+            after.up.weight.copy_(torch.eye(width))
+            after.weight.copy_(torch.eye(width))
+        return after(neuron, look, prompts)
+    if prompt == "add":
+        return neuron.look_again_shifted(look, prompts.mean(dim=1, keepdim=True))
+    return neuron.look_again(look, prompts)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from conftest import random_inputs, random_weights
-from neuron_families import FAMILIES, make_inputs, make_neuron
+from neuron_families import FAMILIES, look_again, make_inputs, make_neuron
 from torch._dynamo.utils import counters
 
 
@@ -21,11 +21,12 @@ def graphs():
 
 def looks(neuron, seed: int, prompt: str = "tokens") -> list[torch.Tensor]:
     """Tokens and pooled outputs of a first look and three rounds."""
-    state, trunk = neuron.first_look(make_inputs(neuron.tower.config.model_type, seed=seed))
+    trunk = neuron.first_look(make_inputs(neuron.tower.config.model_type, seed=seed))
+    state = trunk.state
     found, generator = [state.last_hidden_state, state.pooler_output], torch.Generator().manual_seed(seed)
     for _ in range(3):
         context = torch.randn(2, 3 if neuron.prompted_tower else 1, 16, generator=generator)
-        state = neuron.look_again(trunk, context, prompt)
+        state = look_again(neuron, trunk, context, prompt)
         found += [state.last_hidden_state, state.pooler_output]
     return found
 

@@ -47,10 +47,10 @@ def test_counts_equal_those_of_the_loaded_neurons(make_sen, towers, clips):
     model.set_attn_implementation("eager")
     inputs = SENProcessor(model.config)(videos=clips[0])
     for name, cost in costs_of(model).items():
-        neuron = model.neurons.by_name[name]
+        neuron = model.neurons[name]
         given = {neuron.spec.input_name: inputs[f"{name}_{neuron.spec.input_name}"]}
         with FlopCounterMode(display=False) as first:
-            _, trunk = neuron.first_look(given)
+            trunk = neuron.first_look(given)
         with FlopCounterMode(display=False) as again, torch.no_grad():
             neuron.look_again(trunk, torch.zeros(1, model.config.num_prompt_tokens, neuron.spec.hidden_size))
         assert (cost.first_pass_flops, cost.round_flops) == (first.get_total_flops(), again.get_total_flops())
@@ -59,7 +59,7 @@ def test_counts_equal_those_of_the_loaded_neurons(make_sen, towers, clips):
 def test_parameters_equal_those_of_the_loaded_neurons(make_sen):
     model = make_sen()
     for name, cost in costs_of(model).items():
-        assert cost.parameters == sum(weight.numel() for weight in model.neurons.by_name[name].parameters())
+        assert cost.parameters == sum(weight.numel() for weight in model.neurons[name].parameters())
     processor = SENProcessor(model.config)
     text = neuron_cost(model.config.text_tower_spec, processor)
     assert text.parameters == sum(weight.numel() for weight in model.neurons.text_tower.parameters())

@@ -7,7 +7,7 @@ from transformers import DepthAnythingForDepthEstimation, GLPNConfig, GLPNForDep
 
 from modeling_sen import SENConfig, SENProcessor
 from modeling_sen.depth_estimation import DepthEstimator
-from modeling_sen.hub_files import resolve_spec
+from modeling_sen.neuron_loading import resolve_spec
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_a_tower_under_a_device_map_is_the_same(name, saved, tmp_path):
     plain, folder = saved
     kwargs = {"device_map": MAPS[name], "offload_folder": str(tmp_path / "offload")}
     model = SENModel.from_pretrained(folder, neuron_kwargs={"video": kwargs})
-    on_disk = {place.device.type for place in model.neurons.by_name["video"].parameters()}
+    on_disk = {place.device.type for place in model.neurons["video"].parameters()}
     assert ("meta" in on_disk) == ("disk" in name)
     check(model, plain, tmp_path)
 
@@ -76,7 +76,7 @@ def test_towers_cut_out_of_larger_checkpoints_too(saved, tmp_path):
 def test_towers_offloaded_by_hand(kind, saved, tmp_path):
     plain, folder = saved
     model = SENModel.from_pretrained(folder)
-    tower, place = model.neurons.by_name["video"].tower, torch.device("cpu")
+    tower, place = model.neurons["video"].tower, torch.device("cpu")
     if kind == "cpu":
         accelerate.cpu_offload(tower, execution_device=place)
     else:
@@ -88,7 +88,7 @@ def test_an_offloaded_tower_keeps_its_dtype(saved, tmp_path):
     plain, folder = saved
     kwargs = {"device_map": {"": "disk"}, "offload_folder": str(tmp_path / "offload")}
     model = SENModel.from_pretrained(folder, neuron_kwargs={"video": kwargs}).to(torch.bfloat16)
-    dtypes = {name: neuron.dtype for name, neuron in model.neurons.by_name.items()}
+    dtypes = {name: neuron.dtype for name, neuron in model.neurons.items()}
     assert dtypes == {"image": torch.bfloat16, "video": torch.float32, "audio": torch.bfloat16}
     torch.testing.assert_close(outputs(model).float(), outputs(plain), atol=0.3, rtol=0.05)
 

@@ -122,7 +122,7 @@ def test_pe_audio_is_cut_out_of_an_audio_video_checkpoint(tmp_path):
     model = SENModel.from_neurons([str(tmp_path)], **SMALL).eval()
     sound = torch.randn(1, 1, 800)
     with torch.no_grad():
-        state, _ = model.neurons.by_name["audio"].first_look({"input_features": sound})
+        state = model.neurons["audio"].first_look({"input_features": sound}).state
         expected = whole.audio_model.audio_encoder(sound)
     torch.testing.assert_close(state.pooler_output, expected.pooler_output)
     torch.testing.assert_close(state.last_hidden_state, expected.last_hidden_state)

@@ -41,8 +41,8 @@ def test_the_last_round_is_the_result_and_the_first_the_frozen_encoders(sen, cli
     with torch.no_grad():
         texts = [f"a video of {label}" for label in LABELS]
         output = model(**processor(videos=clips[0], text=texts), output_all_rounds=True)
-        image = model.neurons.by_name["image"]
-        state, _ = image.first_look({"pixel_values": processor(videos=clips[0])["image_pixel_values"]})
+        image = model.neurons["image"]
+        state = image.first_look({"pixel_values": processor(videos=clips[0])["image_pixel_values"]}).state
         alone = torch.nn.functional.normalize(image.project(state.pooler_output), dim=-1)
         alone = (model.logit_scale.exp() * alone @ output.text_embeds.t()).softmax(dim=-1)[0]
     assert scores.labels == LABELS

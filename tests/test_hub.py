@@ -12,6 +12,7 @@ from fake_hub import fake_hub
 from safetensors.torch import load_file, save_file
 
 from modeling_sen import hub_files
+from modeling_sen.neuron_loading import resolve_spec
 
 PRELUDE = """
 import json, torch
@@ -45,14 +46,14 @@ def problems():
 ONLINE = """
 found = {"problems": problems()}
 first = by_id(hub_id="org/clip", name="image")
-found["commit"] = first.neurons.by_name["image"].commit
+found["commit"] = first.neurons["image"].commit
 first.save_pretrained(work + "/plain")
 found["pinned"] = SENConfig.from_pretrained(work + "/plain").neurons[0]["revision"]
 found["plain"] = [outputs(first), outputs(SENModel.from_pretrained(work + "/plain"))]
 
 relative = {commit: SENModel.from_pretrained("org/sen", revision=commit) for commit in (*commits, "main")}
 found["relative"] = {commit: outputs(model) for commit, model in relative.items()}
-found["relative commit"] = relative["main"].neurons.by_name["image"].commit
+found["relative commit"] = relative["main"].neurons["image"].commit
 relative["main"].save_pretrained(work + "/again")
 found["again"] = outputs(SENModel.from_pretrained(work + "/again"))
 elsewhere = SENModel.from_pretrained("org/sen", cache_dir=work + "/cache")
@@ -73,7 +74,7 @@ with torch.no_grad():
         inputs = processor(videos=frames, text=["a dog", "a man"])
         back = SENModel.from_pretrained(name)
         found["pushed"].append(back(**inputs).logits_per_video.tolist())
-        for one, two in ((pushed, back), (pushed.neurons.by_name["image"].tower, back.neurons.by_name["image"].tower)):
+        for one, two in ((pushed, back), (pushed.neurons["image"].tower, back.neurons["image"].tower)):
             weights, others = one.state_dict(), two.state_dict()
             found["same weights"].append(
                 weights.keys() == others.keys() and all(torch.equal(weights[key], others[key]) for key in weights)
@@ -161,7 +162,7 @@ def test_a_hub_that_does_not_answer(monkeypatch):
     with pytest.raises(
         OSError, match=r"org/unheard-of: not in the cache, and nothing answers at https://huggingface.co"
     ):
-        hub_files.resolve_spec("org/unheard-of")
+        resolve_spec("org/unheard-of")
 
 
 def test_the_commit_is_pinned(online, hub):

@@ -205,7 +205,7 @@ def test_without_prompts_neurons_look_once_and_are_asked_each_round(make_sen, mo
     monkeypatch.delattr(Neuron, "look_again")
     with torch.no_grad():
         output = model(**inputs)
-        first, _ = model.neurons.by_name["video"].first_look({"pixel_values": inputs["video_pixel_values"]})
+        first = model.neurons["video"].first_look({"pixel_values": inputs["video_pixel_values"]}).state
         state = output.neuron_states["video"]
         assert torch.equal(state.last_hidden_state, first.last_hidden_state)
         inputs["audio_input_features"] = inputs["audio_input_features"].roll(1, dims=1) * 2
@@ -286,7 +286,7 @@ def test_knowledge_of_one_neuron_reaches_another(make_sen):
 
 
 def test_prompt_deeper_than_a_tower_raises(make_sen):
-    with pytest.raises(ValueError, match=r"prompt_depth is 5.*4 layers"):
+    with pytest.raises(ValueError, match=r"neuron 'image': prompt_depth is 5, expected 1 to 4, the tower's layers"):
         make_sen(prompt_depth=5)
 
 
@@ -297,19 +297,19 @@ def test_neuron_after_its_tower_starts_as_it_is_and_learns(make_sen, towers):
     del inputs["audio_input_features"]
     with torch.no_grad():
         output = model(**inputs)
-        alone, _ = model.neurons.by_name["video"].first_look({"pixel_values": inputs["video_pixel_values"]})
+        alone = model.neurons["video"].first_look({"pixel_values": inputs["video_pixel_values"]}).state
     assert torch.equal(output.neuron_states["video"].last_hidden_state, alone.last_hidden_state)
     assert output.neuron_states["video"].answers.shape == (2, SMALL["num_prompt_tokens"], 16)
     random_weights(model)
     output = model(**inputs)
     assert (output.neuron_states["video"].last_hidden_state - alone.last_hidden_state).abs().max() > 1e-2
     output.fused_embeds[:, 0].sum().backward()
-    assert all(block.shift["video"].weight.grad.abs().sum() > 0 for block in model.blocks)
+    assert all(block.prompting["video"].weight.grad.abs().sum() > 0 for block in model.blocks)
 
 
 def test_text_that_belongs_to_the_input_is_a_neuron(make_sen, towers):
     model = random_weights(make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 2}, towers["bert"]]))
-    assert list(model.neurons.by_name) == ["image", "words"]
+    assert set(model.neurons) == {"image", "words", "class_text"}
     inputs = {"image_pixel_values": random_inputs()["image_pixel_values"]}
     words = {"words_input_ids": torch.tensor([[2, 5, 6, 3], [2, 8, 3, 0]])}
     words["words_attention_mask"] = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
@@ -347,7 +347,7 @@ def test_attention_implementation_reaches_the_towers(make_sen):
     with torch.no_grad():
         expected = model(**inputs).fused_embeds
         model.set_attn_implementation("eager")
-        assert {neuron.tower.config._attn_implementation for neuron in model.neurons.by_name.values()} == {"eager"}
+        assert {neuron.tower.config._attn_implementation for neuron in model.neurons.values()} == {"eager"}
         torch.testing.assert_close(model(**inputs).fused_embeds, expected)
 
 
@@ -359,15 +359,14 @@ def test_attention_implementation_of_a_load_reaches_the_towers(make_sen, tmp_pat
     loaded = AutoModel.from_pretrained(tmp_path / "sen", dtype=dtype, attn_implementation="eager")
     built = AutoModel.from_config(config, attn_implementation="eager").load_neurons()  # as on first use
     for model, expected in ((by_default, "sdpa"), (loaded, "eager"), (built, "eager")):
-        neurons = [*model.neurons.by_name.values(), model.neurons.text_tower]
-        assert {neuron.tower.config._attn_implementation for neuron in neurons} == {expected}
+        assert {neuron.tower.config._attn_implementation for neuron in model.neurons.values()} == {expected}
     exact = {"atol": 1e-5, "rtol": 1e-4} if dtype is torch.float32 else {"atol": 3e-2, "rtol": 3e-2}
     with torch.no_grad():
         torch.testing.assert_close(loaded(**inputs).fused_embeds, by_default(**inputs).fused_embeds, **exact)
     one = {"image": {"attn_implementation": "sdpa"}}
     mixed = SENModel.from_pretrained(tmp_path / "sen", attn_implementation="eager", neuron_kwargs=one)
-    found = {name: neuron.tower.config._attn_implementation for name, neuron in mixed.neurons.by_name.items()}
-    assert found == {"image": "sdpa", "video": "eager", "audio": "eager"}
+    found = {name: neuron.tower.config._attn_implementation for name, neuron in mixed.neurons.items()}
+    assert found == {"image": "sdpa", "video": "eager", "audio": "eager", "class_text": "eager"}
 
 
 def test_compiled_blocks_give_the_same_result(make_sen):

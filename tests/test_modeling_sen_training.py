@@ -19,7 +19,7 @@ def loss_and_gradients(model, inputs):
 
 def test_towers_stay_in_evaluation_mode(make_sen, towers):
     model = make_sen()
-    for neuron in [*model.neurons.by_name.values(), model.neurons.text_tower]:
+    for neuron in model.neurons.values():
         for module in neuron.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.9
@@ -29,7 +29,7 @@ def test_towers_stay_in_evaluation_mode(make_sen, towers):
         assert torch.equal(model.train()(**random_inputs()).fused_embeds, expected)
     assert model.training
     assert model.fusion.training
-    assert not model.neurons.by_name["image"].tower.training
+    assert not model.neurons["image"].tower.training
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing:FutureWarning")
@@ -37,10 +37,11 @@ def test_activation_checkpointing_recomputes_and_gives_the_same_gradients(make_s
     model, inputs = random_weights(make_sen(prompt_depth=2)).train(), random_inputs()
     loss, gradients = loss_and_gradients(model, inputs)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    calls = {name: [] for name in model.neurons.by_name}
-    for name, neuron in model.neurons.by_name.items():
+    calls = {name: [] for name in model.specs}
+    for name in model.specs:
+        neuron = model.neurons[name]
         # What runs inside the layer, and so once more when it is recomputed.
-        layer = neuron.prompted_tower.layers[-1]
+        layer = neuron.prompted_tower.all_layers[-1]
         inner = next(module for module in layer.modules() if isinstance(module, torch.nn.LayerNorm))
         inner.register_forward_hook(lambda *_, name=name: calls[name].append(1))
     again, same = loss_and_gradients(model, inputs)
@@ -63,7 +64,7 @@ def test_activation_checkpointing_waits_for_towers_that_are_loaded_later(make_se
     assert model.is_activation_checkpointing
     random_weights(model.load_neurons().train())
     calls = []
-    layer = model.neurons.by_name["image"].prompted_tower.layers[-1]
+    layer = model.neurons["image"].prompted_tower.all_layers[-1]
     layer.layer_norm1.register_forward_hook(lambda *_: calls.append(1))
     _, gradients = loss_and_gradients(model, inputs)
     assert len(calls) == 1 + 3 + 3

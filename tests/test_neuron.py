@@ -13,7 +13,7 @@ from modeling_sen.neuron import Neuron
 
 def test_frames_are_folded_clip_by_clip(towers):
     neuron, inputs = make_neuron("clip_vision_model", towers), make_inputs("clip_vision_model")
-    state, _ = neuron.first_look(inputs)
+    state = neuron.first_look(inputs).state
     with torch.no_grad():
         frames = [neuron.tower(inputs["pixel_values"][1, frame][None]) for frame in range(2)]
     expected = torch.cat([frame.last_hidden_state[0, 1:] for frame in frames])  # without class tokens
@@ -25,7 +25,7 @@ def test_frames_are_folded_clip_by_clip(towers):
 
 def test_every_frame_gets_its_own_clips_prompts(towers):
     neuron, inputs = make_neuron("clip_vision_model", towers), make_inputs("clip_vision_model")
-    _, trunk = neuron.first_look(inputs)
+    trunk = neuron.first_look(inputs)
     prompts = torch.randn(2, 3, 16)
     changed = prompts.clone()
     changed[0] += torch.randn(3, 16)
@@ -46,7 +46,7 @@ def test_every_frame_gets_its_own_clips_prompts(towers):
     ],
 )
 def test_grids(model_type, grid, towers):
-    state, _ = make_neuron(model_type, towers).first_look(make_inputs(model_type))
+    state = make_neuron(model_type, towers).first_look(make_inputs(model_type)).state
     t, h, w = state.grid
     assert state.grid == grid
     assert state.last_hidden_state.shape == (2, t * h * w, 16)
@@ -87,7 +87,7 @@ def test_mean_of_tokens_leaves_padding_out():
     spec = NeuronSpec("words", "text", "here", 4, "Tower", prompt_side="after")
     neuron = Neuron(spec, Tower(), None, None)
     ids, mask = torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
-    state, _ = neuron.first_look({"input_ids": ids, "attention_mask": mask})
+    state = neuron.first_look({"input_ids": ids, "attention_mask": mask}).state
     table = neuron.tower.table.weight
     torch.testing.assert_close(state.pooler_output, torch.stack([table[[1, 2, 3]].mean(0), table[[4, 5]].mean(0)]))
 
@@ -98,8 +98,8 @@ def test_a_tower_is_frozen_and_never_trains(towers):
     neuron.train()
     assert not neuron.tower.training
     assert not any(module.training for module in neuron.modules() if isinstance(module, nn.Dropout))
-    assert all(layer.training for layer in neuron.prompted_tower.layers)  # what asks for activation checkpointing
-    assert not any(layer.training for layer in neuron.eval().prompted_tower.layers)
+    assert all(layer.training for layer in neuron.prompted_tower.all_layers)  # what asks for activation checkpointing
+    assert not any(layer.training for layer in neuron.eval().prompted_tower.all_layers)
 
 
 def test_layers_that_drop_by_their_own_flag_drop_nothing():
@@ -109,14 +109,15 @@ def test_layers_that_drop_by_their_own_flag_drop_nothing():
     spec = NeuronSpec("audio", "audio", "here", 16, "WhisperEncoder")
     neuron = Neuron(spec, WhisperEncoder(config), None, 1)
     inputs = {"input_features": torch.randn(2, 8, 20)}
-    expected, _ = neuron.eval().first_look(inputs)
-    state, _ = neuron.train().first_look(inputs)
+    expected = neuron.eval().first_look(inputs).state
+    state = neuron.train().first_look(inputs).state
     assert torch.equal(state.last_hidden_state, expected.last_hidden_state)
 
 
 def test_inputs_take_the_towers_dtype(towers):
     neuron = make_neuron("videomae", towers).to(torch.bfloat16)
-    state, trunk = neuron.first_look(make_inputs("videomae"))
+    trunk = neuron.first_look(make_inputs("videomae"))
+    state = trunk.state
     assert state.last_hidden_state.dtype == neuron.dtype == torch.bfloat16
     assert neuron.look_again(trunk, torch.randn(2, 3, 16)).pooler_output.dtype == torch.bfloat16
 

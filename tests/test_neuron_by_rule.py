@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 import transformers
+from neuron_families import look_again
 from tower_table import LAYERS, VISION, WAVES
 from transformers import logging as transformers_logging
 
@@ -92,25 +93,26 @@ def test_unregistered_types_are_used_by_rule(class_name, tmp_path, warnings):
     settings, shape, grid, takes_prompts = TYPES[class_name]
     folder = saved(class_name, tmp_path / "tower", settings)
     model = SENModel.from_neurons([{"hub_id": folder, "class_name": class_name}], **SMALL)
-    spec, neuron = model.config.neuron_specs[0], next(iter(model.neurons.by_name.values()))
+    spec, neuron = model.config.neuron_specs[0], next(iter(model.neurons.values()))
     assert neuron.tower.config.model_type not in list_neurons()
     assert spec.prompt_side == (None if takes_prompts else "after")
     (said,) = warnings()
     assert ("after the tower" in said) == (not takes_prompts)
-    state, trunk = neuron.first_look(inputs_of(spec, shape))
+    trunk = neuron.first_look(inputs_of(spec, shape))
+    state = trunk.state
     assert state.grid == grid
     assert state.last_hidden_state.shape == (2, grid[0] * grid[1] * grid[2], 16)
     context = torch.randn(2, 2 if takes_prompts else 1, 16).requires_grad_()
-    again = neuron.look_again(trunk, context)
+    again = look_again(neuron, trunk, context)
     assert (again.pooler_output - state.pooler_output).abs().max() > 1e-4
     (again.last_hidden_state.square().sum() + again.pooler_output.sum()).backward()
     assert bool((context.grad.abs().amax(-1) > 0).all())
     if takes_prompts:
-        naive = neuron.tower(**neuron._tower_inputs(inputs_of(spec, shape))).last_hidden_state
+        naive = neuron.tower(**neuron.tower_inputs(inputs_of(spec, shape))).last_hidden_state
         assert torch.equal(state.last_hidden_state[:, -1], naive.reshape(2, -1, 16)[:, -1])
     model.save_pretrained(tmp_path / "sen", include_neurons=True)
-    back = SENModel.from_pretrained(tmp_path / "sen").neurons.by_name[spec.name]
-    assert torch.equal(back.first_look(inputs_of(spec, shape))[0].pooler_output, state.pooler_output)
+    back = SENModel.from_pretrained(tmp_path / "sen").neurons[spec.name]
+    assert torch.equal(back.first_look(inputs_of(spec, shape)).state.pooler_output, state.pooler_output)
 
 
 @pytest.mark.parametrize(
@@ -124,12 +126,13 @@ def test_unregistered_types_are_used_by_rule(class_name, tmp_path, warnings):
 def test_towers_that_read_whole_clips(checkpoint, model_type, takes_prompts, grid, towers, monkeypatch, warnings):
     monkeypatch.delitem(NEURON_ADAPTERS, model_type)
     model = SENModel.from_neurons([towers[checkpoint]], **SMALL)
-    spec, neuron = model.config.neuron_specs[0], model.neurons.by_name["video"]
+    spec, neuron = model.config.neuron_specs[0], model.neurons["video"]
     assert (spec.modality, spec.num_frames, neuron.adapter.folds_frames) == ("video", 4, False)
     assert (neuron.prompted_tower is not None) == takes_prompts
     assert len(warnings()) == 1
-    state, trunk = neuron.first_look({"pixel_values": torch.randn(2, 4, 3, 16, 16)})
-    again = neuron.look_again(trunk, torch.randn(2, 2 if takes_prompts else 1, 16))
+    trunk = neuron.first_look({"pixel_values": torch.randn(2, 4, 3, 16, 16)})
+    state = trunk.state
+    again = look_again(neuron, trunk, torch.randn(2, 2 if takes_prompts else 1, 16))
     assert again.last_hidden_state.shape == state.last_hidden_state.shape
     if grid is not None:
         assert state.grid == grid
@@ -144,7 +147,7 @@ def test_a_relative_bias_of_the_pictures_size_leaves_no_place_for_prompts(tmp_pa
 
 def test_a_trial_leaves_the_towers_attention_alone(tmp_path):
     model = SENModel.from_neurons([saved("ViTModel", tmp_path / "tower", VISION)], **SMALL)
-    assert model.neurons.by_name["image"].tower.config._attn_implementation == "sdpa"
+    assert model.neurons["image"].tower.config._attn_implementation == "sdpa"
 
 
 def test_masks_of_ones_and_zeros_show_the_prompts_too():

@@ -10,14 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, PeAudioVideoConfig, PeVideoEncoder, PeVideoEncoderConfig
 
 from modeling_sen import NeuronSpec, SENModel
-from modeling_sen.hub_files import (
-    DEFAULT_LOGIT_SCALE,
-    config_for,
-    read_logit_scale,
-    resolve_spec,
-    tower_location,
-)
-from modeling_sen.neuron_loading import load_neuron
+from modeling_sen.hub_files import HubSource
+from modeling_sen.neuron_loading import DEFAULT_LOGIT_SCALE, config_for, load_neuron, read_logit_scale, resolve_spec
 
 
 def spec_of(towers, family="ast", **changes) -> NeuronSpec:
@@ -45,7 +39,7 @@ def test_a_hub_id_is_enough(towers, family, expected):
 
 def test_names_are_free_ones(towers):
     model = SENModel.from_neurons([towers["clip"], towers["siglip"], towers["depth_anything"]], hidden_size=8)
-    assert list(model.neurons.by_name) == ["image", "image2", "image3"]
+    assert list(model.neurons) == ["image", "image2", "image3"]
 
 
 def test_what_is_given_wins(towers):
@@ -63,7 +57,7 @@ def test_neurons_of_the_text_towers_repository_are_aligned(towers):
     assert {spec.name: spec.aligned for spec in model.config.neuron_specs} == {"image": True, "audio": False}
     assert model.config.projection_dim == 12
     clip = CLIPModel.from_pretrained(towers["clip"])
-    assert torch.equal(model.neurons.by_name["image"].projection.weight, clip.visual_projection.weight)
+    assert torch.equal(model.neurons["image"].projection.weight, clip.visual_projection.weight)
 
 
 def test_missing_tower_weights_raise(towers, tmp_path):
@@ -116,35 +110,36 @@ def test_builtin_towers_that_are_not_there_raise():
     with pytest.raises(
         OSError, match=r"'builtin:no_such_tower' is not among the towers shipped.*include_neurons=True"
     ):
-        tower_location(spec, None, None)
+        HubSource.of_neuron(spec)
 
 
 def test_relative_towers_stand_beside_the_checkpoint(tmp_path):
     spec = NeuronSpec("n", "image", "./neuron_n", 8, "CLIPVisionModel")
     with pytest.raises(FileNotFoundError, match=r"neuron 'n': the checkpoint .* has no folder 'neuron_n'"):
-        tower_location(spec, str(tmp_path), None)
+        HubSource.of_neuron(spec, HubSource(str(tmp_path)))
     (tmp_path / "neuron_n").mkdir()
-    assert tower_location(spec, str(tmp_path), None) == (str(tmp_path / "neuron_n"), {})
-    assert tower_location(spec, "org/sen", "abc") == ("org/sen", {"subfolder": "neuron_n", "revision": "abc"})
+    beside = HubSource.of_neuron(spec, HubSource(str(tmp_path)))
+    assert (beside.location, beside.files) == (str(tmp_path / "neuron_n"), {})
+    base = HubSource("org/sen", "abc", fetch={"token": "t"}, trust_remote_code=True)
+    inside = HubSource.of_neuron(spec, base, {"cache_dir": "c"})
+    assert inside.location == "org/sen"
+    assert inside.files == {"subfolder": "neuron_n", "revision": "abc", "token": "t", "cache_dir": "c"}
+    assert not inside.trust_remote_code  # trust in a SEN's code is none in its neurons'
 
 
 # --- the similarity scale --------------------------------------------------------------------------------------------
 
 
-def text_spec(folder) -> NeuronSpec:
-    return NeuronSpec("class_text", "text", str(folder), 16, "CLIPTextModelWithProjection")
-
-
 def test_logit_scale_is_read_from_one_file_from_shards_and_from_pytorch_files(towers, tmp_path):
     clip = CLIPModel.from_pretrained(towers["clip"])
-    assert read_logit_scale(text_spec(towers["clip"]), None, None) == 2.0
+    assert read_logit_scale(HubSource(str(towers["clip"]))) == 2.0
     clip.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
     assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 1
-    assert read_logit_scale(text_spec(tmp_path / "shards"), None, None) == 2.0
+    assert read_logit_scale(HubSource(str(tmp_path / "shards"))) == 2.0
     (tmp_path / "old").mkdir()
     torch.save(clip.state_dict(), tmp_path / "old" / "pytorch_model.bin")
-    assert read_logit_scale(text_spec(tmp_path / "old"), None, None) == 2.0
-    assert read_logit_scale(text_spec(towers["ast"]), None, None) is None
+    assert read_logit_scale(HubSource(str(tmp_path / "old"))) == 2.0
+    assert read_logit_scale(HubSource(str(towers["ast"]))) is None
     assert pytest.approx(2.6593, abs=1e-4) == DEFAULT_LOGIT_SCALE
 
 

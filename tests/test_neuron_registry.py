@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from neuron_families import FAMILIES, make_inputs, make_neuron
+from neuron_families import FAMILIES, look_again, make_inputs, make_neuron
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, ViTConfig, ViTModel
 from transformers import logging as transformers_logging
 
 from modeling_sen import NeuronSpec, SENModel, list_neurons, register_neuron
-from modeling_sen.hub_files import resolve_spec
 from modeling_sen.neuron import Neuron
-from modeling_sen.neuron_loading import load_neuron
-from modeling_sen.neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, adapter_for, find_layers, image_grid
+from modeling_sen.neuron_by_rule import adapter_for, find_layers
+from modeling_sen.neuron_loading import load_neuron, resolve_spec
+from modeling_sen.neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, image_grid
 
 
 def test_every_registered_type_has_a_tiny_tower_to_be_tested_on():
@@ -29,13 +29,14 @@ def test_every_registered_type_has_a_tiny_tower_to_be_tested_on():
 def test_looking_again_keeps_every_shape(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers), make_inputs(model_type)
     assert neuron.tower.config.model_type == model_type
-    state, trunk = neuron.first_look(inputs)
+    trunk = neuron.first_look(inputs)
+    state = trunk.state
     t, h, w = state.grid
     assert state.last_hidden_state.shape == (2, t * h * w, neuron.spec.hidden_size)
     assert state.pooler_output.shape == (2, neuron.spec.hidden_size)
     for prompt in ("tokens", "add"):
         context = torch.randn(2, 3 if neuron.prompted_tower else 1, neuron.spec.hidden_size)
-        again = neuron.look_again(trunk, context, prompt)
+        again = look_again(neuron, trunk, context, prompt)
         assert again.last_hidden_state.shape == state.last_hidden_state.shape
         assert again.pooler_output.shape == state.pooler_output.shape
         assert again.grid == state.grid
@@ -44,7 +45,7 @@ def test_looking_again_keeps_every_shape(model_type, towers):
 
 @pytest.mark.parametrize("model_type", [name for name, family in FAMILIES.items() if family.written_out])
 def test_a_crown_deeper_than_the_tower_raises(model_type, towers):
-    with pytest.raises(ValueError, match=r"prompt_depth is 5, but neuron '\w+' has 4 layers"):
+    with pytest.raises(ValueError, match=r"neuron '\w+': prompt_depth is 5, expected 1 to 4, the tower's layers"):
         make_neuron(model_type, towers, 5)
 
 
@@ -67,9 +68,9 @@ def test_half_precision_is_close(model_type, towers):
         make_inputs(model_type),
     )
     context = torch.randn(2, 3 if neuron.prompted_tower else 1, 16, generator=torch.Generator().manual_seed(1))
-    exact = neuron.look_again(neuron.first_look(inputs)[1], context).pooler_output
+    exact = look_again(neuron, neuron.first_look(inputs), context).pooler_output
     half = neuron.to(torch.bfloat16)
-    state = half.look_again(half.first_look(inputs)[1], context)
+    state = look_again(half, half.first_look(inputs), context)
     assert state.pooler_output.dtype == torch.bfloat16
     assert (state.pooler_output.float() - exact).norm() < 0.05 * exact.norm()
 
@@ -80,7 +81,7 @@ def test_layers_are_found_by_rule_as_well(model_type, towers):
     layers = find_layers(neuron.tower)
     assert len(layers) == neuron.tower.config.num_hidden_layers
     if neuron.prompted_tower is not None:
-        assert neuron.prompted_tower.layers is layers
+        assert neuron.prompted_tower.all_layers is layers
 
 
 def test_one_line_registers_a_type(monkeypatch):
@@ -134,7 +135,7 @@ def test_towers_cut_from_whole_checkpoints_are_the_stock_ones(towers):
     neuron, inputs = make_neuron("xclip_vision_model", towers), make_inputs("xclip_vision_model")
     with torch.no_grad():
         expected = whole.vision_model(inputs["pixel_values"].flatten(0, 1)).pooler_output.unflatten(0, (2, 4)).mean(1)
-    torch.testing.assert_close(neuron.first_look(inputs)[0].pooler_output, expected)
+    torch.testing.assert_close(neuron.first_look(inputs).state.pooler_output, expected)
 
 
 def test_every_checkpoint_type_names_a_model_of_transformers():
@@ -151,8 +152,8 @@ def test_prompt_side_can_be_chosen(towers):
     neuron = Neuron(spec, first.tower, None, None)
     assert neuron.prompted_tower.prompt_side == "suffix"
     prompts, inputs = torch.randn(2, 3, 16), make_inputs("videomae")
-    prefix = first.look_again(first.first_look(inputs)[1], prompts)
-    suffix = neuron.look_again(neuron.first_look(inputs)[1], prompts)
+    prefix = first.look_again(first.first_look(inputs), prompts)
+    suffix = neuron.look_again(neuron.first_look(inputs), prompts)
     # Without positions at the site, where prompts stand makes no difference.
     torch.testing.assert_close(prefix.last_hidden_state, suffix.last_hidden_state)
     torch.testing.assert_close(prefix.pooler_output, suffix.pooler_output)

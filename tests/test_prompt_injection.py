@@ -4,11 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from neuron_families import FAMILIES, make_inputs, make_neuron, prompted_from_raw_inputs
+from neuron_families import FAMILIES, look_again, make_inputs, make_neuron, prompted_from_raw_inputs
 from torch import nn
 
 from modeling_sen import NeuronSpec
-from modeling_sen.neuron import Neuron, crown_depth
+from modeling_sen.neuron import Neuron, crown_layers
 from modeling_sen.neuron_registry import NEURON_ADAPTERS
 from modeling_sen.prompt_injection import PromptedTower
 
@@ -24,8 +24,8 @@ def make_prompts(neuron, batch_size: int = 2, seed: int = 1) -> torch.Tensor:
 
 
 def looked_again(neuron, inputs, prompts, prompt="tokens"):
-    _, trunk = neuron.first_look(inputs)
-    return neuron.look_again(trunk, prompts, prompt)
+    trunk = neuron.first_look(inputs)
+    return look_again(neuron, trunk, prompts, prompt)
 
 
 def count_calls(module: nn.Module) -> list:
@@ -63,7 +63,7 @@ def test_prefix_reuse_equals_full_recompute(model_type, masked, depth, towers):
     neuron, inputs = make_neuron(model_type, towers, depth), make_inputs(model_type)
     if not masked:
         del inputs["attention_mask"]
-    prompts, site = make_prompts(neuron), LAYERS - crown_depth(depth, LAYERS, "n")
+    prompts, site = make_prompts(neuron), LAYERS - crown_layers(depth, LAYERS)
     state = looked_again(neuron, inputs, prompts)
     with torch.no_grad():
         tokens, pooled = prompted_from_raw_inputs(model_type, neuron, inputs, prompts, site)
@@ -79,10 +79,10 @@ def test_prefix_reuse_equals_full_recompute(model_type, masked, depth, towers):
 @pytest.mark.parametrize("model_type", PROMPTABLE)
 def test_first_look_is_the_tower_itself(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers), make_inputs(model_type)
-    tower_inputs = neuron._tower_inputs(inputs)
+    tower_inputs = neuron.tower_inputs(inputs)
     with torch.no_grad():
         outputs = neuron.tower(**tower_inputs)
-    state, _ = neuron.first_look(inputs)
+    state = neuron.first_look(inputs).state
     tokens = outputs.last_hidden_state.reshape(2, -1, neuron.spec.hidden_size)
     assert torch.equal(state.last_hidden_state[:, -1], tokens[:, -1])
     if getattr(outputs, "pooler_output", None) is not None:
@@ -92,14 +92,14 @@ def test_first_look_is_the_tower_itself(model_type, towers):
 @pytest.mark.parametrize("model_type", PROMPTABLE)
 def test_nothing_stays_on_the_tower(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers), make_inputs(model_type)
-    before, _ = neuron.first_look(inputs)
+    before = neuron.first_look(inputs).state
     looked_again(neuron, inputs, make_prompts(neuron))
     looked_again(neuron, inputs, make_prompts(neuron), "add")
     for module in neuron.tower.modules():
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
         assert "forward" not in module.__dict__
-    after, _ = neuron.first_look(inputs)
+    after = neuron.first_look(inputs).state
     assert torch.equal(before.last_hidden_state, after.last_hidden_state)
     assert torch.equal(before.pooler_output, after.pooler_output)
 
@@ -107,13 +107,13 @@ def test_nothing_stays_on_the_tower(model_type, towers):
 @pytest.mark.parametrize("prompt", ["tokens", "add"])
 def test_nothing_stays_on_the_tower_after_an_exception(prompt, towers):
     neuron, inputs = make_neuron("videomae", towers, 2), make_inputs("videomae")
-    _, trunk = neuron.first_look(inputs)
+    trunk = neuron.first_look(inputs)
     prompts = make_prompts(neuron)
     with pytest.raises(RuntimeError, match="size"):
-        neuron.look_again(trunk, prompts[..., :-1], prompt)
-    layer = neuron.prompted_tower.layers[-1]
+        look_again(neuron, trunk, prompts[..., :-1], prompt)
+    layer = neuron.prompted_tower.all_layers[-1]
     layer.forward = None  # the tower itself fails
-    for look in (lambda: neuron.first_look(inputs), lambda: neuron.look_again(trunk, prompts, prompt)):
+    for look in (lambda: neuron.first_look(inputs), lambda: look_again(neuron, trunk, prompts, prompt)):
         with pytest.raises(TypeError):
             look()
     del layer.forward
@@ -125,10 +125,10 @@ def test_nothing_stays_on_the_tower_after_an_exception(prompt, towers):
 
 def test_a_forward_of_the_towers_own_comes_back(towers):
     neuron, inputs = make_neuron("videomae", towers, 1), make_inputs("videomae")
-    calls = count_calls(neuron.prompted_tower.layers[0])  # as device placement does, on the instance
-    mine = neuron.prompted_tower.layers[0].forward
+    calls = count_calls(neuron.prompted_tower.all_layers[0])  # as device placement does, on the instance
+    mine = neuron.prompted_tower.all_layers[0].forward
     looked_again(neuron, inputs, make_prompts(neuron))
-    assert neuron.prompted_tower.layers[0].forward is mine
+    assert neuron.prompted_tower.all_layers[0].forward is mine
     assert len(calls) == 1
 
 
@@ -136,11 +136,11 @@ def test_a_forward_of_the_towers_own_comes_back(towers):
 @pytest.mark.parametrize("model_type", PROMPTABLE)
 def test_trunk_runs_once_and_crown_once_a_round(model_type, prompt, towers):
     neuron, inputs = make_neuron(model_type, towers, 1), make_inputs(model_type)
-    layers = [count_calls(layer) for layer in neuron.prompted_tower.layers]
+    layers = [count_calls(layer) for layer in neuron.prompted_tower.all_layers]
     below = [count_calls(module) for module in neuron.prompted_tower.below]
-    _, trunk = neuron.first_look(inputs)
+    trunk = neuron.first_look(inputs)
     for _ in range(3):
-        neuron.look_again(trunk, make_prompts(neuron), prompt)
+        look_again(neuron, trunk, make_prompts(neuron), prompt)
     assert [len(calls) for calls in layers] == [1, 1, 1, 4]
     assert [len(calls) for calls in below] == [1] * len(below) != []
 
@@ -215,7 +215,7 @@ def test_all_tokens_see_the_prompts_and_prompts_see_all_tokens(model_type, maske
     else:
         del inputs["attention_mask"]
     prompts = make_prompts(neuron)
-    outputs = record_outputs(neuron.prompted_tower.layers[-1])
+    outputs = record_outputs(neuron.prompted_tower.all_layers[-1])
     state = looked_again(neuron, inputs, prompts)
     changed = looked_again(neuron, inputs, make_prompts(neuron, seed=2))
     assert bool(((state.last_hidden_state - changed.last_hidden_state).abs().amax(-1) > 1e-6).all())
@@ -245,11 +245,11 @@ def test_threads_do_not_meet_on_a_tower_that_two_neurons_share(towers):
     prompted, inputs = make_neuron("videomae", towers, "all"), make_inputs("videomae")
     spec = NeuronSpec.from_dict({**prompted.spec.to_dict(), "prompt_side": "after"})
     plain = Neuron(spec, prompted.tower, None, None)
-    prompts, expected = make_prompts(prompted), plain.first_look(inputs)[0].pooler_output
+    prompts, expected = make_prompts(prompted), plain.first_look(inputs).state.pooler_output
 
     def look(number: int) -> bool:
         if number % 2:
-            return torch.equal(plain.first_look(inputs)[0].pooler_output, expected)
+            return torch.equal(plain.first_look(inputs).state.pooler_output, expected)
         return looked_again(prompted, inputs, prompts).pooler_output.isfinite().all().item()
 
     with ThreadPoolExecutor(8) as threads:
@@ -287,7 +287,7 @@ def test_rotary_positions_leave_prompts_unrotated():
             return hidden_states
 
     tower = Tower()
-    prompted = PromptedTower(tower, tower.layers, 0, [], "prefix")
+    prompted = PromptedTower(tower, tower.layers, len(tower.layers), [], "prefix")
     tokens, prompts = torch.randn(1, 5, 4), torch.randn(1, 2, 4)
     plain, trunk = prompted.first_pass({"hidden_states": tokens})
     found = record_outputs(tower.layers[-1])
@@ -309,21 +309,20 @@ def test_layers_that_lose_prompt_tokens_raise():
             return self.layers[0](hidden_states)
 
     tower = Tower()
-    prompted = PromptedTower(tower, tower.layers, 0, [], "suffix")
+    prompted = PromptedTower(tower, tower.layers, len(tower.layers), [], "suffix")
     _, trunk = prompted.first_pass({"hidden_states": torch.randn(1, 5, 4)})
     with pytest.raises(RuntimeError, match="Tower: its layers do not keep prompt tokens"):
         prompted.prompted_pass(trunk, torch.randn(1, 2, 4))
 
 
-def test_a_site_outside_the_tower_raises(towers):
+@pytest.mark.parametrize("depth", [0, 5])
+def test_a_crown_that_the_tower_does_not_have_raises(towers, depth):
     neuron = make_neuron("videomae", towers)
-    with pytest.raises(ValueError, match="outside the tower's 4 layers"):
-        PromptedTower(neuron.tower, neuron.prompted_tower.layers, 4, [], "prefix")
+    with pytest.raises(ValueError, match=f"prompt_depth is {depth}, expected 1 to 4, the tower's layers"):
+        PromptedTower(neuron.tower, neuron.prompted_tower.all_layers, depth, [], "prefix")
 
 
 def test_prompt_depth_is_a_quarter_a_number_or_all():
-    assert [crown_depth(None, layers, "n") for layers in (1, 4, 7, 12, 24)] == [1, 1, 1, 3, 6]
-    assert crown_depth("all", 12, "n") == 12
-    assert crown_depth(12, 12, "n") == 12
-    with pytest.raises(ValueError, match=r"13.*'video'.*12 layers"):
-        crown_depth(13, 12, "video")
+    assert [crown_layers(None, layers) for layers in (1, 4, 7, 12, 24)] == [1, 1, 1, 3, 6]
+    assert crown_layers("all", 12) == 12
+    assert crown_layers(12, 12) == 12

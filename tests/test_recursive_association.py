@@ -4,8 +4,16 @@ import pytest
 import torch
 
 from modeling_sen import SENConfig
-from modeling_sen.neuron import NeuronState
-from modeling_sen.recursive_association import DISTRIBUTE, INTEGRATE, FusionHead, RABlock, StateReader, masked_mean
+from modeling_sen.first_look import FirstLook, NeuronState
+from modeling_sen.recursive_association import (
+    DISTRIBUTE,
+    INTEGRATE,
+    FusionHead,
+    NoPrompts,
+    RABlock,
+    StateReader,
+    masked_mean,
+)
 
 WIDTHS = {"image": 8, "video": 6, "sound": 4}
 
@@ -67,7 +75,7 @@ def test_mean_integration_is_the_mean_of_normalised_linear_maps():
     expected = torch.zeros(2, 12)
     for name, state in states.items():
         reader = block.integration.readers[name]
-        slices = [state.answers[:, number] @ reader.answers[number] for number in range(3)]  # of four each
+        slices = [state.answers[:, number] @ reader.answer_weight[number] for number in range(3)]  # of four each
         mapped = state.pooler_output @ reader.linear.weight.t() + reader.linear.bias + torch.cat(slices, dim=-1)
         centred = mapped - mapped.mean(-1, keepdim=True)
         scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
@@ -118,7 +126,7 @@ def test_distribution_hands_each_neuron_prompt_tokens_of_its_width(variant):
     summary = torch.randn(2, 12, requires_grad=True)
     context = block.distribute(knowledge, summary, ["image", "sound"])
     assert {name: tuple(given.shape) for name, given in context.items()} == {"image": (2, 3, 4), "sound": (2, 3, 4)}
-    prompts = block.prompt_tokens(context)
+    prompts = {name: block.prompting[name].prompt_tokens(given) for name, given in context.items()}
     assert {name: tuple(tokens.shape) for name, tokens in prompts.items()} == {"image": (2, 3, 8), "sound": (2, 3, 4)}
     prompts["image"].sum().backward()
     assert knowledge.grad.abs().sum() > 0
@@ -129,7 +137,9 @@ def test_distribution_hands_each_neuron_prompt_tokens_of_its_width(variant):
 def test_sparse_mlp_keeps_the_most_active_units_and_no_others():
     hidden = torch.tensor([[3.0, -0.1, 0.5, 2.0, -4.0, 1.0]])
     active = torch.nn.functional.gelu(hidden)
-    sparse = DISTRIBUTE["sparse_mlp"](hidden, 3)
+    part = make_block(distribute="sparse_mlp").distribution["image"]
+    part.num_active = 3
+    sparse = part.activation(hidden)
     assert torch.equal(sparse != 0, torch.tensor([[True, False, False, True, False, True]]))
     assert torch.equal(sparse[sparse != 0], active[sparse != 0])
     block = make_block(distribute="sparse_mlp", active_fraction=1.0)
@@ -151,24 +161,37 @@ def test_context_is_made_of_knowledge_and_of_the_summary_normalised():
     expected = units.view(2, 3, 4)  # three tokens of four
     context = block.distribute(knowledge, summary, ["image"])
     torch.testing.assert_close(context["image"], expected)
-    torch.testing.assert_close(block.prompt_tokens(context)["image"], expected @ part.up.weight.t() + part.tokens)
+    prompting = block.prompting["image"]
+    prompts = prompting.prompt_tokens(context["image"])
+    torch.testing.assert_close(prompts, expected @ prompting.up.weight.t() + prompting.tokens)
     for deaf in (make_block(first=True), make_block(read_answers=False)):
         heard, unheard = (deaf.distribute(knowledge, summary * factor, ["image"])["image"] for factor in (1.0, 0.0))
         assert deaf.distribution["image"].summary is None
         assert torch.equal(heard, unheard)
 
 
-def test_neurons_after_their_tower_start_unshifted():
+def first_looks(answers=False):
+    return {name: FirstLook(state, {}) for name, state in make_states(answers=answers).items()}
+
+
+def test_neurons_after_their_tower_start_unshifted_and_are_shifted_by_the_mean_of_their_prompts():
     config = make_config()
     config.neurons[0]["prompt_side"] = "after"
-    block = RABlock(config, first=True)
-    assert set(block.shift) == {"image"}
-    torch.nn.init.zeros_(block.shift["image"].weight)
-    context = block.distribute(torch.randn(2, 12), torch.randn(2, 12), list(WIDTHS))
-    prompts = block.prompt_tokens(context)
-    assert torch.equal(prompts["image"], torch.zeros(2, 1, 8))
-    assert prompts["video"].shape == (2, 3, 6)
-    assert block.read_answers(make_states(answers=False), context)["image"].answers.shape == (2, 3, 8)
+    block, looks = RABlock(config, first=True), first_looks()
+    after = block.prompting["image"]
+    assert {name: type(part).__name__ for name, part in block.prompting.items()} == {
+        name: "AfterTower" if name == "image" else "TokenPrompts" for name in WIDTHS
+    }
+    context = block.distribute(torch.randn(2, 12), torch.randn(2, 12), ["image"])
+    first = looks["image"].state
+    unshifted = block.prompt({"image": None}, looks, context)["image"]
+    assert torch.equal(unshifted.last_hidden_state, first.last_hidden_state)
+    assert unshifted.answers.shape == (2, 3, 8)
+    torch.nn.init.normal_(after.weight)
+    shifted = block.prompt({"image": None}, looks, context)["image"]
+    shift = after.prompt_tokens(context["image"]).mean(dim=1) @ after.weight.t()  # (batch, width)
+    torch.testing.assert_close(shifted.last_hidden_state, first.last_hidden_state + shift[:, None])
+    torch.testing.assert_close(shifted.pooler_output, first.pooler_output + shift)
 
 
 def normalised(vectors: torch.Tensor) -> torch.Tensor:
@@ -176,39 +199,41 @@ def normalised(vectors: torch.Tensor) -> torch.Tensor:
     return centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
 
 
-def test_an_answer_is_the_mean_of_tokens_weighted_by_how_they_fit_the_question():
-    block, states = make_block(), make_states(answers=False)
+def test_an_answer_is_the_mean_of_tokens_weighted_by_how_they_fit_the_query():
+    block, looks = make_block(prompt="none"), first_looks()
     context = {name: torch.randn(2, 3, 4) for name in WIDTHS}
-    found = block.read_answers(states, context)
-    for name, state in states.items():
-        reader, tokens = block.answers[name], normalised(state.last_hidden_state)
+    found = block.prompt(dict.fromkeys(WIDTHS), looks, context)
+    for name, look in looks.items():
+        state = look.state
+        reader, tokens = block.answer_readers[name], normalised(state.last_hidden_state)
         asked = normalised(context[name] + reader.queries)
         keys = normalised(tokens @ reader.key.weight.t() + reader.key.bias)
         fit = torch.einsum("bpw,bnw->bpn", asked, keys) / 2.0  # of the square root of a bottleneck of four
         expected = torch.einsum("bpn,bnw->bpw", fit.softmax(-1), tokens)
         torch.testing.assert_close(found[name].answers, expected)
         assert found[name].last_hidden_state is state.last_hidden_state
-        assert states[name].answers is None
+        assert state.answers is None
 
 
 def test_answers_come_from_no_padding():
-    block = make_block()
-    context = {"video": torch.randn(2, 3, 4, requires_grad=True)}
+    reader = make_block().answer_readers["video"]
+    context = torch.randn(2, 3, 4, requires_grad=True)
     state = make_states(answers=False)["video"]
     state.token_mask = torch.tensor([[True] * 5 + [False] * 2, [False] * 7])
-    answers = block.read_answers({"video": state}, context)["video"].answers
+    answers = reader(context, state)
     alone = NeuronState(state.last_hidden_state[:1, :5], state.pooler_output[:1], (1, 1, 5))
-    expected = block.read_answers({"video": alone}, {"video": context["video"][:1]})["video"].answers
+    expected = reader(context[:1], alone)
     torch.testing.assert_close(answers[:1], expected)
     answers.sum().backward()  # the second sample has padding only: the neuron is absent from it
-    assert all(p.grad.isfinite().all() for p in block.answers["video"].parameters())
+    assert all(p.grad.isfinite().all() for p in reader.parameters())
 
 
 def test_without_read_answers_nothing_is_asked():
-    block, states = make_block(read_answers=False), make_states(answers=False)
-    assert not block.answers
+    block, looks = make_block(read_answers=False), first_looks()
+    assert not block.answer_readers
+    block.prompting = torch.nn.ModuleDict({name: NoPrompts(None, None) for name in WIDTHS})
     context = {name: torch.randn(2, 3, 4) for name in WIDTHS}
-    assert all(state.answers is None for state in block.read_answers(states, context).values())
+    assert all(state.answers is None for state in block.prompt(dict.fromkeys(WIDTHS), looks, context).values())
 
 
 def test_what_no_answer_has_a_slice_of_hears_the_pooled_output_only():
@@ -224,7 +249,8 @@ def test_what_no_answer_has_a_slice_of_hears_the_pooled_output_only():
 
 
 def test_blocks_compile_without_graph_breaks():
-    block, states = make_block(), make_states()
+    block, states = make_block(prompt="none"), make_states()
+    looks = first_looks()
     head = FusionHead(make_config())
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
@@ -232,8 +258,8 @@ def test_blocks_compile_without_graph_breaks():
     def round_of(states, present):
         summary, embeds = head(states, present)
         context = block.distribute(block.integrate(states, present), summary, list(states))
-        asked = {name: state.answers for name, state in block.read_answers(states, context).items()}
-        return block.prompt_tokens(context), asked, embeds
+        after = block.prompt(dict.fromkeys(WIDTHS), looks, context)
+        return context, {name: state.answers for name, state in after.items()}, embeds
 
     expected = round_of(states, EVERYONE)
     compiled = torch.compile(round_of, fullgraph=True, backend="aot_eager")(states, EVERYONE)

@@ -199,8 +199,8 @@ def test_towers_and_association_keep_different_dtypes(saved, tmp_path):
     assert mixed.dtype == torch.float32
     mixed.save_pretrained(tmp_path / "mixed")
     again = AutoModel.from_pretrained(tmp_path / "mixed")
-    assert again.neurons.by_name["image"].dtype == torch.bfloat16
-    assert again.neurons.by_name["video"].dtype == again.dtype == torch.float32
+    assert again.neurons["image"].dtype == torch.bfloat16
+    assert again.neurons["video"].dtype == again.dtype == torch.float32
     assert_same(outputs(mixed), outputs(again))
 
 
@@ -224,10 +224,10 @@ def test_state_dicts_leave_the_towers_out_and_load_strictly(saved, make_sen):
 def test_neurons_load_on_first_use_and_leave_loaded_weights(saved):
     model, folder = saved
     lazy = AutoModel.from_config(AutoConfig.from_pretrained(folder)).eval()
-    assert not lazy.neurons.by_name
+    assert not lazy.neurons
     lazy.load_state_dict(model.state_dict())
     assert_same(outputs(model), outputs(lazy))
-    assert list(lazy.neurons.by_name) == ["image", "video", "audio"]
+    assert list(lazy.neurons) == ["image", "video", "audio"]
 
 
 def test_logit_scale_comes_from_the_text_tower_unless_it_was_trained(saved, make_sen):
@@ -295,7 +295,7 @@ def test_the_commit_that_was_loaded_is_pinned(towers, tmp_path):
     (repository / "refs" / "main").write_text(COMMIT[::-1])  # the branch moves on
     model.save_pretrained(tmp_path / "sen")
     assert SENConfig.from_pretrained(tmp_path / "sen").neurons[0]["revision"] == COMMIT
-    assert SENModel.from_pretrained(tmp_path / "sen", neuron_kwargs=kwargs).neurons.by_name["audio"].commit == COMMIT
+    assert SENModel.from_pretrained(tmp_path / "sen", neuron_kwargs=kwargs).neurons["audio"].commit == COMMIT
 
 
 def test_a_repository_that_does_not_exist_names_the_neuron(towers):
@@ -336,14 +336,14 @@ def test_trust_in_a_sen_is_not_trust_in_its_neurons(saved, towers, tmp_path):
     assert not (tmp_path / "ran").exists()
     trusted = {"audio": {"trust_remote_code": True}}
     model = SENModel.from_pretrained(folder, neuron_kwargs=trusted)
-    assert type(model.neurons.by_name["audio"].tower).__name__ == "EvilModel"
+    assert type(model.neurons["audio"].tower).__name__ == "EvilModel"
     assert (tmp_path / "ran").exists()
 
 
 def test_neuron_kwargs_reach_their_neuron_and_no_other(saved):
     _, folder = saved
     model = SENModel.from_pretrained(folder, neuron_kwargs={"video": {"attn_implementation": "eager"}})
-    chosen = {name: neuron.tower.config._attn_implementation for name, neuron in model.neurons.by_name.items()}
+    chosen = {name: neuron.tower.config._attn_implementation for name, neuron in model.neurons.items()}
     assert chosen == {"image": "sdpa", "video": "eager", "audio": "sdpa"}
     with pytest.raises(ValueError, match=r"no neurons \['vidoe'\].*'video'"):
         SENModel.from_pretrained(folder, neuron_kwargs={"vidoe": {}})

@@ -24,7 +24,7 @@ def copied(source: str, folder: Path) -> Path:
 
 def first_look(neuron) -> torch.Tensor:
     model = SENModel.from_neurons([neuron], **SMALL)
-    return model.neurons.by_name["image"].first_look({"pixel_values": PICTURES})[0].pooler_output
+    return model.neurons["image"].first_look({"pixel_values": PICTURES}).state.pooler_output
 
 
 # --- layouts that just work ------------------------------------------------------------------------------------------
@@ -62,15 +62,15 @@ def test_neurons_of_one_source_share_its_tower(towers):
     other = {"hub_id": towers["clip"], "name": "thermal", "modality": "thermal", "num_frames": 2}
     neurons = [{"hub_id": towers["clip"], "num_frames": 2}, depth, other]
     model = SENModel.from_neurons(neurons, neuron_kwargs={"thermal": {"attn_implementation": "eager"}}, **SMALL).eval()
-    image, depth, thermal = model.neurons.by_name.values()
+    image, depth, thermal = model.neurons.values()
     assert image.tower is depth.tower
     assert image.tower is not thermal.tower  # loaded in another way
     inputs = {"image_pixel_values": PICTURES, "depth_pixel_values": PICTURES.flip(1), "thermal_pixel_values": PICTURES}
     with torch.no_grad():
         states = model(**inputs).neuron_states
         alone = SENModel.from_neurons([depth.spec.to_dict()], **SMALL).eval()
-        expected = alone.neurons.by_name["depth"].first_look({"pixel_values": PICTURES.flip(1)})[0]
-        found = depth.first_look({"pixel_values": PICTURES.flip(1)})[0]
+        expected = alone.neurons["depth"].first_look({"pixel_values": PICTURES.flip(1)}).state
+        found = depth.first_look({"pixel_values": PICTURES.flip(1)}).state
     assert torch.equal(found.pooler_output, expected.pooler_output)
     assert states["image"].pooler_output.isfinite().all()
 
@@ -83,10 +83,10 @@ def test_a_shared_tower_is_saved_once(towers, tmp_path):
         model.save_pretrained(folder, include_neurons=True)
         assert [path.name for path in folder.glob("neuron_*")] == ["neuron_image"]
         loaded = SENModel.from_pretrained(folder)
-        assert loaded.neurons.by_name["image"].tower is loaded.neurons.by_name["depth"].tower
+        assert loaded.neurons["image"].tower is loaded.neurons["depth"].tower
         for one, two in (
             (model, loaded),
-            (model.neurons.by_name["image"].tower, loaded.neurons.by_name["image"].tower),
+            (model.neurons["image"].tower, loaded.neurons["image"].tower),
         ):
             weights, others = one.state_dict(), two.state_dict()
             assert weights.keys() == others.keys()
@@ -99,7 +99,7 @@ def test_a_shared_tower_is_saved_once(towers, tmp_path):
 def test_the_class_text_tower_can_be_a_neuron_too(towers):
     words = {"hub_id": towers["bert"], "name": "words"}
     model = SENModel.from_neurons([words], text_tower=towers["bert"], hidden_size=8)
-    assert model.neurons.by_name["words"].tower is model.neurons.text_tower.tower
+    assert model.neurons["words"].tower is model.neurons.text_tower.tower
 
 
 # --- checkpoints of something else -----------------------------------------------------------------------------------
@@ -205,6 +205,6 @@ def test_a_revision_that_does_not_exist_is_named(towers, tmp_path):
     (repository / "refs" / "main").write_text(COMMIT)
     kwargs = {"image": {"cache_dir": str(tmp_path / "cache")}}
     sight = {"hub_id": "org/sight", "name": "image"}
-    assert SENModel.from_neurons([sight], neuron_kwargs=kwargs, **SMALL).neurons.by_name["image"].commit == COMMIT
+    assert SENModel.from_neurons([sight], neuron_kwargs=kwargs, **SMALL).neurons["image"].commit == COMMIT
     with pytest.raises(OSError, match=r"org/sight.*no-such-revision"):
         SENModel.from_neurons([{**sight, "revision": "no-such-revision"}], neuron_kwargs=kwargs, **SMALL)

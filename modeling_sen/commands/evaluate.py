@@ -155,9 +155,7 @@ def chosen_sources(data: Sequence[str] | None, protocol: Protocol, dataset: str 
 
 def described_run(encoder: SENEncoder, model: str, protocol: Protocol) -> dict[str, Any]:
     """What a number depends on beside the data, JSON-able."""
-    neurons = [neuron for _, neuron in encoder.model.neurons.by_name.items()]
-    if encoder.model.neurons.text_tower is not None:
-        neurons.append(encoder.model.neurons.text_tower)
+    neurons = encoder.model.neurons.values()
     packages = ("modeling-sen", "transformers", "torch", "av", "pillow")
     described = asdict(replace(protocol, templates={}))
     described["resample"] = protocol.resample.name
@@ -165,7 +163,7 @@ def described_run(encoder: SENEncoder, model: str, protocol: Protocol) -> dict[s
         "protocol": {name: value for name, value in described.items() if name not in ("templates", "hub_datasets")},
         "model": {
             "name": model,
-            "revision": encoder.processor.base_revision,
+            "revision": encoder.processor.commit,
             "sha1": model_sha1(encoder.model),
             "neurons": [
                 {"name": neuron.spec.name, "hub_id": neuron.spec.hub_id, "revision": _commit(neuron)}
@@ -267,7 +265,7 @@ def _drawn(clips: LabelledClips, num: int | None, seed: int) -> LabelledClips:
 
 
 def _commit(neuron: Any) -> str | None:
-    return getattr(neuron.commit, "resolved", neuron.commit) or neuron.spec.revision
+    return neuron.commit or neuron.spec.revision
 
 
 def _summary(results: dict[str, Any], output: Path) -> str:

@@ -149,8 +149,8 @@ def _print_description(found: dict[str, Any]) -> None:
     rows = []
     for part in [*found["neurons"], *([found["text_tower"]] if found["text_tower"] else [])]:
         revision = f"@{part['revision'][:8]}" if part["revision"] else ""
-        if part["crown_layers"] is not None:
-            site = f"layer {part['layers'] - part['crown_layers']} of {part['layers']}, {part['prompt_side']}"
+        if part["prompt_depth"] is not None:
+            site = f"layer {part['layers'] - part['prompt_depth']} of {part['layers']}, {part['prompt_side']}"
         else:
             site = {"after": "after the tower", "none": "nowhere"}.get(part["prompt_side"], "?")
         if part is found["text_tower"]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from modeling_sen.configuration_sen import NeuronSpec
-from modeling_sen.hub_files import DEFAULT_LOGIT_SCALE
+from modeling_sen.first_look import FirstLook
 from modeling_sen.modeling_sen import SENModel
-from modeling_sen.neuron import NeuronTrunk
+from modeling_sen.neuron_loading import DEFAULT_LOGIT_SCALE
 from modeling_sen.recursive_association import masked_mean
 
 # What a late fusion reads of each neuron: its final tokens, its trunk's (all that a SEN's crown sees), its pooled output.
@@ -27,15 +27,13 @@ class FrozenMean(nn.Module):
 
     def __init__(self, model: SENModel):
         super().__init__()
-        self.neurons = {
-            spec.name: model.neurons.by_name[spec.name] for spec in model.config.neuron_specs if spec.aligned
-        }
+        self.neurons = {spec.name: model.neurons[spec.name] for spec in model.config.neuron_specs if spec.aligned}
         self.register_buffer("logit_scale", torch.tensor(DEFAULT_LOGIT_SCALE))
 
-    def forward(self, trunks: Mapping[str, NeuronTrunk], present: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, trunks: Mapping[str, FirstLook], present: Mapping[str, Tensor]) -> Tensor:
         """(batch, embedding), normalised."""
         embeds = {
-            name: nn.functional.normalize(self.neurons[name].project(trunk.first_state.pooler_output).float(), dim=-1)
+            name: nn.functional.normalize(self.neurons[name].project(trunk.state.pooler_output).float(), dim=-1)
             for name, trunk in trunks.items()
             if name in self.neurons
         }
@@ -115,7 +113,7 @@ class LateFusion(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(DEFAULT_LOGIT_SCALE))
 
     def forward(
-        self, trunks: Mapping[str, NeuronTrunk], present: Mapping[str, Tensor], question: Tensor | None = None
+        self, trunks: Mapping[str, FirstLook], present: Mapping[str, Tensor], question: Tensor | None = None
     ) -> Tensor:
         """(batch, embedding), normalised.
 
@@ -152,15 +150,15 @@ class LateFusion(nn.Module):
         return (first + last.linear2(last.activation(last.linear1(last.norm2(first)))))[:, 0]
 
 
-def neuron_tokens(trunk: NeuronTrunk, source: str) -> tuple[Tensor, Tensor | None]:
+def neuron_tokens(trunk: FirstLook, source: str) -> tuple[Tensor, Tensor | None]:
     """A neuron's tokens (batch, N, width), and which of them are padding (batch, N) where some are.
 
     Raises:
         ValueError: trunk tokens of a neuron that has no trunk.
     """
     if source == "pooled":
-        return trunk.first_state.pooler_output.unsqueeze(1), None
-    tokens = trunk.first_state.last_hidden_state
+        return trunk.state.pooler_output.unsqueeze(1), None
+    tokens = trunk.state.last_hidden_state
     if source == "trunk":
         if trunk.trunk is None:
             raise ValueError("source 'trunk': the neuron is re-associated after its tower and has no trunk")

@@ -98,10 +98,7 @@ def model_sha1(model: SENModel) -> str:
     for name in ("_name_or_path", "transformers_version"):
         settings.pop(name, None)
     digest = hashlib.sha1(json.dumps(settings, sort_keys=True, default=str).encode())
-    towers = dict(model.neurons.by_name)
-    if model.neurons.text_tower is not None:
-        towers["text tower"] = model.neurons.text_tower
-    parts = {"": model.state_dict(), **{name: neuron.tower.state_dict() for name, neuron in towers.items()}}
+    parts = {"": model.state_dict(), **{name: neuron.tower.state_dict() for name, neuron in model.neurons.items()}}
     for part, weights in parts.items():
         for name, weight in sorted(weights.items()):
             digest.update(f"{part} {name} {weight.dtype} {tuple(weight.shape)}".encode())

@@ -39,7 +39,7 @@ class SENForMTEB(AbsEncoder):
         self.mteb_model_meta = ModelMeta.create_empty(
             {
                 "name": model_name if model_name.count("/") == 1 else "local/sen",
-                "revision": encoder.processor.base_revision or revision or "no_revision",
+                "revision": encoder.processor.commit or revision or "no_revision",
                 "embed_dim": encoder.model.config.projection_dim,
                 "n_parameters": sum(weight.numel() for weight in encoder.model.parameters()),
                 "similarity_fn_name": ScoringFunction.COSINE,

@@ -198,7 +198,7 @@ def protocol_processors(processor: SENProcessor, protocol: Protocol) -> list[SEN
 def _view_processor(processor: SENProcessor, protocol: Protocol, rule: str) -> SENProcessor:
     config = copy.deepcopy(processor.config)
     config.neurons = [_as_protocol(spec, processor, protocol, rule).to_dict() for spec in config.neuron_specs]
-    return SENProcessor(config, processor.base, processor.base_revision, processor.hub_kwargs)
+    return SENProcessor(config, processor.source)
 
 
 def _as_protocol(spec: NeuronSpec, processor: SENProcessor, protocol: Protocol, rule: str) -> NeuronSpec:

@@ -1,20 +1,18 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Trunk outputs of frozen neurons on disk: what training reads instead of decoding video and running trunks.
+"""First looks of frozen neurons on disk: what training reads instead of decoding video and running trunks.
 
-One folder a neuron, named by a digest of all that its trunk's output depends on; in it safetensors shards of a fixed number
-of clips, named by a digest of these. A shard is written whole and carries a checksum; one that is damaged is built anew.
+One folder a neuron, named by a digest of all that its first look depends on; in it safetensors shards of a fixed number of
+clips, named by a digest of these. A shard is written whole and carries a checksum; one that is damaged is built anew.
 """
 
 import hashlib
 import json
 import os
-import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,18 +22,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from modeling_sen.first_look import FirstLook
 from modeling_sen.modeling_sen import SENModel
-from modeling_sen.neuron import Neuron, NeuronState, NeuronTrunk
+from modeling_sen.neuron import Neuron
+from modeling_sen.recursive_association import PROMPT
 
 SHARD_CLIPS = 2048
-OPEN_SHARDS = 4096  # memory maps that a process keeps, of the 65,530 that Linux allows
+OPEN_SHARDS = 4096  # files that a process keeps mapped, of the 65,530 maps that Linux allows
 # Of a batch what belongs to no neuron.
 _BESIDE = ("neuron_mask", "frame_times", "text_input_ids", "text_attention_mask")
-_NUMPY_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
 
 
 class FeatureCache:
-    """Trunks of clips, by row.
+    """First looks at clips, by row.
 
     Args:
         model: the SEN whose neurons are cached, loaded.
@@ -54,12 +53,14 @@ class FeatureCache:
         shard_clips: int = SHARD_CLIPS,
     ):
         self.model, self.clips, self.dtype, self.shard_clips = model, list(clips), dtype, shard_clips
+        specs = model.neurons.neuron_specs
+        self.neurons: dict[str, Neuron] = {name: model.neurons[name] for name in specs}  # type: ignore[misc]
+        self.records = {name: PROMPT[model.config.prompt_of(spec)].records for name, spec in specs.items()}
         self.folders = {
-            name: Path(folder) / f"{name}-{trunk_digest(neuron, dtype)}"
-            for name, neuron in model.neurons.by_name.items()
+            name: Path(folder) / f"{name}-{look_digest(neuron, self.records[name], dtype)}"
+            for name, neuron in self.neurons.items()
         }
-        self._shards: dict[tuple[str, int], dict[str, np.ndarray]] = {}
-        self._templates: dict[tuple, NeuronTrunk] = {}
+        self._shards: dict[tuple[str, int], Any] = {}
 
     @property
     def num_shards(self) -> int:
@@ -115,39 +116,27 @@ class FeatureCache:
                     _write_shard(self._path(name, number), _joined(batches, name))
 
     def _look(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        """Neuron -> what is stored of its first look, each (clips, ...)."""
-        stored = {}
-        mask = inputs.get("neuron_mask")
-        given_of = self.model._split_inputs({key: value for key, value in inputs.items() if key not in _BESIDE})
-        for number, (name, neuron) in enumerate(self.model.neurons.by_name.items()):
-            if name not in given_of:
-                continue
-            given = given_of[name]
-            state, look = neuron.first_look(given)
-            stored[name] = {
-                "tokens": state.last_hidden_state.to(self.dtype),
-                "pooled": state.pooler_output.to(self.dtype),
-                "present": torch.ones(_count(inputs), dtype=torch.bool) if mask is None else mask[:, number].clone(),
-            }
-            if look.trunk is not None:
-                folded = look.trunk.hidden_states  # (clips * frames, tokens, width)
-                stored[name]["trunk"] = folded.unflatten(0, (look.batch_size, -1)).to(self.dtype)
-            for key, value in given.items():
-                # Attention masks are made of ids and masks. Of pixels and sound the shape does: they are not looked at again.
-                if value.is_floating_point():
-                    stored[name][f"shape_{key}"] = _shape_rows(value)
-                else:
-                    stored[name][f"input_{key}"] = value.bool() if key == "attention_mask" else value
-        return {name: {key: value.cpu() for key, value in tensors.items()} for name, tensors in stored.items()}
+        """Neuron -> its packed first look, each (clips, ...)."""
+        stored, mask = {}, inputs.get("neuron_mask")
+        given = self.model.neurons.split_inputs({key: value for key, value in inputs.items() if key not in _BESIDE})
+        for number, (name, neuron) in enumerate(self.neurons.items()):
+            if name in given:
+                present = torch.ones(_count(inputs), dtype=torch.bool) if mask is None else mask[:, number].clone()
+                packed = neuron.first_look(given[name], self.records[name]).pack()
+                stored[name] = {"present": present, **{key: self._stored(value) for key, value in packed.items()}}
+        return stored
 
-    def trunks(self, rows: Sequence[int] | np.ndarray) -> dict[str, NeuronTrunk]:
+    def _stored(self, value: Tensor) -> Tensor:
+        return value.to("cpu", self.dtype if value.is_floating_point() else None)
+
+    def trunks(self, rows: Sequence[int] | np.ndarray) -> dict[str, FirstLook]:
         """What `SENModel.forward(trunks=...)` takes, for some clips; a neuron that none of them has inputs for is left out.
 
         Raises:
             FileNotFoundError: a shard is not built.
         """
         found = {name: self._gather(name, np.asarray(rows)) for name in self.folders}
-        return {name: self._trunk(name, stored) for name, stored in found.items() if "pooled" in stored}
+        return {name: self.neurons[name].unpack(stored) for name, stored in found.items() if "pooled" in stored}
 
     def neuron_mask(self, rows: Sequence[int] | np.ndarray) -> Tensor:
         """(rows, neurons) bool: which neurons each clip has inputs for, as `SENModel.forward(neuron_mask=...)` takes it.
@@ -159,87 +148,42 @@ class FeatureCache:
         return torch.stack([every[name] for name in self.folders], dim=1)
 
     def drop_trunks(self) -> int:
-        """Frees the layers below the prompt sites, which a model that is called on stored trunks only does not run.
+        """Frees the weights below the prompts, which a model that is called on stored first looks only does not run.
 
-        Whole stay towers that stand beside their checkpoint, as saving it writes them, the text tower, and towers whose lower
-        layers hand on more than hidden states (WavLM).
+        Towers saved beside the checkpoint, the text tower, and towers whose layers return more than hidden states (WavLM) are
+        left whole.
 
         Returns:
             bytes freed.
-
-        Raises:
-            FileNotFoundError: a shard is not built.
         """
         freed, text_tower = 0, self.model.neurons.text_tower
-        for name, neuron in self.model.neurons.by_name.items():
-            prompted = neuron.prompted_tower
-            if prompted is None or neuron.spec.is_relative or (text_tower and text_tower.tower is neuron.tower):
+        for neuron in self.neurons.values():
+            shared = text_tower is not None and text_tower.tower is neuron.tower
+            if neuron.prompted_tower is None or neuron.spec.is_relative or shared or neuron.adapter.returned_beside:
                 continue
-            rest = None
-            for number in range(self.num_shards):
-                present = self._gather(name, np.asarray(self.shard_rows(number)), ("present",))["present"]
-                if present.any():
-                    row = self.shard_rows(number)[int(present.int().argmax())]
-                    rest = self.trunks([row])[name].trunk.rest  # type: ignore[union-attr]
-                    break
-            if any(isinstance(value, Tensor) for value in rest or ()):
-                continue
-            for layer in prompted.layers[: prompted.site]:
-                layer.forward = partial(_hand_on, rest)
-                for parameter in layer.parameters():
-                    freed += parameter.nbytes
-                    parameter.data = parameter.new_empty(0)
+            freed += neuron.prompted_tower.drop_trunk()
         return freed
 
-    def _trunk(self, name: str, found: dict[str, Tensor]) -> NeuronTrunk:
-        neuron = self.model.neurons.by_name[name]
-        count = len(found["pooled"])
-        inputs = {key.removeprefix("input_"): value for key, value in found.items() if key.startswith("input_")}
-        inputs |= {key: value.long() for key, value in inputs.items() if key == "attention_mask"}
-        shapes = {
-            key.removeprefix("shape_"): tuple(value.amax(0).tolist())  # rows without inputs have none
-            for key, value in found.items()
-            if key.startswith("shape_")
-        }
-        template_key = (name, count, *shapes.items(), *((key, tuple(value.shape)) for key, value in inputs.items()))
-        blank = {key: torch.zeros(()).expand(count, *shape) for key, shape in shapes.items()}
-        if template_key not in self._templates:  # for all of a trunk that does not depend on the clip
-            self._templates[template_key] = neuron.first_look(blank | inputs)[1]
-        template = self._templates[template_key]
-        placed = {
-            key: found[key].to(neuron.device, neuron.dtype) for key in ("tokens", "pooled", "trunk") if key in found
-        }
-        given = neuron._tower_inputs(blank | inputs) if inputs else {}
-        mask = neuron._token_mask(placed["tokens"], given)
-        state = NeuronState(placed["tokens"], placed["pooled"], template.first_state.grid, mask)
-        trunk = template.trunk
-        if trunk is not None:
-            trunk = replace(trunk, hidden_states=placed["trunk"].flatten(0, 1), inputs={**trunk.inputs, **given})
-        return replace(template, trunk=trunk, first_state=state)
-
     def _gather(self, name: str, rows: np.ndarray, keys: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """What is stored of some rows: key -> (rows, ...), read from the shards' memory maps."""
+        """What is stored of some rows: key -> (rows, ...); only these are read from the shards."""
         numbers = rows // self.shard_clips
         parts: list[dict[str, Tensor]] = []
         order = np.argsort(numbers, kind="stable")
         for number in np.unique(numbers):
             shard = self._shard(name, int(number))
-            wanted = rows[order][numbers[order] == number] - number * self.shard_clips
-            part = {key: _as_tensor(tensor[wanted]) for key, tensor in shard.items() if key in (keys or shard)}
-            if "present" not in shard:  # written by an earlier version, for clips that had all
-                part["present"] = torch.ones(len(wanted), dtype=torch.bool)
-            parts.append(part)
+            wanted = (rows[order][numbers[order] == number] - number * self.shard_clips).tolist()
+            parts.append({key: shard.get_slice(key)[wanted] for key in shard.keys() if key in (keys or [key])})  # noqa: SIM118
         if len(parts) == 1:
             return parts[0]
         back = torch.from_numpy(np.argsort(order))
         with torch.autocast("cpu", enabled=False):  # under which the CPU does not concatenate float16
             return {key: value[back] for key, value in _joined(parts, name).items()}
 
-    def _shard(self, name: str, number: int) -> dict[str, np.ndarray]:
+    def _shard(self, name: str, number: int) -> Any:
         if (name, number) not in self._shards:
             if len(self._shards) >= OPEN_SHARDS:
                 del self._shards[next(iter(self._shards))]
-            self._shards[name, number] = _map_shard(self._path(name, number))
+            self._shards[name, number] = safe_open(self._path(name, number), framework="pt")
         return self._shards[name, number]
 
     def _path(self, name: str, number: int) -> Path:
@@ -250,18 +194,14 @@ class FeatureCache:
         return hashlib.sha256("\n".join(self.clips[rows.start : rows.stop]).encode()).hexdigest()[:16]
 
 
-def _hand_on(rest: tuple | None, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor | tuple:
-    """What a layer without weights does."""
-    return hidden_states if rest is None else (hidden_states, *rest)
-
-
-def trunk_digest(neuron: Neuron, dtype: torch.dtype) -> str:
-    """Of all that a stored trunk depends on: the tower's source and commit, its prompt site, its preprocessing, dtypes."""
+def look_digest(neuron: Neuron, records: Sequence[str], dtype: torch.dtype) -> str:
+    """Of all that a stored first look depends on: the tower's source and commit, its cut, its preprocessing, dtypes."""
     prompted = neuron.prompted_tower
     facts = {
         "spec": neuron.spec.to_dict(),
         "commit": neuron.commit,
-        "site": None if prompted is None else prompted.site,
+        "records": list(records),
+        "prompt_depth": None if prompted is None else prompted.prompt_depth,
         "tower_dtype": str(neuron.dtype),
         "dtype": str(dtype),
     }
@@ -270,10 +210,6 @@ def trunk_digest(neuron: Neuron, dtype: torch.dtype) -> str:
 
 def _count(inputs: Mapping[str, Tensor]) -> int:
     return len(next(iter(inputs.values())))
-
-
-def _shape_rows(value: Tensor) -> Tensor:
-    return torch.tensor(value.shape[1:]).expand(len(value), -1)
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]], name: str) -> dict[str, Tensor]:
@@ -287,11 +223,11 @@ def _joined(parts: Sequence[Mapping[str, Tensor]], name: str) -> dict[str, Tenso
         found = [part[key] for part in parts if key in part]
         largest = [max(sizes) for sizes in zip(*(value.shape[1:] for value in found), strict=True)]
         if any(list(value.shape[1:]) != largest for value in found) and not any(
-            "input_attention_mask" in part for part in parts
+            "input.attention_mask.values" in part for part in parts
         ):
             shapes = sorted({tuple(value.shape[1:]) for value in found})
             raise ValueError(
-                f"neuron {name!r}: clips have {key.partition('_')[2] or key} of shapes {shapes}, and the tower takes no "
+                f"neuron {name!r}: clips have {key} of shapes {shapes}, and the tower takes no "
                 "attention mask that would say what is padding; give inputs of one length"
             )
         whole = [part.get(key, found[0].new_zeros(len(part["present"]), *largest)) for part in parts]
@@ -328,22 +264,3 @@ def _is_whole(path: Path) -> bool:
     except (OSError, SafetensorError):
         return False
     return metadata.get("checksum") == _checksum(tensors)
-
-
-def _as_tensor(array: np.ndarray) -> Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
-
-
-def _map_shard(path: Path) -> dict[str, np.ndarray]:
-    """A shard's tensors as memory maps; bfloat16 as uint16, which numpy knows."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    return {
-        name: np.memmap(
-            path, _NUMPY_TYPES[entry["dtype"]], "r", 8 + length + entry["data_offsets"][0], tuple(entry["shape"])
-        )
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }

@@ -18,7 +18,7 @@ from transformers_tests.test_modeling_common import ModelTesterMixin, floats_ten
 from transformers_tests.test_processing_common import ProcessorTesterMixin
 
 from modeling_sen import SENConfig, SENModel, SENProcessor
-from modeling_sen.hub_files import resolve_spec
+from modeling_sen.neuron_loading import resolve_spec
 
 
 class SENModelTester:

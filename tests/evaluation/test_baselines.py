@@ -15,8 +15,7 @@ def model(make_sen):
 @pytest.fixture
 def trunks(model):
     return {
-        name: model.neurons.by_name[name].first_look(given)[1]
-        for name, given in model._split_inputs(random_inputs(3)).items()
+        name: model.neurons[name].first_look(given) for name, given in model._split_inputs(random_inputs(3)).items()
     }
 
 
@@ -52,8 +51,8 @@ def test_an_absent_neuron_changes_nothing(model, trunks, num_resampled):
     fusion = LateFusion(model.config.neuron_specs, 16, "round0", num_resampled, hidden_size=16, num_layers=1).eval()
     audio = trunks["audio"]
     other = {**trunks, "audio": type(audio)(**{**vars(audio)})}
-    state = audio.first_state
-    other["audio"].first_state = type(state)(state.last_hidden_state + 1, state.pooler_output + 1, None, state.grid)
+    state = audio.state
+    other["audio"].state = type(state)(state.last_hidden_state + 1, state.pooler_output + 1, None, state.grid)
     with torch.no_grad():
         masked = fusion(trunks, all_here(trunks, but="audio"))
         torch.testing.assert_close(fusion(other, all_here(trunks, but="audio")), masked)
@@ -80,7 +79,7 @@ def test_what_is_asked_changes_the_answer(model, trunks):
 
 def test_sources_are_what_they_say(model, trunks):
     image = trunks["image"]  # two frames of 3 x 3 patches and a class token each, width 32
-    state = image.first_state
+    state = image.state
     assert torch.equal(neuron_tokens(image, "round0")[0], state.last_hidden_state)
     assert torch.equal(neuron_tokens(image, "pooled")[0][:, 0], state.pooler_output)
     seen, padding = neuron_tokens(image, "trunk")
@@ -94,7 +93,7 @@ def test_padded_words_are_not_read(make_sen, towers):
     name = model.config.neuron_specs[-1].name
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     ids = torch.randint(5, 10, (2, 5))
-    trunk = model.neurons.by_name[name].first_look({"input_ids": ids, "attention_mask": mask})[1]
+    trunk = model.neurons[name].first_look({"input_ids": ids, "attention_mask": mask})
     tokens, padding = neuron_tokens(trunk, "trunk")
     assert torch.equal(padding, mask == 0)
     resampler = Resampler(tokens.shape[-1], 16, 3, 4).eval()

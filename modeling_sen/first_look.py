@@ -1,0 +1,126 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What a neuron computes of a clip: its state in a round, and the first look, which packs into tensors for the disk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .neuron_registry import Grid
+from .prompt_injection import TrunkOutput
+
+# What a first look can record for later ones; entries of PROMPT name what they need.
+CROWN_INPUT = "crown_input"
+
+
+@dataclass
+class NeuronState:
+    """A neuron's features in one round.
+
+    Attributes:
+        last_hidden_state: (batch, t * h * w, width) tokens of the grid; class tokens are not among them.
+        pooler_output: (batch, width), the tower's own pooled output, or the mean of its tokens; mean over folded frames.
+        grid: (t, h, w).
+        token_mask: (batch, t * h * w) bool, which tokens are not padding, where some may be.
+        answers: (batch, prompt_tokens, width), what each prompt token found among the tokens; `None` in round 0.
+    """
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor
+    grid: Grid
+    token_mask: Tensor | None = None
+    answers: Tensor | None = None
+
+
+@dataclass
+class FirstLook:
+    """The unprompted pass of a neuron, and what later rounds need of it.
+
+    Attributes:
+        state: of round 0.
+        inputs: the neuron's inputs.
+        trunk: the trunk's output; `None` where no crown runs again.
+        outputs: `hidden_states` and `attentions` of the tower, where they were asked for.
+    """
+
+    state: NeuronState
+    inputs: dict[str, Tensor]
+    trunk: TrunkOutput | None = None
+    outputs: dict[str, tuple[Tensor, ...] | None] = field(default_factory=dict)
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.state.pooler_output)
+
+    def pack(self) -> dict[str, Tensor]:
+        """All that [`Neuron.unpack`] needs, as tensors whose first dimension is the batch.
+
+        Of pixels and sound only the shapes are kept: later rounds do not read them.
+
+        Raises:
+            ValueError: the modules below the tower's layers return something that is no tensor.
+        """
+        state, batch = self.state, self.batch_size
+        packed = {"tokens": state.last_hidden_state, "pooled": state.pooler_output, "grid": rows_of(state.grid, batch)}
+        if state.token_mask is not None:
+            packed["token_mask"] = state.token_mask
+        for name, value in self.inputs.items():
+            if value.is_floating_point():
+                packed[f"input.{name}.shape"] = rows_of(value.shape[1:], batch)
+            else:
+                packed[f"input.{name}.values"] = value.bool() if name == "attention_mask" else value
+        if self.trunk is not None:
+            packed["trunk"] = self.trunk.hidden_states.unflatten(0, (batch, -1))  # (batch, frames, tokens, width)
+            rest = self.trunk.rest
+            packed["returned_beside"] = rows_of([0 if rest is None else 1 + len(rest)], batch)
+            for number, output in enumerate(self.trunk.below):
+                packed |= pack_shapes(f"below.{number}", output, batch)
+        return packed
+
+
+def rows_of(sizes: Sequence[int], batch: int) -> Tensor:
+    """(batch, len(sizes)) int64."""
+    return torch.tensor(list(sizes)).expand(batch, -1)
+
+
+def sizes_of(rows: Tensor) -> tuple[int, ...]:
+    """What [`rows_of`] wrote; the largest where rows differ, as batches are padded to it. Rows of absent clips are zeros."""
+    return tuple(rows.amax(0).tolist())
+
+
+def pack_shapes(name: str, output: Any, batch: int) -> dict[str, Tensor]:
+    """The structure of a module's output: shapes of floating-point tensors, values of others (masks), `None`s left out."""
+    if isinstance(output, tuple):
+        packed = {f"{name}.length": rows_of([len(output)], batch)}
+        for number, part in enumerate(output):
+            packed |= pack_shapes(f"{name}.{number}", part, batch)
+        return packed
+    if output is None:
+        return {f"{name}.none": rows_of([0], batch)}
+    if not isinstance(output, Tensor):
+        raise ValueError(f"{name}: found {type(output).__name__}, expected tensors, which alone can be stored")
+    if not output.is_floating_point():
+        return {f"{name}.values": output.unflatten(0, (batch, -1))}
+    first, *others = output.shape
+    if first % batch:  # the same for all clips, such as positions
+        return {f"{name}.constant": rows_of(output.shape, batch)}
+    return {f"{name}.shape": rows_of([first // batch, *others], batch)}
+
+
+def unpack_shapes(name: str, packed: Mapping[str, Tensor], device: torch.device) -> Any:
+    if (rows := packed.get(f"{name}.length")) is not None:
+        return tuple(unpack_shapes(f"{name}.{number}", packed, device) for number in range(sizes_of(rows)[0]))
+    if (values := packed.get(f"{name}.values")) is not None:
+        return values.to(device).flatten(0, 1)
+    if (rows := packed.get(f"{name}.constant")) is not None:
+        return torch.empty(sizes_of(rows), device="meta")
+    if (rows := packed.get(f"{name}.shape")) is None:
+        return None
+    first, *others = sizes_of(rows)
+    return torch.empty([first * len(rows), *others], device="meta")
+
+
+__all__ = ["CROWN_INPUT", "FirstLook", "NeuronState", "pack_shapes", "rows_of", "sizes_of", "unpack_shapes"]

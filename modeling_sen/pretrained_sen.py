@@ -1,0 +1,209 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""SENPreTrainedModel: loading, saving and pushing of every model that holds a SEN.
+
+A checkpoint holds the association and, of a head, the head; the frozen towers are loaded by hub id, or stand beside it in
+`neuron_NAME/` folders. A head is a subclass whose configuration has a `sen_config` and that keeps its SEN as `self.sen`.
+"""
+
+import copy
+import functools
+import inspect
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils.hub import create_and_tag_model_card
+
+from .checkpoint_folder import replaced_folder
+from .configuration_sen import TEXT_TOWER_NAME, SENConfig
+from .hub_files import FETCH_ARGUMENTS, HubSource, quiet_transformers, readable_weights
+
+# Weights under the names that checkpoints of the first development had.
+_RENAMED_WEIGHTS = {
+    r"distribution\.(\w+)\.up": r"prompting.\1.up",
+    r"distribution\.(\w+)\.tokens": r"prompting.\1.tokens",
+    r"shift\.(\w+)\.weight": r"prompting.\1.weight",
+    r"readers\.(\w+)\.answers": r"readers.\1.answer_weight",
+    r"blocks\.(\d+)\.answers": r"blocks.\1.answer_readers",
+}
+
+
+class SENPreTrainedModel(PreTrainedModel):
+    """Base of [`SENModel`] and of every head."""
+
+    config: SENConfig
+    base_model_prefix = "sen"
+    main_input_name = "neuron_mask"
+    input_modalities = ["video", "image", "audio", "text"]  # noqa: RUF012 (Transformers' own declaration)
+    _no_split_modules = ["RABlock", "FusionHead"]  # noqa: RUF012 (Transformers' own declaration)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the losses are means over videos: the Trainer is not to pass `num_items_in_batch`
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        own: Callable[[float], None] | None = getattr(module, "init_own_weights", None)
+        if own is not None:  # bare parameters, of which Transformers knows nothing
+            own(self.config.initializer_range)
+
+    # --- loading -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, neuron_kwargs=None, **kwargs):  # type: ignore[override]
+        """As of any Transformers model; loads the neurons too.
+
+        Args:
+            neuron_kwargs: `{neuron name: from_pretrained arguments}`, e.g. `{"image": {"attn_implementation": "eager"}}`;
+                `"class_text"` is the text tower. `trust_remote_code` reaches a neuron only here, never from the SEN.
+
+        Raises:
+            OSError: the checkpoint, or a neuron's, cannot be found or read.
+            RuntimeError: the checkpoint lacks weights of the association or the head, which would stay random.
+        """
+        name = pretrained_model_name_or_path
+        # One commit for all files of this load, those of neurons beside the checkpoint included.
+        source = None if name is None else HubSource.of(name, kwargs).at_commit()
+        if source is not None and source.revision is not None:
+            kwargs["revision"] = source.revision
+        wants_info = kwargs.pop("output_loading_info", False)
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        kwargs = {"key_mapping": _RENAMED_WEIGHTS, **kwargs}
+        with quiet_transformers(), readable_weights(f"{name}"):  # what is missing raises below
+            model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        if info["missing_keys"] and source is not None:
+            missing = sorted(info["missing_keys"])
+            raise RuntimeError(
+                f"{name}: {len(missing)} weights of {cls.__name__} are missing (e.g. {missing[0]}) and would stay random"
+            )
+        shared = {key: kwargs[key] for key in FETCH_ARGUMENTS if key in kwargs and key != "force_download"}
+        if dtype not in (None, "auto"):
+            shared["dtype"] = dtype
+        model.base_model.neurons.base = source
+        model.base_model.load_neurons(
+            {
+                key: {**shared, **(neuron_kwargs or {}).get(key, {})}
+                for key in [*model.base_model.specs, *(neuron_kwargs or {}), TEXT_TOWER_NAME]
+            }
+        )
+        model.eval()
+        return (model, info) if wants_info else model
+
+    # --- saving ------------------------------------------------------------------------------------------------------
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike,
+        include_neurons: bool = False,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Saves configuration and trained weights; the folder is replaced whole, or not at all.
+
+        Args:
+            include_neurons: write each tower to `neuron_NAME/` too, so that the folder stands alone. Towers that stood
+                beside the checkpoint this model was loaded from are written in any case.
+            push_to_hub: push the folder's files to the repository `repo_id`, by default named as the folder.
+            kwargs: as of any Transformers model.
+        """
+        if not kwargs.get("is_main_process", True):
+            return
+        hub_kwargs = {key: kwargs.pop(key) for key in ("repo_id", "commit_message", "private") if key in kwargs}
+        bank = self.base_model.neurons
+        if include_neurons or any(spec.is_relative for spec in bank.specs.values()):
+            self.base_model.ensure_loaded()
+        with replaced_folder(save_directory) as folder:
+            with quiet_transformers():
+                super().save_pretrained(folder, save_original_format=False, **kwargs)
+            if (folder / "config.json").exists():  # not where adapters alone are saved
+                self._config_to_save(folder, include_neurons).save_pretrained(folder)
+        if push_to_hub:
+            repo_id = hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
+            self.push_to_hub(repo_id, include_neurons=include_neurons, token=kwargs.get("token"), **hub_kwargs)
+
+    def _config_to_save(self, folder: Path, include_neurons: bool) -> Any:
+        """The configuration with what a reload needs: commits, dtypes, and the towers that were written beside it."""
+        specs = {name: spec.to_dict() for name, spec in self.base_model.neurons.save(folder, include_neurons).items()}
+        config = copy.deepcopy(self.config)
+        sen_config = config if isinstance(config, SENConfig) else config.sen_config
+        sen_config.text_tower = specs.pop(TEXT_TOWER_NAME, None)
+        sen_config.neurons = list(specs.values())
+        return config
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        include_neurons: bool = False,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        tags: list[str] | None = None,
+        **save_arguments: Any,
+    ) -> str:
+        """As of any Transformers model; `include_neurons` as of `save_pretrained`, so that the repository stands alone."""
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        card = create_and_tag_model_card(repo_id, tags, token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, include_neurons=include_neurons, **save_arguments)
+            card.save(Path(folder, "README.md"))
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or f"Upload {type(self).__name__}",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+            )
+
+    # --- parameters --------------------------------------------------------------------------------------------------
+
+    def trainable_parameters(self) -> tuple[int, int]:
+        """(trainable, all) parameters, the loaded towers included in the second."""
+        trainable = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        return trainable, sum(parameter.numel() for parameter in self.parameters())
+
+    def print_trainable_parameters(self) -> None:
+        """Prints the trainable share, as `peft` does."""
+        self.base_model.ensure_loaded()
+        trainable, total = self.trainable_parameters()
+        print(f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}")
+
+
+class lists_neuron_inputs:
+    """Lists a model's neuron inputs in the signature of its `forward(..., **inputs)`.
+
+    They differ from model to model, and the Trainer drops columns of a data set that the signature does not name.
+    """
+
+    def __init__(self, forward: Callable[..., Any]):
+        self.forward = forward
+        functools.update_wrapper(self, forward)
+
+    def __get__(self, model: Any, owner: type | None = None) -> Any:
+        if model is None:
+            return self.forward
+        bound: Any = functools.partial(self.forward, model)
+        _, *named, rest = inspect.signature(self.forward).parameters.values()
+        columns = [f"{name}_{spec.input_name}" for name, spec in model.base_model.specs.items()]
+        columns += [f"{name}_attention_mask" for name, spec in model.base_model.specs.items() if not spec.takes_frames]
+        inputs = [inspect.Parameter(column, inspect.Parameter.KEYWORD_ONLY, default=None) for column in columns]
+        bound.__signature__ = inspect.Signature([*named, *inputs, rest])
+        return bound
+
+
+__all__ = ["SENPreTrainedModel", "lists_neuron_inputs"]
