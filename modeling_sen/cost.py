@@ -37,7 +37,7 @@ class NeuronCost:
         prompt_depth: those of the crown, which run again in each round.
         prompt_side: `prefix`, `suffix`, `after` (the tower) or `none`.
         first_pass_flops: of the unprompted pass over one clip.
-        round_flops: of one round's second look, its prompts included; 0 where no crown runs again.
+        round_flops: of one round's crown; 0 where none runs again.
         unknown: why numbers are missing.
     """
 
@@ -110,7 +110,8 @@ def _count(neuron: Neuron, config: SENConfig, processor: SENProcessor) -> tuple[
         prompting, context = variant(config, spec), torch.empty(1, config.num_prompt_tokens, config.bottleneck_size)
     with FlopCounterMode(display=False) as again, torch.no_grad():
         prompting(neuron, look, context)
-    return first.get_total_flops(), again.get_total_flops()
+    in_tower = again.get_flop_counts()[type(neuron.tower).__name__]  # without the prompts' own product
+    return first.get_total_flops(), sum(in_tower.values())
 
 
 def _first_sentence(error: Exception) -> str:

@@ -56,9 +56,8 @@ class NeuronBank(nn.ModuleDict):
     def __init__(self, config: SENConfig):
         super().__init__()
         self.config = config
-        self.neuron_specs = {spec.name: spec for spec in config.neuron_specs}
-        text_spec = config.text_tower_spec
-        self.specs = self.neuron_specs | ({} if text_spec is None else {TEXT_TOWER_NAME: text_spec})
+        self.specs = specs_of(config)
+        self.neuron_specs = {name: spec for name, spec in self.specs.items() if name != TEXT_TOWER_NAME}
         self.base: HubSource | None = None  # the checkpoint that relative hub ids refer to
         self.arguments: dict[str, dict[str, Any]] = {}  # name -> arguments of from_pretrained
         self.register_state_dict_post_hook(_leave_out)
@@ -193,9 +192,10 @@ class NeuronBank(nn.ModuleDict):
             The specifications to save: with the commits and dtypes that were loaded, and the folders that were written.
         """
         written: dict[int, NeuronSpec] = {}  # a tower that serves several neurons is written once
+        specs = specs_of(self.config)  # as the configuration is now
         return {
             name: self._save(spec, Path(folder), include_neurons, written) if name in self else _pinned(spec)
-            for name, spec in self.specs.items()
+            for name, spec in specs.items()
         }
 
     def _save(
@@ -209,6 +209,12 @@ class NeuronBank(nn.ModuleDict):
             beside = written[id(neuron.tower)]
             return replace(spec, **{field: getattr(beside, field) for field in TOWER_SOURCE})
         return _pinned(spec, neuron.commit)
+
+
+def specs_of(config: SENConfig) -> dict[str, NeuronSpec]:
+    """All towers' specifications by name, the text tower's last."""
+    text_spec = config.text_tower_spec
+    return {spec.name: spec for spec in [*config.neuron_specs, *([] if text_spec is None else [text_spec])]}
 
 
 def resolve_specs(

@@ -88,6 +88,16 @@ def wavlm_position_bias(tower: Any, hidden_states: Tensor) -> tuple:
     return (bias.repeat(batch, 1, 1),)
 
 
+def ast_seconds(extractor: Any) -> float:
+    """Of as many windows as the extractor gives at most: each is 25 ms long, they begin 10 ms apart."""
+    return extractor.max_length * 0.010 + 0.015
+
+
+def clap_seconds(extractor: Any) -> float:
+    """What the extractor cuts sounds to."""
+    return extractor.max_length_s
+
+
 @dataclass(frozen=True)
 class NeuronAdapter:
     """How a tower of one model type is used.
@@ -206,7 +216,7 @@ register_neuron(
     "audio-spectrogram-transformer",
     "audio",
     spectrogram_grid,
-    seconds=lambda extractor: extractor.max_length * 0.010 + 0.015,  # windows of 25 ms, 10 ms apart
+    seconds=ast_seconds,
 )
 register_neuron("whisper", "audio", None, layers="layers", below=("conv1", "conv2"))
 _WAVES: dict[str, Any] = {
@@ -225,7 +235,7 @@ register_neuron(
     None,
     takes_prompts=False,
     tower_inputs=clap_inputs,
-    seconds=lambda extractor: extractor.max_length_s,
+    seconds=clap_seconds,
 )
 
 register_neuron("bert", "text", sequence_grid)

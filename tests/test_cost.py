@@ -25,7 +25,7 @@ def costs_of(model: SENModel) -> dict:
 def test_an_image_tower_costs_its_layers_and_its_patches(make_sen):
     cost = costs_of(make_sen(num_prompt_tokens=3))["image"]
     assert cost.unknown is None
-    assert (cost.layers, cost.crown_layers, cost.prompt_side) == (4, 1, "prefix")
+    assert (cost.layers, cost.prompt_depth, cost.prompt_side) == (4, 1, "prefix")
     frames, tokens = 2, PATCHES + 1
     assert cost.first_pass_flops == frames * (4 * layer_flops(tokens) + 2 * PATCHES * PATCH * WIDTH)
     assert cost.round_flops == frames * layer_flops(tokens + 3)
@@ -69,7 +69,7 @@ def test_parameters_equal_those_of_the_loaded_neurons(make_sen):
 def test_neurons_re_associated_after_their_tower_cost_nothing_more(make_sen, towers):
     spec = {"hub_id": towers["clip"], "prompt_side": "after", "num_frames": 2}
     cost = costs_of(make_sen(neurons=[spec]))["image"]
-    assert (cost.prompt_side, cost.layers, cost.crown_layers, cost.round_flops) == ("after", None, None, 0)
+    assert (cost.prompt_side, cost.layers, cost.prompt_depth, cost.round_flops) == ("after", None, None, 0)
     assert cost.first_pass_flops > 0
 
 
@@ -77,7 +77,7 @@ def test_without_prompts_no_crown_runs_again(make_sen):
     prompted = costs_of(make_sen())
     for name, cost in costs_of(make_sen(prompt="none")).items():
         assert cost.first_pass_flops == prompted[name].first_pass_flops
-        assert (cost.prompt_side, cost.crown_layers, cost.round_flops) == ("none", None, 0)
+        assert (cost.prompt_side, cost.prompt_depth, cost.round_flops) == ("none", None, 0)
 
 
 def test_what_cannot_be_known_is_said(towers, tmp_path):

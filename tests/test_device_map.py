@@ -88,7 +88,7 @@ def test_an_offloaded_tower_keeps_its_dtype(saved, tmp_path):
     plain, folder = saved
     kwargs = {"device_map": {"": "disk"}, "offload_folder": str(tmp_path / "offload")}
     model = SENModel.from_pretrained(folder, neuron_kwargs={"video": kwargs}).to(torch.bfloat16)
-    dtypes = {name: neuron.dtype for name, neuron in model.neurons.items()}
+    dtypes = {name: model.neurons[name].dtype for name in model.specs}
     assert dtypes == {"image": torch.bfloat16, "video": torch.float32, "audio": torch.bfloat16}
     torch.testing.assert_close(outputs(model).float(), outputs(plain), atol=0.3, rtol=0.05)
 

@@ -16,6 +16,7 @@ from transformers import (
 
 from modeling_sen.configuration_sen import NeuronSpec
 from modeling_sen.frame_transform import FrameTransform, hub_settings
+from modeling_sen.hub_files import HubSource
 
 SIZES = [(97, 131), (240, 135), (224, 224), (225, 223), (17, 40), (301, 12)]  # (height, width)
 PROCESSORS = {
@@ -118,26 +119,26 @@ def test_missing_numbers_are_named():
 
 def test_settings_are_read_from_either_file(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert hub_settings(str(tmp_path), {}) is None
+    assert hub_settings(HubSource(str(tmp_path))) is None
     PROCESSORS["siglip"].save_pretrained(tmp_path)
-    assert hub_settings(str(tmp_path), {})["size"] == {"height": 224, "width": 224}
+    assert hub_settings(HubSource(str(tmp_path)))["size"] == {"height": 224, "width": 224}
     nested = {"processor_class": "SiglipProcessor", "image_processor": {"size": {"height": 9, "width": 9}}}
     (tmp_path / "processor_config.json").write_text(json.dumps(nested))
-    assert hub_settings(str(tmp_path), {})["size"] == {"height": 9, "width": 9}  # newer, and preferred by Transformers
+    assert hub_settings(HubSource(str(tmp_path)))["size"] == {"height": 9, "width": 9}  # newer, and preferred by Transformers
 
 
 def test_a_processor_file_without_an_image_part_is_passed_over(tmp_path):
     PROCESSORS["siglip"].save_pretrained(tmp_path)
     (tmp_path / "processor_config.json").write_text('{"processor_class": "SiglipProcessor"}')
-    assert hub_settings(str(tmp_path), {})["size"] == {"height": 224, "width": 224}
+    assert hub_settings(HubSource(str(tmp_path)))["size"] == {"height": 224, "width": 224}
 
 
 def test_the_file_of_sound_beside_a_video_processors_is_passed_over(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "preprocessor_config.json").write_text('{"feature_extractor_type": "PeAudioFeatureExtractor"}')
-    assert hub_settings(str(tmp_path), {}) is None
+    assert hub_settings(HubSource(str(tmp_path))) is None
     (tmp_path / "video_preprocessor_config.json").write_text('{"size": {"height": 336, "width": 336}}')
-    assert hub_settings(str(tmp_path), {})["size"] == {"height": 336, "width": 336}
+    assert hub_settings(HubSource(str(tmp_path)))["size"] == {"height": 336, "width": 336}
 
 
 def test_settings_of_video_processors_are_read(tmp_path):
@@ -146,20 +147,20 @@ def test_settings_of_video_processors_are_read(tmp_path):
     video = {"size": {"shortest_edge": 292}, "crop_size": 256, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(video))
     spec = NeuronSpec("video", "video", str(tmp_path), 16, "VJEPA2Model")
-    transform = FrameTransform.from_settings(hub_settings(str(tmp_path), {}), spec)
+    transform = FrameTransform.from_settings(hub_settings(HubSource(str(tmp_path))), spec)
     assert (transform.size, transform.crop) == (292, (256, 256))
     newer = {"video_processor": {**video, "size": {"height": 288, "width": 288}, "crop_size": None}}
     (tmp_path / "processor_config.json").write_text(json.dumps(newer))
-    transform = FrameTransform.from_settings(hub_settings(str(tmp_path), {}), spec)
+    transform = FrameTransform.from_settings(hub_settings(HubSource(str(tmp_path))), spec)
     assert (transform.size, transform.crop) == ((288, 288), None)
 
 
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"preprocessor_config\.json is not JSON"):
-        hub_settings(str(tmp_path), {})
+        hub_settings(HubSource(str(tmp_path)))
 
 
 def test_a_checkpoint_that_is_not_there_raises():
     with pytest.raises(OSError, match="cached files"):
-        hub_settings("nobody/nothing", {"revision": None})
+        hub_settings(HubSource("nobody/nothing"))

@@ -12,7 +12,7 @@ from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor
 import modeling_sen
 from modeling_sen import NeuronSpec, SENConfig, SENModel, SENProcessor, read_audio, read_video
 from modeling_sen.clip_inputs import clip_entries, is_clip_batch
-from modeling_sen.processing_sen import _heard
+from modeling_sen.processing_sen import _longest_sound, _stretch
 from modeling_sen.video_io import FrameRequest
 
 
@@ -226,12 +226,14 @@ def test_lists_of_images_are_one_clip_and_other_lists_a_batch(frames):
 
 
 def test_long_sound_is_read_around_the_middle_of_each_view(towers):
-    extractor = AutoFeatureExtractor.from_pretrained(towers["ast"])  # room for 0.655 s
-    assert _heard((0.0, 0.5), extractor, 0, 1) == (0.0, 0.5)
-    assert _heard(None, extractor, 0, 1) is None
-    assert _heard((10.0, 3610.0), extractor, 0, 1) == pytest.approx((1810 - 0.3275, 1810 + 0.3275))
-    assert _heard((10.0, 3610.0), extractor, 1, 2) == pytest.approx((2710 - 0.3275, 2710 + 0.3275))
-    assert _heard((0.0, 0.7), extractor, 0, 4) == pytest.approx((0.0, 0.655))
+    extractor = AutoFeatureExtractor.from_pretrained(towers["ast"])
+    longest = _longest_sound(NeuronSpec("audio", "audio", towers["ast"], 16, "ASTModel"), extractor)
+    assert longest == pytest.approx(0.655)
+    assert _stretch((0.0, 0.5), longest, 0, 1) == (0.0, 0.5)
+    assert _stretch(None, longest, 0, 1) is None
+    assert _stretch((10.0, 3610.0), longest, 0, 1) == pytest.approx((1810 - 0.3275, 1810 + 0.3275))
+    assert _stretch((10.0, 3610.0), longest, 1, 2) == pytest.approx((2710 - 0.3275, 2710 + 0.3275))
+    assert _stretch((0.0, 0.7), longest, 0, 4) == pytest.approx((0.0, 0.655))
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------

@@ -227,7 +227,7 @@ def test_neurons_load_on_first_use_and_leave_loaded_weights(saved):
     assert not lazy.neurons
     lazy.load_state_dict(model.state_dict())
     assert_same(outputs(model), outputs(lazy))
-    assert list(lazy.neurons) == ["image", "video", "audio"]
+    assert list(lazy.neurons) == ["image", "video", "audio", "class_text"]
 
 
 def test_logit_scale_comes_from_the_text_tower_unless_it_was_trained(saved, make_sen):
@@ -343,7 +343,7 @@ def test_trust_in_a_sen_is_not_trust_in_its_neurons(saved, towers, tmp_path):
 def test_neuron_kwargs_reach_their_neuron_and_no_other(saved):
     _, folder = saved
     model = SENModel.from_pretrained(folder, neuron_kwargs={"video": {"attn_implementation": "eager"}})
-    chosen = {name: neuron.tower.config._attn_implementation for name, neuron in model.neurons.items()}
+    chosen = {name: model.neurons[name].tower.config._attn_implementation for name in model.specs}
     assert chosen == {"image": "sdpa", "video": "eager", "audio": "sdpa"}
     with pytest.raises(ValueError, match=r"no neurons \['vidoe'\].*'video'"):
         SENModel.from_pretrained(folder, neuron_kwargs={"vidoe": {}})
