@@ -27,10 +27,9 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from modeling_sen import SENConfig, SENProcessor, list_neurons
-from modeling_sen.neuron_loading import resolve_spec
 from modeling_sen.first_look import FirstLook, NeuronState
 from modeling_sen.neuron import Neuron
-from modeling_sen.neuron_loading import config_for, tower_class_of
+from modeling_sen.neuron_loading import config_for, resolve_spec, tower_class_of
 
 transformers.utils.logging.set_verbosity_error()
 

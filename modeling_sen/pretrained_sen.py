@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import create_and_tag_model_card
 
 from .checkpoint_folder import replaced_folder
@@ -70,12 +70,15 @@ class SENPreTrainedModel(PreTrainedModel):
         Raises:
             OSError: the checkpoint, or a neuron's, cannot be found or read.
             RuntimeError: the checkpoint lacks weights of the association or the head, which would stay random.
+            ValueError: it is a checkpoint of another model.
         """
         name = pretrained_model_name_or_path
         # One commit for all files of this load, those of neurons beside the checkpoint included.
         source = None if name is None else HubSource.of(name, kwargs).at_commit()
         if source is not None and source.revision is not None:
             kwargs["revision"] = source.revision
+        if source is not None and "config" not in kwargs:
+            _check_model_type(source, cls.config_class.model_type)  # type: ignore[union-attr]
         wants_info = kwargs.pop("output_loading_info", False)
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
         kwargs = {"key_mapping": _RENAMED_WEIGHTS, **kwargs}
@@ -182,6 +185,14 @@ class SENPreTrainedModel(PreTrainedModel):
         self.base_model.ensure_loaded()
         trainable, total = self.trainable_parameters()
         print(f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}")
+
+
+def _check_model_type(source: HubSource, wanted: str) -> None:
+    """The checkpoint's, or that of a part of it: a SEN is loaded from the checkpoint of its head, too."""
+    settings, _ = PreTrainedConfig.get_config_dict(source.location, **source.files)
+    parts = [settings, *(part for part in settings.values() if isinstance(part, dict))]
+    if wanted not in [part.get("model_type") for part in parts]:
+        raise ValueError(f"{source.location}: its model type is {settings.get('model_type')!r}, expected {wanted!r}")
 
 
 class lists_neuron_inputs:

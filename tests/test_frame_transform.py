@@ -124,7 +124,10 @@ def test_settings_are_read_from_either_file(tmp_path):
     assert hub_settings(HubSource(str(tmp_path)))["size"] == {"height": 224, "width": 224}
     nested = {"processor_class": "SiglipProcessor", "image_processor": {"size": {"height": 9, "width": 9}}}
     (tmp_path / "processor_config.json").write_text(json.dumps(nested))
-    assert hub_settings(HubSource(str(tmp_path)))["size"] == {"height": 9, "width": 9}  # newer, and preferred by Transformers
+    assert hub_settings(HubSource(str(tmp_path)))["size"] == {
+        "height": 9,
+        "width": 9,
+    }  # newer, and preferred by Transformers
 
 
 def test_a_processor_file_without_an_image_part_is_passed_over(tmp_path):

@@ -15,7 +15,8 @@ def model(make_sen):
 @pytest.fixture
 def trunks(model):
     return {
-        name: model.neurons[name].first_look(given) for name, given in model.neurons.split_inputs(random_inputs(3)).items()
+        name: model.neurons[name].first_look(given)
+        for name, given in model.neurons.split_inputs(random_inputs(3)).items()
     }
 
 
