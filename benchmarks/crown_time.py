@@ -110,6 +110,13 @@ def make_neuron(model_type: str, folder: Path) -> tuple[Neuron, dict[str, Tensor
     return Neuron(spec, tower, None, None), inputs
 
 
+def looked_again(neuron: Neuron, look: FirstLook, prompts: Tensor) -> NeuronState:
+    """A prompted look; for a tower that takes no prompts the first look, shifted."""
+    if neuron.prompted_tower is None:
+        return replace(look.state, pooler_output=look.state.pooler_output + prompts[:, 0])
+    return neuron.look_again(look, prompts)
+
+
 def look_again_from_the_inputs(neuron: Neuron, trunk: FirstLook, context: Tensor) -> NeuronState:
     """A prompted look that runs the whole tower: nothing of the first look is left but its inputs."""
     prompted, stored = neuron.prompted_tower, trunk.trunk
@@ -120,7 +127,7 @@ def look_again_from_the_inputs(neuron: Neuron, trunk: FirstLook, context: Tensor
     def arrive(module, args, kwargs):
         fresh.hidden_states = args[0] if args else kwargs["hidden_states"]
 
-    handle = prompted.layers[prompted.site].register_forward_pre_hook(arrive, with_kwargs=True)
+    handle = prompted.crown[0].register_forward_pre_hook(arrive, with_kwargs=True)
     try:
         with patch.object(prompted, "_trunk_bypassed", lambda trunk: nullcontext()):
             return neuron.look_again(replace(trunk, trunk=fresh), context)
@@ -141,7 +148,7 @@ def measure(neuron: Neuron, inputs: dict[str, Tensor], repeats: int) -> Row:
     count = 1 if prompted is None else PROMPT_TOKENS
     context = torch.randn(1, count, neuron.spec.hidden_size, generator=torch.Generator().manual_seed(1))
     context.requires_grad_(True)
-    pooled = neuron.look_again(trunk, context).pooler_output  # (1, width)
+    pooled = looked_again(neuron, trunk, context).pooler_output  # (1, width)
     # In a random direction: of a normalised vector the length says nothing.
     direction = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(2))
     (gradient,) = torch.autograd.grad((pooled * direction).sum(), context)
@@ -155,13 +162,13 @@ def measure(neuron: Neuron, inputs: dict[str, Tensor], repeats: int) -> Row:
             start = time.process_time()
             neuron.first_look(inputs)
             middle = time.process_time()
-            neuron.look_again(trunk, context)
+            looked_again(neuron, trunk, context)
             full.append(middle - start)
             ratios.append((time.process_time() - middle) / (middle - start))
     return Row(
         parameters=sum(weight.numel() for weight in neuron.tower.parameters()),
         grid=state.grid,
-        layers="after" if prompted is None else f"{len(prompted.layers) - prompted.site} of {len(prompted.layers)}",
+        layers="after" if prompted is None else f"{prompted.prompt_depth} of {prompted.num_layers}",
         difference=largest,
         gradient=gradient.norm().item(),
         seconds=statistics.median(full),

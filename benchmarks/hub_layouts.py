@@ -135,7 +135,7 @@ def associate(family: str, folder: Path, video: Path) -> Row:
         registered.register_for_auto_class(auto)
     model.save_pretrained(folder / "sen")
     SENProcessor(model.config).save_pretrained(folder / "sen")
-    neuron = list(model.neurons.values())[-1]
+    neuron = model.neurons[list(model.specs)[-1]]
     class_name, parameters = neuron.spec.class_name, sum(weight.numel() for weight in neuron.parameters())
     if dual:
         parameters += sum(weight.numel() for weight in model.neurons.text_tower.parameters())

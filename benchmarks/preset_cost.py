@@ -76,10 +76,7 @@ def encode_one_clip(preset: str, folder: Path) -> dict[str, int]:
         output = model(**inputs)
     if not output.logits_per_video.isfinite().all() or output.knowledge.shape[1] != 3:
         raise RuntimeError(f"{preset}: expected finite logits after three rounds, found {output.logits_per_video}")
-    counts = {
-        name: sum(weight.numel() for weight in neuron.parameters()) for name, neuron in model.neurons.items()
-    }
-    counts["class_text"] = sum(weight.numel() for weight in model.neurons.text_tower.parameters())
+    counts = {name: sum(weight.numel() for weight in neuron.parameters()) for name, neuron in model.neurons.items()}
     counts["association"] = model.trainable_parameters()[0]
     return {**counts, "peak_memory": peak_memory()}
 

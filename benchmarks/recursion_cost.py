@@ -72,7 +72,7 @@ def tower_inputs(model: SENModel, clip: dict[str, Tensor]) -> dict[str, dict[str
     """neuron -> what its tower is called with."""
     return {
         name: neuron.tower_inputs({neuron.spec.input_name: clip[f"{name}_{neuron.spec.input_name}"]})
-        for name, neuron in model.neurons.items()
+        for name, neuron in ((name, model.neurons[name]) for name in model.specs)
     }
 
 
@@ -88,20 +88,19 @@ def associate(model: SENModel, clip: dict[str, Tensor]) -> SENOutput:
 
 def associate_naively(model: SENModel, clip: dict[str, Tensor]) -> SENOutput:
     """The same recursion, with every tower run again from its raw inputs in each round."""
-    for name, inputs in tower_inputs(model, clip).items():
+    inputs = tower_inputs(model, clip)
+    for name in model.specs:
         neuron = model.neurons[name]
-        neuron.look_again = partial(look_again_naively, neuron, inputs)
+        neuron.look_again = partial(look_again_naively, neuron, inputs[name])
     try:
         return model(**clip)
     finally:
-        for neuron in model.neurons.values():
-            del neuron.look_again
+        for name in model.specs:
+            del model.neurons[name].look_again
 
 
-def look_again_naively(
-    neuron: Neuron, inputs: dict[str, Tensor], trunk: FirstLook, prompts: Tensor, prompt: str
-) -> NeuronState:
-    frames = next(iter(inputs.values())).shape[0] // trunk.batch_size
+def look_again_naively(neuron: Neuron, inputs: dict[str, Tensor], look: FirstLook, prompts: Tensor) -> NeuronState:
+    frames = next(iter(inputs.values())).shape[0] // look.batch_size
     folded = prompts.repeat_interleave(frames, dim=0)
 
     def join(layer, args):
@@ -110,12 +109,12 @@ def look_again_naively(
     def leave(layer, args, output):
         return output[:, folded.shape[1] :]
 
-    layers, site = neuron.prompted_tower.layers, neuron.prompted_tower.site
-    hooks = [layers[site].register_forward_pre_hook(join), layers[-1].register_forward_hook(leave)]
+    crown = neuron.prompted_tower.crown
+    hooks = [crown[0].register_forward_pre_hook(join), crown[-1].register_forward_hook(leave)]
     outputs = neuron.tower(**inputs)
     for hook in hooks:
         hook.remove()
-    return neuron._state(outputs, inputs, trunk.grid, trunk.batch_size)
+    return neuron._state(outputs, look.inputs, inputs)
 
 
 WAYS = {"once": encode_once, "naive": associate_naively, "sen": associate}

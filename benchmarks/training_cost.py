@@ -44,7 +44,7 @@ class AdaptedTowers(nn.Module):
         from peft import LoraConfig, get_peft_model
 
         settings = LoraConfig(r=8, lora_alpha=16, target_modules=r".*\.(q_proj|v_proj|query|value)")
-        self.neurons = list(model.neurons.values())
+        self.neurons = [model.neurons[name] for name in model.specs]
         self.towers = nn.ModuleList(get_peft_model(neuron.tower, settings) for neuron in self.neurons)
         self.classify = nn.ModuleList(nn.Linear(neuron.spec.hidden_size, NUM_CLASSES) for neuron in self.neurons)
 
