@@ -11,7 +11,6 @@ from PIL import Image
 
 from modeling_sen import SENEncoder, read_video
 from modeling_sen.encoding import encode
-from modeling_sen.video_io import FrameRequest
 from modeling_sen.world.write import write_world
 
 
@@ -158,7 +157,7 @@ def test_it_maps_a_video_folder(encoder, tmp_path):
 
 
 def test_it_maps_a_dataset_of_arrays(encoder, clips, tmp_path):
-    seen = [read_video(clip, [FrameRequest(4)])[0].frames for clip in clips]
+    seen = [read_video(clip, 4).frames for clip in clips]
     features = datasets.Features({"video": datasets.Array4D((4, 32, 32, 3), "uint8")})
     arrays = datasets.Dataset.from_dict({"video": seen}, features=features)
     mapped = arrays.map(encoder, batched=True, cache_file_name=str(tmp_path / "mapped.arrow"))
