@@ -7,7 +7,10 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,6 +93,41 @@ def embed_clips(
             store.add([clips.keys[row] for row in some], shard)
             progress.update(len(some))
     return np.stack([store.rows[key] for key in clips.keys])
+
+
+def mean_embeddings(embeddings: np.ndarray) -> np.ndarray:
+    """Averages views: (clips, views, width) -> (clips, width) of length 1, the input of heads and of retrieval."""
+    mean = embeddings.mean(axis=1)
+    return mean / np.linalg.norm(mean, axis=-1, keepdims=True)
+
+
+def describe_run(encoder: SENEncoder, model: str, protocol: Protocol) -> dict[str, Any]:
+    """What embeddings depend on beside the clips, JSON-able: protocol, weights and versions of packages.
+
+    Args:
+        model: the name to put down.
+    """
+    neurons = encoder.model.neurons.values()
+    packages = ("modeling-sen", "transformers", "torch", "av", "pillow")
+    described = asdict(replace(protocol, templates={}))
+    described["resample"] = protocol.resample.name
+    return {
+        "protocol": {name: value for name, value in described.items() if name not in ("templates", "hub_datasets")},
+        "model": {
+            "name": model,
+            "revision": encoder.processor.commit,
+            "sha1": model_sha1(encoder.model),
+            "neurons": [
+                {
+                    "name": neuron.spec.name,
+                    "hub_id": neuron.spec.hub_id,
+                    "revision": neuron.commit or neuron.spec.revision,
+                }
+                for neuron in neurons
+            ],
+        },
+        "versions": {package: version(package) for package in packages},
+    }
 
 
 def model_sha1(model: SENModel) -> str:

@@ -165,6 +165,19 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
+def find_protocol(name: str, dataset: str | None = None) -> Protocol:
+    """The protocol of a name.
+
+    Raises:
+        ValueError: no such protocol, or no such data set among `DATASETS`.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"protocol {name!r}, expected one of {', '.join(PROTOCOLS)}")
+    if dataset is not None and dataset not in DATASETS:
+        raise ValueError(f"dataset {dataset!r}, expected one of {', '.join(DATASETS)}")
+    return PROTOCOLS[name]
+
+
 def protocol_processors(processor: SENProcessor, protocol: Protocol) -> list[SENProcessor]:
     """A processor for each temporal view: the SEN's, its neurons sampled and preprocessed as the protocol says.
 
