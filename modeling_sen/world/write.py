@@ -1,4 +1,4 @@
-"""`sen world`: writes the generated world as mp4 files with sound, their truth, and the table that `datasets` reads.
+"""Writes the generated world as mp4 files with sound, their truth, and the table that `datasets` reads.
 
     OUT/settings.json             what the clips were drawn with
     OUT/metadata.jsonl            one row a clip: file_name, caption, objects, questions, edit prompts, truth paths
@@ -15,10 +15,9 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
 from tqdm import tqdm
 
 from modeling_sen.world.dataset import WorldClips
@@ -29,32 +28,6 @@ from modeling_sen.world.scene import FRAMES_PER_SECOND, Scene
 from modeling_sen.world.sound import SAMPLING_RATE, sound_of
 from modeling_sen.world.tracks import tracks
 from modeling_sen.world.truth import attribute_caption, caption, legend, objects, questions
-
-
-def world(
-    out: Annotated[Path, typer.Argument(help="Folder to write to; a run that was stopped is continued.")],
-    split: Annotated[str, typer.Option(help="train, validation, test or unseen_pairs.")] = "train",
-    num: Annotated[int, typer.Option(help="Number of clips.")] = 100,
-    seed: Annotated[int, typer.Option(help="Another seed gives other clips.")] = 0,
-    hops: Annotated[
-        int | None, typer.Option(help="1, 2 or 3: clips for a chain of that length, some sprite always sounds.")
-    ] = None,
-    size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 64,
-    num_frames: Annotated[int, typer.Option("--frames", help="Frames a clip, 8 a second.")] = 16,
-    num_objects: Annotated[
-        str | None,
-        typer.Option("--objects", help="Sprites a clip: 3, or 1-4 for a range. Default 1-4, or 3 with --hops."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
-) -> None:
-    """Write generated clips with sound, of which everything is known."""
-    summary = write_world(
-        out, split, num, seed, num_objects=parse_objects(num_objects), size=size, num_frames=num_frames, hops=hops
-    )
-    if as_json:
-        print(json.dumps(summary))
-    else:
-        print(f"{out}: {summary['clips']} {split} clips of seed {seed} ({summary['written']} new)")
 
 
 def parse_objects(text: str | None) -> int | tuple[int, int] | None:
