@@ -23,9 +23,18 @@ GROUPS = {
     "presets": {"presets"},
     "configuration": {"configuration_sen"},
     "files": {"checkpoint_folder"},
-    "neuron": {"prompt_injection", "neuron_registry", "hub_files", "neuron", "neuron_loading", "neuron_bank"},
+    "neuron": {
+        "prompt_injection",
+        "first_look",
+        "neuron_registry",
+        "neuron_by_rule",
+        "hub_files",
+        "neuron",
+        "neuron_loading",
+        "neuron_bank",
+    },
     "association": {"recursive_association"},
-    "model": {"modeling_sen"},
+    "model": {"pretrained_sen", "modeling_sen"},
     "inputs": {
         "media_source",
         "frame_index",
@@ -61,6 +70,14 @@ BELOW = {
     "doors": ("pipelines",),  # which importing the package registers
 }
 
+# (module, what it imports against the arrows, in a function)
+BACKWARDS = {
+    (
+        "configuration_sen",
+        "modeling_sen.recursive_association",
+    ),  # variants are checked against the registries themselves
+}
+
 # Groups whose files Transformers copies beside a checkpoint, to run there without the package.
 TRAVELLING = {"configuration", "files", "neuron", "association", "model", "inputs"}
 # (travelling file, what it tries to import from the package, and does without elsewhere)
@@ -68,7 +85,6 @@ TRIED = {("configuration_sen", "modeling_sen.presets")}
 
 LONGEST = 400
 LONGER = {"modeling_sen/modeling_sen.py": 420}
-TOO_LONG_YET = {"modeling_sen/modeling_sen.py": 700}
 
 
 class Import(NamedTuple):
@@ -142,7 +158,9 @@ def test_arrows_run_one_way():
         f"{name}, line {each.line}: {group_of(name)} imports {each.module}"
         for name, path in package().items()
         for each in of_the_package(path)
-        if group_of(name_of(each.module)) not in reach(group_of(name))
+        if group_of(name)
+        and group_of(name_of(each.module)) not in reach(group_of(name))
+        and (name, each.module) not in BACKWARDS
     ]
     assert backwards == []
 
@@ -197,7 +215,4 @@ def test_files_are_short():
     folders = [ROOT / name for name in ("recipes", "benchmarks", "tests")]
     paths = [ROOT / "sen_cli.py", *package().values(), *(path for folder in folders for path in folder.rglob("*.py"))]
     lines = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in paths}
-    allowed = {**LONGER, **TOO_LONG_YET}
-    assert {name: count for name, count in lines.items() if count > allowed.get(name, LONGEST)} == {}
-    shortened = [name for name in TOO_LONG_YET if lines.get(name, 0) <= LONGER.get(name, LONGEST)]
-    assert shortened == [], "take these from TOO_LONG_YET"
+    assert {name: count for name, count in lines.items() if count > LONGER.get(name, LONGEST)} == {}
