@@ -19,6 +19,7 @@ from modeling_sen.encoding import DEFAULT_TEMPLATE, SENEncoder
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.video_io import classify_video_input, read_video
+from modeling_sen.whole_file import whole_file
 
 SHOWN_FRAMES = 8
 SHOWN_LABELS = 8
@@ -152,12 +153,8 @@ def plot_rounds(scores: RoundScores, path: str | os.PathLike, title: str = "") -
     _draw_frames(parts[0], scores)
     _draw_sound(parts[1], scores)
     _draw_scores(parts[2], scores, shown)
-    unfinished = Path(path).with_name(f".unfinished-{Path(path).name}")
-    try:
-        figure.savefig(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format=Path(path).suffix.removeprefix("."))
 
 
 def _draw_frames(figure: Any, scores: RoundScores) -> None:

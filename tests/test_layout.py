@@ -45,6 +45,7 @@ GROUPS = {
         "depth_estimation",
         "processing_sen",
     },
+    "whole files": {"whole_file"},
     "world": {"world/"},
     "around the model": {"encoding", "explain", "cost", "publishing", "training/", "evaluation/"},
     "conversion": {"conversion/"},
@@ -62,7 +63,8 @@ BELOW = {
     "association": ("neuron",),
     "model": ("association",),
     "inputs": ("neuron",),  # beside the model, which never decodes files
-    "world": (),
+    "whole files": (),
+    "world": ("whole files",),
     "around the model": ("model", "inputs", "world"),
     "conversion": ("around the model",),
     "pipelines": ("around the model",),

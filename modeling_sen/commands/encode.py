@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """`sen encode`: embeddings of videos, written to a parquet or npz file."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ import typer
 
 from modeling_sen.encoding import SENEncoder
 from modeling_sen.presets import resolve_checkpoint
+from modeling_sen.whole_file import whole_file
 
 
 def encode(
@@ -24,12 +24,8 @@ def encode(
     write = _writer(output)
     encoder = SENEncoder.from_pretrained(resolve_checkpoint(model))
     embeddings = encoder.encode(list(videos), batch_size, show_progress=len(videos) > 1)
-    unfinished = output.with_name(f".{output.name}.unfinished")
-    try:
+    with whole_file(output) as unfinished:
         write(unfinished, videos, embeddings)
-        os.replace(unfinished, output)
-    finally:
-        unfinished.unlink(missing_ok=True)
     print(f"{output}: {len(embeddings)} embeddings of {embeddings.shape[1]} numbers")
 
 

@@ -25,7 +25,7 @@ from modeling_sen.evaluation.measure import measure_recognition, measure_retriev
 from modeling_sen.evaluation.protocols import Protocol, find_protocol
 from modeling_sen.presets import resolve_checkpoint
 from modeling_sen.training.data import open_clips
-from modeling_sen.training.run_log import replace_text
+from modeling_sen.whole_file import whole_file
 
 TASKS = ("recognition", "retrieval")
 
@@ -81,7 +81,8 @@ def main(
         )
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=2)
-    replace_text(output / "results.json", text + "\n")
+    with whole_file(output / "results.json") as unfinished:
+        unfinished.write_text(text + "\n")
     print(text if as_json else _summary(results, output))
 
 

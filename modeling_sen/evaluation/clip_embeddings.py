@@ -5,7 +5,6 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from modeling_sen.encoding import SENEncoder
 from modeling_sen.evaluation.protocols import Protocol, protocol_processors
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.training.data import LabelledClips
+from modeling_sen.whole_file import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +53,8 @@ class EmbeddingStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha1("\n".join(keys).encode()).hexdigest()
         file = self.folder / f"{digest}.safetensors"
-        unfinished = file.with_suffix(".unfinished")
-        save_file({"embeddings": torch.from_numpy(embeddings)}, unfinished, {"keys": json.dumps(list(keys))})
-        os.replace(unfinished, file)
+        with whole_file(file) as unfinished:
+            save_file({"embeddings": torch.from_numpy(embeddings)}, unfinished, {"keys": json.dumps(list(keys))})
         self.rows |= dict(zip(keys, embeddings, strict=True))
 
 

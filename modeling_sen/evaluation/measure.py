@@ -28,7 +28,7 @@ from modeling_sen.evaluation.recognition_metrics import (
 )
 from modeling_sen.evaluation.recognition_plots import plot_confusion, plot_per_class
 from modeling_sen.training.data import LabelledClips
-from modeling_sen.training.run_log import replace_text
+from modeling_sen.whole_file import whole_file
 
 
 def measure_recognition(
@@ -151,7 +151,8 @@ def _recognition(scores: np.ndarray, part: TestSet, output: Path, suffix: str, p
     table = io.StringIO()
     csv.writer(table).writerows([["", *part.class_names]])
     csv.writer(table).writerows([name, *row] for name, row in zip(part.class_names, counts.tolist(), strict=True))
-    replace_text(output / f"confusion{suffix}.csv", table.getvalue())
+    with whole_file(output / f"confusion{suffix}.csv") as unfinished:
+        unfinished.write_text(table.getvalue())
     if plot:
         plot_confusion(counts, part.class_names, output / f"confusion{suffix}.png")
         plot_per_class(counts, part.class_names, output / f"per_class{suffix}.png")

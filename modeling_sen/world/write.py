@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from modeling_sen.whole_file import whole_file
 from modeling_sen.world.dataset import WorldClips
 from modeling_sen.world.drawing import render
 from modeling_sen.world.edits import edit
@@ -67,7 +68,8 @@ def write_world(out: str | os.PathLike, split: str, num: int, seed: int = 0, **s
     finally:  # after an interruption the table lists what is there
         rows = [_row_path(out, index) for index in range(num)]
         table = "".join(row.read_text() for row in rows if row.exists())
-        _replace_text(out / "metadata.jsonl", table)
+        with whole_file(out / "metadata.jsonl") as unfinished:
+            unfinished.write_text(table)
     return {
         "out": str(out),
         "split": split,
@@ -91,8 +93,7 @@ def _write_clip(out: Path, scene: Scene) -> None:
     write_mp4(out / "videos" / f"{name}.mp4", clip.frames, FRAMES_PER_SECOND, sound, SAMPLING_RATE)
     write_mp4(out / "truth" / f"{name}_edited.mp4", edited.frames, FRAMES_PER_SECOND, sound, SAMPLING_RATE)
     truth = out / "truth" / f"{name}.npz"
-    unfinished = truth.with_name(f".{truth.name}.unfinished")
-    with open(unfinished, "wb") as file:
+    with whole_file(truth) as unfinished, open(unfinished, "wb") as file:
         np.savez_compressed(
             file,
             masks=clip.masks,
@@ -102,7 +103,6 @@ def _write_clip(out: Path, scene: Scene) -> None:
             frame_times=np.arange(scene.num_frames) / FRAMES_PER_SECOND,
             edited_masks=edited.masks,
         )
-    os.replace(unfinished, truth)
     row = {
         "file_name": f"videos/{name}.mp4",
         "caption": caption(scene),
@@ -120,7 +120,8 @@ def _write_clip(out: Path, scene: Scene) -> None:
         "seed": scene.seed,
         "index": scene.index,
     }
-    _replace_text(_row_path(out, scene.index), json.dumps(row) + "\n")
+    with whole_file(_row_path(out, scene.index)) as unfinished:
+        unfinished.write_text(json.dumps(row) + "\n")
 
 
 def _check_and_write_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -136,10 +137,5 @@ def _check_and_write_settings(out: Path, settings: dict[str, Any]) -> None:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty and holds no settings.json of the world: choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    _replace_text(path, json.dumps(settings, indent=2) + "\n")
-
-
-def _replace_text(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(settings, indent=2) + "\n")
