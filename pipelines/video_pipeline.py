@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from transformers import Pipeline
-from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+from transformers.pipelines.pt_utils import KeyDataset, PipelineDataset, PipelineIterator
 
 from modeling_sen.clip_inputs import is_clip_batch
 from modeling_sen.processing_sen import SENProcessor
@@ -56,7 +56,7 @@ class VideoPipeline(Pipeline):
         """
         if video is None:
             raise ValueError("video: expected a clip or several, found None")
-        if isinstance(video, list | tuple) and not video:
+        if isinstance(video, list | tuple | KeyDataset) and not len(video):  # the base class reads the first one
             return []
         if isinstance(video, list | tuple) and not is_clip_batch(video):
             return super().__call__([video], **kwargs)[0]  # a list of images is one video

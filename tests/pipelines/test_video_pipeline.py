@@ -94,6 +94,8 @@ def test_other_lists_are_batches_of_any_clips(embed, clips, frames, batch_size):
 def test_nothing_gives_nothing_and_none_is_refused(embed):
     assert embed([]) == []
     assert embed(()) == []
+    empty = datasets.Dataset.from_dict({"video": []})
+    assert list(embed(KeyDataset(empty, "video"))) == list(embed(empty)) == list(embed(iter([]))) == []
     with pytest.raises(ValueError, match="expected a clip or several, found None"):
         embed(None)
     with pytest.raises(ValueError, match="expected a clip or several, found None"):
