@@ -9,18 +9,27 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 
-# verb -> (module:function, help)
-VERBS = {
-    "classify": ("modeling_sen.commands.classify:classify", "Score free-text labels for videos."),
-    "encode": ("modeling_sen.encoding:encode", "Embed videos into a parquet or npz file."),
-    "eval": ("modeling_sen.commands.evaluate:main", "Measure a SEN on test clips by a public protocol."),
-    "fit": ("modeling_sen.commands.fit:main", "Fit a head on the embeddings of a few labelled clips."),
-    "info": ("modeling_sen.commands.info:info", "Neurons, parameters and cost of a checkpoint or preset."),
-    "neurons": ("modeling_sen.commands.info:neurons", "Encoder types that can be neurons."),
-    "presets": ("modeling_sen.commands.info:presets", "Sets of neurons that go well together."),
-    "train": ("modeling_sen.commands.train:run", "Train a SEN on clips with labels or texts."),
-    "world": ("modeling_sen.world.write:world", "Write generated clips of which everything is known."),
+# purpose -> verb -> (module:function, help)
+VERBS_BY_PURPOSE = {
+    "Use a SEN": {
+        "classify": ("modeling_sen.commands.classify:classify", "Score free-text labels for videos."),
+        "encode": ("modeling_sen.commands.encode:encode", "Embed videos into a parquet or npz file."),
+    },
+    "Train and measure": {
+        "train": ("modeling_sen.commands.train:run", "Train a SEN on clips with labels or texts."),
+        "fit": ("modeling_sen.commands.fit:main", "Fit a head on the embeddings of a few labelled clips."),
+        "eval": ("modeling_sen.commands.evaluate:main", "Measure a SEN on test clips by a public protocol."),
+    },
+    "Look up": {
+        "info": ("modeling_sen.commands.info:info", "Neurons, parameters and cost of a checkpoint or preset."),
+        "neurons": ("modeling_sen.commands.neurons:neurons", "Encoder types that can be neurons."),
+        "presets": ("modeling_sen.commands.presets:presets", "Sets of neurons that go well together."),
+    },
+    "Make clips": {
+        "world": ("modeling_sen.commands.world:world", "Write generated clips of which everything is known."),
+    },
 }
+VERBS = {verb: entry for verbs in VERBS_BY_PURPOSE.values() for verb, entry in verbs.items()}
 
 # What a user can mend, as can the StrictDataclass... errors of a bad config.json; else it is a fault of the program.
 EXPECTED = (ValueError, OSError, RuntimeError, TypeError, ImportError)
@@ -81,10 +90,13 @@ def import_first(name: str) -> None:
 
 def _help() -> str:
     width = max(map(len, VERBS)) + 2
-    verbs = "\n".join(f"  {verb:{width}}{text}" for verb, (_, text) in VERBS.items())
+    groups = []
+    for purpose, verbs in VERBS_BY_PURPOSE.items():
+        groups.append("\n".join([f"{purpose}:", *(f"  {verb:{width}}{text}" for verb, (_, text) in verbs.items())]))
+    listed = "\n\n".join(groups)
     return (
         "Super Encoding Network: frozen encoders, associated recursively, for video understanding.\n\n"
-        f"Usage: sen [--import FILE_OR_MODULE] VERB ...\n\nVerbs:\n{verbs}\n\n"
+        f"Usage: sen [--import FILE_OR_MODULE] VERB ...\n\n{listed}\n\n"
         "--import runs a Python file or module first, e.g. one that calls register_neuron(...).\n"
         "`sen VERB --help` shows a verb's options, `sen --version` the version."
     )

@@ -24,7 +24,7 @@ import av
 import numpy as np
 import torch
 
-from modeling_sen.video_io import FrameRequest, read_frames, read_video
+from modeling_sen.video_io import read_frames, read_video
 
 WIDTH, HEIGHT, RATE, SECONDS = 1280, 720, 30, 60
 BITS, BLOCK = 12, 40  # the stamp: black and white squares along the top
@@ -111,7 +111,7 @@ def by_transformers(clip: Path) -> np.ndarray:
 
 
 def by_sen(clip: Path) -> np.ndarray:
-    return read_video(clip, [FrameRequest(NUM_FRAMES, "uniform")])[0].frames
+    return read_video(clip, NUM_FRAMES, "uniform").frames
 
 
 def by_sen_index(clip: Path) -> np.ndarray:

@@ -43,7 +43,7 @@ class AudioClip:
     present: bool
 
 
-def read_audio(audio: Any, sampling_rate: int, span: tuple[float, float] | None = None) -> AudioClip:
+def read_audio(audio: Any, sampling_rate: int = 16_000, span: tuple[float, float] | None = None) -> AudioClip:
     """Read the sound of a stretch of time, resampled to a rate. Only that stretch is decoded.
 
     Args:

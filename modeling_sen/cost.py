@@ -6,7 +6,8 @@ A FLOP is half a multiply-add of a matrix product, attention or convolution; nor
 few products are not counted. One clip: square frames, ten seconds of sound, a sentence of text.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from transformers import AutoConfig
 
 from modeling_sen.configuration_sen import NeuronSpec, SENConfig
 from modeling_sen.hub_files import HubSource
+from modeling_sen.modeling_sen import SENModel
 from modeling_sen.neuron import Neuron
 from modeling_sen.neuron_loading import config_for, tower_class_of
+from modeling_sen.presets import PRESETS, resolve_checkpoint
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.recursive_association import PROMPT
 
@@ -98,6 +101,56 @@ def one_clip(spec: NeuronSpec, processor: SENProcessor) -> dict[str, Tensor]:
     return {spec.input_name: alone(videos=[_CLIP])[f"{spec.name}_{spec.input_name}"].to("meta")}
 
 
+def describe(model: str) -> dict[str, Any]:
+    """What a SEN is made of and what it costs, JSON-able; numbers that cannot be known are `None`, see `unknown`.
+
+    Returns:
+        `model`; `neurons` and `text_tower` with `name, modality, hub_id, revision, aligned` and the fields of
+        [`NeuronCost`]; `trainable_parameters`, `parameters`, `trainable_share`; `rounds`; `first_pass_flops` of all neurons
+        over one clip, `recursion_flops` of all rounds, and `cost_ratio` of both to the first.
+
+    Raises:
+        OSError: no such checkpoint.
+        ValueError: it is not a SEN.
+    """
+    if model in PRESETS:
+        processor = SENProcessor(SENConfig.from_preset(model))
+    else:
+        processor = SENProcessor.from_pretrained(resolve_checkpoint(model))
+    config = processor.config
+    with torch.device("meta"):
+        trainable = sum(weight.numel() for weight in SENModel(config).parameters())
+    neurons = [_describe_neuron(spec, processor) for spec in config.neuron_specs]
+    text_tower = None if config.text_tower_spec is None else _describe_neuron(config.text_tower_spec, processor)
+    frozen = _sum([part["parameters"] for part in [*neurons, *([text_tower] if text_tower else [])]])
+    first = _sum([neuron["first_pass_flops"] for neuron in neurons])
+    one_round = _sum([neuron["round_flops"] for neuron in neurons])
+    recursion = None if one_round is None else config.num_rounds * one_round
+    total = None if frozen is None else frozen + trainable
+    return {
+        "model": model,
+        "neurons": neurons,
+        "text_tower": text_tower,
+        "trainable_parameters": trainable,
+        "parameters": total,
+        "trainable_share": None if total is None else trainable / total,
+        "rounds": config.num_rounds,
+        "first_pass_flops": first,
+        "recursion_flops": recursion,
+        "cost_ratio": None if first is None or recursion is None else (first + recursion) / first,
+    }
+
+
+def _describe_neuron(spec: NeuronSpec, processor: SENProcessor) -> dict[str, Any]:
+    names = ("name", "modality", "hub_id", "revision", "aligned")
+    return {**{name: getattr(spec, name) for name in names}, **asdict(neuron_cost(spec, processor))}
+
+
+def _sum(numbers: Sequence[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
+
+
 def _count(neuron: Neuron, config: SENConfig, processor: SENProcessor) -> tuple[int, int]:
     """(first pass, one round's crown) in FLOPs."""
     spec = neuron.spec
@@ -118,4 +171,4 @@ def _first_sentence(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200]
 
 
-__all__ = ["NeuronCost", "neuron_cost", "neuron_without_weights", "one_clip"]
+__all__ = ["NeuronCost", "describe", "neuron_cost", "neuron_without_weights", "one_clip"]

@@ -1,22 +1,20 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""SENEncoder: clips in, one vector each out; for retrieval, clustering, linear probes. And `sen encode`."""
+"""SENEncoder: clips in, one vector each out; for retrieval, clustering, linear probes."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import typer
 from torch import Tensor
 from tqdm import tqdm
 
 from modeling_sen.clip_inputs import is_clip_batch
 from modeling_sen.modeling_sen import SENModel
-from modeling_sen.presets import SEN_TINY, resolve_checkpoint
+from modeling_sen.presets import SEN_TINY
 from modeling_sen.processing_sen import SENProcessor
 
 # Columns of a batch that make a clip.
@@ -183,54 +181,4 @@ def _from_nested_lists(value: Any) -> Any:
     )
 
 
-def encode(
-    videos: Annotated[list[str], typer.Argument(metavar="VIDEO", help="Paths or http(s) URLs.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A file ending in .parquet or .npz.")],
-    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny, the one inside.")] = "sen-tiny",
-    batch_size: Annotated[int, typer.Option(help="Videos that the model sees at once.", min=1)] = 8,
-) -> None:
-    """Embed videos: writes the columns `path` and `embedding` (float32, length 1)."""
-    write = _writer(output)
-    encoder = SENEncoder.from_pretrained(resolve_checkpoint(model))
-    embeddings = encoder.encode(list(videos), batch_size, show_progress=len(videos) > 1)
-    unfinished = output.with_name(f".{output.name}.unfinished")
-    try:
-        write(unfinished, videos, embeddings)
-        os.replace(unfinished, output)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    print(f"{output}: {len(embeddings)} embeddings of {embeddings.shape[1]} numbers")
-
-
-def _writer(output: Path) -> Any:
-    """The function that writes files of this ending; what is wrong with it is said before any work."""
-    writers = {".parquet": _write_parquet, ".npz": _write_npz}
-    if output.suffix not in writers:
-        raise ValueError(f"--output {output}: expected a file ending in {' or '.join(writers)}")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"--output {output}: no folder {output.parent}")
-    if output.suffix == ".parquet":
-        _import_pyarrow()
-    return writers[output.suffix]
-
-
-def _import_pyarrow() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError("parquet files need pyarrow: pip install 'modeling-sen[train]'") from error
-    return pyarrow
-
-
-def _write_parquet(path: Path, videos: Sequence[str], embeddings: np.ndarray) -> None:
-    pyarrow = _import_pyarrow()
-    column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(embeddings.ravel()), embeddings.shape[1])
-    pyarrow.parquet.write_table(pyarrow.table({"path": list(videos), "embedding": column}), path)
-
-
-def _write_npz(path: Path, videos: Sequence[str], embeddings: np.ndarray) -> None:
-    with open(path, "wb") as file:
-        np.savez(file, path=np.asarray(videos), embedding=embeddings)
-
-
-__all__ = ["SENEncoder", "encode"]
+__all__ = ["COLUMNS", "DEFAULT_TEMPLATE", "SENEncoder"]

@@ -18,7 +18,8 @@ from modeling_sen.clip_inputs import clip_entries
 from modeling_sen.encoding import DEFAULT_TEMPLATE, SENEncoder
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.video_io import FrameRequest, classify_video_input, read_video
+from modeling_sen.video_io import classify_video_input, read_video
+from modeling_sen.whole_file import whole_file
 
 SHOWN_FRAMES = 8
 SHOWN_LABELS = 8
@@ -100,8 +101,8 @@ def _seen_and_heard(model: SENModel, clip: Any) -> tuple[np.ndarray, np.ndarray,
     frames, times, span = np.empty((0, 1, 1, 3), dtype=np.uint8), np.empty(0), None
     if "video" in entries:
         counts = [spec.num_frames or 1 for spec in model.config.neuron_specs if spec.takes_frames]
-        request = FrameRequest(min(SHOWN_FRAMES, max(counts, default=SHOWN_FRAMES)))
-        seen = read_video(entries["video"], [request], times=entries.get("times"))[0]
+        num_frames = min(SHOWN_FRAMES, max(counts, default=SHOWN_FRAMES))
+        seen = read_video(entries["video"], num_frames, times=entries.get("times"))
         frames, times, span = seen.frames, seen.times, seen.span
         if span[1] - span[0] > SHOWN_SOUND:
             start = (span[0] + span[1] - SHOWN_SOUND) / 2
@@ -152,12 +153,8 @@ def plot_rounds(scores: RoundScores, path: str | os.PathLike, title: str = "") -
     _draw_frames(parts[0], scores)
     _draw_sound(parts[1], scores)
     _draw_scores(parts[2], scores, shown)
-    unfinished = Path(path).with_name(f".unfinished-{Path(path).name}")
-    try:
-        figure.savefig(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format=Path(path).suffix.removeprefix("."))
 
 
 def _draw_frames(figure: Any, scores: RoundScores) -> None:

@@ -34,7 +34,7 @@ from .frame_transform import FrameTransform, hub_settings
 from .hub_files import HubSource
 from .media_source import open_media_source
 from .neuron_registry import adapter_of_class
-from .video_io import FrameRequest, VideoFrames, read_video
+from .video_io import FrameRequest, VideoFrames, read_video_requests
 
 logger = logging.get_logger(__name__)
 
@@ -156,7 +156,7 @@ class SENProcessor(ProcessorMixin):
             if source not in entries or not specs:
                 continue
             requests = [FrameRequest((spec.num_frames or 1) * num_views, spec.sampling) for spec in specs]
-            read = read_video(as_frames(entries[source]), requests, times=entries.get("times"))
+            read = read_video_requests(as_frames(entries[source]), requests, times=entries.get("times"))
             for spec, frames in zip(specs, read, strict=True):
                 if spec.modality == "depth" and source == "video" and self._estimator is not None:
                     frames = replace(frames, frames=as_frames(self._estimator(frames.frames)))

@@ -76,6 +76,13 @@ def _linspace(num_frames: int, total: int, frame_times: np.ndarray) -> np.ndarra
     return np.arange(num_frames) * (total - 1) // max(1, num_frames - 1)
 
 
+def _linspace_rounded(num_frames: int, total: int, frame_times: np.ndarray) -> np.ndarray:
+    """Evenly spread from first to last frame, rounded to the nearest; a clip of fewer frames repeats each in place."""
+    if total < num_frames:
+        return np.arange(num_frames) * total // num_frames
+    return np.linspace(0, total - 1, num_frames).round().astype(np.int64)
+
+
 def _stride(num_frames: int, total: int, frame_times: np.ndarray, stride: float) -> np.ndarray:
     """Every stride-th frame, from the middle of the clip."""
     if stride != int(stride):
@@ -90,13 +97,26 @@ def _fps(num_frames: int, total: int, frame_times: np.ndarray, rate: float) -> n
     return np.searchsorted(frame_times, instants, side="right") - 1
 
 
+def _window_of_3(num_frames: int, total: int, frame_times: np.ndarray, view: float) -> np.ndarray:
+    """View 1, 2 or 3 of three windows of 8 x 16 frames at 30 per second, at the clip's start, middle and end."""
+    if view not in (1, 2, 3):
+        raise ValueError(f"sampling rule 'window-of-3:{view:g}': expected 1, 2 or 3 after the colon")
+    rate = (total - 1) / float(frame_times[-1]) if total > 1 else 30.0
+    length = max(1.0, 16 * 8 / 30 * rate)
+    start = (int(view) - 1) * ((max(total - length, 0.0)) // 2)
+    # As Open-VCLIP and SlowFast round: in float32, cut to whole numbers.
+    return torch.linspace(start, start + length - 1, num_frames).clamp(0, total - 1).long().numpy()
+
+
 # name -> rule(num_frames, total, frame_times) -> (num_frames,) frame numbers, clamped to the clip afterwards. A name
 # that ends in a colon takes a positive number, as in "stride:16", handed to the rule as its fourth argument.
 SAMPLING_RULES: dict[str, Callable[..., np.ndarray]] = {
     "uniform": _uniform,
     "linspace": _linspace,
+    "linspace-rounded": _linspace_rounded,
     "stride:": _stride,
     "fps:": _fps,
+    "window-of-3:": _window_of_3,
 }
 
 
@@ -133,24 +153,43 @@ def sample_indices(sampling: str, num_frames: int, total: int, frame_times: np.n
 
 
 def read_video(
-    video: VideoInput, requests: Sequence[FrameRequest], times: Sequence[float] | np.ndarray | None = None
-) -> list[VideoFrames]:
-    """Read what several neurons want of one video in one pass: each frame that any of them wants is decoded once.
+    video: VideoInput,
+    num_frames: int = 8,
+    sampling: str = "uniform",
+    times: Sequence[float] | np.ndarray | None = None,
+) -> VideoFrames:
+    """Read frames of a video. Only those frames of a file are decoded.
 
     Args:
         video: a path, http(s) URL, bytes, binary file object or open `MediaSource`; a (T, H, W, 3) uint8 array or
             tensor; or a list of PIL images or (H, W, 3) uint8 arrays.
+        num_frames: how many frames; a clip that is too short repeats some.
+        sampling: which frames, a rule of `SAMPLING_RULES`: "uniform", "linspace", "stride:16", "fps:2", ...
         times: (T,) seconds, increasing, of the frames of an array or list; without it they are taken to be
             1 / ARRAY_FRAME_RATE apart. Files have their own times.
-
-    Returns:
-        One `VideoFrames` per request, in order. Frames may share memory.
 
     Raises:
         FileNotFoundError, IsADirectoryError: no such file.
         ConnectionError: the URL cannot be fetched.
         TypeError: the input is of no known kind.
         ValueError: not a video, no frame in it, an ambiguous array layout, or an unknown sampling rule.
+    """
+    return read_video_requests(video, [FrameRequest(num_frames, sampling)], times)[0]
+
+
+def read_video_requests(
+    video: VideoInput, requests: Sequence[FrameRequest], times: Sequence[float] | np.ndarray | None = None
+) -> list[VideoFrames]:
+    """Read the frames that several neurons want of one video in one pass: each frame is decoded once.
+
+    Args:
+        video, times: as in `read_video`.
+
+    Returns:
+        One `VideoFrames` per request, in order. Frames may share memory.
+
+    Raises:
+        As `read_video`.
     """
     if classify_video_input(video) != "file":
         frames, frame_times = _array_video(video, times)

@@ -1,33 +1,25 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-# mypy: disable-error-code="override, assignment"
+# mypy: disable-error-code="override"
 """`pipeline("zero-shot-video-classification")`: which of the given labels fits a clip, seen and heard."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from types import GeneratorType
 from typing import Any
 
-import numpy as np
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
-from transformers import Pipeline
-from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
-from modeling_sen.clip_inputs import is_clip_batch
 from modeling_sen.encoding import DEFAULT_TEMPLATE, SENEncoder
 from modeling_sen.modeling_sen import SENModel
-from modeling_sen.processing_sen import SENProcessor
+from modeling_sen.pipelines.video_pipeline import VideoPipeline
 
 logger = logging.get_logger(__name__)
 
 CACHED_LABEL_SETS = 8
 
 
-class ZeroShotVideoClassificationPipeline(Pipeline):
+class ZeroShotVideoClassificationPipeline(VideoPipeline):
     """Scores free-text labels for videos with a [`SENModel`].
 
     ```python
@@ -40,18 +32,12 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
     """
 
     model: SENModel
-    processor: SENProcessor
-    _load_processor = True
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._text_embeds: OrderedDict[tuple, Tensor] = OrderedDict()  # label sets embedded before, latest last
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         video: Any = None,
         candidate_labels: str | Sequence[str] | None = None,
@@ -62,9 +48,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
     ) -> list:
         """
         Args:
-            video: path, URL, bytes, file object, (T, H, W, 3) uint8 array, list of PIL images or (H, W, 3) arrays (one
-                video), or a dict of modalities (`video`, `audio`, `depth`, `thermal`, `text`). Any other list, a generator
-                or a dataset is a batch; `[]` gives `[]`.
+            video: a video or several, as [`VideoPipeline`] takes them.
             candidate_labels: labels, or one comma-separated string of them.
             hypothesis_template: text with `{}` where the label goes, by default "a video of {}"; several are averaged as an
                 ensemble.
@@ -80,22 +64,16 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             ValueError: no labels, duplicate labels, a template without `{}`, or an input that cannot be read.
             FileNotFoundError, ConnectionError, TypeError: see `read_video`.
         """
-        given: dict[str, Any] = {"candidate_labels": candidate_labels, "hypothesis_template": hypothesis_template}
-        given |= {"top_k": top_k, "num_views": num_views}
-        params = {name: value for name, value in given.items() if value is not None} | kwargs
-        if video is None:
-            raise ValueError("video: expected a clip or several, found None")
-        if isinstance(video, list | tuple) and not video:
-            return []
-        if isinstance(video, list | tuple) and not is_clip_batch(video):
-            return super().__call__([video], **params)[0]  # a list of images is one video
-        if isinstance(video, tuple):
-            video = list(video)
-        elif _is_stream(video):  # the base class knows generators and torch's datasets only
-            video = (clip for clip in video)
-        return super().__call__(video, **params)
+        return super().__call__(
+            video,
+            candidate_labels=candidate_labels,
+            hypothesis_template=hypothesis_template,
+            top_k=top_k,
+            num_views=num_views,
+            **kwargs,
+        )
 
-    def _sanitize_parameters(  # type: ignore[override]
+    def _sanitize_parameters(
         self,
         candidate_labels: str | Sequence[str] | None = None,
         hypothesis_template: str | Sequence[str] | None = None,
@@ -115,33 +93,9 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             preprocess["num_views"] = forward["num_views"] = _at_least_one("num_views", num_views)
         return preprocess, forward, postprocess
 
-    def preprocess(self, video: Any, num_views: int = 1) -> dict[str, Any]:
-        return {"rows": self.processor.read_clip(video, num_views)}
-
-    def get_iterator(
-        self,
-        inputs: Any,
-        num_workers: int,
-        batch_size: int,
-        preprocess_params: dict,
-        forward_params: dict,
-        postprocess_params: dict,
-    ) -> PipelineIterator:
-        # The base class collates with a tokenizer or a feature extractor only; rows are joined by the processor instead.
-        sized = hasattr(inputs, "__len__")
-        dataset = (PipelineDataset if sized else PipelineIterator)(inputs, self.preprocess, preprocess_params)
-        loader = DataLoader(
-            dataset,
-            num_workers=num_workers if sized else min(num_workers, 1),
-            batch_size=batch_size,
-            collate_fn=_join_rows,
-        )
-        outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
-        return PipelineIterator(outputs, self.postprocess, postprocess_params)
-
     def _forward(
         self,
-        inputs: dict[str, Any],
+        inputs: Mapping[str, Tensor],
         labels: tuple[str, ...] | None = None,
         templates: tuple[str, ...] = (DEFAULT_TEMPLATE,),
         num_views: int = 1,
@@ -150,13 +104,12 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             raise ValueError("candidate_labels: expected at least one label, found None")
         if self.model.is_untrained_without_start:
             logger.warning_once("this SEN has no aligned neuron and is untrained: its zero-shot scores mean nothing")
-        batch = self.processor.collate(inputs["rows"])
-        output = self.model(**batch, text_embeds=self.embed_labels(labels, templates))
+        output = self.model(**inputs, text_embeds=self.embed_labels(labels, templates))
         probabilities = output.logits_per_video.float().softmax(dim=-1)  # (videos * views, labels)
         return {"probabilities": probabilities.unflatten(0, (-1, num_views)).mean(dim=1)}
 
     def postprocess(
-        self, outputs: Mapping[str, Tensor], labels: tuple[str, ...] = (), top_k: int | None = None
+        self, outputs: Mapping[str, Tensor], labels: Sequence[str] = (), top_k: int | None = None
     ) -> list[dict[str, Any]]:
         scores = outputs["probabilities"].flatten().tolist()
         ranked = sorted(zip(labels, scores, strict=True), key=lambda pair: -pair[1])
@@ -171,23 +124,6 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
                 self._text_embeds.popitem(last=False)
         self._text_embeds.move_to_end(key)
         return self._text_embeds[key]
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Saves model and processor, and nothing of the pipeline: the stock method writes local paths into config.json."""
-        self.model.save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory)
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> None:
-        """Pushes model and processor, and nothing of the pipeline."""
-        self.model.push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
-        self.processor.push_to_hub(repo_id, **kwargs)
-
-
-def _is_stream(video: Any) -> bool:
-    """Whether clips come out of something that is no clip itself, such as a `datasets.Dataset`."""
-    single = str | bytes | bytearray | memoryview | Mapping | np.ndarray | Tensor
-    known = list | GeneratorType | TorchDataset
-    return isinstance(video, Iterable) and not isinstance(video, single | known) and not hasattr(video, "read")
 
 
 def _labels(labels: str | Sequence[str]) -> tuple[str, ...]:
@@ -217,5 +153,4 @@ def _at_least_one(name: str, value: int) -> int:
     return value
 
 
-def _join_rows(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {"rows": [row for item in items for row in item["rows"]]}
+__all__ = ["ZeroShotVideoClassificationPipeline"]

@@ -16,7 +16,7 @@ from frame_stamps import (
 )
 
 from modeling_sen.audio_io import read_audio
-from modeling_sen.video_io import FrameRequest, read_frames, read_video
+from modeling_sen.video_io import read_frames, read_video
 
 # File name -> codec, sampling rate, channels.
 SOUND_FILES = {
@@ -102,7 +102,7 @@ CONTAINERS = [("mp4", "aac"), ("mkv", "libopus"), ("webm of VP9", "libopus"), ("
 def test_time_0_is_the_first_frame_whichever_stream_starts_first(tmp_path, kind, codec, video_start, sound_start):
     clip = tmp_path / f"clip{CLIP_KINDS[kind].suffix}"
     write_sound(clip, codec, clip=CLIP_KINDS[kind], video_start=video_start, sound_start=sound_start)
-    video = read_video(clip, [FrameRequest(1, "fps:1")])[0]
+    video = read_video(clip, 1, "fps:1")
     assert read_stamp(video.frames[0]) == 0
     late = sound_start - video_start  # the pitch of second s is heard at s + late
     for start in (1.0, 3.5):
@@ -125,7 +125,7 @@ def test_containers_that_drop_the_encoders_delay_are_right_within_it(tmp_path, k
 def test_the_span_of_sampled_frames_cuts_out_their_sound(tmp_path):
     clip = tmp_path / "clip.mp4"
     write_sound(clip, "aac", clip=CLIP_KINDS["mp4"])
-    video = read_video(clip, [FrameRequest(4, "stride:10")])[0]
+    video = read_video(clip, 4, "stride:10")
     middle = sum(video.span) / 2
     assert read_frames(clip, video.indices).span == video.span
     assert heard_time(read_audio(clip, 16000, video.span).samples, 16000) == pytest.approx(middle, abs=0.01)

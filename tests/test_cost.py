@@ -1,13 +1,22 @@
 """Cost estimates: exact counts of matrix products, without weights."""
 
+import json
 import shutil
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    VideoMAEConfig,
+    VideoMAEImageProcessorPil,
+)
 
-from modeling_sen import NeuronSpec, SENConfig, SENModel, SENProcessor
-from modeling_sen.cost import neuron_cost
+from modeling_sen import PRESETS, SEN_TINY, NeuronSpec, SENConfig, SENModel, SENProcessor
+from modeling_sen.cost import describe, neuron_cost
 
 WIDTH, MLP, PATCHES, PATCH = 16, 32, 4, 3 * 8 * 8  # of the tiny towers
 
@@ -102,3 +111,74 @@ def test_a_prompt_depth_beyond_the_tower_is_said(make_sen, depth):
     config = make_sen().config
     config.prompt_depth = depth
     assert f"prompt_depth is {depth}" in neuron_cost(config.neuron_specs[0], SENProcessor(config)).unknown
+
+
+# --- a whole SEN -----------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_described_without_its_weights(sen_folder, tmp_path):
+    folder = shutil.copytree(sen_folder, tmp_path / "sen")
+    for path in folder.rglob("*.safetensors"):
+        path.unlink()
+    found = describe(str(folder))
+    trainable, everything = SENModel.from_pretrained(sen_folder).trainable_parameters()
+    assert found["trainable_parameters"] == trainable
+    assert found["parameters"] == everything
+    assert found["trainable_share"] == pytest.approx(trainable / everything)
+    assert found["model"] == str(folder)
+    by_name = {neuron["name"]: neuron for neuron in found["neurons"]}
+    assert list(by_name) == ["image", "video", "audio", "words"]
+    assert [neuron["aligned"] for neuron in found["neurons"]] == [True, False, False, False]
+    assert by_name["image"]["hub_id"] == "./neuron_image"
+    assert by_name["image"]["layers"] == 4
+    assert found["text_tower"]["modality"] == "text"
+    first = sum(neuron["first_pass_flops"] for neuron in found["neurons"])
+    rounds = 3 * sum(neuron["round_flops"] for neuron in found["neurons"])
+    assert found["cost_ratio"] == pytest.approx(1 + rounds / first)
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.fixture(scope="module")
+def full_size(tmp_path_factory) -> list[dict]:
+    """Neurons of the size of a preset's: configurations only, no weights."""
+    folder = tmp_path_factory.mktemp("full_size")
+    clip = CLIPConfig(vision_config={"patch_size": 16})
+    for name, config in (("clip", clip), ("videomae", VideoMAEConfig()), ("ast", ASTConfig())):
+        config.save_pretrained(folder / name)
+    CLIPImageProcessorPil().save_pretrained(folder / "clip")
+    VideoMAEImageProcessorPil().save_pretrained(folder / "videomae")
+    ASTFeatureExtractor().save_pretrained(folder / "ast")
+    neurons = [dict(neuron) for neuron in PRESETS["clip-videomae-ast"].neurons]
+    return [
+        {**neuron, "hub_id": str(folder / name)}
+        for neuron, name in zip(neurons, ("clip", "videomae", "ast"), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("depth", "lowest", "highest"), [(None, 1.74, 1.8), (1, 1.24, 1.35), ("all", 3.9, 4.1)])
+def test_the_recursion_is_nearly_free(full_size, depth, lowest, highest, tmp_path):
+    """Three rounds over the upper quarter cost 3/4 of a pass, and a little for the prompt tokens."""
+    config = SENConfig(neurons=full_size, prompt_depth=depth)
+    config.save_pretrained(tmp_path / "sen")
+    found = describe(str(tmp_path / "sen"))
+    assert [round(neuron["parameters"] / 1e6) for neuron in found["neurons"]] == [86, 86, 86]
+    assert lowest <= found["cost_ratio"] <= highest
+
+
+def test_the_checkpoint_inside_has_a_name():
+    assert describe("sen-tiny") == describe(SEN_TINY) | {"model": "sen-tiny"}
+
+
+def test_a_preset_offline_says_what_is_not_at_hand():
+    found = describe("clip-videomae-ast")
+    assert found["trainable_parameters"] * 4 <= 20 * 2**20  # float32: at most 20 MB for three base-size towers
+    assert found["parameters"] is None
+    assert found["cost_ratio"] is None
+    assert all("cached files" in neuron["unknown"] for neuron in found["neurons"])
+
+
+def test_what_is_no_sen_is_refused(towers, tmp_path):
+    with pytest.raises(ValueError, match="model type is 'bert'"):
+        describe(towers["bert"])
+    with pytest.raises(FileNotFoundError, match="no such checkpoint folder"):
+        describe(str(tmp_path / "nowhere"))

@@ -14,7 +14,7 @@ from frame_stamps import CLIP_KINDS, ClipKind, delay_by_edit_list, read_stamps, 
 import modeling_sen.frame_index as frame_index
 from modeling_sen.frame_index import index_frames
 from modeling_sen.media_source import open_media_source
-from modeling_sen.video_io import FrameRequest, read_frames, read_video
+from modeling_sen.video_io import FrameRequest, read_frames, read_video, read_video_requests
 
 NUM_FRAMES = 90
 SAMPLINGS = ["uniform", "linspace", "stride:7", "fps:4"]
@@ -48,7 +48,7 @@ def test_every_frame_is_found_in_any_order(clips, name):
 @pytest.mark.parametrize("name", CLIP_KINDS)
 def test_every_sampling_rule_gets_the_frames_it_names(clips, name):
     requests = [FrameRequest(8, sampling) for sampling in SAMPLINGS]
-    for video in read_video(clips(name), requests):
+    for video in read_video_requests(clips(name), requests):
         assert read_stamps(video.frames) == video.indices.tolist()
 
 
@@ -82,7 +82,7 @@ def test_variable_rate_and_a_late_start_keep_their_true_times(tmp_path, name):
 def test_sampling_by_rate_follows_the_clock_and_not_the_count(tmp_path):
     times = np.concatenate([np.arange(20) * 0.04, 0.8 + np.arange(20) * 0.2])
     clip = write_clip(tmp_path / "clip.mp4", CLIP_KINDS["mp4"], range(40), times)
-    video = read_video(clip, [FrameRequest(6, "fps:1.25")])[0]
+    video = read_video(clip, 6, "fps:1.25")
     np.testing.assert_allclose(video.times, np.arange(6) * 0.8, atol=1e-6)
     assert read_stamps(video.frames) == [0, 20, 24, 28, 32, 36]
 
@@ -152,7 +152,7 @@ def test_each_wanted_frame_is_decoded_and_converted_once(clips, monkeypatch):
         frame_index._FrameStore, "put", lambda self, slot, frame: (converted.append(slot), put(self, slot, frame))
     )
     requests = [FrameRequest(8), FrameRequest(16, "linspace"), FrameRequest(8), FrameRequest(200, "linspace")]
-    videos = read_video(clips("mp4"), requests)
+    videos = read_video_requests(clips("mp4"), requests)
     assert sorted(converted) == list(range(NUM_FRAMES))
     assert [len(video.frames) for video in videos] == [8, 16, 8, 200]
 
@@ -194,7 +194,7 @@ def ten_seconds_and_an_hour(tmp_path_factory):
 def test_an_hour_is_sampled_by_decoding_a_few_groups_of_pictures(ten_seconds_and_an_hour, monkeypatch):
     fed = []
     monkeypatch.setattr(frame_index, "_packets_from", _counting(frame_index._packets_from, fed))
-    video = read_video(ten_seconds_and_an_hour[1], [FrameRequest(8)])[0]
+    video = read_video(ten_seconds_and_an_hour[1], 8)
     assert video.num_frames_total == 108_000
     assert video.duration == pytest.approx(3600)
     assert read_stamps(video.frames) == [index % 300 for index in video.indices]
@@ -214,10 +214,10 @@ def _counting(packets_from, fed):
 def test_memory_does_not_grow_with_the_length(ten_seconds_and_an_hour):
     """Kept as frames the hour would be 2.9 GB, as packet objects some 100 MB."""
     program = (
-        "import sys; from pathlib import Path; from modeling_sen.video_io import FrameRequest, read_video\n"
+        "import sys; from pathlib import Path; from modeling_sen.video_io import read_video\n"
         "def memory(key): return int(Path('/proc/self/status').read_text().split(key + ':')[1].split()[0]) / 1024\n"
         "Path('/proc/self/clear_refs').write_text('5')\n"
-        "before = memory('VmRSS'); read_video(sys.argv[1], [FrameRequest(8)]); print(memory('VmHWM') - before)\n"
+        "before = memory('VmRSS'); read_video(sys.argv[1], 8); print(memory('VmHWM') - before)\n"
     )
     short, long = (
         float(subprocess.run([sys.executable, "-c", program, str(clip)], check=True, capture_output=True).stdout)
@@ -248,7 +248,7 @@ def test_a_frame_that_cannot_be_decoded_is_sampled_around_and_not_made_up(tmp_pa
     with pytest.raises(ValueError, match=r"clip.mov: 1 frames cannot be decoded \(numbers 25"):
         read_frames(clip, [24, 25, 26])
     with caplog.at_level(logging.WARNING):
-        video = read_video(clip, [FrameRequest(89)])[0]
+        video = read_video(clip, 89)
     assert "numbers 25" in caplog.text
     assert read_stamps(video.frames) == [number for number in range(NUM_FRAMES) if number != 25]
     np.testing.assert_allclose(video.times * 30, read_stamps(video.frames), atol=1e-6)
@@ -259,7 +259,7 @@ def test_a_truncated_file_gives_the_frames_it_still_has(tmp_path, clips, caplog)
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole[: len(whole) * 6 // 10])
     with caplog.at_level(logging.WARNING):
-        video = read_video(cut, [FrameRequest(8)])[0]
+        video = read_video(cut, 8)
     assert 20 < video.num_frames_total < 80
     assert read_stamps(video.frames)[:6] == video.indices[:6].tolist()
     # Of the last frames stored, some are shown after others that are lost: their times still tell which they are.
@@ -273,7 +273,7 @@ def test_a_truncated_file_without_a_frame_count_is_noticed_by_its_duration(tmp_p
     cut = tmp_path / f"cut{CLIP_KINDS[name].suffix}"
     cut.write_bytes(whole[: len(whole) // 2])
     with caplog.at_level(logging.WARNING):
-        video = read_video(cut, [FrameRequest(4, "linspace")])[0]
+        video = read_video(cut, 4, "linspace")
     np.testing.assert_allclose(video.times * 30, read_stamps(video.frames), atol=0.02)
     assert "its header promises 3.0 s" in caplog.text
 
@@ -284,6 +284,6 @@ def test_an_avi_header_that_counts_too_many_frames_is_not_believed(tmp_path, cli
     clip = tmp_path / "clip.avi"
     clip.write_bytes(content[:400].replace((90).to_bytes(4, "little"), (500).to_bytes(4, "little")) + content[400:])
     with caplog.at_level(logging.WARNING):
-        video = read_video(clip, [FrameRequest(5, "linspace")])[0]
+        video = read_video(clip, 5, "linspace")
     assert video.num_frames_total == NUM_FRAMES
     assert read_stamps(video.frames)[-1] == NUM_FRAMES - 1

@@ -15,7 +15,7 @@ from PIL import Image
 
 from modeling_sen.audio_io import read_audio
 from modeling_sen.media_source import open_media_source
-from modeling_sen.video_io import FrameRequest, read_frames, read_video
+from modeling_sen.video_io import read_frames, read_video
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_an_address_is_fetched_once_for_all_that_is_read_from_it(clip, server, m
     answer = _QuietHandler.do_GET
     monkeypatch.setattr(_QuietHandler, "do_GET", lambda self: (fetched.append(self.path), answer(self)))
     with open_media_source(f"{server}/clip.mp4") as source:
-        read_video(source, [FrameRequest(4)])
+        read_video(source, 4)
         read_audio(source, 16000)
     assert fetched == ["/clip.mp4"]
 

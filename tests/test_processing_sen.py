@@ -13,7 +13,6 @@ import modeling_sen
 from modeling_sen import NeuronSpec, SENConfig, SENModel, SENProcessor, read_audio, read_video
 from modeling_sen.clip_inputs import clip_entries, is_clip_batch
 from modeling_sen.processing_sen import _longest_sound, _stretch
-from modeling_sen.video_io import FrameRequest
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def test_the_model_takes_what_the_processor_gives(sen_folder, processor, clips):
 def test_pixel_values_equal_the_hub_processors_of_the_same_frames(processor, towers, clips):
     inputs = processor(videos=clips[0])
     for name, tower, count in (("image", "clip", 2), ("video", "videomae", 4)):
-        seen = read_video(clips[0], [FrameRequest(count)])[0].frames
+        seen = read_video(clips[0], count).frames
         stock = AutoImageProcessor.from_pretrained(towers[tower], backend="pil")(list(seen), return_tensors="pt")
         ours = inputs[f"{name}_pixel_values"]
         assert (ours - stock["pixel_values"].reshape(ours.shape)).abs().max() <= 1e-5

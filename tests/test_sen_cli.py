@@ -59,6 +59,15 @@ def test_help_lists_the_verbs(arguments, monkeypatch, capsys):
     assert all(name in text and about in text for name, (_, about) in sen_cli.VERBS.items())
 
 
+def test_help_groups_the_verbs_by_purpose(monkeypatch, capsys):
+    sen("--help", monkeypatch=monkeypatch)
+    groups = {}
+    for block in capsys.readouterr().out.split("\n\n")[2:-1]:
+        purpose, *lines = block.splitlines()
+        groups[purpose.removesuffix(":")] = [line.split()[0] for line in lines]
+    assert groups == {purpose: list(verbs) for purpose, verbs in sen_cli.VERBS_BY_PURPOSE.items()}
+
+
 def test_version(monkeypatch, capsys):
     assert sen("--version", monkeypatch=monkeypatch) == 0
     assert capsys.readouterr().out.strip() == f"sen {version('modeling-sen')}"

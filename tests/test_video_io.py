@@ -19,6 +19,7 @@ from modeling_sen.video_io import (
     is_video_batch,
     read_frames,
     read_video,
+    read_video_requests,
     sample_indices,
 )
 
@@ -74,27 +75,35 @@ def test_every_rule_stays_inside_the_clip_and_in_order(rule, total, num_frames):
 
 
 @pytest.mark.parametrize(
-    "sampling", ["random", "stride", "stride:", "stride:2.5", "stride:0", "fps:-1", "fps:x", "uniform:3"]
+    "sampling",
+    ["random", "stride", "stride:", "stride:2.5", "stride:0", "fps:-1", "fps:x", "uniform:3", "window-of-3:4"],
 )
 def test_unknown_sampling_is_refused(sampling):
     with pytest.raises(ValueError, match="sampling rule"):
         sample_indices(sampling, 4, 10, np.arange(10) / 25)
 
 
+def test_by_default_eight_frames_stand_for_the_whole_clip(clip):
+    video = read_video(clip)
+    assert video.indices.tolist() == sample_indices("uniform", 8, 90, np.arange(90) / 30).tolist()
+    assert read_stamps(video.frames) == video.indices.tolist()
+    assert video.span == (0.0, video.duration)
+
+
 def test_no_frames_asked_for_is_refused(clip):
     with pytest.raises(ValueError, match="num_frames: expected at least 1, found 0"):
-        read_video(clip, [FrameRequest(0)])
+        read_video(clip, 0)
 
 
 def test_fewer_frames_than_asked_are_repeated(tmp_path):
     short = write_clip(tmp_path / "short.mkv", CLIP_KINDS["mkv"], range(3))
-    video = read_video(short, [FrameRequest(8, "stride:1"), FrameRequest(5)])
+    video = read_video_requests(short, [FrameRequest(8, "stride:1"), FrameRequest(5)])
     assert read_stamps(video[0].frames) == [0, 1, 2, 2, 2, 2, 2, 2]
     assert read_stamps(video[1].frames) == [0, 0, 1, 2, 2]
 
 
 def test_a_clip_of_one_frame(tmp_path):
-    video = read_video(write_clip(tmp_path / "one.mp4", CLIP_KINDS["mp4"], [7]), [FrameRequest(2)])[0]
+    video = read_video(write_clip(tmp_path / "one.mp4", CLIP_KINDS["mp4"], [7]), 2)
     assert read_stamps(video.frames) == [7, 7]
     assert video.times.tolist() == [0.0, 0.0]
     assert video.span == (0.0, video.duration)
@@ -110,7 +119,7 @@ def test_frames_asked_for_outside_the_clip_are_refused(clip):
 
 
 def test_the_span_covers_what_the_frames_stand_for(clip):
-    whole, one, middle, head = read_video(
+    whole, one, middle, head = read_video_requests(
         clip, [FrameRequest(9), FrameRequest(1), FrameRequest(4, "stride:10"), FrameRequest(3, "fps:2")]
     )
     assert whole.span == (0.0, whole.duration)
@@ -121,7 +130,7 @@ def test_the_span_covers_what_the_frames_stand_for(clip):
 
 
 def test_requests_of_the_same_frames_share_memory(clip):
-    first, second = read_video(clip, [FrameRequest(8), FrameRequest(8)])
+    first, second = read_video_requests(clip, [FrameRequest(8), FrameRequest(8)])
     assert np.shares_memory(first.frames, second.frames)
 
 
@@ -134,7 +143,7 @@ def test_arrays_tensors_and_image_lists_are_one_video(frames):
         [Image.fromarray(frame) for frame in frames],
     ]
     for video in inputs:
-        read = read_video(video, [FrameRequest(4)])[0]
+        read = read_video(video, 4)
         assert np.array_equal(read.frames, frames[[2, 7, 12, 17]])
         assert read.num_frames_total == 20
         np.testing.assert_allclose(read.times, np.array([2, 7, 12, 17]) / ARRAY_FRAME_RATE)
@@ -143,17 +152,17 @@ def test_arrays_tensors_and_image_lists_are_one_video(frames):
 
 def test_times_of_arrays_are_taken_where_given(frames):
     times = 5 + np.arange(20) / 10
-    read = read_video(frames, [FrameRequest(3, "fps:5")], times=times)[0]
+    read = read_video(frames, 3, "fps:5", times=times)
     np.testing.assert_allclose(read.times, [0, 0.2, 0.4])
     assert read.duration == pytest.approx(2.0)
     for wrong in (times[:-1], times[::-1]):
         with pytest.raises(ValueError, match="times: expected 20 increasing seconds"):
-            read_video(frames, [FrameRequest(3)], times=wrong)
+            read_video(frames, 3, times=wrong)
 
 
 def test_times_for_a_file_are_refused(clip):
     with pytest.raises(ValueError, match="times: expected none for a video file"):
-        read_video(clip, [FrameRequest(3)], times=[0, 1])
+        read_video(clip, 3, times=[0, 1])
 
 
 def test_pil_images_of_any_mode_become_rgb():
@@ -180,12 +189,12 @@ def test_pil_images_of_any_mode_become_rgb():
 )
 def test_ambiguous_layouts_raise_and_say_what_was_found(video, found):
     with pytest.raises(ValueError, match=f"video: expected .*found.*{found}"):
-        read_video(video, [FrameRequest(2)])
+        read_video(video, 2)
 
 
 def test_things_that_are_no_video_raise():
     with pytest.raises(TypeError, match=r"video: expected a path.*found int"):
-        read_video(3, [FrameRequest(2)])
+        read_video(3, 2)
 
 
 def test_a_list_of_images_is_one_video_and_any_other_list_a_batch(frames):
@@ -208,9 +217,9 @@ def test_no_other_decoder_is_ever_imported(clip):
     """So the frames are the same with and without torchvision, torchcodec or decord installed."""
     program = (
         "import sys\n"
-        "from modeling_sen.video_io import FrameRequest, read_video\n"
+        "from modeling_sen.video_io import read_video\n"
         "from modeling_sen.audio_io import read_audio\n"
-        f"read_video({str(clip)!r}, [FrameRequest(2)]); read_audio({str(clip)!r}, 16000)\n"
+        f"read_video({str(clip)!r}, 2); read_audio({str(clip)!r}, 16000)\n"
         "names = {'torchvision', 'torchcodec', 'torchaudio', 'decord', 'cv2', 'librosa', 'soundfile'}\n"
         "assert not names & set(sys.modules), names & set(sys.modules)\n"
     )
@@ -228,7 +237,7 @@ def test_real_clips_have_the_frames_and_times_of_their_manifest(shared_data, fol
     clips = _manifest_videos(shared_data, folder)
     assert clips
     for path, row in clips:
-        video = read_video(path, [FrameRequest(8, "linspace")])[0]
+        video = read_video(path, 8, "linspace")
         assert video.num_frames_total == int(row["frames"]), path
         assert sorted(video.frames.shape[1:3]) == sorted([int(row["width"]), int(row["height"])]), path
         assert (np.diff(video.times)[np.diff(video.indices) > 0] > 0).all(), path
@@ -257,7 +266,7 @@ def test_real_frames_equal_those_of_plain_decoding(shared_data):
     import av
 
     for path, _ in _manifest_videos(shared_data, "recognition"):
-        video = read_video(path, [FrameRequest(3)])[0]
+        video = read_video(path, 3)
         with av.open(str(path)) as container:
             decoded = enumerate(container.decode(container.streams.best("video")))
             plain = {number: frame.to_ndarray(format="rgb24") for number, frame in decoded if number in video.indices}

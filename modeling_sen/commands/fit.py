@@ -5,10 +5,9 @@
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
-from modeling_sen.commands.evaluate import (
+from modeling_sen.commands.evaluation_options import (
     BatchSize,
     ClassNames,
     Column,
@@ -16,16 +15,13 @@ from modeling_sen.commands.evaluate import (
     ProtocolName,
     Root,
     Templates,
-    chosen_protocol,
-    described_run,
-    mean_embeddings,
 )
 from modeling_sen.encoding import SENEncoder
-from modeling_sen.evaluation.clip_embeddings import embed_clips
+from modeling_sen.evaluation.clip_embeddings import describe_run
 from modeling_sen.evaluation.dataset_lists import open_test_sets
-from modeling_sen.evaluation.few_shot import HEADS, CacheHead, Head, fit_linear_probe, save_head, take_shots
+from modeling_sen.evaluation.few_shot import HEADS, fit_head, save_head
+from modeling_sen.evaluation.protocols import find_protocol
 from modeling_sen.presets import resolve_checkpoint
-from modeling_sen.training.data import LabelledClips
 
 
 def main(
@@ -48,35 +44,22 @@ def main(
     batch_size: BatchSize = 8,
 ) -> None:
     """Fit a head on a few labelled clips: a cache of them beside the class texts, or a linear probe."""
-    if kind not in HEADS:
-        raise ValueError(f"--kind {kind!r}, expected one of {', '.join(HEADS)}")
-    used = chosen_protocol(protocol, dataset)
+    used = find_protocol(protocol, dataset)
     sets = open_test_sets([data], root, class_names or (), split, column=column)
     if len(sets) > 1:
         raise ValueError(f"{data}: expected one set of clips, found the lists of {len(sets)} splits")
-    (found,) = sets
-    rows = range(len(found.clips)) if shots is None else take_shots(found.labels, shots, seed)
-    clips = LabelledClips(
-        found.clips.source,
-        [found.clips.targets[row] for row in rows],
-        [found.clips.keys[row] for row in rows],
-        lambda row: found.clips.read(rows[row]),
-    )
+    (clips,) = sets
     encoder = SENEncoder.from_pretrained(resolve_checkpoint(model))
-    embeddings = mean_embeddings(embed_clips(encoder, used, clips, output / "embeddings", batch_size, True))
-    labels = np.array([found.labels[row] for row in rows], dtype=np.int64)
     templates = tuple(template or used.templates_for(dataset))
-    head: Head
-    if kind == "cache":
-        class_embeds = encoder.embed_labels(found.class_names, templates)
-        scale = encoder.model.logit_scale.exp().item()
-        texts = class_embeds.float().cpu().numpy()
-        head = CacheHead(found.class_names, embeddings, labels, texts, scale, residual, sharpness)
-    else:
-        head = fit_linear_probe(embeddings, labels, found.class_names, strength)
+    head, count = fit_head(
+        kind, encoder, used, clips, output, templates, shots, seed, residual, sharpness, strength, batch_size, True
+    )
     facts = {
-        **described_run(encoder, model, used),
-        "data": {"listed": found.listed, "clips": len(rows), "shots": shots, "seed": seed},
+        **describe_run(encoder, model, used),
+        "data": {"listed": clips.listed, "clips": count, "shots": shots, "seed": seed},
     }
     save_head(head, output, facts)
-    print(f"{output}: {kind} head of {len(rows)} clips and {len(found.class_names)} classes")
+    print(f"{output}: {kind} head of {count} clips and {len(clips.class_names)} classes")
+
+
+__all__ = ["main"]

@@ -5,9 +5,11 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from modeling_sen.encoding import SENEncoder
 from modeling_sen.evaluation.protocols import Protocol, protocol_processors
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.training.data import LabelledClips
+from modeling_sen.whole_file import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +53,8 @@ class EmbeddingStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha1("\n".join(keys).encode()).hexdigest()
         file = self.folder / f"{digest}.safetensors"
-        unfinished = file.with_suffix(".unfinished")
-        save_file({"embeddings": torch.from_numpy(embeddings)}, unfinished, {"keys": json.dumps(list(keys))})
-        os.replace(unfinished, file)
+        with whole_file(file) as unfinished:
+            save_file({"embeddings": torch.from_numpy(embeddings)}, unfinished, {"keys": json.dumps(list(keys))})
         self.rows |= dict(zip(keys, embeddings, strict=True))
 
 
@@ -90,6 +92,41 @@ def embed_clips(
             store.add([clips.keys[row] for row in some], shard)
             progress.update(len(some))
     return np.stack([store.rows[key] for key in clips.keys])
+
+
+def mean_embeddings(embeddings: np.ndarray) -> np.ndarray:
+    """Averages views: (clips, views, width) -> (clips, width) of length 1, the input of heads and of retrieval."""
+    mean = embeddings.mean(axis=1)
+    return mean / np.linalg.norm(mean, axis=-1, keepdims=True)
+
+
+def describe_run(encoder: SENEncoder, model: str, protocol: Protocol) -> dict[str, Any]:
+    """What embeddings depend on beside the clips, JSON-able: protocol, weights and versions of packages.
+
+    Args:
+        model: the name to put down.
+    """
+    neurons = encoder.model.neurons.values()
+    packages = ("modeling-sen", "transformers", "torch", "av", "pillow")
+    described = asdict(replace(protocol, templates={}))
+    described["resample"] = protocol.resample.name
+    return {
+        "protocol": {name: value for name, value in described.items() if name not in ("templates", "hub_datasets")},
+        "model": {
+            "name": model,
+            "revision": encoder.processor.commit,
+            "sha1": model_sha1(encoder.model),
+            "neurons": [
+                {
+                    "name": neuron.spec.name,
+                    "hub_id": neuron.spec.hub_id,
+                    "revision": neuron.commit or neuron.spec.revision,
+                }
+                for neuron in neurons
+            ],
+        },
+        "versions": {package: version(package) for package in packages},
+    }
 
 
 def model_sha1(model: SENModel) -> str:

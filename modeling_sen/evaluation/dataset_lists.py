@@ -81,6 +81,16 @@ class TestSet:
         return [numbers[name] for name in self.clips.targets]
 
 
+def take_clips(clips: LabelledClips, rows: Sequence[int]) -> LabelledClips:
+    """Some clips of a data set, by row."""
+    return LabelledClips(
+        clips.source,
+        [clips.targets[row] for row in rows],
+        [clips.keys[row] for row in rows],
+        lambda row: clips.read(rows[row]),
+    )
+
+
 def read_class_names(path: Path) -> list[str]:
     """Class names by number: a csv with the columns id and name, or json `{"0": name}` or `{name: "0"}`.
 

@@ -17,6 +17,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from modeling_sen.checkpoint_folder import replaced_folder
+from modeling_sen.encoding import SENEncoder
+from modeling_sen.evaluation.clip_embeddings import embed_clips, mean_embeddings
+from modeling_sen.evaluation.dataset_lists import TestSet, take_clips
+from modeling_sen.evaluation.protocols import Protocol
 
 
 @dataclass
@@ -75,6 +79,53 @@ class LinearProbe:
 
 Head = CacheHead | LinearProbe
 HEADS: dict[str, type[CacheHead] | type[LinearProbe]] = {"cache": CacheHead, "linear": LinearProbe}
+
+
+def fit_head(
+    kind: str,
+    encoder: SENEncoder,
+    protocol: Protocol,
+    clips: TestSet,
+    folder: Path,
+    templates: Sequence[str],
+    shots: int | None = None,
+    seed: int = 0,
+    residual: float = 1.0,
+    sharpness: float = 5.5,
+    strength: float = 1.0,
+    batch_size: int = 8,
+    show_progress: bool = False,
+) -> tuple[Head, int]:
+    """Fits a head on labelled clips.
+
+    Args:
+        kind: `"cache"` or `"linear"`.
+        folder: embeddings are kept there, in `embeddings`, so that an interrupted run goes on.
+        templates: texts with `{}` for the class name, averaged; for the cache.
+        shots, seed: at most so many clips of each class, drawn by the seed; by default all.
+        residual, sharpness: of the cache, see [`CacheHead`].
+        strength: of the linear probe, see [`fit_linear_probe`].
+
+    Returns:
+        (the head, the number of clips it was fitted on)
+
+    Raises:
+        ValueError: no such kind.
+        ImportError, ValueError: see [`fit_linear_probe`].
+        ValueError, OSError: a clip cannot be read; the embeddings of those before it are kept.
+    """
+    if kind not in HEADS:
+        raise ValueError(f"kind {kind!r}, expected one of {', '.join(HEADS)}")
+    all_labels = clips.labels
+    rows = list(range(len(all_labels))) if shots is None else take_shots(all_labels, shots, seed)
+    taken = take_clips(clips.clips, rows)
+    views = embed_clips(encoder, protocol, taken, folder / "embeddings", batch_size, show_progress)
+    embeddings, labels = mean_embeddings(views), np.array([all_labels[row] for row in rows], dtype=np.int64)
+    if kind == "linear":
+        return fit_linear_probe(embeddings, labels, clips.class_names, strength), len(rows)
+    texts = encoder.embed_labels(clips.class_names, templates).float().cpu().numpy()
+    scale = encoder.model.logit_scale.exp().item()
+    return CacheHead(clips.class_names, embeddings, labels, texts, scale, residual, sharpness), len(rows)
 
 
 def fit_linear_probe(
@@ -138,12 +189,15 @@ def save_head(head: Head, folder: str | os.PathLike, facts: dict[str, Any]) -> N
         (Path(unfinished) / "head.json").write_text(json.dumps(described, indent=2) + "\n")
 
 
-def load_head(folder: str | os.PathLike) -> tuple[Head, dict[str, Any]]:
+def load_head(folder: str | os.PathLike, sha1: str | None = None) -> tuple[Head, dict[str, Any]]:
     """A head as `save_head` wrote it, and the facts.
+
+    Args:
+        sha1: [`model_sha1`] of the model whose embeddings it is to read.
 
     Raises:
         FileNotFoundError: no head there.
-        ValueError: damaged, or of another kind.
+        ValueError: damaged, of another kind, or fitted on another model.
     """
     place = Path(folder)
     for name in ("head.json", "head.safetensors"):
@@ -154,9 +208,12 @@ def load_head(folder: str | os.PathLike) -> tuple[Head, dict[str, Any]]:
         facts, kind = settings.pop("fitted_on"), settings.pop("kind")
         settings["class_names"] = tuple(settings["class_names"])
         arrays: dict[str, Any] = load_file(place / "head.safetensors")
-        return HEADS[kind](**settings, **arrays), facts
+        head = HEADS[kind](**settings, **arrays)
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{place}: expected a head as `sen fit` saves it, found a damaged one ({error})") from error
+    if sha1 is not None and facts["model"]["sha1"] != sha1:
+        raise ValueError(f"{place}: the head was fitted on another model, {facts['model']['name']}")
+    return head, facts
 
 
 def _check_clips(embeddings: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:

@@ -9,13 +9,10 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-import torch
 from PIL import Image
 
 from modeling_sen.configuration_sen import NeuronSpec
 from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.video_io import SAMPLING_RULES
 
 MEDIA = ("photo", "video", "example", "demonstration")
 BARE = ("{}",)
@@ -48,7 +45,7 @@ class Protocol:
     Attributes:
         name, version: printed with each result; the version grows when a number could change.
         num_frames: frames of a view for towers that see single frames; video towers keep the number they were built for.
-        sampling: rule of `SAMPLING_RULES` for each temporal view; none: one view, all neurons as their SEN has them.
+        sampling: rule of `video_io.SAMPLING_RULES` for each temporal view; none: one view, all neurons as their SEN has them.
         resize: short side before the crop, relative to the tower's input; `None` leaves each neuron's own preprocessing.
         squash: resize both sides to the input instead, whatever the aspect, and crop nothing.
         resample: of the resizing.
@@ -76,24 +73,6 @@ class Protocol:
         """Of the data set, or those for any."""
         return self.templates.get(dataset or "", self.templates[""])
 
-
-def _window(num_frames: int, total: int, frame_times: np.ndarray, view: float) -> np.ndarray:
-    """View 1, 2 or 3 of three windows of 8 x 16 frames at 30 per second, at the clip's start, middle and end."""
-    rate = (total - 1) / float(frame_times[-1]) if total > 1 else 30.0
-    length = max(1.0, 16 * 8 / 30 * rate)
-    start = (int(view) - 1) * ((max(total - length, 0.0)) // 2)
-    # As Open-VCLIP and SlowFast round: in float32, cut to whole numbers.
-    return torch.linspace(start, start + length - 1, num_frames).clamp(0, total - 1).long().numpy()
-
-
-def _linspace_rounded(num_frames: int, total: int, frame_times: np.ndarray) -> np.ndarray:
-    """Evenly spread from first to last frame, rounded to the nearest; a clip of fewer frames repeats each in place."""
-    if total < num_frames:
-        return np.arange(num_frames) * total // num_frames
-    return np.linspace(0, total - 1, num_frames).round().astype(np.int64)
-
-
-SAMPLING_RULES.update({"window-of-3:": _window, "linspace-rounded": _linspace_rounded})
 
 X_CLIP_DIFFERS = (
     "resized by Pillow with antialiasing instead of OpenCV without; the last clip of an odd number is not dropped "
@@ -184,6 +163,19 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
     )
 }
+
+
+def find_protocol(name: str, dataset: str | None = None) -> Protocol:
+    """The protocol of a name.
+
+    Raises:
+        ValueError: no such protocol, or no such data set among `DATASETS`.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"protocol {name!r}, expected one of {', '.join(PROTOCOLS)}")
+    if dataset is not None and dataset not in DATASETS:
+        raise ValueError(f"dataset {dataset!r}, expected one of {', '.join(DATASETS)}")
+    return PROTOCOLS[name]
 
 
 def protocol_processors(processor: SENProcessor, protocol: Protocol) -> list[SENProcessor]:

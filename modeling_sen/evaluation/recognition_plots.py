@@ -2,12 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Pictures of a recognition result: which classes are taken for which, and how well each is known."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from modeling_sen.whole_file import whole_file
 
 NAMED_CLASSES = 60  # more names than that cannot be read beside the matrix
 INCHES_PER_CLASS = 0.18
@@ -60,6 +61,5 @@ def _figure(**settings: Any) -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    figure.savefig(unfinished, format="png", dpi=120)
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=120)

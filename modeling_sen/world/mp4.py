@@ -2,10 +2,11 @@
 
 import os
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
+
+from modeling_sen.whole_file import whole_file
 
 
 def write_mp4(
@@ -28,9 +29,7 @@ def write_mp4(
         raise ValueError(f"{path}: frames are {frames.dtype} {frames.shape}, expected uint8 (T, H, W, 3)")
     if frames.shape[1] % 2 or frames.shape[2] % 2:
         raise ValueError(f"{path}: frames are {frames.shape[2]}x{frames.shape[1]}, H.264 takes even sizes only")
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with av.open(str(unfinished), "w", format="mp4") as container:
+    with whole_file(path) as unfinished, av.open(str(unfinished), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=frames_per_second, options={"crf": "8", "preset": "veryfast"})
         video.height, video.width = frames.shape[1:3]
         video.pix_fmt = "yuv420p"
@@ -49,4 +48,3 @@ def write_mp4(
             samples.sample_rate, samples.pts, samples.time_base = sampling_rate, 0, Fraction(1, sampling_rate)
             container.mux(sound.encode(samples))
             container.mux(sound.encode())
-    os.replace(unfinished, path)

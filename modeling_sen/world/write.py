@@ -1,4 +1,4 @@
-"""`sen world`: writes the generated world as mp4 files with sound, their truth, and the table that `datasets` reads.
+"""Writes the generated world as mp4 files with sound, their truth, and the table that `datasets` reads.
 
     OUT/settings.json             what the clips were drawn with
     OUT/metadata.jsonl            one row a clip: file_name, caption, objects, questions, edit prompts, truth paths
@@ -15,12 +15,12 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
 from tqdm import tqdm
 
+from modeling_sen.whole_file import whole_file
 from modeling_sen.world.dataset import WorldClips
 from modeling_sen.world.drawing import render
 from modeling_sen.world.edits import edit
@@ -29,32 +29,6 @@ from modeling_sen.world.scene import FRAMES_PER_SECOND, Scene
 from modeling_sen.world.sound import SAMPLING_RATE, sound_of
 from modeling_sen.world.tracks import tracks
 from modeling_sen.world.truth import attribute_caption, caption, legend, objects, questions
-
-
-def world(
-    out: Annotated[Path, typer.Argument(help="Folder to write to; a run that was stopped is continued.")],
-    split: Annotated[str, typer.Option(help="train, validation, test or unseen_pairs.")] = "train",
-    num: Annotated[int, typer.Option(help="Number of clips.")] = 100,
-    seed: Annotated[int, typer.Option(help="Another seed gives other clips.")] = 0,
-    hops: Annotated[
-        int | None, typer.Option(help="1, 2 or 3: clips for a chain of that length, some sprite always sounds.")
-    ] = None,
-    size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 64,
-    num_frames: Annotated[int, typer.Option("--frames", help="Frames a clip, 8 a second.")] = 16,
-    num_objects: Annotated[
-        str | None,
-        typer.Option("--objects", help="Sprites a clip: 3, or 1-4 for a range. Default 1-4, or 3 with --hops."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
-) -> None:
-    """Write generated clips with sound, of which everything is known."""
-    summary = write_world(
-        out, split, num, seed, num_objects=parse_objects(num_objects), size=size, num_frames=num_frames, hops=hops
-    )
-    if as_json:
-        print(json.dumps(summary))
-    else:
-        print(f"{out}: {summary['clips']} {split} clips of seed {seed} ({summary['written']} new)")
 
 
 def parse_objects(text: str | None) -> int | tuple[int, int] | None:
@@ -94,7 +68,8 @@ def write_world(out: str | os.PathLike, split: str, num: int, seed: int = 0, **s
     finally:  # after an interruption the table lists what is there
         rows = [_row_path(out, index) for index in range(num)]
         table = "".join(row.read_text() for row in rows if row.exists())
-        _replace_text(out / "metadata.jsonl", table)
+        with whole_file(out / "metadata.jsonl") as unfinished:
+            unfinished.write_text(table)
     return {
         "out": str(out),
         "split": split,
@@ -118,8 +93,7 @@ def _write_clip(out: Path, scene: Scene) -> None:
     write_mp4(out / "videos" / f"{name}.mp4", clip.frames, FRAMES_PER_SECOND, sound, SAMPLING_RATE)
     write_mp4(out / "truth" / f"{name}_edited.mp4", edited.frames, FRAMES_PER_SECOND, sound, SAMPLING_RATE)
     truth = out / "truth" / f"{name}.npz"
-    unfinished = truth.with_name(f".{truth.name}.unfinished")
-    with open(unfinished, "wb") as file:
+    with whole_file(truth) as unfinished, open(unfinished, "wb") as file:
         np.savez_compressed(
             file,
             masks=clip.masks,
@@ -129,7 +103,6 @@ def _write_clip(out: Path, scene: Scene) -> None:
             frame_times=np.arange(scene.num_frames) / FRAMES_PER_SECOND,
             edited_masks=edited.masks,
         )
-    os.replace(unfinished, truth)
     row = {
         "file_name": f"videos/{name}.mp4",
         "caption": caption(scene),
@@ -147,7 +120,8 @@ def _write_clip(out: Path, scene: Scene) -> None:
         "seed": scene.seed,
         "index": scene.index,
     }
-    _replace_text(_row_path(out, scene.index), json.dumps(row) + "\n")
+    with whole_file(_row_path(out, scene.index)) as unfinished:
+        unfinished.write_text(json.dumps(row) + "\n")
 
 
 def _check_and_write_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -163,10 +137,5 @@ def _check_and_write_settings(out: Path, settings: dict[str, Any]) -> None:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty and holds no settings.json of the world: choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    _replace_text(path, json.dumps(settings, indent=2) + "\n")
-
-
-def _replace_text(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(settings, indent=2) + "\n")

@@ -1,12 +1,8 @@
-"""Heads on embeddings: the cache model's formula, the probe's equality with scikit-learn, files that last; `sen fit`."""
-
-import json
+"""Heads on embeddings: the cache model's formula, the probe's equality with scikit-learn, files that last."""
 
 import numpy as np
 import pytest
 
-from modeling_sen.commands.evaluate import main as evaluate
-from modeling_sen.commands.fit import main as fit
 from modeling_sen.evaluation.few_shot import CacheHead, fit_linear_probe, load_head, save_head, take_shots
 
 
@@ -64,9 +60,11 @@ def test_a_saved_head_scores_the_same(embeddings, tmp_path, kind):
         head = fit_linear_probe(rows, labels, ["a", "b", "c"])
     else:
         head = CacheHead(("a", "b", "c"), rows, labels, rows[:3], 14.0)
-    save_head(head, tmp_path / "head", {"shots": 4})
-    again, facts = load_head(tmp_path / "head")
-    assert facts == {"shots": 4}
+    save_head(head, tmp_path / "head", {"shots": 4, "model": {"name": "mine", "sha1": "0a"}})
+    again, facts = load_head(tmp_path / "head", sha1="0a")
+    assert facts["shots"] == 4
+    with pytest.raises(ValueError, match="the head was fitted on another model, mine"):
+        load_head(tmp_path / "head", sha1="0b")
     assert again.class_names == ("a", "b", "c")
     assert (again.scores(rows) == head.scores(rows)).all()
     (tmp_path / "head" / "head.safetensors").write_bytes(b"torn")
@@ -83,23 +81,3 @@ def test_what_cannot_be_fitted_is_said(embeddings):
         fit_linear_probe(rows, labels, ["a", "b", "c", "d"])
     with pytest.raises(ValueError, match=r"labels: expected numbers in 0..1, found 0..2"):
         CacheHead(("a", "b"), rows, labels, rows[:2], 14.0)
-
-
-@pytest.mark.parametrize("kind", ["cache", "linear"])
-def test_fitting_on_the_command_line_helps(tmp_path, capsys, kind):
-    """Clips that the head has seen are named right; their class texts are hidden behind a template that says nothing."""
-    pytest.importorskip("sklearn")
-    from modeling_sen import SEN_TINY
-
-    data = "world:train?num=8&num_objects=1"
-    fit(SEN_TINY, data, tmp_path / "head", kind=kind, template=["{}"], residual=100.0, strength=1000.0, shots=16)
-    evaluate(SEN_TINY, [data], head=tmp_path / "head", split="train", output=tmp_path / "out", as_json=True)
-    printed = capsys.readouterr().out
-    results = json.loads(printed[printed.index("{") :])
-    assert results["mean"]["top1"] == 1.0
-    assert results["head"]["data"]["clips"] == 8
-    assert results["templates"] is None
-    with pytest.raises(ValueError, match=r"class '.*' is not among the"):
-        evaluate(SEN_TINY, ["world:test?num=4&num_objects=1"], head=tmp_path / "head", output=tmp_path / "out")
-    with pytest.raises(ValueError, match="expected one of cache, linear"):
-        fit(SEN_TINY, data, tmp_path / "head", kind="tree")

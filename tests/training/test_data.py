@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from modeling_sen.training.data import open_clips
-from modeling_sen.video_io import FrameRequest, read_video
+from modeling_sen.video_io import read_video
 
 TEXTS = ["a red circle", "a blue star, far away", "two rings"]
 
@@ -19,7 +19,7 @@ def frames_of(clip):
     entry = clip["video"] if isinstance(clip, dict) else clip
     if isinstance(entry, dict):
         entry = entry["bytes"] or entry["path"]
-    return read_video(entry, [FrameRequest(2)])[0].frames
+    return read_video(entry, 2).frames
 
 
 def assert_same_clips(found, clips):

@@ -2,12 +2,10 @@ import json
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from modeling_sen.world import edit, make_scene, render, tracks
 from modeling_sen.world import write as writer
-from modeling_sen.world.write import parse_objects, world, write_world
+from modeling_sen.world.write import parse_objects, write_world
 
 
 def rows_of(out) -> list[dict]:
@@ -120,16 +118,3 @@ def test_number_and_range_of_objects():
     for text in ("many", "1-", "-3", "1-x"):
         with pytest.raises(ValueError, match="--objects is"):
             parse_objects(text)
-
-
-def test_the_command_prints_its_summary(tmp_path):
-    app = typer.Typer()
-    app.command()(world)
-    command = [str(tmp_path / "out"), "--split", "unseen_pairs", "--num", "2", "--seed", "5"]
-    options = ["--size", "48", "--frames", "8", "--objects", "2-3"]
-    told = CliRunner().invoke(app, [*command, *options, "--json"])
-    assert told.exit_code == 0, told.output
-    summary = json.loads(told.stdout)
-    assert (summary["clips"], summary["written"], summary["split"]) == (2, 2, "unseen_pairs")
-    again = CliRunner().invoke(app, [*command, *options])
-    assert "2 unseen_pairs clips of seed 5 (0 new)" in again.stdout

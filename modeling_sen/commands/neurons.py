@@ -1,0 +1,33 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""`sen neurons`: the encoder types that can be neurons."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from modeling_sen.commands.tables import print_table
+from modeling_sen.neuron_registry import NEURON_ADAPTERS, list_neurons
+
+
+def neurons(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Encoder types that can be neurons. Others are tried by rule."""
+    rows = []
+    for model_type in list_neurons():
+        adapter = NEURON_ADAPTERS[model_type]
+        rows.append(
+            {
+                "model_type": model_type,
+                "modality": adapter.modality,
+                "prompt_side": adapter.prompt_side if adapter.takes_prompts else "after",
+                "grid": "none" if adapter.grid is None else adapter.grid.__name__.removesuffix("_grid"),
+            }
+        )
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        print_table(["type", "modality", "prompts", "token grid"], [list(row.values()) for row in rows])
+
+
+__all__ = ["neurons"]

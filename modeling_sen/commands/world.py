@@ -1,0 +1,40 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""`sen world`: writes clips of the generated world."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modeling_sen.world.write import parse_objects, write_world
+
+
+def world(
+    out: Annotated[Path, typer.Argument(help="Folder to write to; a run that was stopped is continued.")],
+    split: Annotated[str, typer.Option(help="train, validation, test or unseen_pairs.")] = "train",
+    num: Annotated[int, typer.Option(help="Number of clips.")] = 100,
+    seed: Annotated[int, typer.Option(help="Another seed gives other clips.")] = 0,
+    hops: Annotated[
+        int | None, typer.Option(help="1, 2 or 3: clips for a chain of that length, some sprite always sounds.")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 64,
+    num_frames: Annotated[int, typer.Option("--frames", help="Frames a clip, 8 a second.")] = 16,
+    num_objects: Annotated[
+        str | None,
+        typer.Option("--objects", help="Sprites a clip: 3, or 1-4 for a range. Default 1-4, or 3 with --hops."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Write generated clips with sound, of which everything is known."""
+    summary = write_world(
+        out, split, num, seed, num_objects=parse_objects(num_objects), size=size, num_frames=num_frames, hops=hops
+    )
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        print(f"{out}: {summary['clips']} {split} clips of seed {seed} ({summary['written']} new)")
+
+
+__all__ = ["world"]

@@ -1,0 +1,21 @@
+"""`sen world`."""
+
+import json
+
+import typer
+from typer.testing import CliRunner
+
+from modeling_sen.commands.world import world
+
+
+def test_the_command_prints_its_summary(tmp_path):
+    app = typer.Typer()
+    app.command()(world)
+    command = [str(tmp_path / "out"), "--split", "unseen_pairs", "--num", "2", "--seed", "5"]
+    options = ["--size", "48", "--frames", "8", "--objects", "2-3"]
+    told = CliRunner().invoke(app, [*command, *options, "--json"])
+    assert told.exit_code == 0, told.output
+    summary = json.loads(told.stdout)
+    assert (summary["clips"], summary["written"], summary["split"]) == (2, 2, "unseen_pairs")
+    again = CliRunner().invoke(app, [*command, *options])
+    assert "2 unseen_pairs clips of seed 5 (0 new)" in again.stdout

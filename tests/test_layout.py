@@ -1,0 +1,220 @@
+"""Which module may import which, how the files that travel with a checkpoint import, and how long a file may be.
+
+A new module needs a line here: `GROUPS` says what it is, `BELOW` what its group may build on.
+"""
+
+import ast
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from transformers.dynamic_module_utils import get_relative_import_files
+
+import sen_cli
+
+ROOT = Path(__file__).resolve().parents[1]
+# Where the modules of the package are: pipelines and conversion are installed as parts of it.
+SOURCES = {"": ROOT / "modeling_sen", "pipelines": ROOT / "pipelines", "conversion": ROOT / "conversion"}
+
+OWN = {"modeling_sen", "pipelines", "conversion", "sen_cli", "recipes", "benchmarks", "tests"}
+
+# Group -> its modules; a name that ends in a slash is a folder.
+GROUPS = {
+    "presets": {"presets"},
+    "configuration": {"configuration_sen"},
+    "files": {"checkpoint_folder"},
+    "neuron": {
+        "prompt_injection",
+        "first_look",
+        "neuron_registry",
+        "neuron_by_rule",
+        "hub_files",
+        "neuron",
+        "neuron_loading",
+        "neuron_bank",
+    },
+    "association": {"recursive_association"},
+    "model": {"pretrained_sen", "modeling_sen"},
+    "inputs": {
+        "media_source",
+        "frame_index",
+        "video_io",
+        "audio_io",
+        "clip_inputs",
+        "frame_transform",
+        "depth_estimation",
+        "processing_sen",
+    },
+    "whole files": {"whole_file"},
+    "world": {"world/"},
+    "around the model": {"encoding", "explain", "cost", "publishing", "training/", "evaluation/"},
+    "conversion": {"conversion/"},
+    "pipelines": {"pipelines/"},
+    "commands": {"commands/"},
+    "doors": {"__init__", "auto"},
+}
+
+# Group -> the groups right below it. A module imports from its own group, from those below, and from all further down.
+BELOW = {
+    "presets": (),
+    "configuration": ("presets",),
+    "files": (),
+    "neuron": ("configuration", "files"),
+    "association": ("neuron",),
+    "model": ("association",),
+    "inputs": ("neuron",),  # beside the model, which never decodes files
+    "whole files": (),
+    "world": ("whole files",),
+    "around the model": ("model", "inputs", "world"),
+    "conversion": ("around the model",),
+    "pipelines": ("around the model",),
+    "commands": ("pipelines",),  # nothing stands on them
+    "doors": ("pipelines",),  # which importing the package registers
+}
+
+# (module, what it imports against the arrows, in a function)
+BACKWARDS = {
+    (
+        "configuration_sen",
+        "modeling_sen.recursive_association",
+    ),  # variants are checked against the registries themselves
+}
+
+# Groups whose files Transformers copies beside a checkpoint, to run there without the package.
+TRAVELLING = {"configuration", "files", "neuron", "association", "model", "inputs"}
+# (travelling file, what it tries to import from the package, and does without elsewhere)
+TRIED = {("configuration_sen", "modeling_sen.presets")}
+
+LONGEST = 400
+LONGER = {"modeling_sen/modeling_sen.py": 420}
+
+
+class Import(NamedTuple):
+    """One import of a module of this repository, anywhere in a file.
+
+    Attributes:
+        module: dotted, from the root: `modeling_sen.world.scene`, for relative imports too.
+        form: `from .name` is `"."`, `from ..name` is `".."`, an absolute import `""`.
+    """
+
+    line: int
+    module: str
+    form: str
+
+
+@cache
+def package() -> dict[str, Path]:
+    """The package's modules by name, such as `world/scene`, and their files."""
+    found = {}
+    for prefix, folder in SOURCES.items():
+        for path in sorted(folder.rglob("*.py")):
+            found["/".join([*filter(None, [prefix]), *path.relative_to(folder).with_suffix("").parts])] = path
+    return found
+
+
+@cache
+def imports(path: Path) -> list[Import]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [Import(node.lineno, alias.name, "") for alias in node.names if alias.name.split(".")[0] in OWN]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            found.append(Import(node.lineno, ".".join(filter(None, ["modeling_sen", node.module])), "." * node.level))
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in OWN:
+            for alias in node.names:  # a module of a folder, or a name of a module
+                inner = f"{node.module}.{alias.name}"
+                found.append(Import(node.lineno, inner if name_of(inner) in package() else node.module, ""))
+    return found
+
+
+def name_of(dotted: str) -> str:
+    """`modeling_sen.world.scene` -> `world/scene`; a folder or the package itself -> its `__init__`."""
+    place = "/".join(dotted.split(".")[1:])
+    folder = f"{place}/__init__".removeprefix("/")
+    return folder if folder in package() else place
+
+
+def group_of(name: str) -> str | None:
+    for group, modules in GROUPS.items():
+        if name in modules or any(module.endswith("/") and name.startswith(module) for module in modules):
+            return group
+    return None
+
+
+def reach(group: str) -> set[str]:
+    """The groups that a module of this one may import from."""
+    return {group}.union(*(reach(below) for below in BELOW[group]))
+
+
+def of_the_package(path: Path) -> list[Import]:
+    return [each for each in imports(path) if each.module.split(".")[0] == "modeling_sen"]
+
+
+def test_every_module_has_a_place():
+    assert [name for name in package() if group_of(name) is None] == []
+    assert set(BELOW) == set(GROUPS)
+
+
+def test_arrows_run_one_way():
+    backwards = [
+        f"{name}, line {each.line}: {group_of(name)} imports {each.module}"
+        for name, path in package().items()
+        for each in of_the_package(path)
+        if group_of(name)
+        and group_of(name_of(each.module)) not in reach(group_of(name))
+        and (name, each.module) not in BACKWARDS
+    ]
+    assert backwards == []
+
+
+def test_only_commands_and_doors_import_pipelines_and_nothing_imports_commands():
+    """Said apart, as the table could be changed by mistake."""
+    assert {group for group in GROUPS if "pipelines" in reach(group)} == {"pipelines", "commands", "doors"}
+    assert {group for group in GROUPS if "commands" in reach(group)} == {"commands"}
+
+
+def test_verbs_do_not_import_each_other():
+    """What two verbs share stands in a module without a verb."""
+    verbs = {entry.split(":")[0] for entry, _ in sen_cli.VERBS.values()}
+    found = [
+        f"{name}, line {each.line}: imports {each.module}"
+        for name, path in package().items()
+        for each in of_the_package(path)
+        if each.module in verbs
+    ]
+    assert found == []
+
+
+def test_the_package_needs_nothing_else_of_the_repository():
+    found = [
+        f"{name}, line {each.line}: imports {each.module}"
+        for name, path in package().items()
+        for each in imports(path)
+        if each not in of_the_package(path)
+    ]
+    assert found == []
+
+
+def test_travelling_files_import_by_from_dot_name_and_others_absolutely():
+    """The copier reads `from .name import x` and nothing else."""
+    found = []
+    for name, path in package().items():
+        for each in of_the_package(path):
+            relative = each.form == "." and each.module.count(".") == 1
+            right = relative if group_of(name) in TRAVELLING else each.form == ""
+            if not right and (name, each.module) not in TRIED:
+                found.append(f"{name}, line {each.line}: imports {each.module} by another form")
+    assert found == []
+
+
+def test_travelling_files_are_those_that_the_copier_takes():
+    first = [package()[name] for name in ("configuration_sen", "modeling_sen", "processing_sen")]
+    copied = {Path(path).stem for one in first for path in (one, *get_relative_import_files(str(one)))}
+    assert copied == {name for name in package() if group_of(name) in TRAVELLING}
+
+
+def test_files_are_short():
+    folders = [ROOT / name for name in ("recipes", "benchmarks", "tests")]
+    paths = [ROOT / "sen_cli.py", *package().values(), *(path for folder in folders for path in folder.rglob("*.py"))]
+    lines = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in paths}
+    assert {name: count for name, count in lines.items() if count > LONGER.get(name, LONGEST)} == {}
