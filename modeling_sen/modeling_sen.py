@@ -174,7 +174,7 @@ class SENModel(SENPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         """Of the text tower; of the first neuron where there is none."""
         self.ensure_loaded()
-        return (self.neurons.text_tower or self.neurons[next(iter(self.specs))]).tower.get_input_embeddings()  # type: ignore
+        return (self.neurons.text_tower or self.neurons[next(iter(self.specs))]).tower.get_input_embeddings()
 
     def add_logit_bias(self, value: float) -> None:
         """Gives the model a trainable bias of its similarities, which the sigmoid loss needs."""
@@ -230,7 +230,7 @@ class SENModel(SENPreTrainedModel):
             looks, present = self.neurons.first_looks(inputs, neuron_mask, self.gate.device, records, outputs)
         else:
             sizes = {name: look.batch_size for name, look in trunks.items()}
-            looks, present = trunks, self.neurons.present(sizes, neuron_mask, self.gate.device)
+            looks, present = dict(trunks), self.neurons.present(sizes, neuron_mask, self.gate.device)
         states = {name: looks[name].state for name in present}
         aligned = self._aligned_mean(states, present)
         summary, association = self.fusion(states, present)  # (batch, hidden_size), (batch, projection_dim)
@@ -240,7 +240,7 @@ class SENModel(SENPreTrainedModel):
             block: RABlock = self.blocks[0 if self.config.share_blocks else number]  # type: ignore[assignment]
             knowledge = block.integrate(states, present)  # (batch, hidden_size)
             context = block.distribute(knowledge, summary, states)  # neuron -> (batch, prompt_tokens, bottleneck)
-            states = block.prompt(self.neurons, looks, context)  # neuron -> NeuronState  # type: ignore[arg-type]
+            states = block.prompt(self.neurons, looks, context)  # neuron -> NeuronState
             summary, association = self.fusion(states, present)
             every_knowledge.append(knowledge)
             every_association.append(association)
@@ -280,7 +280,7 @@ class SENModel(SENPreTrainedModel):
         embeds = {}
         for name, state in states.items():
             if self.specs[name].aligned:
-                projected = self.neurons[name].project(state.pooler_output).to(self.gate)  # type: ignore[operator]
+                projected = self.neurons[name].project(state.pooler_output).to(self.gate)
                 projected = nn.functional.normalize(projected, dim=-1)
                 embeds[name] = projected.masked_fill(~present[name].unsqueeze(-1), 0.0)
         return embeds

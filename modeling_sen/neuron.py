@@ -216,7 +216,7 @@ class Neuron(nn.Module):
             returned = (None,) * (beside - 1) if beside else None
             if self.adapter.returned_beside is not None and returned:
                 returned = self.adapter.returned_beside(self.tower, hidden_states)
-            below = []
+            below: list[Any] = []
             while any(key.startswith(f"below.{len(below)}.") for key in packed):
                 below.append(unpack_shapes(f"below.{len(below)}", packed, self.device))
             look.trunk = TrunkOutput(hidden_states, self.tower_inputs(inputs), returned, below)

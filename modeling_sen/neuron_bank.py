@@ -4,10 +4,10 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, Mapping, Sequence, ValuesView
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -52,6 +52,12 @@ class NeuronBank(nn.ModuleDict):
     Args:
         config: the SEN's configuration.
     """
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: str) -> Neuron: ...
+        def values(self) -> ValuesView[Neuron]: ...  # type: ignore[override]
+        def items(self) -> ItemsView[str, Neuron]: ...  # type: ignore[override]
 
     def __init__(self, config: SENConfig):
         super().__init__()
@@ -135,7 +141,7 @@ class NeuronBank(nn.ModuleDict):
         given = self.split_inputs(inputs)
         sizes = {name: len(next(iter(each.values()))) for name, each in given.items()}
         present = self.present(sizes, neuron_mask, device)
-        looks = {name: self[name].first_look(given[name], records[name], outputs) for name in present}  # type: ignore
+        looks = {name: self[name].first_look(given[name], records[name], outputs) for name in present}
         return looks, present
 
     def split_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -201,7 +207,7 @@ class NeuronBank(nn.ModuleDict):
     def _save(
         self, spec: NeuronSpec, folder: Path, include_neurons: bool, written: dict[int, NeuronSpec]
     ) -> NeuronSpec:
-        neuron: Neuron = self[spec.name]  # type: ignore[assignment]
+        neuron = self[spec.name]
         spec = replace(spec, dtype=str(neuron.dtype).removeprefix("torch."))
         if include_neurons or spec.is_relative:
             if id(neuron.tower) not in written:
@@ -268,8 +274,9 @@ def _save_tower(spec: NeuronSpec, neuron: Neuron, folder: Path) -> NeuronSpec:
     if neuron.projection is not None:
         weights = {name: weight.to("cpu").contiguous() for name, weight in _weights(neuron.projection).items()}
         save_file(weights, folder / "projection.safetensors", metadata={"format": "pt"})
-    for name in _PROCESSOR_FILES if neuron.source is not None else ():
-        if (found := neuron.source.file(name, optional=True)) is not None:
+    for name in _PROCESSOR_FILES:
+        found = None if neuron.source is None else neuron.source.file(name, optional=True)
+        if found is not None:
             shutil.copyfile(found, folder / name)
     return replace(
         spec,

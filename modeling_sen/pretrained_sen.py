@@ -92,13 +92,10 @@ class SENPreTrainedModel(PreTrainedModel):
         shared = {key: kwargs[key] for key in FETCH_ARGUMENTS if key in kwargs and key != "force_download"}
         if dtype not in (None, "auto"):
             shared["dtype"] = dtype
-        model.base_model.neurons.base = source
-        model.base_model.load_neurons(
-            {
-                key: {**shared, **(neuron_kwargs or {}).get(key, {})}
-                for key in [*model.base_model.specs, *(neuron_kwargs or {}), TEXT_TOWER_NAME]
-            }
-        )
+        sen: Any = model.base_model
+        sen.neurons.base = source
+        names = [*sen.specs, *(neuron_kwargs or {}), TEXT_TOWER_NAME]
+        sen.load_neurons({key: {**shared, **(neuron_kwargs or {}).get(key, {})} for key in names})
         model.eval()
         return (model, info) if wants_info else model
 
@@ -122,9 +119,9 @@ class SENPreTrainedModel(PreTrainedModel):
         if not kwargs.get("is_main_process", True):
             return
         hub_kwargs = {key: kwargs.pop(key) for key in ("repo_id", "commit_message", "private") if key in kwargs}
-        bank = self.base_model.neurons
-        if include_neurons or any(spec.is_relative for spec in bank.specs.values()):
-            self.base_model.ensure_loaded()
+        sen: Any = self.base_model
+        if include_neurons or any(spec.is_relative for spec in sen.neurons.specs.values()):
+            sen.ensure_loaded()
         with replaced_folder(save_directory) as folder:
             with quiet_transformers():
                 super().save_pretrained(folder, save_original_format=False, **kwargs)
@@ -136,7 +133,8 @@ class SENPreTrainedModel(PreTrainedModel):
 
     def _config_to_save(self, folder: Path, include_neurons: bool) -> Any:
         """The configuration with what a reload needs: commits, dtypes, and the towers that were written beside it."""
-        specs = {name: spec.to_dict() for name, spec in self.base_model.neurons.save(folder, include_neurons).items()}
+        sen: Any = self.base_model
+        specs = {name: spec.to_dict() for name, spec in sen.neurons.save(folder, include_neurons).items()}
         config = copy.deepcopy(self.config)
         sen_config = config if isinstance(config, SENConfig) else config.sen_config
         sen_config.text_tower = specs.pop(TEXT_TOWER_NAME, None)
@@ -160,7 +158,7 @@ class SENPreTrainedModel(PreTrainedModel):
         """As of any Transformers model; `include_neurons` as of `save_pretrained`, so that the repository stands alone."""
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        card = create_and_tag_model_card(repo_id, tags, token=token)
+        card = create_and_tag_model_card(repo_id, tags, token=token)  # type: ignore[arg-type]
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, include_neurons=include_neurons, **save_arguments)
             card.save(Path(folder, "README.md"))
@@ -182,7 +180,8 @@ class SENPreTrainedModel(PreTrainedModel):
 
     def print_trainable_parameters(self) -> None:
         """Prints the trainable share, as `peft` does."""
-        self.base_model.ensure_loaded()
+        sen: Any = self.base_model
+        sen.ensure_loaded()
         trainable, total = self.trainable_parameters()
         print(f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}")
 
@@ -203,7 +202,7 @@ class lists_neuron_inputs:
 
     def __init__(self, forward: Callable[..., Any]):
         self.forward = forward
-        functools.update_wrapper(self, forward)
+        functools.update_wrapper(self, forward)  # type: ignore[arg-type]
 
     def __get__(self, model: Any, owner: type | None = None) -> Any:
         if model is None:

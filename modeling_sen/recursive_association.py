@@ -17,6 +17,7 @@ entries of a dictionary of modules, to which anyone may add; a configuration nam
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from transformers import initialization as init
 from .configuration_sen import NeuronSpec, SENConfig
 from .first_look import CROWN_INPUT, FirstLook, NeuronState
 from .neuron import Neuron
+from .neuron_bank import NeuronBank
 
 
 def masked_mean(vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
@@ -258,17 +260,17 @@ class NoPrompts(nn.Module):
         return look.state
 
 
-INTEGRATE: dict[str, type[nn.Module]] = {
+INTEGRATE: dict[str, type[Any]] = {
     "mean": MeanIntegration,
     "concat": ConcatIntegration,
     "attention": AttentionIntegration,
 }
-DISTRIBUTE: dict[str, type[nn.Module]] = {
+DISTRIBUTE: dict[str, type[Any]] = {
     "sparse_mlp": SparseMLPDistribution,
     "mlp": MLPDistribution,
     "linear": LinearDistribution,
 }
-PROMPT: dict[str, type[nn.Module]] = {
+PROMPT: dict[str, type[Any]] = {
     "tokens": TokenPrompts,
     "add": AddedPrompts,
     "after": AfterTower,
@@ -344,7 +346,7 @@ class RABlock(nn.Module):
         return {name: self.distribution[name](knowledge, summary) for name in names}
 
     def prompt(
-        self, neurons: Mapping[str, Neuron], looks: Mapping[str, FirstLook], context: Mapping[str, Tensor]
+        self, neurons: NeuronBank, looks: Mapping[str, FirstLook], context: Mapping[str, Tensor]
     ) -> dict[str, NeuronState]:
         """Each neuron looks again, as its variant does; where `config.read_answers`, its state then has answers."""
         states = {}
