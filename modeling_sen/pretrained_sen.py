@@ -136,7 +136,7 @@ class SENPreTrainedModel(PreTrainedModel):
         sen: Any = self.base_model
         specs = {name: spec.to_dict() for name, spec in sen.neurons.save(folder, include_neurons).items()}
         config = copy.deepcopy(self.config)
-        sen_config = config if isinstance(config, SENConfig) else config.sen_config
+        sen_config = config if sen is self else config.sen_config
         sen_config.text_tower = specs.pop(TEXT_TOWER_NAME, None)
         sen_config.neurons = list(specs.values())
         return config
