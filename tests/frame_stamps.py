@@ -158,9 +158,10 @@ def rising_pitch(times: np.ndarray) -> np.ndarray:
 
 def heard_time(samples: np.ndarray, sampling_rate: int) -> float:
     """The time in seconds at the middle of a stretch of `rising_pitch`, from its mean pitch."""
-    spectrum = np.fft.rfft(samples * np.hanning(len(samples)), n=1 << 20)
+    size = 1 << len(samples).bit_length()
+    spectrum = np.fft.rfft(samples * np.hanning(len(samples)), n=size)
     middle = np.average(np.arange(len(spectrum)), weights=np.abs(spectrum) ** 2)
-    return float((middle * sampling_rate / (1 << 20) - 300) / 200)
+    return float((middle * sampling_rate / size - 300) / 200)
 
 
 def write_sound(

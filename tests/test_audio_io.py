@@ -101,11 +101,11 @@ CONTAINERS = [("mp4", "aac"), ("mkv", "libopus"), ("webm of VP9", "libopus"), ("
 @pytest.mark.parametrize(("video_start", "sound_start"), [(0.0, 0.0), (0.0, 0.8), (0.8, 0.0), (2.0, 2.0)])
 def test_time_0_is_the_first_frame_whichever_stream_starts_first(tmp_path, kind, codec, video_start, sound_start):
     clip = tmp_path / f"clip{CLIP_KINDS[kind].suffix}"
-    write_sound(clip, codec, clip=CLIP_KINDS[kind], video_start=video_start, sound_start=sound_start)
+    write_sound(clip, codec, 4, clip=CLIP_KINDS[kind], video_start=video_start, sound_start=sound_start)
     video = read_video(clip, [FrameRequest(1, "fps:1")])[0]
     assert read_stamp(video.frames[0]) == 0
     late = sound_start - video_start  # the pitch of second s is heard at s + late
-    for start in (1.0, 3.5):
+    for start in (1.0, 2.1):
         cut = read_audio(clip, 16000, (start, start + 1.0)).samples
         assert heard_time(cut, 16000) == pytest.approx(start + 0.5 - late, abs=0.01)
     whole = read_audio(clip, 16000).samples

@@ -1,4 +1,5 @@
-"""What only a process of its own shows: drawn clips under another hash seed, memory that stays, decoders never imported.
+"""What only a process of its own shows: drawn clips under another hash seed, memory that stays, decoders never imported,
+savers that are killed.
 
 One process for all of it: starting one, with torch and transformers, takes longer than what it does.
 """
@@ -29,26 +30,29 @@ def growth(clip):
     read_video(clip, [FrameRequest(8)])
     return memory("VmHWM") - before
 
-short, long, case = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+short, long, case, tower, target = *sys.argv[1:3], json.loads(sys.argv[3]), *sys.argv[4:]
 read_video(short, [FrameRequest(8)])  # what is loaded once counts for neither
 found = {"growth": [growth(short), growth(long)] if sys.platform == "linux" else None}
 read_audio(short, 16000)
 found["modules"] = list(sys.modules)
 from world.test_recorded_sums import sums
 found["sums"] = sums(case["split"], case["seed"], case["index"], **case["options"])
+from killed_saves import kill_savers
+found["killed"] = kill_savers(tower, Path(target), 5)
 print(json.dumps(found))
 """
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """Of a process with another hash seed: what it read and drew."""
-    folder = tmp_path_factory.mktemp("hour")
+def found(towers, tmp_path_factory):
+    """Of a process with another hash seed: what it read, drew and saved."""
+    folder, target = tmp_path_factory.mktemp("hour"), tmp_path_factory.mktemp("saves") / "sen"
     short = write_clip(folder / "clip.mp4", CLIP_KINDS["mp4"], range(90))
     hour = repeat_clip(short, folder / "hour.mp4", 1200)
     here = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(here)}
-    command = [sys.executable, "-c", PROGRAM, str(short), str(hour), json.dumps(RECORDED[0])]
+    given = [str(short), str(hour), json.dumps(RECORDED[0]), towers["clip"], str(target)]
+    command = [sys.executable, "-c", PROGRAM, *given]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -69,3 +73,12 @@ def test_no_other_decoder_is_ever_imported(found):
 
 def test_another_hash_seed_draws_the_same_clips(found):
     assert found["sums"] == RECORDED[0]["sums"]
+
+
+def test_a_checkpoint_survives_sigkill_at_five_moments(found):
+    """Two models are saved in turn over one folder; each time the saver is killed, one of them is there, whole."""
+    killed = found["killed"]
+    assert len(killed["found"]) == 5
+    assert set(killed["found"]) <= {1, 2}  # whether a save was cut in half is chance: test_checkpoint_folder has more
+    assert killed["most_leftovers"] <= 1
+    assert killed["left"] == ["sen"]
