@@ -3,6 +3,9 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 BIN := .venv/bin
+# Files stay whole, in their order: what a file's tests share is made once, and long files do not come last.
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 LABELS := a blue circle moving down,a blue square shaking,a blue star moving right,a pink square shaking
 
 .PHONY: demo test test-slow test-conformance lint clean
@@ -13,7 +16,7 @@ demo: .venv/installed-plot
 	@echo "picture: demo/rounds.png"
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -q -m slow --timeout 1800

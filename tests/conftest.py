@@ -1,5 +1,7 @@
 """Shared fixtures: tiny random towers, built once for the session; no test reaches the network."""
 
+import copy
+import json
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -32,16 +34,29 @@ def towers(tmp_path_factory) -> dict[str, str]:
 SMALL = {"hidden_size": 24, "num_prompt_tokens": 2, "bottleneck_size": 4}
 
 
+@pytest.fixture(scope="session")
+def built() -> dict:
+    """What was asked of `make_sen` -> the SEN and the state of torch's generator after it was built."""
+    return {}
+
+
 @pytest.fixture
-def make_sen(towers):
-    """Builds a SEN over CLIP frames, VideoMAE motion and AST sound, all tiny."""
+def make_sen(towers, built):
+    """Builds a SEN over CLIP frames, VideoMAE motion and AST sound, all tiny: a copy of one built once a session."""
 
     def make(**overrides) -> "modeling_sen.SENModel":
-        torch.manual_seed(1)
-        neurons = overrides.pop(
-            "neurons", [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"]]
-        )
-        return modeling_sen.SENModel.from_neurons(neurons, text_tower=towers["clip"], **{**SMALL, **overrides})
+        key = json.dumps(overrides, sort_keys=True)
+        if key not in built:
+            torch.manual_seed(1)
+            neurons = overrides.pop(
+                "neurons", [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"]]
+            )
+            settings = {**SMALL, **overrides}
+            model = modeling_sen.SENModel.from_neurons(neurons, text_tower=towers["clip"], **settings)
+            built[key] = model, torch.get_rng_state()
+        model, generator_state = built[key]
+        torch.set_rng_state(generator_state)
+        return copy.deepcopy(model)
 
     return make
 

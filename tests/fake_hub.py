@@ -160,9 +160,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def fake_hub() -> Iterator[Hub]:
-    """Serves an empty Hub at `hub.url` until the block ends."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    hub = _Handler.hub = Hub(f"http://127.0.0.1:{server.server_port}")
+    """Serves an empty Hub at `hub.url` until the block ends; each block has its own port and its own Hub."""
+
+    class Handler(_Handler):
+        pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub = Handler.hub = Hub(f"http://127.0.0.1:{server.server_port}")
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield hub

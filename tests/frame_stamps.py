@@ -116,6 +116,22 @@ def write_clip(
     return path
 
 
+def repeat_clip(clip: Path, target: Path, times: int) -> Path:
+    """Write the packets of a clip this many times over: a long clip without encoding one."""
+    with av.open(str(clip)) as container, av.open(str(target), "w") as output:
+        stream = output.add_stream_from_template(container.streams.video[0])
+        packets = [packet for packet in container.demux() if packet.size]
+        contents = [(bytes(packet), packet.pts, packet.dts, packet.is_keyframe) for packet in packets]
+        for number in range(times):
+            for content, pts, dts, is_keyframe in contents:
+                packet = av.Packet(content)
+                offset = number * (container.streams.video[0].duration or 0)
+                packet.pts, packet.dts, packet.time_base = pts + offset, dts + offset, packets[0].time_base
+                packet.stream, packet.is_keyframe = stream, is_keyframe
+                output.mux(packet)
+    return target
+
+
 def turn_by_metadata(path: Path, degrees: int) -> None:
     """Write a rotation (90, 180 or 270 degrees clockwise, as phones do) into an mp4's track header."""
     cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
@@ -142,9 +158,10 @@ def rising_pitch(times: np.ndarray) -> np.ndarray:
 
 def heard_time(samples: np.ndarray, sampling_rate: int) -> float:
     """The time in seconds at the middle of a stretch of `rising_pitch`, from its mean pitch."""
-    spectrum = np.fft.rfft(samples * np.hanning(len(samples)), n=1 << 20)
+    size = 1 << len(samples).bit_length()
+    spectrum = np.fft.rfft(samples * np.hanning(len(samples)), n=size)
     middle = np.average(np.arange(len(spectrum)), weights=np.abs(spectrum) ** 2)
-    return float((middle * sampling_rate / (1 << 20) - 300) / 200)
+    return float((middle * sampling_rate / size - 300) / 200)
 
 
 def write_sound(

@@ -1,6 +1,7 @@
-"""Run by test_checkpoint_folder: `killed_saves.py CLIP_TOWER TARGET KILLS` saves over TARGET and is killed, again and again.
+"""Savers killed at any moment: two models are saved in turn over one folder, which is looked at after each kill.
 
-Model k (1 or 2) has k rounds in its configuration, k as its gate and k in its tower, so that a mixture shows.
+Model k (1 or 2) has k rounds in its configuration, k as its gate and k in its tower, so that a mixture shows. Savers are
+forked, so this runs in a process of its own without threads: `killed_saves.py CLIP_TOWER TARGET KILLS`.
 """
 
 import json
@@ -17,11 +18,8 @@ from transformers import AutoModel
 
 from modeling_sen import SENModel
 
-tower, target, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-torch.set_num_threads(1)
 
-
-def make_model(number: int) -> SENModel:
+def make_model(tower: str, number: int) -> SENModel:
     model = SENModel.from_neurons(
         [{"hub_id": tower, "name": "image"}], num_rounds=number, hidden_size=8, projection_dim=12
     )
@@ -30,7 +28,7 @@ def make_model(number: int) -> SENModel:
     return model
 
 
-def which() -> int:
+def which(target: Path) -> int:
     """The model in the folder; raises where it is not whole."""
     rounds = json.loads((target / "config.json").read_text())["num_rounds"]
     weights = load_file(target / "model.safetensors")
@@ -45,27 +43,36 @@ def which() -> int:
     return rounds
 
 
-def save_until_killed(models: list[SENModel], pipe: int) -> None:
+def save_until_killed(models: list[SENModel], target: Path, pipe: int) -> None:
     for model in models * 10_000:
         model.save_pretrained(target, include_neurons=True)
         os.write(pipe, b".")
 
 
-models = [make_model(1), make_model(2)]
-models[0].save_pretrained(target, include_neurons=True)
-moments, found, leftovers = random.Random(0), [], []
-for _ in range(kills):
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        save_until_killed(models, write)
-    os.read(read, 1)  # the first save is done: now in the middle of some later one
-    time.sleep(moments.uniform(0, 0.25))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    os.close(read)
-    os.close(write)
-    found.append(which())
-    leftovers.append(len([path for path in target.parent.iterdir() if path != target]))
-models[0].save_pretrained(target, include_neurons=True)
-print(json.dumps({"found": found, "interrupted": sum(map(bool, leftovers)), "most_leftovers": max(leftovers)}))
+def kill_savers(tower: str, target: Path, kills: int) -> dict:
+    """Which model was there after each kill, how many kills cut a save in half, and the most that one left behind."""
+    torch.set_num_threads(1)
+    models = [make_model(tower, 1), make_model(tower, 2)]
+    models[0].save_pretrained(target, include_neurons=True)
+    moments, found, leftovers = random.Random(0), [], []
+    for _ in range(kills):
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            save_until_killed(models, target, write)
+        os.read(read, 1)  # the first save is done: now in the middle of some later one
+        time.sleep(moments.uniform(0, 0.25))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(read)
+        os.close(write)
+        found.append(which(target))
+        leftovers.append(len([path for path in target.parent.iterdir() if path != target]))
+    models[0].save_pretrained(target, include_neurons=True)
+    left = sorted(path.name for path in target.parent.iterdir())
+    interrupted = sum(map(bool, leftovers))
+    return {"found": found, "interrupted": interrupted, "most_leftovers": max(leftovers), "left": left}
+
+
+if __name__ == "__main__":
+    print(json.dumps(kill_savers(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))))

@@ -43,8 +43,21 @@ def sounds(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("sampling_rate", [16000, 44100, 48000])
-@pytest.mark.parametrize("name", SOUND_FILES)
+def rates_of(name):
+    """16 kHz, and a rate that is no multiple of the file's; for two files their own."""
+    own = SOUND_FILES[name][1]
+    rates = {16000, 48000 if own % 11025 == 0 or own == 8000 else 44100}
+    return rates | ({own} if name in ("pcm.wav", "surround.m4a") else set())
+
+
+@pytest.mark.parametrize(
+    ("name", "sampling_rate"),
+    [
+        pytest.param(name, rate, marks=[] if rate in rates_of(name) else [pytest.mark.slow])
+        for name in SOUND_FILES
+        for rate in (16000, 44100, 48000)
+    ],
+)
 def test_every_stretch_is_what_is_heard_then(sounds, name, sampling_rate):
     whole = read_audio(sounds / name, sampling_rate)
     assert whole.present
@@ -101,11 +114,11 @@ CONTAINERS = [("mp4", "aac"), ("mkv", "libopus"), ("webm of VP9", "libopus"), ("
 @pytest.mark.parametrize(("video_start", "sound_start"), [(0.0, 0.0), (0.0, 0.8), (0.8, 0.0), (2.0, 2.0)])
 def test_time_0_is_the_first_frame_whichever_stream_starts_first(tmp_path, kind, codec, video_start, sound_start):
     clip = tmp_path / f"clip{CLIP_KINDS[kind].suffix}"
-    write_sound(clip, codec, clip=CLIP_KINDS[kind], video_start=video_start, sound_start=sound_start)
+    write_sound(clip, codec, 4, clip=CLIP_KINDS[kind], video_start=video_start, sound_start=sound_start)
     video = read_video(clip, 1, "fps:1")
     assert read_stamp(video.frames[0]) == 0
     late = sound_start - video_start  # the pitch of second s is heard at s + late
-    for start in (1.0, 3.5):
+    for start in (1.0, 2.1):
         cut = read_audio(clip, 16000, (start, start + 1.0)).samples
         assert heard_time(cut, 16000) == pytest.approx(start + 0.5 - late, abs=0.01)
     whole = read_audio(clip, 16000).samples

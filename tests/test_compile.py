@@ -52,20 +52,23 @@ def test_compiled_looks_are_the_uncompiled_ones(model_type, towers, graphs):
     assert graphs() == first
 
 
-def small(make_sen):
-    return random_weights(make_sen())
+def small(make_sen, towers, *others: str):
+    """Of an image neuron and others: what each type of tower is compiled to is tested above."""
+    return random_weights(make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 2}, *map(towers.get, others)]))
 
 
 def outputs(model, seed: int = 0, batch_size: int = 2) -> torch.Tensor:
-    return model(**random_inputs(batch_size, seed)).fused_embeds
+    names = {f"{spec.name}_{spec.input_name}" for spec in model.config.neuron_specs}
+    inputs = random_inputs(batch_size, seed)
+    return model(**{name: inputs[name] for name in names}).fused_embeds
 
 
 @pytest.mark.parametrize(
     "wrapped",
     [pytest.param(False, id="model.compile()"), pytest.param(True, id="torch.compile(model)", marks=pytest.mark.slow)],
 )
-def test_a_compiled_sen_gives_the_same_outputs_and_gradients(wrapped, make_sen, graphs):
-    plain, model = small(make_sen), small(make_sen)
+def test_a_compiled_sen_gives_the_same_outputs_and_gradients(wrapped, make_sen, towers, graphs):
+    plain, model = small(make_sen, towers, "ast"), small(make_sen, towers, "ast")
     compiled = torch.compile(model, backend="eager") if wrapped else model
     if not wrapped:
         model.compile(backend="eager")
@@ -82,8 +85,8 @@ def test_a_compiled_sen_gives_the_same_outputs_and_gradients(wrapped, make_sen, 
 
 
 @pytest.mark.slow
-def test_activation_checkpointing_works_compiled(make_sen):
-    plain, model = small(make_sen), small(make_sen)
+def test_activation_checkpointing_works_compiled(make_sen, towers):
+    plain, model = small(make_sen, towers, "videomae", "ast"), small(make_sen, towers, "videomae", "ast")
     model.compile(backend="eager")
     model.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
@@ -92,8 +95,8 @@ def test_activation_checkpointing_works_compiled(make_sen):
     assert_close([x.grad for x in model.blocks.parameters()], [x.grad for x in plain.blocks.parameters()])
 
 
-def test_a_compiled_sen_is_copied_and_saved_as_it_was(make_sen, tmp_path):
-    plain, model = small(make_sen), small(make_sen)
+def test_a_compiled_sen_is_copied_and_saved_as_it_was(make_sen, towers, tmp_path):
+    plain, model = small(make_sen, towers), small(make_sen, towers)
     model.compile(backend="eager")
     expected = outputs(plain)
     outputs(model)

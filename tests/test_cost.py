@@ -40,9 +40,10 @@ def test_an_image_tower_costs_its_layers_and_its_patches(make_sen):
     assert cost.round_flops == frames * layer_flops(tokens + 3)
 
 
-def test_crowns_grow_with_the_prompt_depth(make_sen):
+def test_crowns_grow_with_the_prompt_depth(make_sen, towers):
+    neurons = [{"hub_id": towers["clip"], "num_frames": 2}]
     quarter, half, everything = (
-        costs_of(make_sen(prompt_depth=depth))["image"].round_flops for depth in (None, 2, "all")
+        costs_of(make_sen(neurons=neurons, prompt_depth=depth))["image"].round_flops for depth in (None, 2, "all")
     )
     assert half == 2 * quarter
     assert everything == 4 * quarter  # patches are embedded once

@@ -5,24 +5,33 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from conftest import SMALL, random_inputs, random_weights
 from fake_hub import fake_hub
 from safetensors.torch import load_file, save_file
 
-from modeling_sen import hub_files
+from modeling_sen import SENConfig, SENModel, SENProcessor, hub_files
 from modeling_sen.neuron_loading import resolve_spec
 
-PRELUDE = """
-import json, torch
-import modeling_sen  # first: the fixtures would say that there is no network
-from conftest import SMALL, random_inputs, random_weights
-from modeling_sen import SENConfig, SENModel, SENProcessor
 
 def outputs(model):
     with torch.no_grad():
         return model(image_pixel_values=random_inputs()["image_pixel_values"]).fused_embeds.tolist()
+
+
+def by_id(**spec):
+    return SENModel.from_neurons([{"num_frames": 2, **spec}], projection_dim=12, **SMALL)
+
+
+def by_specification(**spec):
+    tower = {"modality": "image", "class_name": "CLIPVisionModelWithProjection", "submodule": "vision_model"}
+    config = SENConfig(neurons=[{**tower, "hidden_size": 16, "num_frames": 2, **spec}], projection_dim=12, **SMALL)
+    return SENModel(config).load_neurons()
+
 
 def problem(load):
     try:
@@ -30,74 +39,79 @@ def problem(load):
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
-def by_id(**spec):
-    return SENModel.from_neurons([{"num_frames": 2, **spec}], projection_dim=12, **SMALL)
-
-def by_specification(**spec):
-    tower = {"modality": "image", "class_name": "CLIPVisionModelWithProjection", "submodule": "vision_model"}
-    config = SENConfig(neurons=[{**tower, "hidden_size": 16, "num_frames": 2, **spec}], projection_dim=12, **SMALL)
-    return SENModel(config).load_neurons()
 
 def problems():
+    """What is said of a gated repository, one that is not there and a revision that is not there, for each way to load."""
     asked = [{"hub_id": "org/gated"}, {"hub_id": "org/none"}, {"hub_id": "org/clip", "revision": "no-such"}]
-    return [[problem(lambda: load(name="image", **spec)) for spec in asked] for load in (by_id, by_specification)]
-"""
-
-ONLINE = """
-found = {"problems": problems()}
-first = by_id(hub_id="org/clip", name="image")
-found["commit"] = first.neurons["image"].commit
-first.save_pretrained(work + "/plain")
-found["pinned"] = SENConfig.from_pretrained(work + "/plain").neurons[0]["revision"]
-found["plain"] = [outputs(first), outputs(SENModel.from_pretrained(work + "/plain"))]
-
-relative = {commit: SENModel.from_pretrained("org/sen", revision=commit) for commit in (*commits, "main")}
-found["relative"] = {commit: outputs(model) for commit, model in relative.items()}
-found["relative commit"] = relative["main"].neurons["image"].commit
-relative["main"].save_pretrained(work + "/again")
-found["again"] = outputs(SENModel.from_pretrained(work + "/again"))
-elsewhere = SENModel.from_pretrained("org/sen", cache_dir=work + "/cache")
-found["elsewhere"] = outputs(elsewhere)
-
-torch.manual_seed(3)
-neurons = [{"hub_id": clip, "num_frames": 2}]
-pushed = random_weights(SENModel.from_neurons(neurons, text_tower=clip, **SMALL))
-pushed.push_to_hub("org/pushed", include_neurons=True)
-SENProcessor(pushed.config).push_to_hub("org/pushed")
-pushed.save_pretrained(work + "/folder", include_neurons=True, push_to_hub=True, repo_id="org/saved")
-frames = torch.randint(0, 255, (6, 20, 30, 3), dtype=torch.uint8)
-prepared = SENProcessor(pushed.config)(videos=frames, text=["a dog", "a man"])
-with torch.no_grad():
-    found["pushed"], found["same weights"] = [pushed(**prepared).logits_per_video.tolist()], []
-    for name in ("org/pushed", "org/saved"):
-        processor = SENProcessor.from_pretrained("org/pushed")
-        inputs = processor(videos=frames, text=["a dog", "a man"])
-        back = SENModel.from_pretrained(name)
-        found["pushed"].append(back(**inputs).logits_per_video.tolist())
-        for one, two in ((pushed, back), (pushed.neurons["image"].tower, back.neurons["image"].tower)):
-            weights, others = one.state_dict(), two.state_dict()
-            found["same weights"].append(
-                weights.keys() == others.keys() and all(torch.equal(weights[key], others[key]) for key in weights)
-            )
-relative["main"].push_to_hub("org/relative")
-found["pushed relative"] = outputs(SENModel.from_pretrained("org/relative"))
-print(json.dumps(found))
-"""
+    return [
+        [problem(lambda load=load, spec=spec: load(name="image", **spec)) for spec in asked]
+        for load in (by_id, by_specification)
+    ]
 
 
-def run(code: str, url: str, work: Path, offline: bool) -> dict:
-    """The code in a process whose Hub is the small one; returns the JSON of its last line."""
+def observe(work: str, clip: str, commits: list[str]) -> dict:
+    """What a process that is online sees of the small Hub."""
+    found = {"problems": problems()}
+    first = by_id(hub_id="org/clip", name="image")
+    found["commit"] = first.neurons["image"].commit
+    first.save_pretrained(work + "/plain")
+    found["pinned"] = SENConfig.from_pretrained(work + "/plain").neurons[0]["revision"]
+    found["plain"] = [outputs(first), outputs(SENModel.from_pretrained(work + "/plain"))]
+
+    relative = {commit: SENModel.from_pretrained("org/sen", revision=commit) for commit in (*commits, "main")}
+    found["relative"] = {commit: outputs(model) for commit, model in relative.items()}
+    found["relative commit"] = relative["main"].neurons["image"].commit
+    relative["main"].save_pretrained(work + "/again")
+    found["again"] = outputs(SENModel.from_pretrained(work + "/again"))
+    elsewhere = SENModel.from_pretrained("org/sen", cache_dir=work + "/cache")
+    found["elsewhere"] = outputs(elsewhere)
+
+    torch.manual_seed(3)
+    neurons = [{"hub_id": clip, "num_frames": 2}]
+    pushed = random_weights(SENModel.from_neurons(neurons, text_tower=clip, **SMALL))
+    pushed.push_to_hub("org/pushed", include_neurons=True)
+    SENProcessor(pushed.config).push_to_hub("org/pushed")
+    pushed.save_pretrained(work + "/folder", include_neurons=True, push_to_hub=True, repo_id="org/saved")
+    frames = torch.randint(0, 255, (6, 20, 30, 3), dtype=torch.uint8)
+    prepared = SENProcessor(pushed.config)(videos=frames, text=["a dog", "a man"])
+    with torch.no_grad():
+        found["pushed"], found["same weights"] = [pushed(**prepared).logits_per_video.tolist()], []
+        for name in ("org/pushed", "org/saved"):
+            processor = SENProcessor.from_pretrained("org/pushed")
+            inputs = processor(videos=frames, text=["a dog", "a man"])
+            back = SENModel.from_pretrained(name)
+            found["pushed"].append(back(**inputs).logits_per_video.tolist())
+            for one, two in (
+                (pushed, back),
+                (pushed.neurons["image"].tower, back.neurons["image"].tower),
+            ):
+                weights, others = one.state_dict(), two.state_dict()
+                found["same weights"].append(
+                    weights.keys() == others.keys() and all(torch.equal(weights[key], others[key]) for key in weights)
+                )
+    relative["main"].push_to_hub("org/relative")
+    found["pushed relative"] = outputs(SENModel.from_pretrained("org/relative"))
+    return found
+
+
+def run_online(url: str, work: Path, *given: Any) -> dict:
+    """`observe` in a process of its own whose Hub is the small one: the tests' own process is offline."""
     environment = {
         **os.environ,
         "HF_ENDPOINT": url,
-        "HF_HOME": str(work / ("empty" if offline else "home")),
+        "HF_HOME": str(work / "home"),
         "HF_TOKEN": "hf_of_nobody",
         "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_OFFLINE": "1" if offline else "0",
+        "HF_HUB_OFFLINE": "0",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
-    code = PRELUDE.replace("import json", f"work = {str(work)!r}\nimport json", 1) + code
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    code = (
+        "import json, sys, modeling_sen\n"  # first: the fixtures would say that there is no network
+        "from test_hub import observe\n"
+        "print(json.dumps(observe(*json.loads(sys.argv[1]))))"
+    )
+    command = [sys.executable, "-c", code, json.dumps([str(work), *given])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -113,10 +127,6 @@ def hub(towers):
 @pytest.fixture(scope="module")
 def sen_commits(hub, towers, tmp_path_factory) -> list[str]:
     """A self-contained SEN on the Hub, whose tower changed in its second commit."""
-    from conftest import SMALL, random_weights
-
-    from modeling_sen import SENModel
-
     folder = tmp_path_factory.mktemp("sen")
     model = SENModel.from_neurons([{"hub_id": towers["clip"], "num_frames": 2}], projection_dim=12, **SMALL)
     random_weights(model).save_pretrained(folder, include_neurons=True)
@@ -128,8 +138,7 @@ def sen_commits(hub, towers, tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def online(hub, towers, sen_commits, tmp_path_factory) -> dict:
-    given = f"clip, commits = {towers['clip']!r}, {sen_commits!r}\n"
-    return run(given + ONLINE, hub.url, tmp_path_factory.mktemp("work"), offline=False)
+    return run_online(hub.url, tmp_path_factory.mktemp("work"), towers["clip"], sen_commits)
 
 
 def test_refusals_say_what_to_do_and_name_neuron_and_repository(online, hub):
@@ -147,8 +156,8 @@ def test_refusals_say_what_to_do_and_name_neuron_and_repository(online, hub):
         )
 
 
-def test_offline_and_never_loaded(hub, tmp_path):
-    for messages in run("print(json.dumps(problems()))", hub.url, tmp_path, offline=True):
+def test_offline_and_never_loaded():
+    for messages in problems():
         for message, repository in zip(
             messages, ("org/gated", "org/none", "org/clip, revision 'no-such'"), strict=True
         ):

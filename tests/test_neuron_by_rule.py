@@ -88,7 +88,13 @@ def warnings(caplog):
         yield lambda: [message for message in caplog.messages if "used by rule" in message]
 
 
-@pytest.mark.parametrize("class_name", TYPES)
+# Built like another that is tested in any case: ViT, UniSpeech, RoBERTa, DINOv2.
+ALIKE = ("IJepaModel", "ViTMSNModel", "UniSpeechSatModel", "ElectraModel", "Dinov2WithRegistersModel")
+
+
+@pytest.mark.parametrize(
+    "class_name", [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in TYPES]
+)
 def test_unregistered_types_are_used_by_rule(class_name, tmp_path, warnings):
     settings, shape, grid, takes_prompts = TYPES[class_name]
     folder = saved(class_name, tmp_path / "tower", settings)

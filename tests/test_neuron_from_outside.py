@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from test_sen_cli import sen
 
 # The classes are Transformers' own way to add a model; the neuron is the last line.
 SCRIPT = """
@@ -25,82 +27,112 @@ from modeling_sen import image_grid, register_neuron
 register_neuron("gaze", "image", image_grid, folds_frames=True)
 """
 
+# What the Python interface makes of a clip, and the other verbs: all after the script, in the process of the command.
 USE = """
-import json, sys, torch
+import contextlib, io, json, pathlib, sys, torch
+import sen_cli
 from my_neurons import GazeConfig, GazeModel
 from modeling_sen import SENEncoder, SENModel, SENProcessor, list_neurons
 from transformers import pipeline
 
-tower, clip, text, work = sys.argv[1:]
+given, command = json.loads(pathlib.Path("given.json").read_text()), sys.argv
 assert "gaze" in list_neurons()
-neuron = {"hub_id": tower, "num_frames": 3, "preprocessing": {"size": [16, 16], "mean": [0.5] * 3, "std": [0.5] * 3}}
+preprocessing = {"size": [16, 16], "mean": [0.5] * 3, "std": [0.5] * 3}
 torch.manual_seed(0)
 layers = {"num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
-GazeModel(GazeConfig(**layers, image_size=16, patch_size=8)).save_pretrained(tower)
+GazeModel(GazeConfig(**layers, image_size=16, patch_size=8)).save_pretrained("tower")
 sizes = {"hidden_size": 8, "num_prompt_tokens": 2, "bottleneck_size": 4}
-model = SENModel.from_neurons([neuron], text_tower=text, **sizes)
+neuron = {"hub_id": "tower", "num_frames": 3, "preprocessing": preprocessing}
+model = SENModel.from_neurons([neuron, *given["others"]], text_tower=given["text"], **sizes)
 model.fusion.up.bias.data.normal_()  # as if it had been trained
 processor = SENProcessor(model.config)
-state = model(**processor(videos=clip)).neuron_states["image"]
+state = model(**processor(videos=given["clip"])).neuron_states["image"]
 assert state.grid == (3, 2, 2) and state.answers.shape == (1, 2, 16)
-expected = SENEncoder(model, processor).encode(clip)
-model.save_pretrained(work + "/sen", include_neurons=True)
-processor.save_pretrained(work + "/sen")
-again = SENEncoder.from_pretrained(work + "/sen", device="cpu").encode(clip)
+expected = SENEncoder(model, processor).encode(given["clip"])
+model.save_pretrained("sen", include_neurons=True)
+processor.save_pretrained("sen")
+again = SENEncoder.from_pretrained("sen", device="cpu").encode(given["clip"])
 assert (again == expected).all()
-scores = pipeline("zero-shot-video-classification", model=work + "/sen")(clip, candidate_labels=["a dog", "a cat"])
-print(json.dumps({"scores": scores, "embedding": expected.tolist()}))
+scores = pipeline("zero-shot-video-classification", model="sen")(given["clip"], candidate_labels=["a dog", "a cat"])
+shown = {}
+for verb, *arguments in (["neurons"], ["encode", given["clip"], "-o", "out.npz", "--model", "sen"]):
+    sys.argv = ["sen", verb, *arguments]
+    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+        sen_cli.main()
+    shown[verb] = text.getvalue()
+sys.argv = command
+found = {"scores": scores, "embedding": expected.tolist(), "shown": shown}
+pathlib.Path("found.json").write_text(json.dumps(found))
+print("now the command itself", file=sys.stderr, flush=True)
 """
-
-
-def run(*arguments: str, cwd) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
 def outside(towers, clips, tmp_path_factory):
-    """The user's folder with script and saved SEN, and what the Python interface made of a clip."""
+    """The user's folder with script and saved SEN, what the Python interface made of a clip, and how the command ended."""
     folder = tmp_path_factory.mktemp("outside")
     (folder / "my_neurons.py").write_text(SCRIPT)
     (folder / "use.py").write_text(USE)
-    done = run("use.py", str(folder / "tower"), str(clips[0]), towers["clip"], str(folder), cwd=folder)
+    given = {
+        "clip": str(clips[0]),
+        "text": towers["clip"],
+        "others": [towers[name] for name in ("videomae", "ast", "bert")],
+    }
+    (folder / "given.json").write_text(json.dumps(given))
+    files = ["--import", "my_neurons.py", "--import", "use.py"]
+    command = ["classify", str(clips[0]), "--labels", "a dog,a cat", "--json", "--model", "sen"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sen_cli", *files, *command], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "by rule" not in done.stderr
-    return folder, json.loads(done.stdout.splitlines()[-1])
+    return folder, json.loads((folder / "found.json").read_text()), done
 
 
-def test_the_command_line_runs_the_file_first(outside, clips):
-    folder, found = outside
-    command = ["-m", "sen_cli", "--import", "my_neurons.py", "classify", str(clips[0]), "--labels", "a dog,a cat"]
-    done = run(*command, "--json", "--model", "sen", cwd=folder)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_the_command_line_runs_the_files_first(outside):
+    _, found, done = outside
     (row,) = json.loads(done.stdout)
     assert {score["label"]: score["score"] for score in row["scores"]} == pytest.approx(
         {score["label"]: score["score"] for score in found["scores"]}, abs=1e-6
     )
 
 
-def test_the_command_line_imports_a_module_by_name(outside, clips):
-    folder, found = outside
-    command = ["-m", "sen_cli", "--import", "my_neurons", "encode", str(clips[0]), "-o", "out.npz", "--model", "sen"]
-    done = run(*command, cwd=folder)
-    assert done.returncode == 0, done.stderr[-3000:]
-    embeddings = np.load(folder / "out.npz")["embedding"]
-    np.testing.assert_allclose(embeddings, found["embedding"], atol=1e-6)
+def test_the_command_as_installed_prints_nothing_but_json(outside):
+    """From a shell, with neurons for frames, motion, sound and words."""
+    _, _, done = outside
+    assert done.stderr.rpartition("now the command itself\n")[2] == ""
+    assert "now the command itself\n" in done.stderr
+    assert done.stdout.startswith('[{"video": "')
+    assert done.stdout.count("\n") == 1
 
 
-def test_the_list_of_types_has_it(outside):
-    folder, _ = outside
-    assert "gaze" in run("-m", "sen_cli", "--import", "my_neurons.py", "neurons", cwd=folder).stdout
+def test_other_verbs_have_it_too(outside):
+    folder, found, _ = outside
+    assert "gaze" in found["shown"]["neurons"]
+    np.testing.assert_allclose(np.load(folder / "out.npz")["embedding"], found["embedding"], atol=1e-6)
 
 
-def test_without_the_script_the_type_is_named(outside, clips):
-    folder, _ = outside
-    done = run("-m", "sen_cli", "classify", str(clips[0]), "--labels", "a,b", "--model", "sen", cwd=folder)
-    assert done.returncode == 2
-    assert "'GazeModel' is neither a model of transformers" in done.stderr
-    assert "sen --import FILE" in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_without_the_script_the_type_is_named(outside, clips, monkeypatch, capsys):
+    folder, _, _ = outside
+    monkeypatch.chdir(folder)
+    capsys.readouterr()
+    assert sen("classify", str(clips[0]), "--labels", "a,b", "--model", "sen", monkeypatch=monkeypatch) == 2
+    told = capsys.readouterr().err
+    assert "'GazeModel' is neither a model of transformers" in told
+    assert "sen --import FILE" in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["said_by_a_script", "said_by_a_script.py"])
+def test_a_module_of_the_current_folder_or_a_file_is_run_before_the_verb(name, tmp_path, monkeypatch, capsys):
+    Path(tmp_path, "said_by_a_script.py").write_text("print('first')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(sys.modules, "said_by_a_script", None)
+    del sys.modules["said_by_a_script"]
+    assert sen("--import", name, "--version", monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "first"
+    assert sys.modules["said_by_a_script"].__file__.endswith("said_by_a_script.py")
 
 
 @pytest.mark.parametrize(
@@ -111,9 +143,11 @@ def test_without_the_script_the_type_is_named(outside, clips):
         (["--import", "no_such_module", "neurons"], "no_such_module"),
     ],
 )
-def test_a_script_that_is_not_there(given, said, tmp_path):
-    done = run("-m", "sen_cli", *given, cwd=tmp_path)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stderr.startswith("sen --import: ")
-    assert done.stderr.count("\n") == 1
+def test_a_script_that_is_not_there(given, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert sen(*given, monkeypatch=monkeypatch) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.startswith("sen --import: ")
+    assert told.count("\n") == 1

@@ -7,36 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from conftest import random_inputs, random_weights
+from safetensors.torch import load_file, save_file
 from transformers.dynamic_module_utils import get_relative_import_files
+
+from modeling_sen import SENConfig, SENModel, SENProcessor
 
 PACKAGE = Path(__file__).resolve().parents[1] / "modeling_sen"
 ALLOWED = {"torch", "transformers", "huggingface_hub", "safetensors", "numpy"}
-
-SAVE = """
-import sys, torch
-from safetensors.torch import save_file
-sys.path.insert(0, {tests!r})
-from conftest import SMALL, random_inputs, random_weights
-from modeling_sen import SENConfig, SENModel, SENProcessor
-
-SENConfig.register_for_auto_class()
-SENModel.register_for_auto_class("AutoModel")
-SENProcessor.register_for_auto_class("AutoProcessor")
-neurons = [{{"hub_id": {clip!r}, "num_frames": 2}}, {videomae!r}, {ast!r}]
-model = random_weights(SENModel.from_neurons(neurons, text_tower={clip!r}, **SMALL))
-model.save_pretrained({folder!r}, include_neurons=True)
-SENProcessor(model.config).save_pretrained({folder!r})
-frames = torch.randint(0, 255, (6, 20, 30, 3), dtype=torch.uint8)
-prepared = SENProcessor(model.config)(videos=frames, text=["a dog", "a man speaks"])
-prepared = {{name: tensor.contiguous() for name, tensor in prepared.items()}}
-save_file({{"frames": frames, **prepared}}, {work!r} + "/prepared.safetensors")
-texts = torch.tensor([[512, 5, 9, 513], [512, 40, 7, 513]])
-with torch.no_grad():
-    output = model(**random_inputs(), text_input_ids=texts)
-save_file({{**random_inputs(), "texts": texts}}, {work!r} + "/inputs.safetensors")
-save_file({{"logits": output.logits_per_video, "fused": output.fused_embeds}}, {work!r} + "/expected.safetensors")
-"""
 
 LOAD = """
 import importlib.abc, sys
@@ -84,7 +63,7 @@ with torch.no_grad():
 """
 
 
-def run(code: str, work: Path, *options: str) -> None:
+def run_isolated(code: str, work: Path) -> None:
     environment = {
         **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
         "HF_MODULES_CACHE": str(work / "modules"),
@@ -92,27 +71,39 @@ def run(code: str, work: Path, *options: str) -> None:
         "OMP_NUM_THREADS": "1",
     }
     result = subprocess.run(
-        [sys.executable, *options, "-c", code], cwd=work, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-c", code], cwd=work, env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr[-3000:]
 
 
-@pytest.fixture(scope="module")
-def places(towers, tmp_path_factory) -> dict[str, str]:
-    work = tmp_path_factory.mktemp("remote")
-    names = {name: towers[name] for name in ("clip", "videomae", "ast")}
-    return {**names, "folder": str(work / "sen"), "work": str(work), "tests": str(Path(__file__).parent)}
+def save_with_code(model: SENModel, folder: Path, monkeypatch) -> None:
+    for registered, auto_class in (
+        (SENConfig, "AutoConfig"),
+        (SENModel, "AutoModel"),
+        (SENProcessor, "AutoProcessor"),
+    ):
+        monkeypatch.setattr(registered, "_auto_class", None)  # as before, after the test
+        registered.register_for_auto_class(auto_class)
+    model.save_pretrained(folder, include_neurons=True)
+    SENProcessor(model.config).save_pretrained(folder)
 
 
-def test_a_checkpoint_with_code_works_without_the_package(places):
-    work = Path(places["work"])
-    run(SAVE.format(**places), work)
-    saved = {path.name for path in Path(places["folder"]).iterdir()}
-    assert {path.name for path in reached("modeling_sen")} <= saved
-    run(LOAD.format(**places), work, "-I")
-    expected, found = load_file(work / "expected.safetensors"), load_file(work / "found.safetensors")
-    for name, tensor in expected.items():
-        assert found[name].tolist() == tensor.tolist()
+def test_a_checkpoint_with_code_works_without_the_package(make_sen, tmp_path, monkeypatch):
+    model, folder = random_weights(make_sen()), tmp_path / "sen"
+    save_with_code(model, folder, monkeypatch)
+    assert {path.name for path in reached("modeling_sen")} <= {path.name for path in folder.iterdir()}
+    frames = torch.randint(0, 255, (6, 20, 30, 3), dtype=torch.uint8)
+    prepared = SENProcessor(model.config)(videos=frames, text=["a dog", "a man speaks"])
+    prepared = {name: tensor.contiguous() for name, tensor in prepared.items()}
+    save_file({"frames": frames, **prepared}, tmp_path / "prepared.safetensors")
+    texts = torch.tensor([[512, 5, 9, 513], [512, 40, 7, 513]])
+    with torch.no_grad():
+        output = model(**random_inputs(), text_input_ids=texts)
+    save_file({**random_inputs(), "texts": texts}, tmp_path / "inputs.safetensors")
+    run_isolated(LOAD.format(folder=str(folder), work=str(tmp_path)), tmp_path)
+    found = load_file(tmp_path / "found.safetensors")
+    assert found["logits"].tolist() == output.logits_per_video.tolist()
+    assert found["fused"].tolist() == output.fused_embeds.tolist()
 
 
 def reached(name: str) -> list[Path]:

@@ -162,12 +162,3 @@ def test_a_file_that_is_not_there_and_a_checkpoint_that_is_none(sen_folder, towe
         assert shown.out == ""
         assert message in shown.err
         assert shown.err.count("\n") == 1
-
-
-def test_the_command_as_installed(sen_folder, clips):
-    """From a shell: nothing but JSON on standard output."""
-    command = [sys.executable, "-m", "sen_cli", "classify", str(clips[0]), "--labels", "a,b", "--json"]
-    done = subprocess.run([*command, "--model", str(sen_folder)], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith('[{"video": "')
-    assert done.stdout.count("\n") == 1
-    assert done.stderr == ""

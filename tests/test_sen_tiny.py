@@ -58,12 +58,13 @@ def test_the_trainers_inputs_are_those_of_the_processor(model, processor):
     assert torch.equal(wanted["neuron_mask"], found["neuron_mask"])
 
 
+@pytest.mark.parametrize("count", [32, pytest.param(256, marks=pytest.mark.slow)])
 @torch.no_grad()
-def test_association_beats_the_frozen_mean_on_unseen_clips(model, processor):
+def test_association_beats_the_frozen_mean_on_unseen_clips(model, processor, count):
     embeds = description_embeds(model, processor._tokenizer(model.config.text_tower_spec), ("a video of {}",))[0]
-    shares = validate(model, embeds, count=128)
-    assert shares["one"] > shares["one_frozen"] + 0.05
-    assert shares["three_mixtures"] > shares["three_mixtures_frozen"] + 0.05
+    shares = validate(model, embeds, count=count)
+    assert shares["one"] > shares["one_frozen"] + 0.2
+    assert shares["three_mixtures"] > shares["three_mixtures_frozen"] + 0.2
 
 
 def test_it_is_the_default_of_the_pipeline(tmp_path):

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -75,19 +73,11 @@ def test_every_rule_stays_inside_the_clip_and_in_order(rule, total, num_frames):
 
 
 @pytest.mark.parametrize(
-    "sampling",
-    ["random", "stride", "stride:", "stride:2.5", "stride:0", "fps:-1", "fps:x", "uniform:3", "window-of-3:4"],
+    "sampling", ["random", "stride", "stride:", "stride:2.5", "stride:0", "fps:-1", "fps:x", "uniform:3"]
 )
 def test_unknown_sampling_is_refused(sampling):
     with pytest.raises(ValueError, match="sampling rule"):
         sample_indices(sampling, 4, 10, np.arange(10) / 25)
-
-
-def test_by_default_eight_frames_stand_for_the_whole_clip(clip):
-    video = read_video(clip)
-    assert video.indices.tolist() == sample_indices("uniform", 8, 90, np.arange(90) / 30).tolist()
-    assert read_stamps(video.frames) == video.indices.tolist()
-    assert video.span == (0.0, video.duration)
 
 
 def test_no_frames_asked_for_is_refused(clip):
@@ -211,19 +201,6 @@ def test_a_list_of_images_is_one_video_and_any_other_list_a_batch(frames):
         is_video_batch([images[0], "clip.mp4"])
     kinds = [classify_video_input(video) for video in ("a.mp4", b"x", frames, images)]
     assert kinds == ["file", "file", "array", "images"]
-
-
-def test_no_other_decoder_is_ever_imported(clip):
-    """So the frames are the same with and without torchvision, torchcodec or decord installed."""
-    program = (
-        "import sys\n"
-        "from modeling_sen.video_io import read_video\n"
-        "from modeling_sen.audio_io import read_audio\n"
-        f"read_video({str(clip)!r}, 2); read_audio({str(clip)!r}, 16000)\n"
-        "names = {'torchvision', 'torchcodec', 'torchaudio', 'decord', 'cv2', 'librosa', 'soundfile'}\n"
-        "assert not names & set(sys.modules), names & set(sys.modules)\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 def _manifest_videos(shared_data, folder):
