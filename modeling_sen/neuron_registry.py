@@ -183,22 +183,52 @@ def adapter_of_class(class_name: str) -> NeuronAdapter | None:
     return NEURON_ADAPTERS.get(getattr(getattr(model_class, "config_class", None), "model_type", ""))
 
 
-# Frames folded into the batch. DINOv3 turns the last tokens by their place, so that prompts must stand in front.
+_VISION = {"submodule": "vision_model", "projection": "visual_projection"}
+_TEXT = {"submodule": "text_model", "projection": "text_projection"}
+
+# CLIP and its kind: frames are folded into the batch.
 register_neuron("clip_vision_model", "image", image_grid, folds_frames=True)
+register_neuron("clip_text_model", "text", sequence_grid)
+register_checkpoint("clip", "CLIPVisionModelWithProjection", **_VISION)
+register_checkpoint("clip", "CLIPTextModelWithProjection", "text_tower", **_TEXT)
+
 register_neuron("metaclip_2_vision_model", "image", image_grid, folds_frames=True)
+register_neuron("metaclip_2_text_model", "text", sequence_grid)
+register_checkpoint("metaclip_2", "MetaClip2VisionModelWithProjection", **_VISION)
+register_checkpoint("metaclip_2", "MetaClip2TextModelWithProjection", "text_tower", **_TEXT)
+
+# SigLIP was trained on texts padded to the full length, without a mask.
 register_neuron("siglip_vision_model", "image", image_grid, folds_frames=True)
+register_neuron("siglip_text_model", "text", sequence_grid, padding="max_length")
+register_checkpoint("siglip", "SiglipVisionModel")
+register_checkpoint("siglip", "SiglipTextModel", "text_tower")
+
+# Frames of any size: its processor's file names none, but the number of patches, 256 of 16 x 16 pixels.
 register_neuron("siglip2_vision_model", "image", image_grid, folds_frames=True, tower_inputs=siglip2_inputs)
+register_neuron("siglip2_text_model", "text", sequence_grid, padding="max_length")
+register_checkpoint("siglip2", "Siglip2VisionModel", preprocessing={"size": [256, 256]})
+register_checkpoint("siglip2_vision_model", "Siglip2VisionModel", preprocessing={"size": [256, 256]})
+register_checkpoint("siglip2", "Siglip2TextModel", "text_tower")
+
+# DINOv3 turns the last tokens by their place, so that prompts must stand in front.
 register_neuron("dinov2", "image", image_grid, folds_frames=True)
 register_neuron("dinov3_vit", "image", image_grid, folds_frames=True)
+# The backbone alone: an image tower with dense, geometry-aware tokens; also reads depth maps.
+register_checkpoint("depth_anything", "Dinov2Model", key_mapping={r"^backbone\.": ""})
 
-# X-CLIP layers read token 0 as the class token of the frame: prompts go behind.
+# X-CLIP layers read token 0 as the class token of the frame: prompts go behind. Checkpoints with a `key_mapping` come back
+# random without it: their keys carry the prefix of the whole model.
 register_neuron("xclip_vision_model", "video", image_grid, folds_frames=True, prompt_side="suffix", fixed_frames=True)
+register_checkpoint("xclip", "XCLIPVisionModel", key_mapping={r"^vision_model\.": ""})
+
 register_neuron("videomae", "video", clip_grid, fixed_frames=True)
 register_neuron("vivit", "video", clip_grid, fixed_frames=True)
+
 # Its rotary positions are counted from the first token: prompts go behind.
 register_neuron(
     "vjepa2", "video", clip_grid, below=("encoder.embeddings",), prompt_side="suffix", tower_inputs=vjepa2_inputs
 )
+
 # Space first, then time: prompts join the frames of each place in the layers over time.
 register_neuron(
     "videoprism_vision_model",
@@ -208,17 +238,18 @@ register_neuron(
     below=("spatial_embeddings", "spatial_layers", "layernorm1", "temporal_embeddings"),
     fixed_frames=True,
 )
-register_neuron("pe_video_encoder", "video", frame_grid, layers="layers", below=("embedder", "patch_embedder"))
+register_checkpoint("videoprism", "VideoPrismVisionModel", key_mapping={r"^video_model\.vision_model\.": ""})
+
 # Its divided attention reshapes tokens to the grid, so that it takes no others; they stand place by place, not in time.
 register_neuron("timesformer", "video", None, takes_prompts=False)
 
-register_neuron(
-    "audio-spectrogram-transformer",
-    "audio",
-    spectrogram_grid,
-    seconds=ast_seconds,
-)
+register_neuron("audio-spectrogram-transformer", "audio", spectrogram_grid, seconds=ast_seconds)
+
 register_neuron("whisper", "audio", None, layers="layers", below=("conv1", "conv2"))
+register_checkpoint(
+    "whisper", "models.whisper.modeling_whisper.WhisperEncoder", key_mapping={r"^(model\.)?encoder\.": ""}
+)
+
 _WAVES: dict[str, Any] = {
     "layers": "encoder.layers",
     "below": ("feature_extractor", "feature_projection", "encoder.pos_conv_embed"),
@@ -227,51 +258,21 @@ _WAVES: dict[str, Any] = {
 register_neuron("wav2vec2", "audio", None, **_WAVES)
 register_neuron("hubert", "audio", None, **_WAVES)
 register_neuron("wavlm", "audio", None, **_WAVES, returned_beside=wavlm_position_bias)
+
 register_neuron("pe_audio_encoder", "audio", None, layers="layers", below=("embedder", "patch_embedder"))
-# Its windows are cut from the plane of the spectrogram: no place for other tokens.
-register_neuron(
-    "clap_audio_model",
-    "audio",
-    None,
-    takes_prompts=False,
-    tower_inputs=clap_inputs,
-    seconds=clap_seconds,
-)
-
-register_neuron("bert", "text", sequence_grid)
-register_neuron("modernbert", "text", sequence_grid)
-register_neuron("clip_text_model", "text", sequence_grid)
-register_neuron("metaclip_2_text_model", "text", sequence_grid)
-# Trained on texts padded to the full length, without a mask.
-register_neuron("siglip_text_model", "text", sequence_grid, padding="max_length")
-register_neuron("siglip2_text_model", "text", sequence_grid, padding="max_length")
-register_neuron("clap_text_model", "text", sequence_grid)
-
-_VISION = {"submodule": "vision_model", "projection": "visual_projection"}
-_TEXT = {"submodule": "text_model", "projection": "text_projection"}
-register_checkpoint("clip", "CLIPVisionModelWithProjection", **_VISION)
-register_checkpoint("clip", "CLIPTextModelWithProjection", "text_tower", **_TEXT)
-register_checkpoint("metaclip_2", "MetaClip2VisionModelWithProjection", **_VISION)
-register_checkpoint("metaclip_2", "MetaClip2TextModelWithProjection", "text_tower", **_TEXT)
-register_checkpoint("siglip", "SiglipVisionModel")
-register_checkpoint("siglip", "SiglipTextModel", "text_tower")
-# Frames of any size: its processor's file names none, but the number of patches, 256 of 16 x 16 pixels.
-register_checkpoint("siglip2", "Siglip2VisionModel", preprocessing={"size": [256, 256]})
-register_checkpoint("siglip2_vision_model", "Siglip2VisionModel", preprocessing={"size": [256, 256]})
-register_checkpoint("siglip2", "Siglip2TextModel", "text_tower")
-register_checkpoint("clap", "ClapAudioModelWithProjection", submodule="audio_model", projection="audio_projection")
-register_checkpoint("clap", "ClapTextModelWithProjection", "text_tower", **_TEXT)
-# Loading these from a full checkpoint leaves them random: their keys carry the prefix of the whole model.
-register_checkpoint("xclip", "XCLIPVisionModel", key_mapping={r"^vision_model\.": ""})
-register_checkpoint("videoprism", "VideoPrismVisionModel", key_mapping={r"^video_model\.vision_model\.": ""})
-register_checkpoint(
-    "whisper", "models.whisper.modeling_whisper.WhisperEncoder", key_mapping={r"^(model\.)?encoder\.": ""}
-)
+register_neuron("pe_video_encoder", "video", frame_grid, layers="layers", below=("embedder", "patch_embedder"))
 register_checkpoint("pe_audio", "PeAudioEncoder", key_mapping={r"^audio_encoder\.": ""})
 register_checkpoint("pe_audio_video", "PeAudioEncoder", key_mapping={r"^audio_model\.audio_encoder\.": ""})
 register_checkpoint("pe_video", "PeVideoEncoder", key_mapping={r"^video_encoder\.": ""})
-# The backbone alone: an image tower with dense, geometry-aware tokens; also reads depth maps.
-register_checkpoint("depth_anything", "Dinov2Model", key_mapping={r"^backbone\.": ""})
+
+# Its windows are cut from the plane of the spectrogram: no place for other tokens.
+register_neuron("clap_audio_model", "audio", None, takes_prompts=False, tower_inputs=clap_inputs, seconds=clap_seconds)
+register_neuron("clap_text_model", "text", sequence_grid)
+register_checkpoint("clap", "ClapAudioModelWithProjection", submodule="audio_model", projection="audio_projection")
+register_checkpoint("clap", "ClapTextModelWithProjection", "text_tower", **_TEXT)
+
+register_neuron("bert", "text", sequence_grid)
+register_neuron("modernbert", "text", sequence_grid)
 
 __all__ = [
     "CHECKPOINT_SPECS",
