@@ -27,6 +27,28 @@ def test_the_python_does_what_its_comment_says():
     assert eval(shown, names) == float(expected)
 
 
+CLIPS_THAT_MAY_DIFFER = 3.0  # of a hundred, between machines and versions of Transformers
+
+
+def numbers_of(text):
+    return [float(number) for number in re.findall(r"\d+\.\d+", text)]
+
+
+def assert_as_shown(printed, shown):
+    """The same words, and figures that a few clips may change."""
+    words = [re.sub(r"\d+\.\d+|\+-", "", re.sub(r" +", " ", text)).split() for text in (printed, shown)]
+    assert words[0] == words[1]
+    for found, expected in zip(numbers_of(printed), numbers_of(shown), strict=True):
+        assert found == pytest.approx(expected, abs=CLIPS_THAT_MAY_DIFFER)
+
+
+def test_a_figure_that_is_off_is_found():
+    assert_as_shown("top1   92.0 % +- 0.4 over 2 splits", "top1 93.5 % +- 0.7 over 2 splits")
+    for wrong in ("top1 89.0 % +- 0.7 over 2 splits", "top5 93.5 % +- 0.7 over 2 splits"):
+        with pytest.raises(AssertionError):
+            assert_as_shown(wrong, "top1 93.5 % +- 0.7 over 2 splits")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_commands_print_what_is_shown(tmp_path):
@@ -38,7 +60,8 @@ def test_commands_print_what_is_shown(tmp_path):
     shown = re.findall(r"\n\n```\n(.*?)```", PAGE, re.DOTALL)
     shown = [block for block in shown if "protocol own" in block]
     assert len(shown) == 2
-    assert shown[0] == printed[0]
-    assert shown[1] == printed[1]
+    assert_as_shown(printed[0], shown[0])
+    assert_as_shown(printed[1], shown[1])
     (linear,) = re.findall(r"\n\| `linear`.*\| (\d+) \|\n", PAGE)
-    assert re.search(rf"top1 +{linear}\.0 %", printed[-1])
+    (found,) = re.findall(r"top1 +([\d.]+) %", printed[-1])
+    assert float(found) == pytest.approx(float(linear), abs=CLIPS_THAT_MAY_DIFFER)
