@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from conftest import random_inputs, random_weights
+from safetensors import safe_open
 from transformers import Trainer, TrainingArguments
 
 from modeling_sen import SENModel
@@ -89,33 +90,90 @@ def test_every_weight_that_a_load_lacks_can_be_initialised(make_sen):
         torch.testing.assert_close(weight.std() if weight.ndim > 0 else torch.tensor(0.0), spread, atol=5e-3, rtol=0.3)
 
 
-def test_the_stock_trainer_trains(make_sen, tmp_path):
+def trainer_rows(count=6):
+    """Rows as a data set has them: inputs, a label, and a column that no neuron reads."""
+    return [
+        {**{name: value[0] for name, value in random_inputs(1, row).items()}, "labels": row % 3, "path": f"{row}.mp4"}
+        for row in range(count)
+    ]
+
+
+def collate_labelled(rows):
+    assert all("path" not in row for row in rows)  # the Trainer dropped it, and nothing else
+    inputs = {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "labels"}
+    return {**inputs, "text_embeds": torch.eye(12)[:3], "labels": torch.tensor([row["labels"] for row in rows])}
+
+
+def collate_pairs(rows):
+    inputs = {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "labels"}
+    return {
+        **inputs,
+        "text_embeds": torch.eye(12)[: len(rows)],
+        "labels": torch.arange(len(rows)),
+        "return_loss": True,
+    }
+
+
+@pytest.mark.parametrize("collate", [collate_labelled, collate_pairs])
+def test_the_stock_trainer_trains_evaluates_and_brings_back_the_best(make_sen, tmp_path, collate):
     pytest.importorskip("accelerate")
     model = make_sen()
     start = {name: weight.clone() for name, weight in model.state_dict().items()}
-    text_embeds = torch.eye(12)[:3]
-    rows = [
-        {**{name: value[0] for name, value in random_inputs(1, seed).items()}, "labels": seed % 3} for seed in range(4)
-    ]
-
-    def collate(batch):
-        inputs = {name: torch.stack([row[name] for row in batch]) for name in batch[0] if name != "labels"}
-        return {**inputs, "text_embeds": text_embeds, "labels": torch.tensor([row["labels"] for row in batch])}
-
     arguments = TrainingArguments(
         tmp_path,
-        max_steps=2,
+        max_steps=4,
         per_device_train_batch_size=2,
+        per_device_eval_batch_size=2,
         learning_rate=1e-2,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_steps=2,
+        load_best_model_at_end=True,
         use_cpu=True,
         report_to=[],
-        save_strategy="no",
         disable_tqdm=True,
-        remove_unused_columns=False,
     )
-    result = Trainer(model, arguments, data_collator=collate, train_dataset=rows).train()
-    assert 0 < result.training_loss < 10
+    trainer = Trainer(
+        model, arguments, data_collator=collate, train_dataset=trainer_rows(), eval_dataset=trainer_rows(4)
+    )
+    assert 0 < trainer.train().training_loss < 20
     assert any(not torch.equal(start[name], weight) for name, weight in model.state_dict().items())
+    losses = {line["step"]: line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line}
+    assert set(losses) == {2, 4}
+    best = min(losses, key=losses.get)
+    assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[best], abs=1e-5)
+    with safe_open(tmp_path / f"checkpoint-{best}" / "model.safetensors", framework="pt") as file:
+        assert set(file.keys()) == set(start)
+
+
+def test_labels_beside_return_loss_say_which_text_is_whose(make_sen):
+    model, inputs, texts = random_weights(make_sen()), random_inputs(3), torch.eye(12)[:3]
+    with torch.no_grad():
+        expected = model(**inputs, text_embeds=texts, return_loss=True).loss
+        order = torch.tensor([2, 0, 1])
+        shuffled = torch.empty_like(texts)
+        shuffled[order] = texts
+        found = model(**inputs, text_embeds=shuffled, labels=order, return_loss=True).loss
+        one_way = model(**inputs, text_embeds=texts, labels=torch.arange(3)).loss
+    torch.testing.assert_close(found, expected)
+    assert (one_way - expected).abs() > 1e-3
+    with pytest.raises(ValueError, match="one text per video, found 3 videos and 2 texts"):
+        model(**inputs, text_embeds=texts[:2], labels=torch.tensor([0, 1, 1]), return_loss=True)
+
+
+def test_a_bias_of_the_similarities_is_trained_saved_and_loaded(make_sen, tmp_path):
+    model, inputs, texts = random_weights(make_sen()), random_inputs(), torch.eye(12)[:3]
+    with torch.no_grad():
+        before = model(**inputs, text_embeds=texts).logits_per_video
+    model.add_logit_bias(-10.0)
+    assert model.logit_bias.requires_grad
+    model.logit_bias.data.fill_(-3.0)
+    model.save_pretrained(tmp_path)
+    loaded = SENModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**inputs, text_embeds=texts).logits_per_video, before - 3.0)
+    assert SENModel(loaded.config).logit_bias.item() == -10.0
 
 
 def test_bfloat16_autocast_trains(make_sen):
