@@ -171,6 +171,7 @@ class SENConfig(PreTrainedConfig):
             the first hop was then learned three times later, and the second not at all.
         projection_dim: width e of the text space and of the fused embedding.
         logit_scale_init_value: log of the similarity scale; `None` copies it from the text tower's checkpoint.
+        logit_bias_init_value: start of a trained bias of the similarities, as SigLIP has one; `None`: no bias.
         initializer_range: standard deviation of the initial weights.
         depth_estimator: hub id of a depth model (GLPN, Depth-Anything) that makes depth for clips that bring none.
 
@@ -199,6 +200,7 @@ class SENConfig(PreTrainedConfig):
     association_loss: float | int = 1.0
     projection_dim: int = 512
     logit_scale_init_value: float | int | None = None
+    logit_bias_init_value: float | int | None = None
     initializer_range: float | int = 0.02
     depth_estimator: str | None = None
 

@@ -141,6 +141,8 @@ class SENPreTrainedModel(PreTrainedModel):
             init.zeros_(module.gate)
             scale = self.config.logit_scale_init_value
             init.constant_(module.logit_scale, DEFAULT_LOGIT_SCALE if scale is None else scale)
+            if module.logit_bias is not None:
+                init.constant_(module.logit_bias, self.config.logit_bias_init_value)
 
 
 class SENModel(SENPreTrainedModel):
@@ -162,6 +164,8 @@ class SENModel(SENPreTrainedModel):
         self.fusion = FusionHead(config)
         self.gate = nn.Parameter(torch.zeros(()))
         self.logit_scale = nn.Parameter(torch.zeros(()))
+        has_bias = config.logit_bias_init_value is not None
+        self.logit_bias = nn.Parameter(torch.zeros(())) if has_bias else None
         self.neurons = NeuronBank()
         self.gradient_checkpointing = False  # of towers that are still to be loaded
         self._specs = {spec.name: spec for spec in config.neuron_specs}
@@ -171,6 +175,11 @@ class SENModel(SENPreTrainedModel):
         )  # checkpoint and commit that relative hub ids refer to
         self._neuron_kwargs: dict[str, dict[str, Any]] = {}
         self.post_init()
+
+    def add_logit_bias(self, value: float) -> None:
+        """Adds a trained bias of the similarities to a loaded model."""
+        self.config.logit_bias_init_value = value
+        self.logit_bias = nn.Parameter(torch.full_like(self.logit_scale, value))
 
     # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -421,15 +430,17 @@ class SENModel(SENPreTrainedModel):
                 raise ValueError(f"text_embeds have shape {tuple(text_embeds.shape)}, expected {expected}")
             text_embeds = text_embeds.to(fused)
             logits = self.logit_scale.exp() * fused @ text_embeds.t()  # (batch, texts)
+            if self.logit_bias is not None:
+                logits = logits + self.logit_bias
         loss = None
         if labels is not None or return_loss:
             if logits is None or text_embeds is None:
                 raise ValueError("a loss needs texts: give text_input_ids or text_embeds")
-            loss = self._loss(logits, labels)
+            loss = self._loss(logits, labels, return_loss)
             if self.config.association_loss:
                 # Each round is asked on its own: what a round does not learn to answer, the next cannot build upon.
                 of_rounds = [self.logit_scale.exp() * each @ text_embeds.t() for each in alone.unbind(dim=1)]
-                losses = torch.stack([self._loss(each, labels) for each in of_rounds])
+                losses = torch.stack([self._loss(each, labels, return_loss) for each in of_rounds])
                 loss = loss + self.config.association_loss * losses.mean()
         return SENOutput(
             loss=loss,
@@ -530,9 +541,9 @@ class SENModel(SENPreTrainedModel):
     ) -> SENRound:
         return SENRound(self._fuse(said, aligned), self._embed(states, present))
 
-    def _loss(self, logits: Tensor, labels: Tensor | None) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor | None, both_ways: bool = False) -> Tensor:
         """Cross-entropy over the texts; without labels, contrastive over one text for each video. logits: (batch, texts)."""
-        if labels is not None:
+        if labels is not None and not both_ways:
             if labels.shape != logits.shape[:1]:
                 raise ValueError(f"labels have shape {tuple(labels.shape)}, expected ({logits.shape[0]},)")
             return nn.functional.cross_entropy(logits, labels.to(logits.device))
