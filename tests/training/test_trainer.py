@@ -18,6 +18,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from modeling_sen.training import trainer as trainer_module
 from modeling_sen.training.trainer import SENTrainer, SENTrainingArguments
 
+# What a garbage collection waits for each worker of a loader that ended in an error; 5 seconds by default.
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
+
 
 class Regression(torch.nn.Module):
     """A small network with dropout, so that the random state matters, and one frozen weight."""
@@ -118,7 +121,7 @@ def assert_same(first, second):
         assert all(torch.equal(value, other_optimizer["state"][index][name]) for name, value in moments.items())
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_interrupted_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, workers):
     """Batches by number, in order; Ctrl-C in the middle of a step, and an end without warning."""
     whole = make(tmp_path / "whole")
@@ -305,7 +308,7 @@ def test_accumulated_gradients_are_those_of_the_batches_together(tmp_path):
         assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_in_a_batch_keeps_its_message(tmp_path, workers):
     def broken(number):
         raise ValueError("clip.mp4: found no frames")
