@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ import sen_cli
 from modeling_sen import SENModel, SENProcessor
 from modeling_sen.commands.train import TrainSettings, load_sen, read_arguments, train_sen
 from modeling_sen.processing_sen import SENProcessor as Processor
+from modeling_sen.training import trainer
 from modeling_sen.training.trainer import SENTrainingArguments
 
 TRAIN = "world:train?num=12&num_objects=1&size=32&num_frames=8"
@@ -25,7 +25,7 @@ VALIDATION = "world:validation?num=6&num_objects=1&size=32&num_frames=8"
 
 
 def settings(model, **changes):
-    values = {"train": TRAIN, "model": str(model), **changes}
+    values = {"train": TRAIN, "validation": VALIDATION, "model": str(model), **changes}
     if values.get("task", "recognition") == "recognition" and values["train"] == TRAIN:
         values.setdefault("target_column", "shape")
     return TrainSettings(**values)
@@ -52,12 +52,39 @@ def same(first, second):
     return all(torch.equal(weight, weights(second)[name]) for name, weight in weights(first).items())
 
 
-@pytest.mark.parametrize("task", ["recognition", "retrieval"])
-def test_a_run_leaves_checkpoints_settings_log_and_curve(sen_folder, tmp_path, task):
-    run = tmp_path / "run"
-    given = settings(sen_folder, task=task, validation=VALIDATION, templates=["a {}"])
-    assert train_sen(given, arguments(run, save_strategy="epoch")) == run / "best"
-    before, processor = SENModel.from_pretrained(sen_folder), SENProcessor.from_pretrained(run / "best")
+@pytest.fixture(scope="module")
+def sen(towers, tmp_path_factory):
+    """A saved SEN whose towers stay where they are, so that a checkpoint is the association alone."""
+    torch.manual_seed(1)
+    neurons = [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"]]
+    sizes = {"hidden_size": 24, "num_prompt_tokens": 2, "bottleneck_size": 4}
+    model = SENModel.from_neurons(neurons, text_tower=towers["clip"], **sizes)
+    model.gate.data.fill_(0.8)
+    folder = tmp_path_factory.mktemp("checkpoints") / "sen"
+    model.save_pretrained(folder)
+    SENProcessor(model.config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_curve(monkeypatch):
+    """Drawing takes longer than a run of these."""
+    monkeypatch.setattr(trainer, "draw_curve", lambda log, picture: picture.touch())
+
+
+@pytest.fixture(scope="module")
+def whole(sen, tmp_path_factory):
+    """A run that nothing disturbed."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "draw_curve", lambda log, picture: picture.touch())
+        assert train_sen(settings(sen), arguments(run)) == run / "best"
+    return run
+
+
+def check_run(run, sen, task, metric):
+    """Checkpoints that load, settings, log and curve."""
+    before, processor = SENModel.from_pretrained(sen), SENProcessor.from_pretrained(run / "best")
     inputs = processor(videos=[torch.zeros(4, 24, 24, 3, dtype=torch.uint8)])
     for name in ("best", "last"):
         model = SENModel.from_pretrained(run / name)
@@ -65,71 +92,73 @@ def test_a_run_leaves_checkpoints_settings_log_and_curve(sen_folder, tmp_path, t
         with torch.no_grad():
             assert model(**inputs).fused_embeds.isfinite().all()
     assert len(losses(run)) == 4
-    metric = {"recognition": "eval_top1", "retrieval": "eval_R@1"}[task]
     measured = [line[metric] for line in log(run) if metric in line]
     assert len(measured) == 2  # after each epoch, of which the second is cut short
     assert json.loads((run / "trainer_state.json").read_text())["best_metric"] == max(measured)
     saved = yaml.safe_load((run / "train.yaml").read_text())
     assert (saved["task"], saved["learning_rate"], saved["per_device_train_batch_size"]) == (task, 1e-3, 4)
-    assert (run / "curve.png").exists() == (find_spec("matplotlib") is not None)
+    assert (run / "curve.png").exists()
 
 
-def test_the_settings_that_were_saved_give_the_same_run(sen_folder, tmp_path):
-    train_sen(settings(sen_folder), arguments(tmp_path / "first", lr_scheduler_kwargs={"num_cycles": 0.4}))
+def test_a_run_leaves_checkpoints_settings_log_and_curve(sen, whole):
+    check_run(whole, sen, "recognition", "eval_top1")
+
+
+def test_retrieval_too_and_the_settings_that_were_saved_give_the_same_run(sen, tmp_path):
+    given = settings(sen, task="retrieval", loss="sigmoid")  # whose bias comes with the run
+    train_sen(given, arguments(tmp_path / "first", lr_scheduler_kwargs={"num_cycles": 0.4}))
+    check_run(tmp_path / "first", sen, "retrieval", "eval_R@1")
     again = read_arguments(["--config", f"{tmp_path}/first/train.yaml", "--output_dir", f"{tmp_path}/second"])
-    assert train_sen(*again) == tmp_path / "second" / "last"
+    assert train_sen(*again) == tmp_path / "second" / "best"
     assert same(tmp_path / "first" / "last", tmp_path / "second" / "last")
+    assert weights(tmp_path / "second" / "last")["logit_bias"].item() != -10
 
 
-def test_with_a_cache_training_decodes_no_video_and_learns_the_same(sen_folder, tmp_path, monkeypatch):
-    plain, cached, again = (tmp_path / name for name in ("plain", "cached", "again"))
-    train_sen(settings(sen_folder, validation=VALIDATION), arguments(plain))
-    with_cache = settings(sen_folder, validation=VALIDATION, cache_dtype="float32", cache=str(tmp_path / "cache"))
-    train_sen(with_cache, arguments(cached))
-    assert losses(cached) == pytest.approx(losses(plain), rel=1e-3)
+def test_with_a_cache_training_decodes_no_video_and_learns_the_same(sen, whole, tmp_path, monkeypatch):
+    with_cache = settings(sen, cache_dtype="float32", cache=str(tmp_path / "cache"))
+    train_sen(with_cache, arguments(tmp_path / "cached"))
+    assert losses(tmp_path / "cached") == pytest.approx(losses(whole), rel=1e-3)
     monkeypatch.setattr(Processor, "read_clip", lambda *_: pytest.fail("a clip was decoded"))
-    train_sen(with_cache, arguments(again))
-    assert losses(again) == losses(cached)
+    train_sen(with_cache, arguments(tmp_path / "again"))
+    assert losses(tmp_path / "again") == losses(tmp_path / "cached")
 
 
-def test_a_run_that_was_stopped_early_resumes_bit_for_bit(sen_folder, tmp_path, monkeypatch):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train_sen(settings(sen_folder), arguments(whole))
+def test_a_run_that_was_stopped_early_resumes_bit_for_bit(sen, whole, tmp_path, monkeypatch):
     read, seen = Processor.read_clip, []
 
     def failing(self, clip, *rest):
         seen.append(clip)
-        if len(seen) == 4 * 3 + 1:  # the third batch ends an epoch; the second step was saved
+        if len(seen) == 12 + 6 + 2:  # in the second epoch; the end of the first was saved
             raise OSError("the disk is gone")
         return read(self, clip, *rest)
 
     monkeypatch.setattr(Processor, "read_clip", failing)
     with pytest.raises(OSError, match=r"world:train.*row \d+: the disk is gone"):
-        train_sen(settings(sen_folder), arguments(parts))
-    train_sen(settings(sen_folder), arguments(parts))
-    assert same(whole / "last", parts / "last")
-    assert losses(whole) == losses(parts)
+        train_sen(settings(sen), arguments(tmp_path))
+    train_sen(settings(sen), arguments(tmp_path))
+    assert same(whole / "last", tmp_path / "last")
+    assert same(whole / "best", tmp_path / "best")
+    assert losses(whole) == losses(tmp_path)
     decoded = len(seen)
-    train_sen(settings(sen_folder), arguments(parts))  # a finished run is left as it is
+    train_sen(settings(sen), arguments(tmp_path))  # a finished run is left as it is
     assert len(seen) == decoded
 
 
-def test_a_run_is_not_resumed_with_other_settings_or_other_clips(sen_folder, clips, tmp_path):
-    run, data = tmp_path / "run", tmp_path / "clips"
-    train_sen(settings(sen_folder), arguments(run, max_steps=1))
+def test_a_run_is_not_resumed_with_other_settings_or_other_clips(sen, whole, clips, tmp_path):
     with pytest.raises(ValueError, match=r"train\.yaml: the run was started with target_column = 'shape'.*'colour'"):
-        train_sen(settings(sen_folder, target_column="colour"), arguments(run, max_steps=1))
+        train_sen(settings(sen, target_column="colour"), arguments(whole))
     with pytest.raises(ValueError, match=r"started with weight_decay = 0\.01 and cannot be resumed with 0\.02"):
-        train_sen(settings(sen_folder), arguments(run, max_steps=1, weight_decay=0.02))
-    train_sen(settings(sen_folder), arguments(run, max_steps=1, logging_steps=3, save_steps=7))  # change no number
+        train_sen(settings(sen), arguments(whole, weight_decay=0.02))
+    train_sen(settings(sen), arguments(whole, logging_steps=3, save_steps=7))  # which change no number
+    data = tmp_path / "clips"
     for number, clip in enumerate(clips):
         (data / f"{number}").mkdir(parents=True)
         shutil.copy(clip, data / f"{number}" / "clip.mp4")
-    given, short = settings(sen_folder, train=str(data)), {"max_steps": 1, "per_device_train_batch_size": 3}
-    train_sen(given, arguments(tmp_path / "other", **short))
+    given, short = settings(sen, train=str(data), validation=None), {"max_steps": 1, "per_device_train_batch_size": 3}
+    assert train_sen(given, arguments(tmp_path / "run", **short)) == tmp_path / "run" / "last"
     (data / "0" / "clip.mp4").rename(data / "1" / "another.mp4")
     with pytest.raises(ValueError, match="started with train_sha256 = "):
-        train_sen(given, arguments(tmp_path / "other", **short))
+        train_sen(given, arguments(tmp_path / "run", **short))
 
 
 def broken_videos(clips, folder):
@@ -140,17 +169,17 @@ def broken_videos(clips, folder):
     return str(folder)
 
 
-def test_a_broken_video_stops_training_with_one_clear_error(sen_folder, clips, tmp_path):
-    given = settings(sen_folder, train=broken_videos(clips, tmp_path / "clips"))
+def test_a_broken_video_stops_training_with_one_clear_error(sen, clips, tmp_path):
+    given = settings(sen, train=broken_videos(clips, tmp_path / "clips"), validation=None)
     with pytest.raises(ValueError, match=r"clips, row 1: .*1/clip\.mp4: expected a video or sound file"):
         train_sen(given, arguments(tmp_path / "run", per_device_train_batch_size=3))
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_broken_video_is_left_out_and_counted_where_that_is_asked_for(sen_folder, clips, tmp_path, capsys, cached):
+def test_a_broken_video_is_left_out_and_counted_where_that_is_asked_for(sen, clips, tmp_path, capsys, cached):
     cache = str(tmp_path / "cache") if cached else None
     data = broken_videos(clips, tmp_path / "clips")
-    given = settings(sen_folder, train=data, skip_unreadable=True, cache=cache)
+    given = settings(sen, train=data, validation=None, skip_unreadable=True, cache=cache)
     train_sen(given, arguments(tmp_path / "run", max_steps=3, per_device_train_batch_size=2))
     assert len(losses(tmp_path / "run")) == 3
     assert f"1 clips could not be read and were left out: {tmp_path}/run/unreadable.txt" in capsys.readouterr().out
@@ -217,8 +246,8 @@ def sen_train(monkeypatch, *flags):
     sen_cli.main()
 
 
-def test_the_command_trains_and_says_where_the_checkpoint_is(sen_folder, tmp_path, monkeypatch, capsys):
-    data = ["--train", TRAIN, "--validation", VALIDATION, "--target_column", "shape", "--model", str(sen_folder)]
+def test_the_command_trains_and_says_where_the_checkpoint_is(sen, tmp_path, monkeypatch, capsys):
+    data = ["--train", TRAIN, "--validation", VALIDATION, "--target_column", "shape", "--model", str(sen)]
     short = ["--max_steps", "9", "--per_device_train_batch_size", "4", "--early_stopping_patience", "1", "--bf16"]
     frozen = ["--learning_rate", "0", "--output_dir", f"{tmp_path}/run"]  # no validation is better than the first
     sen_train(monkeypatch, *data, *short, *frozen)
@@ -247,14 +276,15 @@ slow = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.mark.parametrize(
-    ("kills", "workers"), [(3, 0), pytest.param(21, 0, marks=slow), pytest.param(20, 2, marks=slow)]
+    ("kills", "workers"), [(2, 0), pytest.param(21, 0, marks=slow), pytest.param(20, 2, marks=slow)]
 )
-def test_killed_while_caching_training_or_saving_it_goes_on_bit_for_bit(sen_folder, tmp_path, kills, workers):
+def test_killed_while_caching_training_or_saving_it_goes_on_bit_for_bit(sen, tmp_path, kills, workers):
     """SIGKILL; no folder or file with its final name is ever half written."""
     script = str(Path(__file__).with_name("killed_training.py"))
-    command = [sys.executable, script, str(sen_folder), str(tmp_path), str(kills), str(workers)]
+    command = [sys.executable, script, str(sen), str(tmp_path), str(kills), str(workers)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     seen = json.loads(done.stdout.splitlines()[-1])
-    assert set(seen["killed_while"]) == {"training", "saving"} | (set() if workers else {"caching"})
+    expected = {"training", "saving"} if workers else {"caching", "saving", "training"}
+    assert set(seen["killed_while"]) == expected if kills > 2 else seen["killed_while"] == ["caching", "saving"]
     assert seen["compared"] >= 1

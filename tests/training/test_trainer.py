@@ -22,6 +22,12 @@ from modeling_sen.training.trainer import SENTrainer, SENTrainingArguments
 torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
 
 
+@pytest.fixture(autouse=True)
+def no_curve(monkeypatch):
+    """Drawing takes longer than a run of these."""
+    monkeypatch.setattr(trainer_module, "draw_curve", lambda log, picture: picture.touch())
+
+
 class Regression(torch.nn.Module):
     """A small network with dropout, so that the random state matters, and one frozen weight."""
 
