@@ -47,7 +47,8 @@ class TrainSettings:
     """What `sen train` needs beside the arguments of the Trainer: data and model."""
 
     train: str = _setting(
-        "", "Training clips: a folder, a csv, jsonl or parquet table, world:SPLIT?num=N, or a data set's id on the Hub."
+        "",
+        "Training clips: a folder, a csv, jsonl or parquet table, world:SPLIT?num=N, or a data set's id on the Hub.",
     )
     task: Literal["recognition", "retrieval"] = _setting(
         "recognition", "recognition (clips with labels) or retrieval (clips with texts)."

@@ -43,12 +43,14 @@ class SENTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = _changed(32, "Clips of a validation batch in each process.")
     num_train_epochs: float = _changed(10.0, "How often each clip is seen.")
     learning_rate: float = _changed(1e-3, "Peak of the schedule.")
-    lr_scheduler_type: SchedulerType | str = _changed("cosine", "Schedule after the warm-up.")
+    lr_scheduler_type: SchedulerType | str = field(default="cosine", metadata={"help": "Schedule after the warm-up."})
     warmup_steps: float = _changed(0.1, "Steps of the linear warm-up; below 1 a share of all steps.")
     weight_decay: float = _changed(0.01, "AdamW's, of matrices only: no biases, norms and scalars.")
     logging_steps: float = _changed(20, "Steps between two logged losses.")
     # The filter would hide a loss that is not finite; the trainer stops at one.
-    logging_nan_inf_filter: bool = _changed(False, "Log the mean of the other losses in the place of NaN and infinity.")
+    logging_nan_inf_filter: bool = _changed(
+        False, "Log the mean of the other losses in the place of NaN and infinity."
+    )
     save_steps: float = _changed(200, "Steps between two checkpoints.")
     save_total_limit: int | None = _changed(2, "Checkpoints to keep; the best one and the newest always stay.")
     dataloader_drop_last: bool = _changed(

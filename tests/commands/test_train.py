@@ -32,7 +32,13 @@ def settings(model, **changes):
 
 
 def arguments(output, **changes):
-    short = {"max_steps": 4, "per_device_train_batch_size": 4, "logging_steps": 1, "save_steps": 2, "disable_tqdm": True}
+    short = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "logging_steps": 1,
+        "save_steps": 2,
+        "disable_tqdm": True,
+    }
     return SENTrainingArguments(str(output), **{**short, **changes})
 
 
@@ -224,7 +230,10 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
     [
         ("train: x\nmax_step: 3", r"train\.yaml: unknown setting 'max_step'; did you mean max_steps\?"),
         ("train: x\nmax_steps: many", r"train\.yaml: argument --max_steps.*: invalid int value: 'many'"),
-        ("train: x\nper_device_train_batch_size: true", r"train\.yaml: argument --per_device_train_batch_size.*'True'"),
+        (
+            "train: x\nper_device_train_batch_size: true",
+            r"train\.yaml: argument --per_device_train_batch_size.*'True'",
+        ),
         ("max_steps: 3", r"expected --train, or train in the file"),
         ("- train", r"train\.yaml: expected settings by name, found list"),
         ("train: [", r"train\.yaml: expected YAML"),
