@@ -122,7 +122,7 @@ def train_sen(settings: TrainSettings, training: SENTrainingArguments) -> Path:
 
     torch.manual_seed(training.seed)
     model, processor = load_sen(settings.model)
-    model.to(training.device)
+    model.to(training.device)  # type: ignore[arg-type]
     unreadable = output / "unreadable.txt" if settings.skip_unreadable else None
     starts = (0, len(clips[0]))
     datasets = [ClipDataset(each, processor, start, unreadable) for each, start in zip(clips, starts, strict=False)]
@@ -230,7 +230,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[TrainSettings, SENTraining
         ValueError: unknown settings, values of the wrong kind, no training clips.
     """
     parser = _Parser(
-        (TrainSettings, SENTrainingArguments),
+        [TrainSettings, SENTrainingArguments],  # type: ignore[list-item]
         prog="sen train",
         description="Train a SEN on clips with labels or texts. Run again after an interruption, it goes on where it was. "
         "Several processes: torchrun --nproc_per_node 2 -m modeling_sen.commands.train ...",

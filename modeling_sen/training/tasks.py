@@ -136,6 +136,7 @@ class Retrieval:
     def _paired_loss(self, videos: Tensor, texts: Tensor) -> Tensor:
         scale = self.sen.logit_scale.exp()
         if self.loss == "sigmoid":
+            assert self.sen.logit_bias is not None
             return sigmoid_loss(videos, texts, scale, self.sen.logit_bias)
         return contrastive_loss(videos, texts, scale)
 

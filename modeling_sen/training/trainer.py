@@ -93,6 +93,7 @@ class SENTrainer(Trainer):
     """
 
     args: TrainingArguments
+    model: Any  # the Trainer's own type allows None, which it never is
 
     def __init__(self, *args: Any, task: Task | None = None, measure: Measure | None = None, **kwargs: Any):
         self.task, self.measure = task, measure
@@ -111,7 +112,7 @@ class SENTrainer(Trainer):
         Returns:
             as of `train`; `None` where the run was finished before, whose weights are loaded then.
         """
-        folder = self.args.output_dir
+        folder = str(self.args.output_dir)
         checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
         if checkpoint is None:
             return self.train()
@@ -135,7 +136,7 @@ class SENTrainer(Trainer):
         with _flag_on_interrupt(self._interrupted) if self.args.world_size == 1 else nullcontext():
             output = super().train(*args, **kwargs)
         if self.is_world_process_zero() and find_spec("matplotlib") is not None:
-            draw_curve(self.state.log_history, Path(self.args.output_dir) / "curve.png")
+            draw_curve(self.state.log_history, Path(str(self.args.output_dir)) / "curve.png")
         return output
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -148,16 +149,19 @@ class SENTrainer(Trainer):
 
     # --- data --------------------------------------------------------------------------------------------------------
 
-    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
+    def _get_dataloader(
+        self, dataset: Any, description: str, *args: Any, is_training: bool = False, **kwargs: Any
+    ) -> Any:
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training  # validation has all clips
         try:
-            loader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
+            kwargs["is_training"] = is_training
+            loader = super()._get_dataloader(dataset, description, *args, **kwargs)
         finally:
             self.args.dataloader_drop_last = drop_last
         if is_training and not len(loader):
             size = self.args.per_device_train_batch_size * self.args.world_size
-            raise ValueError(f"a batch has {size} clips, but there are only {len(self.train_dataset)} to train on")
+            raise ValueError(f"a batch has {size} clips, but there are only {len(dataset)} to train on")
         return loader
 
     def get_batch_samples(self, *args: Any) -> Any:
@@ -174,15 +178,16 @@ class SENTrainer(Trainer):
     # --- loss and measures -------------------------------------------------------------------------------------------
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         if self.task is None:
-            return super().compute_loss(model, inputs, return_outputs, **kwargs)
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = self.task(model, inputs)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        kwargs["metric_key_prefix"] = metric_key_prefix
+        output: Any = super().evaluation_loop(*args, **kwargs)
         if self.measure is not None:
             self.model.eval()  # no batch may have done so
             with torch.no_grad():

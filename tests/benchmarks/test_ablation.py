@@ -12,12 +12,12 @@ from benchmarks.association.association_towers import AssociationTowers, save_to
 from modeling_sen.training import trainer
 
 FEW = {
-    "train": ("train", 200, 20, None),
-    "test_3": ("test", 3, 10, 3),
-    "test_5": ("test", 5, 10, 5),
-    "test_8": ("test", 8, 10, 8),
-    "fresh_5": ("test", 15, 10, 5),
-    "unseen_pairs": ("unseen_pairs", 0, 10, 5),
+    "train": ("train", 200, 4, None),
+    "test_3": ("test", 3, 4, 3),
+    "test_5": ("test", 5, 4, 5),
+    "test_8": ("test", 8, 4, 8),
+    "fresh_5": ("test", 15, 4, 5),
+    "unseen_pairs": ("unseen_pairs", 0, 4, 5),
 }
 
 
@@ -26,7 +26,7 @@ def root(tmp_path_factory):
     """A study of few clips with towers as they begin."""
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(association_clips, "SHARD", 10)
+        patch.setattr(association_clips, "SHARD", 4)
         patch.setattr(association_task, "CLIP_SETS", FEW)
         patch.setattr(train_association_towers, "CLIP_SETS", FEW)
         train_association_towers.draw_clips(folder, workers=1)
@@ -43,7 +43,7 @@ def no_curve(monkeypatch):
     monkeypatch.setattr(trainer, "draw_curve", lambda log, picture: None)
 
 
-SHORT = {"steps": 2, "batch_size": 4, "clips": 20}
+SHORT = {"steps": 2, "batch_size": 4, "clips": 4}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_an_interrupted_runs_seconds_are_those_of_all_its_steps(tmp_path):
 def test_the_distractor_sees_another_clip(root):
     task = association_task.AssociationTask(root, "local", ("image", "audio"), distractor="audio")
     task.open("test_3")
-    trunks = task.trunks("test_3", [0, 1, 9])
+    trunks = task.trunks("test_3", [0, 1, 3])
     heard = task.trunks("test_3", [1, 2, 0])["audio"].first_state.pooler_output
     assert torch.equal(trunks["distractor"].first_state.pooler_output, heard)
 
@@ -141,7 +141,7 @@ def test_accuracy_of_the_truth_is_one_and_of_nothing_chance(root):
 
     task.words = torch.nn.functional.one_hot(torch.arange(32)).float()
     words = task.words.view(4, 8, -1)
-    assert set(task.accuracy(truth, "test_5", batch_size=4).values()) == {1.0}
+    assert set(task.accuracy(truth, "test_5", batch_size=3).values()) == {1.0}
 
 
 def test_the_answer_prior_is_chance_where_all_pairs_are_alike(root):

@@ -31,7 +31,7 @@ trainer.draw_curve = lambda log, picture: picture.touch()  # which takes longer 
 torch.set_num_threads(1)
 random.seed(0)
 WORLD = "?num_objects=1&size=32&num_frames=8"
-SHORT = {"max_steps": 6, "eval_steps": 3, "save_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 4}
+SHORT = {"max_steps": 5, "eval_steps": 2, "save_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 4}
 
 
 def run(name: str) -> None:
