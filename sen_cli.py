@@ -31,6 +31,8 @@ VERBS_BY_PURPOSE = {
 }
 VERBS = {verb: entry for verbs in VERBS_BY_PURPOSE.values() for verb, entry in verbs.items()}
 
+PARSE_THEMSELVES = ("train",)  # verbs whose function takes the arguments as they are, not options by typer
+
 # What a user can mend, as can the StrictDataclass... errors of a bad config.json; else it is a fault of the program.
 EXPECTED = (ValueError, OSError, RuntimeError, TypeError, ImportError)
 
@@ -59,6 +61,9 @@ def main() -> None:
     with one_line_errors(verb):
         module, function = VERBS[verb][0].split(":")
         command = getattr(import_module(module), function)
+        if verb in PARSE_THEMSELVES:
+            command(arguments[1:])
+            return
 
     import typer
 
@@ -110,8 +115,8 @@ def one_line_errors(verb: str) -> Iterator[None]:
     except BrokenPipeError:  # the reader has gone, as in `sen ... | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (closed by the exit)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print(f"sen {verb}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"sen {verb}: {interrupt or 'interrupted'}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if os.environ.get("SEN_TRACEBACK") == "1" or _is_exit(error):

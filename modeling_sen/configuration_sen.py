@@ -182,8 +182,8 @@ class SENConfig(PreTrainedConfig):
             which knows already what occurs, leaves little to teach F and the prompts: in our study (`docs/association.md`)
             the first hop was then learned three times later, and the second not at all.
         projection_dim: width e of the text space and of the fused embedding.
-        logit_bias_init_value: start of the similarities' bias, as the sigmoid loss trains it; `None`: the model has none.
         logit_scale_init_value: log of the similarity scale; `None` copies it from the text tower's checkpoint.
+        logit_bias_init_value: start of a trained bias of the similarities, as SigLIP has one; `None`: no bias.
         initializer_range: standard deviation of the initial weights.
         depth_estimator: hub id of a depth model (GLPN, Depth-Anything) that makes depth for clips that bring none.
 

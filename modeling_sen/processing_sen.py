@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -231,6 +232,11 @@ class SENProcessor(ProcessorMixin):
             raise ValueError(f"text: expected a string or a list of at least one string, found {text!r}")
         input_ids, attention_mask = self._tokens(spec, texts)
         return {"text_input_ids": input_ids, "text_attention_mask": attention_mask}
+
+    @property
+    def tokenizer(self) -> Any:
+        """No special tokens: a Trainer given this processor copies a tokenizer's to the configuration, where a SEN has none."""
+        return SimpleNamespace(eos_token_id=None, bos_token_id=None, pad_token_id=None)
 
     def _tokens(self, spec: NeuronSpec, texts: list[str]) -> tuple[Tensor, Tensor]:
         """(texts, tokens) token ids and their mask, cut at the tower's longest."""

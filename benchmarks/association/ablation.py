@@ -26,14 +26,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from benchmarks.association.ablation_report import write_report, write_tables
-from benchmarks.association.association_clips import ATTRIBUTES, VALUES
+from benchmarks.association.association_clips import VALUES
 from benchmarks.association.association_task import TEST_SETS, AssociationTask, all_present
 from benchmarks.association.association_towers import EMBEDDING, LAYERS, SEES, ClipBatches
 from benchmarks.association.train_association_towers import draw_clips, train_towers
 from modeling_sen.evaluation.baselines import FrozenMean, LateFusion
-from modeling_sen.neuron import NeuronTrunk
+from modeling_sen.first_look import FirstLook
 from modeling_sen.recursive_association import RABlock
-from modeling_sen.training.trainer import TrainingSettings, train
+from recipes.sen_tiny.numbered_batches import numbered_arguments, train_on_numbers
 
 # The tower that takes each hop: given the value of the attribute before, it tells the next one.
 HOP_TOWERS = {1: "image", 2: "video", 3: "legend"}
@@ -143,7 +143,7 @@ def _flat(settings: Mapping) -> dict[str, Any]:
 
 
 class TrainedOnTask(nn.Module):
-    """What is trained, on the task: called on `{"rows": (batch,)}` it returns the loss and the shares that are right."""
+    """What is trained, on the task: called on rows of training clips (batch,) it returns the loss."""
 
     def __init__(self, task: AssociationTask, run: AblationRun):
         super().__init__()
@@ -151,7 +151,7 @@ class TrainedOnTask(nn.Module):
         self.model: nn.Module = MODELS[run.model](task, run)
 
     def embed(
-        self, trunks: Mapping[str, NeuronTrunk], targets: Tensor, without: str | None = None
+        self, trunks: Mapping[str, FirstLook], targets: Tensor, without: str | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """The fused embedding (batch, embedding), and what else the loss looks at."""
         present = all_present(trunks, without)
@@ -168,15 +168,13 @@ class TrainedOnTask(nn.Module):
     def logit_scale(self) -> Tensor:
         return self.model.logit_scale  # type: ignore[return-value]
 
-    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        targets = self.task.targets["train"][batch["rows"]]
-        fused, others = self.embed(self.task.trunks("train", batch["rows"].numpy()), targets)
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        targets = self.task.targets["train"][rows]
+        fused, others = self.embed(self.task.trunks("train", rows.numpy()), targets)
         total = self.task.loss(fused, self.logit_scale, targets)
         if others:
             total = total + torch.stack([self.task.loss(each, self.logit_scale, targets) for each in others]).mean()
-        logits = (fused @ self.task.words.T).view(-1, len(ATTRIBUTES), VALUES)
-        right = (logits.argmax(-1) == targets).float().mean(0)
-        return {"loss": total, **{f"hops_{hops}": right[hops] for hops in range(len(ATTRIBUTES))}}
+        return {"loss": total}
 
 
 class HopAlone(nn.Module):
@@ -194,7 +192,7 @@ class HopAlone(nn.Module):
     def logit_scale(self) -> Tensor:
         return self.reader.logit_scale
 
-    def forward(self, trunks: Mapping[str, NeuronTrunk], present: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+    def forward(self, trunks: Mapping[str, FirstLook], present: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         return self.reader(trunks, present, self.told(targets[:, self.hop - 1]))
 
 
@@ -211,13 +209,11 @@ class HopPrompted(nn.Module):
     def logit_scale(self) -> Tensor:
         return self.sen.logit_scale
 
-    def forward(self, trunks: Mapping[str, NeuronTrunk], present: Mapping[str, Tensor], targets: Tensor) -> Tensor:
+    def forward(self, trunks: Mapping[str, FirstLook], present: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         block: RABlock = self.sen.blocks[0]  # type: ignore[assignment]
         told = self.told(targets[:, self.hop - 1])
         context = block.distribute(told, told, [self.tower])  # a first block reads knowledge only
-        prompts = block.prompt_tokens(context)[self.tower]
-        state = self.sen.neurons.by_name[self.tower].look_again(trunks[self.tower], prompts)
-        states = block.read_answers({self.tower: state}, context)
+        states = block.prompt(self.sen.neurons, trunks, context)
         return nn.functional.normalize(self.sen.fusion(states, present)[1], dim=-1)
 
 
@@ -244,21 +240,18 @@ def run_one(root: Path, run: AblationRun, output: Path, threads: int = 1) -> dic
     parameters = sum(each.numel() for each in module.parameters() if each.requires_grad)
     seconds = 0.0
     if parameters:
-        settings = TrainingSettings(
-            output=str(output / run.digest),
-            steps=run.steps,
-            batch_size=run.batch_size,
+        arguments = numbered_arguments(
+            output / run.digest,
+            run.steps,
             learning_rate=run.learning_rate,
             warmup_steps=run.steps // 10,
-            weight_decay=0.01,
             seed=run.seed,
-            dtype="bfloat16",
-            threads=threads,
-            checkpoint_every=max(100, run.steps // 3),
+            bf16=True,
+            save_steps=max(100, run.steps // 3),
         )
         with fastest_attention(run):
-            train(module, ClipBatches({"rows": np.arange(run.clips)}, run.batch_size, run.seed), settings)
-        seconds = _seconds_of(output / run.digest / "log.jsonl", run.batch_size)
+            train_on_numbers(module, ClipBatches({"rows": np.arange(run.clips)}, run.batch_size, run.seed), arguments)
+        seconds = _seconds_of(output / run.digest / "trainer_state.json")
     module.eval()
     result: dict[str, Any] = {**asdict(run), "parameters": parameters, "train_seconds": seconds}
     result["accuracy"] = {name: _accuracy(module, name) for name in TEST_SETS}
@@ -280,17 +273,16 @@ def fastest_attention(run: AblationRun) -> AbstractContextManager:
     return nullcontext() if reads_all else sdpa_kernel(SDPBackend.MATH)
 
 
-def _seconds_of(log: Path, batch_size: int) -> float:
-    """How long a run trained, whether or not it was interrupted."""
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    steps = np.diff([0, *(line["step"] for line in lines)])
-    return float(sum(batch_size * each / line["clips_per_second"] for each, line in zip(steps, lines, strict=True)))
+def _seconds_of(state: Path) -> float:
+    """How long a run trained: where it was interrupted, at the speed of its last part."""
+    content = json.loads(state.read_text())
+    return content["global_step"] / content["log_history"][-1]["train_steps_per_second"]
 
 
 def _accuracy(module: TrainedOnTask, name: str, without: str | None = None) -> dict[str, float]:
     task, done = module.task, 0
 
-    def embed(trunks: dict[str, NeuronTrunk]) -> Tensor:
+    def embed(trunks: dict[str, FirstLook]) -> Tensor:
         nonlocal done
         rows = next(iter(trunks.values())).batch_size
         targets = task.targets[name][done : done + rows]

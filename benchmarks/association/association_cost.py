@@ -49,7 +49,7 @@ def main() -> None:
         for name, module in modules.items():
             started = time.process_time()
             with fastest_attention(ROWS[name]), torch.autocast("cpu", torch.bfloat16):
-                module.train()(rows(repeat))["loss"].backward()
+                module.train()(**rows(repeat))["loss"].backward()
             optimizers[name].step()
             optimizers[name].zero_grad()
             middle = time.process_time()

@@ -13,8 +13,8 @@ from benchmarks.association.association_clips import ATTRIBUTES, VALUES, present
 from benchmarks.association.association_towers import EMBEDDING, SEES, read_words, tower_inputs, tower_specs
 from benchmarks.association.train_association_towers import CLIP_SETS, SEEN_FIELDS
 from modeling_sen.configuration_sen import NeuronSpec, SENConfig
+from modeling_sen.first_look import FirstLook
 from modeling_sen.modeling_sen import SENModel
-from modeling_sen.neuron import NeuronTrunk
 from modeling_sen.training.feature_cache import FeatureCache
 
 TEST_SETS = ("test_3", "test_5", "test_8", "fresh_5", "unseen_pairs")
@@ -91,7 +91,7 @@ class AssociationTask:
         self.targets[name] = torch.from_numpy(target_values(clips["attributes"], clips["sounding"]))
         self.present[name] = torch.from_numpy(present_words(clips["attributes"]))
 
-    def trunks(self, name: str, rows: np.ndarray) -> dict[str, NeuronTrunk]:
+    def trunks(self, name: str, rows: np.ndarray) -> dict[str, FirstLook]:
         """Neuron -> trunk of these clips."""
         found = self.caches[name].trunks(rows)
         wanted = {spec.name: found[spec.name] for spec in self.config.neuron_specs if spec.name != DISTRACTOR}
@@ -112,7 +112,7 @@ class AssociationTask:
 
     @torch.no_grad()
     def accuracy(
-        self, embed: Callable[[dict[str, NeuronTrunk]], Tensor], name: str, batch_size: int = 250
+        self, embed: Callable[[dict[str, FirstLook]], Tensor], name: str, batch_size: int = 250
     ) -> dict[str, float]:
         """Shares of clips answered rightly, by hops: 0 is the colour, 1 the shape, 2 the motion, 3 the name.
 
@@ -157,6 +157,6 @@ class AssociationTask:
         return shares
 
 
-def all_present(trunks: Mapping[str, NeuronTrunk], without: str | None = None) -> dict[str, Tensor]:
+def all_present(trunks: Mapping[str, FirstLook], without: str | None = None) -> dict[str, Tensor]:
     """neuron -> (batch,) bool, with one neuron left out where it is named."""
     return {name: torch.full((trunk.batch_size,), name != without) for name, trunk in trunks.items()}

@@ -124,7 +124,7 @@ class AssociationTowers(nn.Module):
         for name in named:
             self.dense_heads[name].requires_grad_(True)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         embeds, tokens = self.encode(batch, self.trained)
         words = F.normalize(self.words, dim=-1)
         losses = {}

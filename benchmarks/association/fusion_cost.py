@@ -9,6 +9,7 @@ trainable parameters as the association.
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modeling_sen import PRESETS, SENConfig, SENModel, SENProcessor
 from modeling_sen.cost import neuron_cost, neuron_without_weights, one_clip
 from modeling_sen.evaluation.baselines import LateFusion, neuron_tokens
-from modeling_sen.neuron import NeuronTrunk
+from modeling_sen.first_look import FirstLook
 
 HEADS = 4
 
@@ -42,16 +43,17 @@ def fusion_as_large(config: SENConfig, at_least: int) -> LateFusion:
             return fusion
 
 
-def association_flops(model: SENModel, trunks: dict[str, NeuronTrunk], present: dict[str, Tensor]) -> int:
+def association_flops(model: SENModel, trunks: dict[str, FirstLook], present: dict[str, Tensor]) -> int:
     """Of all rounds, without the encoders."""
-    states = {name: trunk.first_state for name, trunk in trunks.items()}
+    states = {name: trunk.state for name, trunk in trunks.items()}
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         summary, _ = model.fusion(states, present)
         for block in model.blocks:
             context = block.distribute(block.integrate(states, present), summary, list(states))
-            if model.config.prompt != "none":
-                block.prompt_tokens(context)
-            states = block.read_answers(states, context)
+            for name, given in context.items():
+                if model.config.prompt != "none":
+                    block.prompting[name].prompt_tokens(given)
+                states[name] = replace(states[name], answers=block.answer_readers[name](given, states[name]))
             summary, _ = model.fusion(states, present)
     return counter.get_total_flops()
 
@@ -65,14 +67,14 @@ def measure(preset: str, folder: Path) -> str:
     trunks, counted = {}, []
     for spec in config.neuron_specs:
         cost = neuron_cost(spec, processor)
-        if cost.unknown or not cost.crown_layers:
+        if cost.unknown or not cost.prompt_depth:
             raise RuntimeError(f"{preset}, {spec.name}: {cost.unknown or 'looks once, it has no crown'}")
         counted.append(cost)
         neuron, _ = neuron_without_weights(spec, processor)
-        _, trunks[spec.name] = neuron.first_look(one_clip(spec, processor))
+        trunks[spec.name] = neuron.first_look(one_clip(spec, processor))
     first = sum(cost.first_pass_flops for cost in counted)
     crowns = sum(cost.round_flops for cost in counted)
-    layer = sum(cost.round_flops / cost.crown_layers for cost in counted)
+    layer = sum(cost.round_flops / cost.prompt_depth for cost in counted)
     present: dict[str, Tensor] = {name: torch.ones(1, dtype=torch.bool, device="meta") for name in trunks}
     with torch.device("meta"):
         model, asked_only = SENModel(config), SENModel(SENConfig.from_dict({**config.to_dict(), "prompt": "none"}))

@@ -22,7 +22,7 @@ from benchmarks.association.association_towers import (
     seen_shares,
     tower_targets,
 )
-from modeling_sen.training.trainer import TrainingSettings, train
+from recipes.sen_tiny.numbered_batches import numbered_arguments, train_on_numbers
 
 # Clips: split, seed, how many, objects in each (None: 3 to 8). Towers and association are trained on different clips.
 CLIP_SETS: dict[str, tuple[str, int, int, int | None]] = {
@@ -36,6 +36,7 @@ CLIP_SETS: dict[str, tuple[str, int, int, int | None]] = {
     "fresh_5": ("test", 15, 1_000, 5),  # on which no choice was made
     "unseen_pairs": ("unseen_pairs", 0, 1_000, 5),
 }
+BATCH_SIZE = 128
 SEEN_FIELDS = ("image", "grey", "log_mel", "legend_ids")
 
 
@@ -107,27 +108,29 @@ def train_stage(output: Path, stage: Stage, threads: int = 1) -> AssociationTowe
         getattr(towers, name).set_attn_implementation("eager")
     held_out = tower_clips(output, "validation")
 
-    def evaluate(module: torch.nn.Module, step: int) -> dict[str, float]:
-        return seen_shares(towers, held_out, stage.towers)
-
-    settings = TrainingSettings(
-        output=str(folder / f"training_{stage.name}"),
-        steps=stage.steps,
-        batch_size=128,
+    clips = tower_clips(output, "towers_two", "towers")
+    two = {name: values[: CLIP_SETS["towers_two"][2]] for name, values in clips.items()}
+    first, later = (ClipBatches(each, BATCH_SIZE, seed=0) for each in (two, clips))
+    # From lists alone, shapes are only learned where there are few to tell apart at first.
+    few_steps = stage.steps // 2 if stage.kind == "global" else 0
+    arguments = numbered_arguments(
+        folder / f"training_{stage.name}",
+        stage.steps,
         learning_rate=2e-3,
         warmup_steps=100,
         weight_decay=0.05,
-        dtype="bfloat16",
-        threads=threads,
-        evaluate_every=200,
-        checkpoint_every=200,
+        bf16=True,
+        eval_strategy="steps",
+        eval_steps=200,
+        save_steps=200,
     )
-    clips = tower_clips(output, "towers_two", "towers")
-    two = {name: values[: CLIP_SETS["towers_two"][2]] for name, values in clips.items()}
-    first, later = (ClipBatches(each, settings.batch_size, seed=0) for each in (two, clips))
-    # From lists alone, shapes are only learned where there are few to tell apart at first.
-    few_steps = stage.steps // 2 if stage.kind == "global" else 0
-    train(towers, lambda step: first(step) if step < few_steps else later(step), settings, evaluate)
+    torch.set_num_threads(threads)
+    train_on_numbers(
+        towers,
+        lambda number: first(number) if number < few_steps else later(number),
+        arguments,
+        lambda module: seen_shares(towers, held_out, stage.towers),
+    )
     save_file(towers.state_dict(), folder / "towers.safetensors")
     return towers
 

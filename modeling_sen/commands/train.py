@@ -1,36 +1,41 @@
 """`sen train`: a SEN from a preset, a checkpoint or sen-tiny, trained on clips with labels or texts.
 
-OUT/train.yaml       the settings, resolved: `sen train --config OUT/train.yaml` is the same run
-OUT/best, OUT/last   checkpoints: SENModel.from_pretrained, `sen classify --model`, ...
-OUT/log.jsonl        loss, learning rate, speed and validation; OUT/curve.png draws them
-OUT/checkpoint-STEP  what an interrupted run goes on from, when the same command is given again
+OUT/train.yaml          the settings, resolved: `sen train --config OUT/train.yaml` is the same run
+OUT/checkpoint-STEP     what an interrupted run goes on from, when the same command is given again
+OUT/best, OUT/last      checkpoints, once the run is finished: SENModel.from_pretrained, `sen classify --model`, ...
+OUT/trainer_state.json  its log; OUT/curve.png draws it
 """
 
 import hashlib
-import inspect
+import json
 import os
-from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from importlib.util import find_spec
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal, NoReturn
 
 import torch
-import typer
+from transformers import EarlyStoppingCallback, HfArgumentParser, IntervalStrategy
+from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.encoding import DEFAULT_TEMPLATE
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.presets import PRESETS, resolve_checkpoint
 from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.training.clip_batches import ClipBatches, ClipInputs
+from modeling_sen.training.clip_dataset import ClipDataset
 from modeling_sen.training.data import LabelledClips, open_clips
-from modeling_sen.training.run_log import plot_log, replace_text
-from modeling_sen.training.tasks import LOSSES, Recognition, Retrieval
-from modeling_sen.training.trainer import FREE_ON_RESUME, TrainingSettings, train
+from modeling_sen.training.tasks import Recognition, Retrieval
+from modeling_sen.training.trainer import SENTrainer, SENTrainingArguments, changed_arguments
 
-TASKS = {"recognition": "label", "retrieval": "text"}  # task -> what each clip has
-CACHE_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+TARGETS = {"recognition": "label", "retrieval": "text"}  # task -> what each clip has
+# Arguments that change no number of a run, by how their names begin: it may be resumed with others.
+FREE_ON_RESUME = (
+    *("output_dir", "log_", "logging_", "save_", "push_to_hub", "hub_", "report_to", "run_name", "project"),
+    *("disable_tqdm", "dataloader_num", "dataloader_pin", "dataloader_persistent", "dataloader_prefetch"),
+)
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -39,14 +44,15 @@ def _setting(default: Any, help: str) -> Any:
 
 @dataclass
 class TrainSettings:
-    """The settings of `sen train`: its flags, and the keys of its YAML file."""
+    """What `sen train` needs beside the arguments of the Trainer: data and model."""
 
-    output: str = _setting(MISSING, "Folder of the run; given again, an interrupted run goes on.")
     train: str = _setting(
-        MISSING,
+        "",
         "Training clips: a folder, a csv, jsonl or parquet table, world:SPLIT?num=N, or a data set's id on the Hub.",
     )
-    task: str = _setting("recognition", "recognition (clips with labels) or retrieval (clips with texts).")
+    task: Literal["recognition", "retrieval"] = _setting(
+        "recognition", "recognition (clips with labels) or retrieval (clips with texts)."
+    )
     validation: str | None = _setting(None, "Validation clips, in any of these forms.")
     model: str = _setting("sen-tiny", "A preset, a checkpoint folder or Hub id of a SEN, or sen-tiny.")
     train_split: str = _setting("train", "Split of a Hub data set, or sub-folder, that is trained on.")
@@ -57,43 +63,39 @@ class TrainSettings:
         default_factory=lambda: [DEFAULT_TEMPLATE],
         metadata={"help": "Texts with {} for the label; several are averaged."},
     )
-    loss: str = _setting("contrastive", f"Of retrieval: {', '.join(LOSSES)}.")
-    epochs: float = _setting(10.0, "How often each clip is seen.")
-    steps: int | None = _setting(None, "Optimiser steps, in the place of epochs.")
-    batch_size: int = _setting(32, "Clips of an optimiser step, over all processes.")
-    gradient_accumulation: int = _setting(1, "Parts in which a batch is computed, one after the other.")
-    learning_rate: float = _setting(1e-3, "Peak of the schedule: linear warm-up, then a cosine to zero.")
-    warmup: float = _setting(0.1, "Share of the steps that warm up.")
-    weight_decay: float = _setting(0.01, "Of matrices.")
-    dtype: str = _setting("float32", "float32, or bfloat16 for mixed precision.")
-    seed: int = _setting(0, "Of new weights and the order of clips.")
-    evaluate_every: int | None = _setting(None, "Steps between validations; by default an epoch.")
-    checkpoint_every: int = _setting(200, "Steps between checkpoints.")
-    log_every: int = _setting(20, "Steps between lines of the log.")
-    patience: int | None = _setting(None, "Stop after so many validations without a better one.")
-    num_workers: int = _setting(0, "Processes that decode ahead.")
+    loss: Literal["contrastive", "sigmoid", "gram"] = _setting("contrastive", "Of retrieval.")
+    early_stopping_patience: int | None = _setting(None, "Stop after so many validations without a better one.")
     cache: str | None = _setting(
         None, "Folder of cached trunks: built first, then no video is decoded and no trunk is run."
     )
-    cache_dtype: str = _setting("bfloat16", "Of what is cached: float32, float16 or bfloat16.")
+    cache_dtype: Literal["bfloat16", "float16", "float32"] = _setting("bfloat16", "Of what is cached.")
     skip_unreadable: bool = _setting(
         False, "Leave out clips that cannot be read, and say how many; else they are an error."
     )
-    tracker: str | None = _setting(None, "Log to tensorboard, wandb or another tracker of accelerate too.")
 
-    def __post_init__(self):
-        for name, known in (("task", TASKS), ("loss", LOSSES), ("cache_dtype", CACHE_TYPES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(known)}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is {self.warmup}, expected a share from 0 to below 1")
-        if not self.templates or not all("{}" in template for template in self.templates):
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ValueError("expected --train, or train in the file given as --config")
+        if not all("{}" in template for template in self.templates):
             raise ValueError(f"templates: expected texts with {{}} for the label, found {self.templates}")
-        if self.patience is not None and self.validation is None:
-            raise ValueError("patience needs validation clips")
+        if self.early_stopping_patience is not None and self.validation is None:
+            raise ValueError("early_stopping_patience needs validation clips")
 
 
-def train_sen(settings: TrainSettings) -> Path:
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)  # one line, without the usage of some 150 flags
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Trains as the command line says. Run again after an interruption, it goes on where it was."""
+    settings, training = read_arguments(arguments)
+    chosen = train_sen(settings, training)
+    if training.process_index == 0:
+        print(f"{chosen}: load it with SENModel.from_pretrained, or name it to sen classify --model")
+
+
+def train_sen(settings: TrainSettings, training: SENTrainingArguments) -> Path:
     """Trains, or goes on with what was interrupted, in one process or in each of those that torchrun starts.
 
     Returns:
@@ -101,64 +103,70 @@ def train_sen(settings: TrainSettings) -> Path:
 
     Raises:
         ValueError, OSError: wrong settings or data; a clip that cannot be read; the folder of a run with other settings.
-        ImportError: the extra `train` is missing.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        raise ImportError("training needs the extra `train`: pip install 'modeling-sen[train]'") from error
-    state, output = PartialState(cpu=not torch.accelerator.is_available()), Path(settings.output)
-    data = {"train": _open(settings, settings.train, settings.train_split)}
+    output = Path(training.output_dir or "")
+    target = TARGETS[settings.task]
+    clips = [open_clips(settings.train, target, settings.train_split, settings.video_column, settings.target_column)]
     if settings.validation is not None:
-        data["validation"] = _open(settings, settings.validation, settings.validation_split)
+        clips.append(
+            open_clips(
+                settings.validation, target, settings.validation_split, settings.video_column, settings.target_column
+            )
+        )
     output.mkdir(parents=True, exist_ok=True)
-    _check_and_write(settings, data, output / "train.yaml", state.is_main_process)
+    _check_and_write(settings, training, clips, output / "train.yaml")
+    chosen = output / ("last" if settings.validation is None else "best")
+    if (output / "last").exists():  # it is written when all else is
+        return chosen
 
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(training.seed)
     model, processor = load_sen(settings.model)
-    model.to(state.device)
+    model.to(training.device)  # type: ignore[arg-type]
     unreadable = output / "unreadable.txt" if settings.skip_unreadable else None
-    inputs = {name: ClipInputs(clips, processor, unreadable) for name, clips in data.items()}
+    starts = (0, len(clips[0]))
+    datasets = [ClipDataset(each, processor, start, unreadable) for each, start in zip(clips, starts, strict=False)]
     if settings.cache is not None:
-        for each in inputs.values():
-            each.use_cache(model, settings.cache, CACHE_TYPES[settings.cache_dtype])
-    module: Recognition | Retrieval
+        for each in datasets:
+            each.use_cache(model, settings.cache, getattr(torch, settings.cache_dtype))
+    task: Recognition | Retrieval
     if settings.task == "recognition":
-        module = Recognition(model, processor, inputs["train"], inputs.get("validation"), settings.templates)
+        task = Recognition(model, processor, datasets, settings.templates)
     else:
-        module = Retrieval(model, processor, inputs["train"], inputs.get("validation"), settings.loss)
-    if inputs["train"].cache is not None:
-        inputs["train"].cache.drop_trunks()
-    batches = ClipBatches(
-        inputs["train"],
-        settings.batch_size,
-        settings.seed,
-        settings.gradient_accumulation,
-        state.process_index,
-        state.num_processes,
+        task = Retrieval(model, processor, datasets, settings.loss)
+    if datasets[0].cache is not None:
+        datasets[0].cache.drop_trunks()
+    training.label_names = ["rows"]  # which `measure` gets with the embeddings
+    callbacks = []
+    if settings.validation is not None:
+        _validate_and_keep_the_best(training, task.metric)
+        if settings.early_stopping_patience is not None:
+            callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
+    trainer = SENTrainer(
+        model,
+        training,
+        task=task,
+        data_collator=datasets[0].collate,
+        train_dataset=datasets[0],
+        eval_dataset=datasets[1] if datasets[1:] else None,
+        compute_metrics=task.measure,
+        processing_class=processor,
+        callbacks=callbacks,
     )
-
-    def save(folder: Path) -> None:
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-
-    validates = settings.validation is not None
-    train(
-        module,
-        batches,
-        _training_settings(settings, batches.steps_per_epoch, module.metric if validates else None),
-        (lambda *_: module.evaluate()) if validates else None,
-        save,
-        [] if settings.tracker is None else [settings.tracker],
-    )
-    if state.is_main_process:
-        if find_spec("matplotlib") is not None:
-            plot_log(output / "log.jsonl", output / "curve.png")
-        if unreadable is not None and unreadable.exists():
-            count = len(set(unreadable.read_text().splitlines()))
-            print(f"{count} clips could not be read and were left out: {unreadable}")
-    return output / ("best" if validates else "last")
+    trainer.resume()
+    trainer.save_state()
+    for name, checkpoint in (
+        ("best", trainer.state.best_model_checkpoint),
+        ("last", get_last_checkpoint(str(output))),
+    ):
+        if checkpoint is not None:
+            trainer._load_from_checkpoint(checkpoint)
+        if checkpoint is not None or name == "last":
+            trainer.save_whole(output / name)
+    if unreadable is not None and unreadable.exists() and training.process_index == 0:
+        count = len(set(unreadable.read_text().splitlines()))
+        print(f"{count} clips could not be read and were left out: {unreadable}")
+    return chosen
 
 
 def load_sen(model: str) -> tuple[SENModel, SENProcessor]:
@@ -178,119 +186,98 @@ def load_sen(model: str) -> tuple[SENModel, SENProcessor]:
     return loaded, SENProcessor.from_pretrained(folder)
 
 
-def _open(settings: TrainSettings, source: str, split: str) -> LabelledClips:
-    return open_clips(source, TASKS[settings.task], split, settings.video_column, settings.target_column)
+def _validate_and_keep_the_best(training: SENTrainingArguments, metric: str) -> None:
+    """Where nothing else is asked for: validates after each epoch, and the task's own metric says what is best."""
+    if training.eval_strategy == IntervalStrategy.NO:
+        training.eval_strategy = IntervalStrategy.EPOCH
+    if training.metric_for_best_model is None:
+        training.metric_for_best_model, training.greater_is_better = metric, True
+    training.load_best_model_at_end = True
+    if training.save_total_limit == 1:  # of which the Trainer would leave the best one only
+        training.save_total_limit = 2
 
 
-def _training_settings(settings: TrainSettings, steps_per_epoch: int, metric: str | None) -> TrainingSettings:
-    steps = settings.steps or max(1, round(settings.epochs * steps_per_epoch))
-    return TrainingSettings(
-        output=settings.output,
-        steps=steps,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        warmup_steps=round(settings.warmup * steps),
-        weight_decay=settings.weight_decay,
-        gradient_accumulation=settings.gradient_accumulation,
-        seed=settings.seed,
-        dtype=settings.dtype,
-        num_workers=settings.num_workers,
-        log_every=settings.log_every,
-        evaluate_every=settings.evaluate_every or steps_per_epoch,
-        checkpoint_every=settings.checkpoint_every,
-        metric=metric,
-        patience=settings.patience,
-    )
-
-
-def _check_and_write(settings: TrainSettings, data: dict[str, LabelledClips], path: Path, is_main: bool) -> None:
+def _check_and_write(
+    settings: TrainSettings, training: SENTrainingArguments, clips: Sequence[LabelledClips], path: Path
+) -> None:
     """Writes train.yaml, after a check that a run that is there already had the same settings and the same clips."""
     import yaml
 
-    wanted = asdict(settings)
-    for name, clips in data.items():
-        content = "\n".join(f"{key}\t{target}" for key, target in zip(clips.keys, clips.targets, strict=True))
+    wanted: dict[str, Any] = {**asdict(settings), **changed_arguments(training)}
+    for name, each in zip(("train", "validation"), clips, strict=False):
+        content = "\n".join(f"{key}\t{target}" for key, target in zip(each.keys, each.targets, strict=True))
         wanted[f"{name}_sha256"] = hashlib.sha256(content.encode()).hexdigest()
     if path.exists():
         found = yaml.safe_load(path.read_text())
-        for name, value in wanted.items():
-            if name not in (*FREE_ON_RESUME, "tracker") and found.get(name) != value:
+        for name in dict.fromkeys([*wanted, *found]):
+            before, now = (repr(each[name]) if name in each else "its default" for each in (found, wanted))
+            if before != now and not name.startswith(FREE_ON_RESUME):
                 raise ValueError(
-                    f"{path}: the run was started with {name} = {found.get(name)!r} and cannot be resumed with {value!r}; "
+                    f"{path}: the run was started with {name} = {before} and cannot be resumed with {now}; "
                     "use the same settings or another folder"
                 )
-    if is_main:
-        replace_text(path, yaml.safe_dump(wanted, sort_keys=False))
+    if training.process_index == 0:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(yaml.safe_dump(wanted, sort_keys=False))
+        os.replace(temporary, path)
 
 
-def read_settings(config: Path | None, flags: dict[str, Any]) -> TrainSettings:
-    """Settings from a YAML file and flags, which win.
+def read_arguments(arguments: Sequence[str]) -> tuple[TrainSettings, SENTrainingArguments]:
+    """Settings from flags and from the YAML file that `--config` names; flags win.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unknown settings, values of the wrong kind, or none of those that have no default.
+        ValueError: unknown settings, values of the wrong kind, no training clips.
     """
+    parser = _Parser(
+        [TrainSettings, SENTrainingArguments],  # type: ignore[list-item]
+        prog="sen train",
+        description="Train a SEN on clips with labels or texts. Run again after an interruption, it goes on where it was. "
+        "Several processes: torchrun --nproc_per_node 2 -m modeling_sen.commands.train ...",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=Path, help="YAML file of settings by name; flags win.")
+    config = parser.parse_known_args(arguments)[0].config
+    if config is not None:
+        in_file = _flags_of_file(config, parser)
+        try:
+            parser.parse_args(in_file)
+        except ValueError as error:
+            raise ValueError(f"{config}: {error}") from error
+        arguments = [*in_file, *arguments]
+    settings, training, _, unknown = parser.parse_args_into_dataclasses(
+        arguments, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        raise ValueError(f"unknown arguments {' '.join(unknown)}; `sen train --help` lists all")
+    return settings, training
+
+
+def _flags_of_file(path: Path, parser: HfArgumentParser) -> list[str]:
+    """The settings in a file as flags; null stands for the default."""
     import yaml
 
-    settings: dict[str, Any] = {}
-    if config is not None:
-        try:
-            settings = yaml.safe_load(config.read_text()) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{config}: expected YAML ({' '.join(str(error).split())})") from error
-        if not isinstance(settings, dict):
-            raise ValueError(f"{config}: expected settings by name, found {type(settings).__name__}")
-    known = {each.name: each for each in fields(TrainSettings)}
-    settings = {name: value for name, value in settings.items() if not name.endswith("_sha256")}
-    if unknown := sorted(set(settings) - set(known)):
-        raise ValueError(f"{config}: unknown settings {', '.join(unknown)}; known are {', '.join(known)}")
-    for name, value in settings.items():
-        kinds: Any = known[name].type
-        if kinds == list[str]:
-            kinds = list
-        if isinstance(value, int) and not isinstance(value, bool) and kinds is float:
-            settings[name] = float(value)
-        elif not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
-            raise ValueError(f"{config}: {name} is {value!r}, expected {getattr(kinds, '__name__', kinds)}")
-    settings |= {name: value for name, value in flags.items() if value not in (None, [])}
-    for name, each in known.items():
-        if each.default is MISSING and each.default_factory is MISSING and name not in settings:
-            raise ValueError(f"expected --{name}, or {name} in the file given as --config")
-    return TrainSettings(**settings)
-
-
-def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command a flag for each setting, all `None` where they are not given, so that a file's value stays."""
-    parameters = [inspect.signature(command).parameters["config"]]
-    for each in fields(TrainSettings):
-        default = each.default_factory() if each.default_factory is not MISSING else each.default
-        shown = (
-            None if default in (MISSING, None, False) else str(default[0] if isinstance(default, list) else default)
-        )
-        option = typer.Option(help=each.metadata["help"], show_default=shown or False)
-        kind: Any = each.type | None  # type: ignore[operator]
-        parameters.append(
-            inspect.Parameter(
-                each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
-            )
-        )
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
-    return command
-
-
-@_with_flags
-def run(
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings by name; flags win.")] = None, **flags: Any
-) -> None:
-    """Train a SEN on clips with labels or texts. Run again after an interruption, it goes on where it was.
-
-    Several processes: torchrun --nproc_per_node 2 -m modeling_sen.commands.train --output OUT ...
-    """
-    chosen = train_sen(read_settings(config, flags))
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(f"{chosen}: load it with SENModel.from_pretrained, or name it to sen classify --model")
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected settings by name, found {type(content).__name__}")
+    actions, flags = parser._option_string_actions, []
+    for name, value in content.items():
+        if value is None or value == [] or str(name).endswith("_sha256"):  # checksums of the clips, to resume by
+            continue
+        if f"--{name}" not in actions:
+            near = get_close_matches(str(name), [each.removeprefix("--") for each in actions], n=1)
+            raise ValueError(f"{path}: unknown setting {name!r}{f'; did you mean {near[0]}?' if near else ''}")
+        if isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)]
+        elif value is True and actions[f"--{name}"].nargs == "?":
+            flags.append(f"--{name}")
+        else:
+            flags.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return flags
 
 
 if __name__ == "__main__":
-    typer.run(run)
+    run(sys.argv[1:])

@@ -1,377 +1,303 @@
-"""The package's one trainer: it trains any module whose call on a batch returns a loss.
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The package's one trainer: Transformers' `Trainer`, and what it lacks.
 
-A batch is a pure function of its number (`batch_at(number)`), so are learning rate and random state of their step, and
-weights, optimiser and early stopping are saved together; so a run interrupted and resumed equals the uninterrupted one bit
-for bit on CPU.
+A checkpoint folder appears whole or not at all, Ctrl-C ends a run after a step with a checkpoint, an interrupted run
+continues bit for bit on CPU, measures are taken over the whole validation set, and the best model is always saved.
 """
 
-import json
 import math
 import os
 import shutil
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields
-from itertools import islice
+from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from transformers import SchedulerType, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, sort_checkpoints
 
-from modeling_sen.training.run_log import RunLog, replace_text
+from modeling_sen.training.curve import draw_curve
 
-Batch = Mapping[str, torch.Tensor]
-BatchAt = Callable[[int], Batch]
-Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
-Save = Callable[[Path], None]
-
-# What may differ between the two parts of a resumed run: none of it changes a number that training computes.
-FREE_ON_RESUME = ("output", "num_workers", "log_every", "checkpoint_every")
+UNFINISHED = ".unfinished"  # in the folder of a run: a checkpoint that is being written, or removed
+Task = Callable[[nn.Module, Mapping[str, Any]], Mapping[str, Any]]
+Measure = Callable[[nn.Module], Mapping[str, float]]
 
 
-@dataclass
-class TrainingSettings:
-    """How to train. Saved as `settings.json` in `output`; a run is only resumed with the settings it was started with.
-
-    Attributes:
-        output: folder of the run: settings.json, log.jsonl and the last checkpoint.
-        steps: optimiser steps in all.
-        batch_size: clips of a step, over all processes; told to the log, the batches themselves come from `batch_at`.
-        learning_rate: peak of the schedule: linear warm-up over `warmup_steps`, then a cosine to zero at `steps`.
-        weight_decay: AdamW's, on matrices only (norms, biases and scalars are not decayed).
-        gradient_clip: largest norm of the gradient over all trainable weights.
-        gradient_accumulation: batches whose gradients make one step: step s takes those from s * gradient_accumulation on.
-        seed: seeds torch, anew for each step and process; data that depend on a seed get it from the caller.
-        dtype: "float32", or "bfloat16" to run forward passes under autocast; weights stay float32.
-        threads: torch threads of the training process; None leaves torch's choice.
-        num_workers: processes that prepare batches ahead; 0 prepares them in the training process.
-        log_every, evaluate_every, checkpoint_every: steps between log lines, evaluations and checkpoints.
-        metric: which number of `evaluate` says what is best; larger is better.
-        patience: stop after so many evaluations in a row without a better `metric`; None trains on.
-    """
-
-    output: str
-    steps: int
-    batch_size: int
-    learning_rate: float = 1e-3
-    warmup_steps: int = 0
-    weight_decay: float = 0.05
-    gradient_clip: float = 1.0
-    gradient_accumulation: int = 1
-    seed: int = 0
-    dtype: str = "float32"
-    threads: int | None = None
-    num_workers: int = 0
-    log_every: int = 20
-    evaluate_every: int = 1000
-    checkpoint_every: int = 500
-    metric: str | None = None
-    patience: int | None = None
-
-    def __post_init__(self):
-        counts = ("steps", "batch_size", "gradient_accumulation", "log_every", "evaluate_every", "checkpoint_every")
-        for name in (*counts, *(["patience"] if self.patience is not None else [])):
-            if getattr(self, name) < 1:
-                raise ValueError(f"TrainingSettings.{name} is {getattr(self, name)}, expected at least 1")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f'TrainingSettings.dtype is {self.dtype!r}, expected "float32" or "bfloat16"')
-        if self.patience is not None and self.metric is None:
-            raise ValueError(
-                "TrainingSettings.patience needs a metric: which number of the validation is to get better"
-            )
-
-    def learning_rate_at(self, step: int) -> float:
-        """Learning rate of step 0..steps-1."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+def _changed(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass
-class Progress:
-    """How far a run is: steps done, and what early stopping knows."""
+class SENTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with defaults that suit an association over frozen towers."""
 
-    step: int = 0
-    best: float | None = None
-    evaluations_since_best: int = 0
+    per_device_train_batch_size: int = _changed(32, "Clips of a batch in each process.")
+    per_device_eval_batch_size: int = _changed(32, "Clips of a validation batch in each process.")
+    num_train_epochs: float = _changed(10.0, "How often each clip is seen.")
+    learning_rate: float = _changed(1e-3, "Peak of the schedule.")
+    lr_scheduler_type: SchedulerType | str = field(default="cosine", metadata={"help": "Schedule after the warm-up."})
+    warmup_steps: float = _changed(0.1, "Steps of the linear warm-up; below 1 a share of all steps.")
+    weight_decay: float = _changed(0.01, "AdamW's, of matrices only: no biases, norms and scalars.")
+    logging_steps: float = _changed(20, "Steps between two logged losses.")
+    # The filter would hide a loss that is not finite; the trainer stops at one.
+    logging_nan_inf_filter: bool = _changed(
+        False, "Log the mean of the other losses in the place of NaN and infinity."
+    )
+    save_steps: float = _changed(200, "Steps between two checkpoints.")
+    save_total_limit: int | None = _changed(2, "Checkpoints to keep; the best one and the newest always stay.")
+    dataloader_drop_last: bool = _changed(
+        True, "Leave out what remains of an epoch, so that all batches have one size; validation has all clips."
+    )
+    # Patience is part of the state of a run.
+    restore_callback_states_from_checkpoint: bool = _changed(True, "Continue early stopping where it was.")
+
+    def __post_init__(self) -> None:
+        # Without `use_cpu`, processes on CPUs do not find each other, and bf16 is refused.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        super().__post_init__()
+        # Several GPUs are for several processes: `DataParallel` would cut class texts and cached trunks in pieces.
+        self._n_gpu = min(self._n_gpu, 1)
 
 
-def train(
-    model: nn.Module,
-    batch_at: BatchAt,
-    settings: TrainingSettings,
-    evaluate: Evaluate | None = None,
-    save: Save | None = None,
-    trackers: Sequence[Any] = (),
-) -> None:
-    """Trains the parameters of `model` that require a gradient, in place, from the last checkpoint where there is one.
+def changed_arguments(arguments: SENTrainingArguments) -> dict[str, Any]:
+    """Arguments that differ from the defaults of Transformers or of this package, as plain values; tokens are left out."""
+    values, changed = arguments.to_dict(), {}
+    ours = {each.name: each.default for each in fields(SENTrainingArguments)}
+    for each in fields(TrainingArguments):
+        value = values.get(each.name)
+        defaults = [getattr(default, "value", default) for default in (each.default, ours[each.name])]
+        # What is empty or off was not asked for, or is implied by another argument.
+        is_empty = value in (None, [], {}, "") or (value is False and defaults[0] is None)
+        if not is_empty and any(value != default for default in defaults) and not each.name.endswith("_token"):
+            changed[each.name] = value
+    return changed
 
-    In several processes (torchrun, any launcher of accelerate) gradients are averaged over them; process 0 writes all files.
+
+class SENTrainer(Trainer):
+    """Trains any module that returns a loss: a SEN, its heads, fusion baselines, towers.
 
     Args:
-        model: `model(batch)` returns a dict with "loss" (a scalar tensor) and any further scalars, which are logged.
-        batch_at: a batch by its number, a dict of tensors. Must depend on the number only, never on earlier calls; each
-            process gives its own share of it.
-        settings: see TrainingSettings.
-        evaluate: called as `evaluate(model, steps_done)` every `evaluate_every` steps and at the end, in eval mode
-            without gradients, by every process; what it returns, the same in all, is logged under "validation".
-        save: called with a folder to write the model to: `output`/last with each checkpoint, and `output`/best after each
-            evaluation that is the best so far by `settings.metric`.
-        trackers: what else to log to: names that accelerate knows ("tensorboard", "wandb", ...) or its `GeneralTracker`s.
-
-    Raises:
-        ValueError: `settings.output` holds a run with other settings or other weights, the loss is not finite, the
-            validation lacks the metric, or a tracker is unknown or not installed.
-        KeyboardInterrupt: after Ctrl-C, once the step is finished and a checkpoint written.
-        ImportError: accelerate is not installed.
+        task: gives a batch to the model, and returns at least `loss`, where that is more than `model(**batch)` (see
+            `training/tasks.py`).
+        measure: called with the model at each evaluation, in every process, without gradients; what it returns, the same in
+            all processes, is part of the metrics, with the prefix `eval_`.
+        args, kwargs: as of `Trainer`.
     """
-    try:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
-        from accelerate.utils import send_to_device
-    except ImportError as error:
-        raise ImportError("training needs the extra `train`: pip install 'modeling-sen[train]'") from error
 
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    output = Path(settings.output)
-    # A neuron that no clip of a batch has inputs for leaves its weights without gradients.
-    parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # without saying so, processes on CPUs would not know of each other
-        log_with=list(trackers) or None,
-        project_dir=output,
-        kwargs_handlers=[parallel],
-    )
-    if len(accelerator.log_with) < len(trackers):
-        found = [str(each) for each in accelerator.log_with]
-        raise ValueError(f"trackers: of {list(trackers)} only {found} are installed")
-    output.mkdir(parents=True, exist_ok=True)
-    is_main = accelerator.is_main_process
-    _check_and_write_settings(settings, output / "settings.json", is_main)
+    args: TrainingArguments
+    model: Any  # the Trainer's own type allows None, which it never is
 
-    model.to(accelerator.device)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, settings.weight_decay), lr=settings.learning_rate)
-    state = _load_checkpoint(model, optimizer, output)
-    start = state.step
-    log = RunLog(output / "log.jsonl", start) if is_main else None
-    if start >= settings.steps or _is_over(state, settings):
-        return
-    trained_model, optimizer = accelerator.prepare(model, optimizer)
-    if trackers:
-        known = {name: value for name, value in asdict(settings).items() if value is not None}
-        accelerator.init_trackers("sen", config=known)
+    def __init__(self, *args: Any, task: Task | None = None, measure: Measure | None = None, **kwargs: Any):
+        self.task, self.measure = task, measure
+        self._interrupted = threading.Event()
+        self._is_saving = False
+        if measure is not None and kwargs.get("eval_dataset") is None:
+            kwargs["eval_dataset"] = range(0)  # without one the Trainer does not evaluate
+        super().__init__(*args, **kwargs)
+        self.add_callback(_StopAfterStep(self._interrupted))
 
-    def write(values: Mapping[str, Any], flat: Mapping[str, float]) -> None:
-        if log is not None:
-            log.write(done, values)
-        accelerator.log(dict(flat), step=done)
+    # --- a run -------------------------------------------------------------------------------------------------------
 
-    progress = tqdm(total=settings.steps, initial=start, unit="step", dynamic_ncols=True, disable=not is_main)
-    with _interrupt_flag() as interrupted:
-        logged_at, logged_step = time.perf_counter(), start
-        for step, batches in _batches(batch_at, start, settings):
-            trained_model.train()
-            torch.manual_seed(_random_seed(settings.seed, step, accelerator.process_index))
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate_at(step)
-            parts: list[Mapping[str, torch.Tensor]] = []
-            for batch in batches:
-                is_last = len(parts) + 1 == settings.gradient_accumulation
-                with nullcontext() if is_last else accelerator.no_sync(trained_model):
-                    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
-                        parts.append(trained_model(send_to_device(batch, accelerator.device)))
-                    accelerator.backward(parts[-1]["loss"] / settings.gradient_accumulation)
-            accelerator.clip_grad_norm_(trained_model.parameters(), settings.gradient_clip)
-            optimizer.step()
-            optimizer.zero_grad()
+    def resume(self) -> Any:
+        """Trains from the last checkpoint in `output_dir`, or from the start where there is none.
 
-            done = state.step = step + 1
-            progress.update()
-            is_end = done == settings.steps
-            if done % settings.log_every == 0 or is_end:
-                metrics = {
-                    name: float(
-                        accelerator.reduce(torch.stack([part[name].detach() for part in parts]).mean(), "mean")
-                    )
-                    for name in parts[0]
-                }
-                if not math.isfinite(metrics["loss"]):
-                    raise ValueError(
-                        f"{output}: the loss is {metrics['loss']} at step {done}, expected a finite number"
-                    )
-                now = time.perf_counter()
-                speed = settings.batch_size * (done - logged_step) / (now - logged_at)
-                logged_at, logged_step = now, done
-                metrics |= {"learning_rate": settings.learning_rate_at(step), "clips_per_second": speed}
-                write(metrics, metrics)
-                progress.set_postfix(loss=f"{metrics['loss']:.3f}", clips=f"{speed:.0f}/s")
-            if evaluate is not None and (done % settings.evaluate_every == 0 or is_end):
-                trained_model.eval()
-                with torch.no_grad():
-                    validation = dict(evaluate(model, done))
-                write({"validation": validation}, {f"validation/{name}": value for name, value in validation.items()})
-                if is_main:
-                    shown = "  ".join(f"{name} {value:.4f}" for name, value in validation.items())
-                    progress.write(f"step {done}: {shown}")
-                if _is_best(state, validation, settings) and save is not None and is_main:
-                    save(output / "best")
-                logged_at, logged_step = time.perf_counter(), done
-            is_end = is_end or _is_over(state, settings)
-            if is_main and (done % settings.checkpoint_every == 0 or is_end or interrupted.is_set()):
-                if save is not None:
-                    save(output / "last")
-                _save_checkpoint(model, optimizer, state, output)
-            if interrupted.is_set():
-                raise KeyboardInterrupt(f"stopped after step {done}; the same call resumes from {output}")
-            if is_end:
-                break
-    progress.close()
-    if trackers:
-        accelerator.end_training()
+        Returns:
+            as of `train`; `None` where the run was finished before, whose weights are loaded then.
+        """
+        folder = str(self.args.output_dir)
+        checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+        if checkpoint is None:
+            return self.train()
+        state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
+        if not state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+            return self.train(resume_from_checkpoint=checkpoint)
+        self._load_from_checkpoint(checkpoint)
+        self.state = state
+        return None
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As of `Trainer`; afterwards `output_dir`/curve.png shows the log, where matplotlib is installed.
 
-def _is_best(state: Progress, validation: Mapping[str, float], settings: TrainingSettings) -> bool:
-    """Counts an evaluation, and says whether it is the best so far."""
-    if settings.metric is None:
-        return False
-    if settings.metric not in validation:
-        raise ValueError(f"metric: the validation has no {settings.metric!r}, only {', '.join(validation)}")
-    value = validation[settings.metric]
-    if state.best is not None and not value > state.best:
-        state.evaluations_since_best += 1
-        return False
-    state.best, state.evaluations_since_best = value, 0
-    return True
+        Raises:
+            KeyboardInterrupt: after Ctrl-C, once a step is finished and a checkpoint is written.
+            ValueError: the loss is not finite; fewer clips than a batch; nothing to train.
+        """
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise ValueError(f"{type(self.model).__name__} has no parameter that requires a gradient, expected some")
+        # Of several processes each would stop at a step of its own, and wait for the others for ever.
+        with _flag_on_interrupt(self._interrupted) if self.args.world_size == 1 else nullcontext():
+            output = super().train(*args, **kwargs)
+        if self.is_world_process_zero() and find_spec("matplotlib") is not None:
+            draw_curve(self.state.log_history, Path(str(self.args.output_dir)) / "curve.png")
+        return output
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Matrices: norms, biases, gates and scales are not decayed."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
 
-def _is_over(state: Progress, settings: TrainingSettings) -> bool:
-    """Whether patience has run out."""
-    return settings.patience is not None and state.evaluations_since_best >= settings.patience
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: the estimate of `Trainer` knows neither frozen towers nor cached trunks."""
+        return 0
 
+    # --- data --------------------------------------------------------------------------------------------------------
 
-def _random_seed(seed: int, step: int, process: int) -> int:
-    return int(np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)[0])
-
-
-def _batches(batch_at: BatchAt, start: int, settings: TrainingSettings) -> Iterator[tuple[int, Iterator[Batch]]]:
-    """Yields (step, its batches) from `start` on, in order, prepared ahead by worker processes where asked."""
-    each = settings.gradient_accumulation
-    loader = DataLoader(
-        _BatchPerNumber(batch_at),
-        batch_size=None,
-        sampler=range(start * each, settings.steps * each),
-        num_workers=settings.num_workers,
-        worker_init_fn=_prepare_worker,
-        # A generator of its own: the loader draws a base seed, which must not come from the training's random state.
-        generator=torch.Generator(),
-    )
-    made = map(_raised, loader)
-    for step in range(start, settings.steps):
-        yield step, islice(made, each)
-
-
-class _BatchPerNumber(Dataset):
-    def __init__(self, batch_at: BatchAt):
-        self.batch_at = batch_at
-
-    def __getitem__(self, number: int) -> Batch | Exception:
+    def _get_dataloader(
+        self, dataset: Any, description: str, *args: Any, is_training: bool = False, **kwargs: Any
+    ) -> Any:
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training  # validation has all clips
         try:
-            return self.batch_at(number)
-        except Exception as error:  # handed on as it is: the loader would bury its message under a traceback
-            return error
+            kwargs["is_training"] = is_training
+            loader = super()._get_dataloader(dataset, description, *args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+        if is_training and not len(loader):
+            size = self.args.per_device_train_batch_size * self.args.world_size
+            raise ValueError(f"a batch has {size} clips, but there are only {len(dataset)} to train on")
+        return loader
+
+    def get_batch_samples(self, *args: Any) -> Any:
+        """As of `Trainer`; an error in a worker keeps its own message."""
+        try:
+            return super().get_batch_samples(*args)
+        except Exception as error:
+            # A `DataLoader` raises the same type, the message at the end of the worker's whole traceback.
+            trace, found, message = str(error).rpartition(f"\n{type(error).__name__}: ")
+            if not found or "DataLoader worker" not in trace:
+                raise
+            raise type(error)(message.strip()) from error
+
+    # --- loss and measures -------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if self.task is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = self.task(model, inputs)
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        kwargs["metric_key_prefix"] = metric_key_prefix
+        output: Any = super().evaluation_loop(*args, **kwargs)
+        if self.measure is not None:
+            self.model.eval()  # no batch may have done so
+            with torch.no_grad():
+                measured = self.measure(self.model)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in measured.items()})
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self._check_finite(logs.get("loss", 0.0))
+        super().log(logs, start_time)
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"{self.args.output_dir}: the loss is {loss} at step {self.state.global_step}, expected a finite number"
+            )
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        is_best = super()._determine_best_metric(metrics, trial)
+        if is_best and self.args.save_strategy != "no":
+            self.control.should_save = True  # whatever `save_steps` says: a best model that is not saved is lost
+        return is_best
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, UNFINISHED) if self._is_saving else folder
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As of `Trainer`; the folder is written beside its place and moved there when it is whole."""
+        self._check_finite(self._tr_loss.item())
+        run, name = Path(self._get_output_dir(trial)), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        unfinished, target = run / UNFINISHED, run / name
+        if self.args.should_save:
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a save that was killed
+        self.accelerator.wait_for_everyone()
+        self._is_saving = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._is_saving = False
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(target)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self.state.save_to_json(str(unfinished / name / TRAINER_STATE_NAME))  # with the final path of the best
+            shutil.rmtree(target, ignore_errors=True)  # of the same step
+            os.replace(unfinished / name, target)
+            shutil.rmtree(unfinished)
+            self._remove_old_checkpoints(run)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(target))
+
+    def save_whole(self, folder: Path) -> None:
+        """`save_model` to a folder of its own, which appears whole or not at all."""
+        unfinished = folder.with_name(UNFINISHED)
+        self.save_model(str(unfinished / folder.name))
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(unfinished / folder.name, folder)
+            shutil.rmtree(unfinished)
+        self.accelerator.wait_for_everyone()
+
+    def _remove_old_checkpoints(self, run: Path) -> None:
+        """By `save_total_limit`, as `rotate_checkpoints` does, but a folder disappears whole too."""
+        checkpoints, limit = sort_checkpoints(str(run)), self.args.save_total_limit
+        if not limit or limit < 0:
+            return
+        kept = {checkpoints[-1], self.state.best_model_checkpoint} - {None}
+        old = [each for each in checkpoints if each not in kept]
+        for each in old[: max(0, len(checkpoints) - max(limit, len(kept)))]:
+            os.replace(each, run / UNFINISHED)
+            shutil.rmtree(run / UNFINISHED)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        self.accelerator.wait_for_everyone()  # the main process may still be replacing the folder it saves to
+        super()._save_rng_state(output_dir)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._is_saving:  # then it is moved first
+            super()._push_from_checkpoint(checkpoint_folder)
 
 
-def _raised(batch: Batch | Exception) -> Batch:
-    if isinstance(batch, Exception):
-        raise batch
-    return batch
+class _StopAfterStep(TrainerCallback):
+    """After Ctrl-C: saves at the end of the step, then stops. Nothing else happens that an undisturbed run would not do."""
 
+    def __init__(self, interrupted: threading.Event):
+        self.interrupted = interrupted
 
-def _prepare_worker(worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the training process finishes its step, so workers must outlive it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save |= self.interrupted.is_set()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.interrupted.is_set():
+            raise KeyboardInterrupt(
+                f"stopped after step {state.global_step}; the same command resumes from {args.output_dir}"
+            )
 
 
 @contextmanager
-def _interrupt_flag() -> Iterator[threading.Event]:
-    """Turns Ctrl-C into a flag while the loop runs, so that no step is cut in half."""
-    flag = threading.Event()
+def _flag_on_interrupt(flag: threading.Event) -> Iterator[None]:
+    """Turns Ctrl-C into a flag, so that no step is cut in half; data workers inherit this and outlive the step."""
     if threading.current_thread() is not threading.main_thread():
-        yield flag
+        yield
         return
+    flag.clear()
     previous = signal.signal(signal.SIGINT, lambda *_: flag.set())
     try:
-        yield flag
+        yield
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient, expected at least one")
-    return [
-        {"params": [parameter for parameter in trainable if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
-def _check_and_write_settings(settings: TrainingSettings, path: Path, is_main: bool) -> None:
-    if path.exists():
-        found = json.loads(path.read_text())
-        for field in fields(settings):
-            # A run that began before there was such a setting had its default.
-            before, wanted = found.get(field.name, field.default), getattr(settings, field.name)
-            if field.name not in FREE_ON_RESUME and before != wanted:
-                raise ValueError(
-                    f"{path}: the run was started with {field.name} = {before!r} and cannot be resumed with {wanted!r}; "
-                    "use the same settings or another folder"
-                )
-    if is_main:
-        replace_text(path, json.dumps(asdict(settings), indent=2) + "\n")
-
-
-def _save_checkpoint(model: nn.Module, optimizer: Any, state: Progress, output: Path) -> None:
-    """Writes `checkpoint-STEP/` and drops older ones. Weights and state belong together, so the folder is moved."""
-    target, temporary = output / f"checkpoint-{state.step}", output / "checkpoint.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    save_file(_trainable(model), temporary / "model.safetensors")
-    torch.save({**asdict(state), "optimizer": optimizer.state_dict()}, temporary / "state.pt")
-    os.replace(temporary, target)
-    for other in output.glob("checkpoint-*"):
-        if other != target:
-            shutil.rmtree(other)
-
-
-def _load_checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, output: Path) -> Progress:
-    """Loads the newest checkpoint, if any."""
-    folders = sorted(output.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
-    if not folders:
-        return Progress()
-    weights, wanted = load_file(folders[-1] / "model.safetensors"), _trainable(model)
-    different = sorted(
-        name
-        for name in weights.keys() | wanted.keys()
-        if name not in weights or name not in wanted or weights[name].shape != wanted[name].shape
-    )
-    if different:
-        raise ValueError(f"{folders[-1]}: its weights are not those of the model, first difference: {different[0]!r}")
-    model.load_state_dict(weights, strict=False)
-    state = torch.load(folders[-1] / "state.pt", map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
-    return Progress(**{field.name: state[field.name] for field in fields(Progress) if field.name in state})
-
-
-def _trainable(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}

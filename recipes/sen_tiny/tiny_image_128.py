@@ -36,7 +36,7 @@ class LargeImageTower(nn.Module):
         for name, head in self.dense_heads.items():
             head.load_state_dict(towers.dense_heads[name].state_dict())
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def forward(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         embeddings, tokens = self.encode(batch)
         one, many = self.encode_text(batch["one_ids"]), self.encode_text(batch["many_ids"])
         half = len(many)

@@ -100,7 +100,7 @@ class TinyTowers(nn.Module):
             }
         )
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def forward(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         embeddings, tokens = self.encode(batch)
         one, many = self.encode_text(batch["one_ids"]), self.encode_text(batch["many_ids"])
         half = len(batch["many_ids"])

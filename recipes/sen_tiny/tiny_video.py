@@ -19,7 +19,7 @@ class LongerVideo(nn.Module):
         for part in (towers.video, towers.video_projection, *(towers.dense_heads[name] for name in HEADS)):
             part.requires_grad_(True)
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def forward(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         towers, half = self.towers, len(batch["many_ids"])
         grey = normalise(as_colour(batch["grey"]), PICTURE_MEAN, PICTURE_STD)  # (batch, frames, 3, H, W)
         masked = ~batch["kept"] if "kept" in batch else None

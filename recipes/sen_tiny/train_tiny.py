@@ -5,121 +5,106 @@ tower on; `association` the recursive association over them; `image_128` the ima
 resumes where it was interrupted.
 """
 
-import shutil
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 
-from modeling_sen.training.trainer import TrainingSettings, train
+from modeling_sen.training.trainer import SENTrainingArguments
 from modeling_sen.world.vocabulary import all_descriptions
+from recipes.sen_tiny.numbered_batches import keep_record, numbered_arguments, train_on_numbers
 from recipes.sen_tiny.tiny_batches import IGNORED, TinyBatches, validation_clips
 from recipes.sen_tiny.tiny_image_128 import SIZE, LargeImageTower
 from recipes.sen_tiny.tiny_towers import TinyTowers, export_towers, picture_processor, save_tower
 from recipes.sen_tiny.tiny_video import LongerVideo
-from recipes.sen_tiny.train_tiny_association import association_settings, train_association
+from recipes.sen_tiny.train_tiny_association import association_arguments, train_association
 
 SEED = 20250607
+BATCH_SIZE = 32  # clips
 # Which of colour, shape, motion a tower can see of a clip of one object.
 SEEN = {"image": (0, 1), "video": (1, 2), "depth": (1,), "audio": (0,)}
 
 
-def towers_settings(output: Path) -> TrainingSettings:
-    """Settings of the stage `towers`: about 35 minutes on two cores."""
-    return TrainingSettings(
-        output=str(output / "training" / "towers"),
-        steps=2600,
-        batch_size=32,
-        learning_rate=1e-3,
-        warmup_steps=150,
-        weight_decay=0.05,
-        gradient_clip=1.0,
-        seed=SEED,
-        threads=2,
-        num_workers=1,
-        log_every=20,
-        evaluate_every=300,
-        checkpoint_every=300,
-    )
+def stage_arguments(output: Path, stage: str, steps: int, **changes: Any) -> SENTrainingArguments:
+    """Arguments of a stage that trains towers."""
+    common = {"weight_decay": 0.05, "seed": SEED, "dataloader_num_workers": 1, "eval_strategy": "steps"}
+    return numbered_arguments(output / "training" / stage, steps, **{**common, **changes})
 
 
-def train_towers(output: Path, settings: TrainingSettings, num_validation_clips: int = 512) -> TinyTowers:
+def towers_arguments(output: Path, steps: int = 2600, **changes: Any) -> SENTrainingArguments:
+    """Arguments of the stage `towers`: about 35 minutes on two cores."""
+    own = {"warmup_steps": 150, "eval_steps": 300, "save_steps": 300}
+    return stage_arguments(output, "towers", steps, **{**own, **changes})
+
+
+def train_towers(
+    output: Path, arguments: SENTrainingArguments, batch_size: int = BATCH_SIZE, num_validation_clips: int = 512
+) -> TinyTowers:
     """Trains the towers and writes them to `output`; a second call resumes, or loads what is finished."""
-    torch.manual_seed(settings.seed)
-    batches = TinyBatches(
-        settings.seed, settings.batch_size, masked_steps=settings.steps * 8 // 10, dense_steps=settings.steps * 6 // 10
-    )
+    torch.manual_seed(arguments.seed)
+    steps = arguments.max_steps
+    batches = TinyBatches(arguments.seed, batch_size, masked_steps=steps * 8 // 10, dense_steps=steps * 6 // 10)
     towers = TinyTowers(batches.tokenizer)
     validate = TowerValidation(batches, num_validation_clips)
 
-    def evaluate(model: torch.nn.Module, step: int) -> dict[str, float]:
+    def measure(model: torch.nn.Module) -> dict[str, float]:
         export_towers(towers, batches.tokenizer, output)
         return validate(towers)
 
-    train(towers, batches, settings, evaluate)
-    keep_record(settings, output, "towers")
+    keep_record(train_on_numbers(towers, batches, arguments, measure), output, "towers")
     return towers
 
 
-def video_settings(output: Path) -> TrainingSettings:
-    """Settings of the stage `video`: about 9 minutes on two cores."""
-    return replace(
-        towers_settings(output),
-        output=str(output / "training" / "video"),
-        steps=900,
-        warmup_steps=50,
-        checkpoint_every=150,
-    )
+def video_arguments(output: Path, steps: int = 900, **changes: Any) -> SENTrainingArguments:
+    """Arguments of the stage `video`: about 9 minutes on two cores."""
+    own = {"warmup_steps": 50, "eval_steps": 300, "save_steps": 150}
+    return stage_arguments(output, "video", steps, **{**own, **changes})
 
 
-def train_video(output: Path, towers: TinyTowers, settings: TrainingSettings, num_validation_clips: int = 512) -> None:
+def train_video(
+    output: Path,
+    towers: TinyTowers,
+    arguments: SENTrainingArguments,
+    batch_size: int = BATCH_SIZE,
+    num_validation_clips: int = 512,
+) -> None:
     """Trains the video tower on, in place, and writes the towers again."""
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(arguments.seed)
     # a seed of its own: other clips than the towers saw
-    batches = TinyBatches(settings.seed + 2, settings.batch_size, masked_steps=settings.steps * 6 // 10)
+    batches = TinyBatches(arguments.seed + 2, batch_size, masked_steps=arguments.max_steps * 6 // 10)
     validate = TowerValidation(batches, num_validation_clips)
 
-    def evaluate(model: torch.nn.Module, step: int) -> dict[str, float]:
+    def measure(model: torch.nn.Module) -> dict[str, float]:
         export_towers(towers, batches.tokenizer, output)
         return validate(towers)
 
-    train(LongerVideo(towers), batches, settings, evaluate)
-    keep_record(settings, output, "video")
+    keep_record(train_on_numbers(LongerVideo(towers), batches, arguments, measure), output, "video")
 
 
-def image_128_settings(output: Path) -> TrainingSettings:
-    """Settings of the stage `image_128`: about 4 minutes on two cores."""
-    return replace(
-        towers_settings(output),
-        output=str(output / "training" / "image_128"),
-        steps=800,
-        warmup_steps=50,
-        evaluate_every=400,
-        checkpoint_every=200,
-    )
+def image_128_arguments(output: Path, steps: int = 800, **changes: Any) -> SENTrainingArguments:
+    """Arguments of the stage `image_128`: about 4 minutes on two cores."""
+    own = {"warmup_steps": 50, "eval_steps": 400, "save_steps": 200}
+    return stage_arguments(output, "image_128", steps, **{**own, **changes})
 
 
 def train_image_128(
-    output: Path, towers: TinyTowers, settings: TrainingSettings, num_validation_clips: int = 256
+    output: Path,
+    towers: TinyTowers,
+    arguments: SENTrainingArguments,
+    batch_size: int = BATCH_SIZE,
+    num_validation_clips: int = 256,
 ) -> LargeImageTower:
     """Trains the image tower for 128 pixels against the trained text tower and writes it to `output`."""
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(arguments.seed)
     # a seed of its own: other clips than the towers saw
-    batches = TinyBatches(settings.seed + 1, settings.batch_size, size=SIZE, pictures_only=True)
+    batches = TinyBatches(arguments.seed + 1, batch_size, size=SIZE, pictures_only=True)
     tower = LargeImageTower(towers)
     validate = TowerValidation(batches, num_validation_clips)
-    train(tower, batches, settings, lambda model, step: validate(tower))
+    trainer = train_on_numbers(tower, batches, arguments, lambda model: validate(tower))
     save_tower(tower.image, output / "image_128", {}, picture_processor("CLIPImageProcessor", SIZE))
-    keep_record(settings, output, "image_128")
+    keep_record(trainer, output, "image_128")
     return tower
-
-
-def keep_record(settings: TrainingSettings, output: Path, stage: str) -> None:
-    """Copies a run's settings and log to where its towers are: `STAGE_settings.json`, `STAGE_log.jsonl`."""
-    for file in ("settings.json", "log.jsonl"):
-        shutil.copy(Path(settings.output) / file, output / f"{stage}_{file}")
 
 
 class TowerValidation:
@@ -181,13 +166,14 @@ def main(
     """Train sen-tiny. Run again after an interruption: it goes on where it was."""
     if stage not in (*STAGES, "all"):
         raise typer.BadParameter(f"{stage!r}: expected {', '.join(STAGES)} or all", param_hint="--stage")
-    towers = train_towers(output, towers_settings(output))
+    torch.set_num_threads(2)
+    towers = train_towers(output, towers_arguments(output))
     if stage != "towers":
-        train_video(output, towers, video_settings(output))
+        train_video(output, towers, video_arguments(output))
     if stage in ("association", "all"):
-        train_association(output, association_settings(output, SEED))
+        train_association(output, association_arguments(output, SEED))
     if stage in ("image_128", "all"):
-        train_image_128(output, towers, image_128_settings(output))
+        train_image_128(output, towers, image_128_arguments(output))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ Clips of one object are to be described; of several, the object that sounds: its
 image with that colour, its motion in the grey video with that shape, so that knowledge must cross the towers.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ from transformers import AutoTokenizer
 from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.training.trainer import TrainingSettings, train
+from modeling_sen.training.trainer import SENTrainingArguments
 from modeling_sen.world.scene import Scene, make_scene
 from modeling_sen.world.vocabulary import all_descriptions
+from recipes.sen_tiny.numbered_batches import keep_record, numbered_arguments, train_on_numbers
 from recipes.sen_tiny.tiny_batches import IGNORED, MIDDLE_FRAME, clip_tensors, scene_attributes
 from recipes.sen_tiny.tiny_towers import (
     DEPTH_MEAN,
@@ -138,8 +139,9 @@ def description_embeds(model: SENModel, tokenizer, templates: tuple[str, ...] = 
 
 
 class TinyAssociation(nn.Module):
-    """A SEN and the texts it is trained with; called on a batch it returns the loss and what share it gets right."""
+    """A SEN and the texts it is trained with, in one template a batch; called on a batch it returns the loss."""
 
+    accepts_loss_kwargs = False  # a mean over clips, whatever the Trainer counts
     embeds: Tensor  # (templates, 512, embedding)
 
     def __init__(self, model: SENModel, embeds: Tensor):
@@ -147,35 +149,23 @@ class TinyAssociation(nn.Module):
         self.model = model
         self.register_buffer("embeds", embeds, persistent=False)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         template = torch.randint(len(self.embeds), ())
-        output = self.model(**batch, text_embeds=self.embeds[template])
-        right = (output.logits_per_video.argmax(1) == batch["labels"]).float()
-        half = len(right) // 2
-        return {"loss": output.loss, "one": right[:half].mean(), "several": right[half:].mean()}
+        return {"loss": self.model(**batch, text_embeds=self.embeds[template]).loss}
 
 
-def association_settings(output: Path, seed: int) -> TrainingSettings:
-    """Settings of the stage `association`: about 15 minutes on two cores."""
-    return TrainingSettings(
-        output=str(output / "training" / "association"),
-        steps=900,
-        batch_size=32,
-        learning_rate=2e-3,
-        warmup_steps=100,
-        weight_decay=0.01,
-        seed=seed,
-        dtype="bfloat16",
-        threads=2,
-        num_workers=1,
-        evaluate_every=250,
-        checkpoint_every=250,
-    )
+def association_arguments(output: Path, seed: int, steps: int = 900, **changes: Any) -> SENTrainingArguments:
+    """Arguments of the stage `association`: about 15 minutes on two cores."""
+    own = {"learning_rate": 2e-3, "warmup_steps": 100, "seed": seed, "bf16": True, "dataloader_num_workers": 1}
+    often = {"eval_strategy": "steps", "eval_steps": 250, "save_steps": 250}
+    return numbered_arguments(output / "training" / "association", steps, **{**own, **often, **changes})
 
 
-def train_association(output: Path, settings: TrainingSettings, num_validation_clips: int = 256) -> SENModel:
+def train_association(
+    output: Path, arguments: SENTrainingArguments, batch_size: int = 32, num_validation_clips: int = 256
+) -> SENModel:
     """Trains over the towers in `output` and saves the SEN there; a second call resumes."""
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(arguments.seed)
     towers = tiny_config(prefix=f"{output.resolve()}/")
     # The CPU's fused attention is the slower one backwards, by far, on few tokens.
     plain = {name: {"attn_implementation": "eager"} for name in NEURONS}
@@ -183,26 +173,21 @@ def train_association(output: Path, settings: TrainingSettings, num_validation_c
     tokenizer = AutoTokenizer.from_pretrained(output / "text")
     trained = TinyAssociation(model, description_embeds(model, tokenizer))
 
-    def evaluate(module: nn.Module, step: int) -> dict[str, float]:
+    def measure(module: nn.Module) -> dict[str, float]:
         save_tiny(model, output)
         return validate(model, trained.embeds[0], num_validation_clips)
 
-    train(trained, AssociationBatches(settings.seed, settings.batch_size), settings, evaluate)
-    for file in ("settings.json", "log.jsonl"):
-        shutil.copy(Path(settings.output) / file, output / f"association_{file}")
+    batches = AssociationBatches(arguments.seed, batch_size)
+    keep_record(train_on_numbers(trained, batches, arguments, measure), output, "association")
     return model
 
 
 def save_tiny(model: SENModel, output: Path) -> None:
     """Writes config.json, processor_config.json and the association's weights (in float16), with builtin towers."""
-    config, loaded = tiny_config(), model.config
-    config.logit_scale_init_value = loaded.logit_scale_init_value
-    halves = {name: value.half() for name, value in model.state_dict().items()}
-    model.config = config
-    try:
-        model.save_pretrained(output, state_dict=halves)
-    finally:
-        model.config = loaded
+    model.save_pretrained(output, state_dict={name: value.half() for name, value in model.state_dict().items()})
+    config = tiny_config()
+    config.architectures, config.dtype = model.config.architectures, model.config.dtype
+    config.save_pretrained(output)
     SENProcessor(config).save_pretrained(output)
 
 

@@ -24,6 +24,7 @@ from benchmarks.association.association_towers import (
 )
 from benchmarks.association.train_association_towers import SEEN_FIELDS, STAGES
 from modeling_sen import SENConfig, SENModel
+from modeling_sen.training import trainer
 
 CLIPS = [clip_arrays(association_scene("train", 0, index)) for index in range(4)]
 
@@ -42,15 +43,15 @@ def towers():
 
 
 def test_losses_are_of_the_trained_towers_and_local_ones_name_patches(towers, batch):
-    assert set(towers(batch)) == {"loss", *SEES, *DENSE}
-    assert set(AssociationTowers(local=False)(batch)) == {"loss", *SEES}
+    assert set(towers(**batch)) == {"loss", *SEES, *DENSE}
+    assert set(AssociationTowers(local=False)(**batch)) == {"loss", *SEES}
     towers.train_only(("video",), words=False, named=("video_motion",))
-    assert set(towers(batch)) == {"loss", "video", "video_motion"}
+    assert set(towers(**batch)) == {"loss", "video", "video_motion"}
 
 
 def test_a_stage_trains_its_towers_only(towers, batch):
     towers.train_only(("image", "legend"), words=True, named=("image_shape",))
-    towers(batch)["loss"].backward()
+    towers(**batch)["loss"].backward()
     touched = {name.partition(".")[0] for name, parameter in towers.named_parameters() if parameter.grad is not None}
     assert touched == {"image", "legend", "projections", "dense_heads", "words", "scale", "bias"}
     assert towers.projections["video"].weight.grad is None
@@ -121,12 +122,14 @@ def test_each_epoch_has_each_clip_once():
 
 def test_stages_follow_each_other_to_both_sets_of_towers(tmp_path, monkeypatch):
     few = {
-        "towers": ("train", 100, 130, None),
-        "towers_two": ("train", 101, 130, 2),
-        "validation": ("validation", 0, 10, None),
+        "towers": ("train", 100, 4, None),
+        "towers_two": ("train", 101, 4, 2),
+        "validation": ("validation", 0, 2, None),
     }
-    monkeypatch.setattr(association_clips, "SHARD", 10)
+    monkeypatch.setattr(association_clips, "SHARD", 2)
     monkeypatch.setattr(train_association_towers, "CLIP_SETS", few)
+    monkeypatch.setattr(train_association_towers, "BATCH_SIZE", 4)
+    monkeypatch.setattr(trainer, "draw_curve", lambda log, picture: None)  # which takes longer than a stage
     stages = [replace(stage, steps=1) for stage in STAGES]
     monkeypatch.setattr(train_association_towers, "STAGES", stages)
     train_association_towers.draw_clips(tmp_path, workers=1)

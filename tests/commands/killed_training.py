@@ -1,7 +1,9 @@
-"""Run by test_train_sen: `killed_training.py SEN FOLDER KILLS`: a run with a cache is killed again and again.
+"""Run by test_train: `killed_training.py SEN FOLDER KILLS WORKERS`: a run is killed again and again, at aimed moments.
 
-After each kill every file that has its final name is whole, and a run that went on after kills is, in the end, the run that
-was never interrupted: the same weights and the same log, bit for bit.
+A child kills itself by SIGKILL inside a chosen call: before a shard of the cache gets its final name, inside a training step,
+or between two files of a checkpoint. After each kill every folder and file that has its final name is whole, and a run that
+went on after kills is in the end the run that was never interrupted: the same weights and the same log, bit for bit. Without
+workers trunks are cached; with workers clips are decoded there.
 """
 
 import itertools
@@ -11,85 +13,99 @@ import random
 import shutil
 import signal
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 from modeling_sen import SENModel
-from modeling_sen.commands.train import TrainSettings, train_sen
-from modeling_sen.training import clip_batches as training_batches
+from modeling_sen.commands.train import TrainSettings, load_sen, train_sen
+from modeling_sen.training import clip_dataset, trainer
 from modeling_sen.training.feature_cache import _is_whole
+from modeling_sen.training.trainer import UNFINISHED, SENTrainer, SENTrainingArguments
 
-sen, folder, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-training_batches.SHARD_CLIPS = 4
+sen, folder, kills, workers = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+clip_dataset.SHARD_CLIPS = 4
+trainer.draw_curve = lambda log, picture: picture.touch()  # which takes longer than such a run
 torch.set_num_threads(1)
+random.seed(0)
+WORLD = "?num_objects=1&size=32&num_frames=8"
+SHORT = {"max_steps": 5, "eval_steps": 2, "save_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 4}
 
 
-def settings(name: str) -> TrainSettings:
-    world = "?num_objects=1&size=32&num_frames=8"
-    return TrainSettings(
-        output=str(folder / name),
-        train=f"world:train{world}&num=16",
-        validation=f"world:validation{world}&num=8",
+def run(name: str) -> None:
+    settings = TrainSettings(
+        train=f"world:train{WORLD}&num=8",
+        validation=f"world:validation{WORLD}&num=4",
         task="retrieval",
         model=sen,
-        steps=8,
-        batch_size=4,
-        log_every=1,
-        evaluate_every=3,
-        checkpoint_every=2,
-        cache=str(folder / f"{name}-cache"),
+        cache=None if workers else str(folder / f"{name}-cache"),
+    )
+    train_sen(
+        settings,
+        SENTrainingArguments(
+            str(folder / name), eval_strategy="steps", dataloader_num_workers=workers, disable_tqdm=True, **SHORT
+        ),
     )
 
 
-def start(name: str) -> int:
-    """Trains in a child."""
+def start(name: str, trap: Callable[[], None] = lambda: None) -> int:
+    """Trains in a child, and returns how it ended."""
     child = os.fork()
     if child == 0:
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)
         os.dup2(silence, 2)
         try:
-            train_sen(settings(name))
+            trap()
+            run(name)
         finally:
             os._exit(sys.exc_info()[0] is not None)
-    return child
+    return os.waitpid(child, 0)[1]
+
+
+def kill_in(holder: object, name: str, number: int, counts: Callable[..., bool] = lambda *_: True) -> None:
+    """This process dies inside the `number`-th of the calls that count."""
+    call, calls = getattr(holder, name), itertools.count(1)
+
+    def trapped(*args, **kwargs):
+        if counts(*args) and next(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args, **kwargs)
+
+    setattr(holder, name, trapped)
+
+
+def is_shard(source: object, target: object) -> bool:
+    return f"{target}".endswith(".safetensors") and f"{folder}/parts-cache" in f"{target}"
+
+
+TRAPS = {
+    "caching": lambda: kill_in(os, "replace", random.randint(2, len(shards("whole"))), is_shard),
+    "training": lambda: kill_in(SENTrainer, "training_step", random.randint(1, 4)),
+    "saving": lambda: kill_in(torch, "save", random.randint(1, 8)),  # four files of each checkpoint
+}
 
 
 def shards(name: str) -> list[Path]:
     return list((folder / f"{name}-cache").glob("*/*.safetensors"))
 
 
-def half_written(name: str) -> list[Path]:
-    found = list((folder / f"{name}-cache").glob("*/*.tmp"))
-    return found + [
-        path for path in (folder / name).glob("*") if path.name == "checkpoint.tmp" or ".saving-" in path.name
-    ]
-
-
-def check_files(name: str) -> str:
-    """Reads what there is, and says what was cut; raises where something with its final name is not whole."""
-    run = folder / name
-    assert all(_is_whole(shard) for shard in shards(name))
+def check_files(what: str) -> None:
+    """What has its final name is whole, and it was cut where it was meant to be."""
+    run = folder / "parts"
+    assert all(_is_whole(shard) for shard in shards("parts"))
+    assert what != "caching" or 0 < len(shards("parts")) < len(shards("whole"))
+    assert what != "saving" or (run / UNFINISHED).exists()
     for checkpoint in run.glob("checkpoint-*"):
         load_file(checkpoint / "model.safetensors")
-        torch.load(checkpoint / "state.pt", weights_only=True)
+        assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"]
+        for part in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            torch.load(checkpoint / part, weights_only=False)
     for saved in ("best", "last"):
         if (run / saved).exists():
             SENModel.from_pretrained(run / saved)
-    if half_written(name):
-        return "saving"
-    return "caching" if len(shards(name)) < len(shards("whole")) else "training"
-
-
-def wait_for(what: str, name: str, child: int) -> None:
-    """Until the child is in the middle of something, or has ended, and some time more."""
-    begun = {"caching": lambda: shards(name), "saving": lambda: half_written(name), "training": lambda: True}[what]
-    while not begun() and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        time.sleep(0.0005)
-    time.sleep(moments.uniform(0, {"caching": 0.3, "saving": 0.003, "training": span}[what]))
 
 
 def result(name: str) -> tuple[dict, list]:
@@ -98,38 +114,41 @@ def result(name: str) -> tuple[dict, list]:
         for saved in ("best", "last")
         for key, tensor in load_file(folder / name / saved / "model.safetensors").items()
     }
-    lines = [json.loads(line) for line in (folder / name / "log.jsonl").read_text().splitlines()]
-    return weights, [{key: value for key, value in line.items() if key != "clips_per_second"} for line in lines]
+    lines = json.loads((folder / name / "trainer_state.json").read_text())["log_history"]
+    timed = ("runtime", "per_second", "preparation_time")
+    return weights, [
+        {key: value for key, value in line.items() if not key.endswith(timed)}
+        for line in lines
+        if "train_runtime" not in line
+    ]
 
 
-def same_as_whole(name: str) -> bool:
-    (weights, log), (expected, expected_log) = result(name), result("whole")
+def compare_with_whole() -> None:
+    (weights, log), (expected, expected_log) = result("parts"), result("whole")
     assert weights.keys() == expected.keys()
     different = [key for key, tensor in weights.items() if not torch.equal(tensor, expected[key])]
     assert not different, different
     assert log == expected_log, (log, expected_log)
-    return True
 
 
-began = time.perf_counter()
-os.waitpid(start("whole"), 0)
-span = time.perf_counter() - began
-moments, killed_while, compared = random.Random(0), [], 0
-for what in itertools.cycle(["caching", "saving", "training"]):
+load_sen(sen)  # which imports all that the children would import, each on its own
+assert start("whole") == 0
+killed_while, compared = [], 0
+for what in itertools.cycle(["saving", "training"] if workers else ["caching", "saving", "training"]):
     if len(killed_while) == kills:
         break
     if what == "caching":
         shutil.rmtree(folder / "parts-cache", ignore_errors=True)
-    child = start("parts")
-    wait_for(what, "parts", child)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+    random.random()  # the child's own draws are lost with it
+    status = start("parts", TRAPS[what])
     if os.WIFSIGNALED(status):
-        killed_while.append(check_files("parts"))
-    elif same_as_whole("parts"):
+        check_files(what)
+        killed_while.append(what)
+    else:  # it was through before the trap
+        assert status == 0, status
+        compare_with_whole()
         compared += 1
         shutil.rmtree(folder / "parts")
-_, status = os.waitpid(start("parts"), 0)
-assert status == 0, "the last run did not finish"
-compared += same_as_whole("parts")
-print(json.dumps({"killed_while": killed_while, "compared": compared, "seconds_of_a_run": round(span, 1)}))
+assert start("parts") == 0, "the last run did not finish"
+compare_with_whole()
+print(json.dumps({"killed_while": killed_while, "compared": compared + 1}))

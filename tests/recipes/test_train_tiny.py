@@ -1,7 +1,6 @@
 """Training sen-tiny's towers end to end in miniature: stock checkpoints come out, and a resumed run is the same run."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,18 +18,19 @@ from transformers import (
 
 pytest.importorskip("accelerate")
 
+from modeling_sen.training import trainer
 from recipes.sen_tiny.tiny_batches import TinyBatches, validation_clips
 from recipes.sen_tiny.tiny_image_128 import LargeImageTower
 from recipes.sen_tiny.tiny_towers import PICTURE_MEAN, PICTURE_STD, TinyTowers, as_colour, name_patches, normalise
 from recipes.sen_tiny.train_tiny import (
-    image_128_settings,
-    towers_settings,
+    image_128_arguments,
+    towers_arguments,
     train_image_128,
     train_towers,
     train_video,
-    video_settings,
+    video_arguments,
 )
-from recipes.sen_tiny.train_tiny_association import NEURONS, association_settings, train_association
+from recipes.sen_tiny.train_tiny_association import NEURONS, association_arguments, train_association
 
 STOCK = {
     "text": CLIPTextModelWithProjection,
@@ -42,25 +42,27 @@ STOCK = {
 }
 
 
-def short(settings, steps=4):
-    return replace(
-        settings,
-        steps=steps,
-        batch_size=4,
-        warmup_steps=1,
-        threads=None,
-        num_workers=0,
-        log_every=1,
-        evaluate_every=steps,
-        checkpoint_every=2,
-    )
+@pytest.fixture(autouse=True, scope="module")
+def no_curve():
+    """Drawing takes longer than a run of these."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "draw_curve", lambda log, picture: None)
+        yield
+
+
+def short(arguments, output, steps=4, **changes):
+    few = {"warmup_steps": 1, "dataloader_num_workers": 0, "logging_steps": 1, "eval_steps": steps, "save_steps": 2}
+    return arguments(output, steps=steps, disable_tqdm=True, **few, **changes)
+
+
+SMALL = {"batch_size": 4, "num_validation_clips": 8}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     output = tmp_path_factory.mktemp("sen_tiny")
-    towers = train_towers(output, short(towers_settings(output)), num_validation_clips=8)
-    large = train_image_128(output, towers, short(image_128_settings(output), steps=2), num_validation_clips=8)
+    towers = train_towers(output, short(towers_arguments, output), **SMALL)
+    large = train_image_128(output, towers, short(image_128_arguments, output, steps=2), **SMALL)
     return output, towers, large
 
 
@@ -81,10 +83,12 @@ def test_the_six_towers_weigh_at_most_5_megabytes_and_a_log_is_kept(trained):
     assert sum(file.stat().st_size for name in STOCK for file in (output / name).glob("*.safetensors")) <= 5_000_000
     log = [json.loads(line) for line in (output / "towers_log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log if "loss" in line] == [1, 2, 3, 4]
-    validation = log[-1]["validation"]
-    assert {"image_top1", "video_seen", "mean_top1", "video_motion"} <= validation.keys()
-    assert all(0 <= value <= 1 for value in validation.values())
-    assert json.loads((output / "image_128_settings.json").read_text())["steps"] == 2
+    measured = [line for line in log if "eval_mean_top1" in line]
+    assert [line["step"] for line in measured] == [4]
+    shares = [f"eval_{name}" for name in ("image_top1", "video_seen", "mean_top1", "video_motion")]
+    assert all(0 <= measured[0][name] <= 1 for name in shares)
+    settings = json.loads((output / "image_128_settings.json").read_text())
+    assert (settings["max_steps"], settings["weight_decay"]) == (2, 0.05)
 
 
 def test_loaded_towers_with_stock_preprocessing_give_the_embeddings_of_training(trained):
@@ -140,9 +144,9 @@ def test_training_the_towers_resumes_bit_for_bit(trained, tmp_path, monkeypatch)
 
     monkeypatch.setattr(TinyBatches, "__call__", dying)
     with pytest.raises(RuntimeError, match="power cut"):
-        train_towers(tmp_path, short(towers_settings(tmp_path)), num_validation_clips=8)
+        train_towers(tmp_path, short(towers_arguments, tmp_path), **SMALL)
     monkeypatch.undo()
-    again = train_towers(tmp_path, short(towers_settings(tmp_path)), num_validation_clips=8)
+    again = train_towers(tmp_path, short(towers_arguments, tmp_path), **SMALL)
     for name, value in towers.named_parameters():
         assert torch.equal(value, again.get_parameter(name)), name
     for tower in ("text", "image", "video", "audio", "depth"):
@@ -158,7 +162,7 @@ def test_half_of_the_video_tokens_are_dropped_in_masked_steps():
     with torch.no_grad():
         tokens = towers.encode(batch)[1]["video"]
         unmasked = towers.encode({name: value for name, value in batch.items() if name != "kept"})[1]["video"]
-        masked = towers(batch)
+        masked = towers(**batch)
     assert tokens.shape == (4, 128, 128)
     assert unmasked.shape == (4, 256, 128)
     labels = batch["video_shape"][batch["kept"]].view(4, -1)  # row by row, as the tower keeps its tokens
@@ -194,10 +198,9 @@ def test_the_large_image_tower_starts_from_the_small_one():
 
 
 def test_the_video_stage_trains_the_video_tower_and_nothing_else(trained, tmp_path):
-    output, towers, _ = trained
+    towers = trained[1]
     before = {name: value.clone() for name, value in towers.state_dict().items()}
-    settings = replace(short(video_settings(output), steps=2), output=str(tmp_path / "run"))
-    train_video(tmp_path, towers, settings, num_validation_clips=8)
+    train_video(tmp_path, towers, short(video_arguments, tmp_path, steps=2), **SMALL)
     changed = {
         name.partition(".")[0] for name, value in towers.state_dict().items() if not torch.equal(value, before[name])
     }
@@ -207,7 +210,8 @@ def test_the_video_stage_trains_the_video_tower_and_nothing_else(trained, tmp_pa
 
 def test_the_association_stage_writes_a_sen_over_builtin_towers(trained):
     output, _, _ = trained
-    train_association(output, short(association_settings(output, seed=0), steps=2), num_validation_clips=4)
+    arguments = short(association_arguments, output, steps=2, seed=0)
+    train_association(output, arguments, batch_size=4, num_validation_clips=4)
     config = json.loads((output / "config.json").read_text())
     assert [neuron["hub_id"] for neuron in config["neurons"]] == [f"builtin:{name}" for name in NEURONS]
     assert config["dtype"] == "float32"

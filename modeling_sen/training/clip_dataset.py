@@ -1,17 +1,18 @@
-"""Batches of a data set of clips: which rows make a step, and a SEN's inputs for them, decoded or from the feature cache."""
+"""Clips as a torch data set: a SEN's inputs for a row, or with a feature cache the row's number alone."""
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from modeling_sen.modeling_sen import SENModel, SENOutput
+from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.training.data import LabelledClips
 from modeling_sen.training.feature_cache import FeatureCache
@@ -20,46 +21,50 @@ from modeling_sen.training.feature_cache import FeatureCache
 SHARD_CLIPS = 64
 CACHED_AT_ONCE = 8
 
+Item = tuple[int, dict[str, Any] | None]  # a row's number, and its inputs where they are not cached
 
-class ClipInputs:
-    """A SEN's inputs for rows of a data set.
+
+class ClipDataset(Dataset):
+    """A SEN's inputs for the clips of a data set.
 
     Args:
         clips: the data set.
         processor: of the SEN.
+        first_row: number of the first row. A task tells training clips from validation clips by their numbers.
         unreadable: a file to which clips that cannot be read are written, one a line; the next clip takes the place of each.
             By default such a clip is an error.
     """
 
-    def __init__(self, clips: LabelledClips, processor: SENProcessor, unreadable: Path | None = None):
-        self.clips, self.processor, self.unreadable = clips, processor, unreadable
+    def __init__(
+        self, clips: LabelledClips, processor: SENProcessor, first_row: int = 0, unreadable: Path | None = None
+    ):
+        self.clips, self.processor, self.first_row, self.unreadable = clips, processor, first_row, unreadable
         self.rows = np.arange(len(clips))  # those that can be read, as far as is known
         self.cache: FeatureCache | None = None
         self._left_out: set[int] = set()
 
-    def batch(self, rows: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
-        """`rows` (batch,) int64, and without a cache the model's inputs, as the processor makes them.
+    def __len__(self) -> int:
+        return len(self.rows)
 
+    def __getitem__(self, index: int) -> Item:
+        """
         Raises:
             ValueError, OSError: a clip cannot be read, naming data set and row.
         """
+        row = int(self.rows[index])
         if self.cache is not None:
-            return {"rows": torch.as_tensor(np.asarray(rows))}
-        found = [self._read_or_next(int(row)) for row in rows]
-        return {
-            "rows": torch.tensor([row for row, _ in found]),
-            **self.processor.collate([inputs for _, inputs in found]),
-        }
+            return self.first_row + row, None
+        found, inputs = self._read_or_next(row)
+        return self.first_row + found, inputs
 
-    def look(self, model: SENModel, batch: Mapping[str, Tensor], **asked: Any) -> SENOutput:
-        """The model's output on a batch."""
-        if self.cache is None:
-            return model(**{name: value for name, value in batch.items() if name != "rows"}, **asked)
-        rows = batch["rows"].cpu().numpy()
-        return model(trunks=self.cache.trunks(rows), neuron_mask=self.cache.neuron_mask(rows), **asked)
+    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        """`rows` (batch,) int64, and without a cache the model's inputs, as the processor makes them."""
+        inputs = [given for _, given in items if given is not None]
+        rows = torch.tensor([row for row, _ in items])
+        return {"rows": rows, **(self.processor.collate(inputs) if inputs else {})}
 
     def use_cache(self, model: SENModel, folder: str | os.PathLike, dtype: torch.dtype) -> None:
-        """From now on trunks come from the cache; what is missing there is built first, after its size is said.
+        """Takes trunks from the cache from now on; builds what is missing there first, and says its size before.
 
         To be called in every process: they share the work, and wait for each other.
 
@@ -116,53 +121,3 @@ class ClipInputs:
             with self.unreadable.open("a") as file:  # short lines are appended whole, by however many processes
                 file.write(" ".join(message.split()) + "\n")
             return None
-
-
-class ClipBatches:
-    """Called with a batch's number it gives the batch; in the order of epochs, each drawn anew.
-
-    Args:
-        inputs: of the data set.
-        batch_size: clips of an optimiser step; what remains of an epoch is left out.
-        seed: of the order.
-        gradient_accumulation: batches that make a step.
-        process, num_processes: which part of each batch is this process's.
-
-    Raises:
-        ValueError: fewer clips than a batch, or a batch that cannot be divided.
-    """
-
-    def __init__(
-        self,
-        inputs: ClipInputs,
-        batch_size: int,
-        seed: int,
-        gradient_accumulation: int = 1,
-        process: int = 0,
-        num_processes: int = 1,
-    ):
-        self.inputs, self.batch_size, self.seed = inputs, batch_size, seed
-        self.parts, self.process, self.num_processes = gradient_accumulation, process, num_processes
-        if batch_size % (gradient_accumulation * num_processes):
-            raise ValueError(
-                f"batch_size is {batch_size}, expected a multiple of gradient_accumulation {gradient_accumulation} times "
-                f"{num_processes} processes"
-            )
-        if len(inputs.rows) < batch_size:
-            raise ValueError(f"batch_size is {batch_size}, but {inputs.clips.source} has {len(inputs.rows)} clips")
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(self.inputs.rows) // self.batch_size
-
-    def rows(self, number: int) -> np.ndarray:
-        """Rows of this process's part of a batch."""
-        step, part = divmod(number, self.parts)
-        epoch, in_epoch = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.inputs.rows)
-        each = self.batch_size // (self.parts * self.num_processes)
-        start = in_epoch * self.batch_size + (part * self.num_processes + self.process) * each
-        return order[start : start + each]
-
-    def __call__(self, number: int) -> dict[str, Tensor]:
-        return self.inputs.batch(self.rows(number))
