@@ -209,7 +209,7 @@ def test_it_starts_from_sen_tiny_a_checkpoint_or_a_preset(sen_folder, monkeypatc
     monkeypatch.setitem(PRESETS, "tiny-preset", preset)
     new, _ = load_sen("tiny-preset")
     assert new.gate.item() == 0
-    assert len(new.neurons) == 4
+    assert len(new.neurons) == 5  # and the text tower
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
