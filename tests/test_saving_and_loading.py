@@ -128,16 +128,23 @@ def test_unknown_fields_in_config_json_raise(saved):
 # --- with the towers beside it ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def alone(make_sen, towers, tmp_path):
+@pytest.fixture(scope="module")
+def alone_once(towers, tmp_path_factory):
     """A self-contained checkpoint, moved, whose original towers are gone; and the outputs it must give."""
-    copies = {name: shutil.copytree(towers[name], tmp_path / "towers" / name) for name in ("clip", "videomae", "ast")}
+    folder = tmp_path_factory.mktemp("alone")
+    copies = {name: shutil.copytree(towers[name], folder / "towers" / name) for name in ("clip", "videomae", "ast")}
     neurons = [{"hub_id": str(copies["clip"]), "num_frames": 2}, str(copies["videomae"]), str(copies["ast"])]
     model = SENModel.from_neurons(neurons, text_tower=str(copies["clip"]), **SMALL)
-    random_weights(model).save_pretrained(tmp_path / "first", include_neurons=True)
-    shutil.rmtree(tmp_path / "towers")
-    shutil.move(tmp_path / "first", tmp_path / "moved")
-    return tmp_path / "moved", outputs(model)
+    random_weights(model).save_pretrained(folder / "first", include_neurons=True)
+    shutil.rmtree(folder / "towers")
+    shutil.move(folder / "first", folder / "moved")
+    return folder / "moved", outputs(model)
+
+
+@pytest.fixture
+def alone(alone_once, tmp_path):
+    folder, expected = alone_once
+    return shutil.copytree(folder, tmp_path / "moved"), expected
 
 
 def test_a_checkpoint_with_its_neurons_stands_alone(alone):
