@@ -45,7 +45,13 @@ class TrunkOutput:
 
 
 class DroppedLayer(nn.Module):
-    """Stands for a trunk's layer whose weights were freed."""
+    """Stands for a trunk's layer whose weights were freed; keeps its plain attributes, which towers read (ModernBERT)."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        for name, value in vars(layer).items():
+            if not name.startswith("_"):
+                setattr(self, name, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("the layers below the prompts were dropped: this tower runs on stored first looks only")
@@ -168,7 +174,7 @@ class PromptedTower:
         freed = 0
         for index, layer in enumerate(self.trunk):
             freed += sum(parameter.nbytes for parameter in layer.parameters())
-            self.all_layers[index] = DroppedLayer()
+            self.all_layers[index] = DroppedLayer(layer)
         return freed
 
     def _join(self, prompts: Tensor, hidden_states: Tensor) -> Tensor:
