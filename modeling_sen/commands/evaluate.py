@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from modeling_sen.commands.whole_file import replace_text
 from modeling_sen.encoding import SENEncoder
 from modeling_sen.evaluation.clip_embeddings import embed_clips, model_sha1
 from modeling_sen.evaluation.dataset_lists import TestSet, open_test_sets
@@ -29,7 +30,6 @@ from modeling_sen.evaluation.recognition_metrics import (
 from modeling_sen.evaluation.recognition_plots import plot_confusion, plot_per_class
 from modeling_sen.presets import resolve_checkpoint
 from modeling_sen.training.data import LabelledClips, open_clips
-from modeling_sen.training.run_log import replace_text
 
 TASKS = ("recognition", "retrieval")
 

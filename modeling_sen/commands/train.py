@@ -8,7 +8,6 @@ OUT/trainer_state.json  its log; OUT/curve.png draws it
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ import torch
 from transformers import EarlyStoppingCallback, HfArgumentParser, IntervalStrategy
 from transformers.trainer_utils import get_last_checkpoint
 
+from modeling_sen.commands.whole_file import replace_text
 from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.encoding import DEFAULT_TEMPLATE
 from modeling_sen.modeling_sen import SENModel
@@ -88,7 +88,10 @@ class _Parser(HfArgumentParser):
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Trains as the command line says. Run again after an interruption, it goes on where it was."""
+    """Train a SEN on clips with labels or texts. Run again after an interruption, it goes on where it was.
+
+    Several processes: torchrun --nproc_per_node 2 -m modeling_sen.commands.train --output_dir OUT ...
+    """
     settings, training = read_arguments(arguments)
     chosen = train_sen(settings, training)
     if training.process_index == 0:
@@ -217,9 +220,7 @@ def _check_and_write(
                     "use the same settings or another folder"
                 )
     if training.process_index == 0:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(yaml.safe_dump(wanted, sort_keys=False))
-        os.replace(temporary, path)
+        replace_text(path, yaml.safe_dump(wanted, sort_keys=False))
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[TrainSettings, SENTrainingArguments]:
@@ -232,8 +233,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[TrainSettings, SENTraining
     parser = _Parser(
         [TrainSettings, SENTrainingArguments],  # type: ignore[list-item]
         prog="sen train",
-        description="Train a SEN on clips with labels or texts. Run again after an interruption, it goes on where it was. "
-        "Several processes: torchrun --nproc_per_node 2 -m modeling_sen.commands.train ...",
+        description=run.__doc__,
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, help="YAML file of settings by name; flags win.")
