@@ -116,7 +116,7 @@ def one_line_errors(verb: str) -> Iterator[None]:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (closed by the exit)
         sys.exit(1)
     except KeyboardInterrupt as interrupt:
-        print(f"sen {verb}: {interrupt or 'interrupted'}", file=sys.stderr)
+        print(f"sen {verb}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if os.environ.get("SEN_TRACEBACK") == "1" or _is_exit(error):

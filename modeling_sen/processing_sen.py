@@ -235,7 +235,7 @@ class SENProcessor(ProcessorMixin):
 
     @property
     def tokenizer(self) -> Any:
-        """Without special tokens: a Trainer copies those of its processor's tokenizer to the configuration; a SEN has none."""
+        """Without special tokens: a Trainer would copy them from here to the configuration, and a SEN has none."""
         return SimpleNamespace(eos_token_id=None, bos_token_id=None, pad_token_id=None)
 
     def _tokens(self, spec: NeuronSpec, texts: list[str]) -> tuple[Tensor, Tensor]:

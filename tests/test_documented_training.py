@@ -19,29 +19,58 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_the_stock_trainer_trains_saves_and_loads(tmp_path, monkeypatch):
-    from modeling_sen import SEN_TINY, SENModel
+def test_the_stock_trainer_trains_validates_saves_and_loads(tmp_path, monkeypatch):
+    """At its defaults: no column is lost, `eval_loss` is there, and checkpoints hold the processor."""
+    from modeling_sen import SEN_TINY, SENModel, SENProcessor
     from modeling_sen.world.write import write_world
 
     monkeypatch.chdir(tmp_path)
     write_world(tmp_path / "train", "train", 4, num_objects=1)
+    write_world(tmp_path / "validation", "validation", 3, num_objects=1)
     (code,) = blocks("python")
     names: dict = {}
-    exec(code.replace("report_to=[],", "report_to=[], use_cpu=True, disable_tqdm=True,"), names)
-    assert names["trainer"].state.global_step == 2
-    assert 0 < names["trainer"].state.log_history[-1]["train_loss"] < 20
+    exec(code.replace("max_steps=4,", "max_steps=4, use_cpu=True, disable_tqdm=True,"), names)
+    state = names["trainer"].state
+    assert state.global_step == 4
+    measured = {line["step"]: line["eval_loss"] for line in state.log_history if "eval_loss" in line}
+    assert measured.keys() == {2, 4}
+    assert state.best_metric == min(measured.values())
     trained, before = load_file("trainer/final/model.safetensors"), SENModel.from_pretrained(SEN_TINY).state_dict()
     assert trained.keys() == before.keys()
     assert any(not torch.equal(weight.float(), before[name].float()) for name, weight in trained.items())
     again = SENModel.from_pretrained("trainer/final").state_dict()
     assert all(torch.equal(weight, again[name]) for name, weight in trained.items())
+    best = load_file(f"{state.best_model_checkpoint}/model.safetensors")
+    assert all(torch.equal(weight, trained[name]) for name, weight in best.items())
+    SENProcessor.from_pretrained(state.best_model_checkpoint)
+
+
+def test_the_flags_on_the_page_are_flags():
+    from modeling_sen.commands.train import read_arguments
+
+    (torchrun,) = [block for block in blocks("bash") if block.startswith("torchrun")]
+    read_arguments(shlex.split(torchrun.partition("modeling_sen.commands.train ")[2]))
+    named = re.findall(r"`(--[a-z_]+(?: [a-z_0-9]+)*(?: --[a-z_]+(?: [a-z_0-9.]+)?)*)`", PAGE)
+    listed = " ".join(sorted({flag for flags in named for flag in re.findall(r"--[a-z_]+", flags)}))
+    assert len(listed.split()) > 25
+    assert set(listed.split()) <= parser_flags()
+
+
+def parser_flags():
+    from dataclasses import fields
+
+    from modeling_sen.commands.train import TrainSettings
+    from modeling_sen.training.trainer import SENTrainingArguments
+
+    return {f"--{each.name}" for kind in (TrainSettings, SENTrainingArguments) for each in fields(kind)} | {"--config"}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_commands_lead_from_clips_to_a_checkpoint_that_answers(tmp_path):
     """As documented, on fewer clips."""
-    script = re.sub(r"--num \d+", "--num 40", blocks("bash")[0]).replace("--epochs 4", "--epochs 1 --batch-size 8")
+    script = re.sub(r"--num \d+", "--num 40", blocks("bash")[0])
+    script = script.replace("--num_train_epochs 4", "--num_train_epochs 1 --per_device_train_batch_size 8")
     for line in script.splitlines():
         command = shlex.split(line, comments=True)
         assert command[0] == "sen"
@@ -50,4 +79,4 @@ def test_the_commands_lead_from_clips_to_a_checkpoint_that_answers(tmp_path):
         )
         assert done.returncode == 0, done.stderr[-2000:]
     assert "a red circle shaking" in done.stdout
-    assert {"best", "last", "train.yaml", "log.jsonl"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"best", "last", "train.yaml", "trainer_state.json"} <= {path.name for path in (tmp_path / "run").iterdir()}

@@ -8,7 +8,6 @@ OUT/trainer_state.json  its log; OUT/curve.png draws it
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,6 +28,7 @@ from modeling_sen.training.clip_dataset import ClipDataset
 from modeling_sen.training.data import LabelledClips, open_clips
 from modeling_sen.training.tasks import Recognition, Retrieval
 from modeling_sen.training.trainer import SENTrainer, SENTrainingArguments, changed_arguments
+from modeling_sen.whole_file import whole_file
 
 TARGETS = {"recognition": "label", "retrieval": "text"}  # task -> what each clip has
 # Arguments that change no number of a run, by how their names begin: it may be resumed with others.
@@ -88,7 +88,10 @@ class _Parser(HfArgumentParser):
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Trains as the command line says. Run again after an interruption, it goes on where it was."""
+    """Train a SEN on clips with labels or texts. Run again after an interruption, it goes on where it was.
+
+    Several processes: torchrun --nproc_per_node 2 -m modeling_sen.commands.train --output_dir OUT ...
+    """
     settings, training = read_arguments(arguments)
     chosen = train_sen(settings, training)
     if training.process_index == 0:
@@ -217,9 +220,8 @@ def _check_and_write(
                     "use the same settings or another folder"
                 )
     if training.process_index == 0:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(yaml.safe_dump(wanted, sort_keys=False))
-        os.replace(temporary, path)
+        with whole_file(path) as unfinished:
+            unfinished.write_text(yaml.safe_dump(wanted, sort_keys=False))
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[TrainSettings, SENTrainingArguments]:
@@ -232,8 +234,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[TrainSettings, SENTraining
     parser = _Parser(
         [TrainSettings, SENTrainingArguments],  # type: ignore[list-item]
         prog="sen train",
-        description="Train a SEN on clips with labels or texts. Run again after an interruption, it goes on where it was. "
-        "Several processes: torchrun --nproc_per_node 2 -m modeling_sen.commands.train ...",
+        description=run.__doc__,
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, help="YAML file of settings by name; flags win.")

@@ -54,11 +54,10 @@ def test_two_processes_learn_what_one_learns(sen_folder, tmp_path, name):
         weights.append(load_file(output / "last" / "model.safetensors"))
     assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]]
     for one, two in zip(*logs, strict=True):
-        for key, value in one.items():
-            measured = key.startswith("eval_") and not key.endswith(("runtime", "per_second", "time"))
-            # The sigmoid loss of an accumulated part is of its own clips only.
-            if measured or (key == "loss" and "accumulated" not in name):
-                assert two[key] == pytest.approx(value, rel=1e-4, abs=1e-5), (key, one["step"])
+        # Not `eval_loss`: of seven clips the second process repeats one to have as many as the first.
+        for key in ("loss", "eval_top1", "eval_R@1", "eval_text_to_video_MnR"):
+            if key in one:
+                assert two[key] == pytest.approx(one[key], rel=1e-4, abs=1e-5), (key, one["step"])
     before = load_file(sen_folder / "model.safetensors")
     assert any(
         (weight - before[key]).abs().max() > 1e-3 for key, weight in weights[0].items() if key in before
