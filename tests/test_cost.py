@@ -156,7 +156,14 @@ def full_size(tmp_path_factory) -> list[dict]:
     ]
 
 
-@pytest.mark.parametrize(("depth", "lowest", "highest"), [(None, 1.74, 1.8), (1, 1.24, 1.35), ("all", 3.9, 4.1)])
+@pytest.mark.parametrize(
+    ("depth", "lowest", "highest"),
+    [
+        (None, 1.74, 1.8),
+        pytest.param(1, 1.24, 1.35, marks=pytest.mark.slow),
+        pytest.param("all", 3.9, 4.1, marks=pytest.mark.slow),
+    ],
+)
 def test_the_recursion_is_nearly_free(full_size, depth, lowest, highest, tmp_path):
     """Three rounds over the upper quarter cost 3/4 of a pass, and a little for the prompt tokens."""
     config = SENConfig(neurons=full_size, prompt_depth=depth)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from modeling_sen import SENConfig, SENModel, SENProcessor, hub_files
 from modeling_sen.neuron_loading import resolve_spec
+from modeling_sen.pipelines.video_pipeline import VideoPipeline
 
 
 def outputs(model):
@@ -47,6 +48,10 @@ def problems():
         [problem(lambda load=load, spec=spec: load(name="image", **spec)) for spec in asked]
         for load in (by_id, by_specification)
     ]
+
+
+class AnyPipeline(VideoPipeline):
+    _forward = postprocess = None
 
 
 def observe(work: str, clip: str, commits: list[str]) -> dict:
@@ -89,6 +94,9 @@ def observe(work: str, clip: str, commits: list[str]) -> dict:
                 found["same weights"].append(
                     weights.keys() == others.keys() and all(torch.equal(weights[key], others[key]) for key in weights)
                 )
+    processor = SENProcessor(pushed.config)
+    pipeline = AnyPipeline(model=pushed, processor=processor, device="cpu")
+    pipeline.push_to_hub("org/pipeline", include_neurons=True)
     relative["main"].push_to_hub("org/relative")
     found["pushed relative"] = outputs(SENModel.from_pretrained("org/relative"))
     return found
@@ -196,3 +204,13 @@ def test_what_was_pushed_comes_back(online, hub):
     assert online["pushed relative"] == online["relative"]["main"]
     (files,) = list(hub.repositories["org/pushed"].commits.values())[-1:]
     assert {"config.json", "model.safetensors", "neuron_image/model.safetensors", "README.md"} <= set(files)
+
+
+def test_a_pipeline_pushes_its_model_and_processor_so_that_the_repository_stands_alone(online, hub):
+    repository = hub.repositories["org/pipeline"]
+    files = repository.commits[repository.at("main")]
+    config = json.loads(files["config.json"])
+    assert config["neurons"][0]["hub_id"] == "./neuron_image"
+    assert "custom_pipelines" not in config
+    assert {"model.safetensors", "processor_config.json", "neuron_image/model.safetensors"} <= set(files)
+    assert not any(name.endswith(".py") for name in files)

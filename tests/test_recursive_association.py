@@ -248,6 +248,7 @@ def test_what_no_answer_has_a_slice_of_hears_the_pooled_output_only():
     assert changed.tolist() == [False] * 6 + [True] * 3 + [False] * 2
 
 
+@pytest.mark.slow
 def test_blocks_compile_without_graph_breaks():
     block, states = make_block(prompt="none"), make_states()
     looks = first_looks()

@@ -120,6 +120,7 @@ def test_each_epoch_has_each_clip_once():
     assert orders[0] != orders[1]
 
 
+@pytest.mark.slow
 def test_stages_follow_each_other_to_both_sets_of_towers(tmp_path, monkeypatch):
     few = {
         "towers": ("train", 100, 4, None),

@@ -284,9 +284,7 @@ def test_a_wrong_command_line_is_one_line_and_status_2(tmp_path, monkeypatch, ca
 slow = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
-@pytest.mark.parametrize(
-    ("kills", "workers"), [(2, 0), pytest.param(21, 0, marks=slow), pytest.param(20, 2, marks=slow)]
-)
+@pytest.mark.parametrize(("kills", "workers"), [pytest.param(21, 0, marks=slow), pytest.param(20, 2, marks=slow)])
 def test_killed_while_caching_training_or_saving_it_goes_on_bit_for_bit(sen, tmp_path, kills, workers):
     """SIGKILL; no folder or file with its final name is ever half written."""
     script = str(Path(__file__).with_name("killed_training.py"))

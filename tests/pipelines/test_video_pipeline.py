@@ -1,10 +1,6 @@
 """What a pipeline gets from `VideoPipeline`, shown on one of a few lines: input forms, batches, streams, saving."""
 
 import http.server
-import json
-import os
-import subprocess
-import sys
 import threading
 from functools import partial
 
@@ -12,7 +8,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from fake_hub import fake_hub
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 from transformers.pipelines.pt_utils import KeyDataset
@@ -168,34 +163,3 @@ def test_saved_are_model_and_processor_and_nothing_of_the_pipeline(embed, clips,
     assert str(tmp_path) not in written
     again = SENEncoder.from_pretrained(tmp_path / "saved", device="cpu")
     assert same(again.encode(clips), expected)
-
-
-PUSH = """
-import sys
-from modeling_sen import SENModel, SENProcessor
-from modeling_sen.pipelines.video_pipeline import VideoPipeline
-
-class AnyPipeline(VideoPipeline):
-    _forward = postprocess = None
-
-sizes = {"projection_dim": 12, "hidden_size": 24, "num_prompt_tokens": 2, "bottleneck_size": 4}
-model = SENModel.from_neurons([{"hub_id": sys.argv[1], "name": "image", "num_frames": 2}], **sizes)
-pipeline = AnyPipeline(model=model, processor=SENProcessor(model.config), device="cpu")
-pipeline.push_to_hub("org/pushed", include_neurons=True)
-"""
-
-
-def test_pushed_with_its_neurons_the_repository_stands_alone(towers):
-    with fake_hub() as hub:
-        environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_of_nobody", "HF_HUB_OFFLINE": "0"}
-        environment |= {"HF_HUB_DISABLE_XET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, "-c", PUSH, towers["clip"]]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        repository = hub.repositories["org/pushed"]
-        files = repository.commits[repository.at("main")]
-    config = json.loads(files["config.json"])
-    assert config["neurons"][0]["hub_id"] == "./neuron_image"
-    assert "custom_pipelines" not in config
-    assert {"model.safetensors", "processor_config.json", "neuron_image/model.safetensors"} <= set(files)
-    assert not any(name.endswith(".py") for name in files)
