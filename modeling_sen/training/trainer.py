@@ -267,6 +267,18 @@ class SENTrainer(Trainer):
     def _save_rng_state(self, output_dir: str) -> None:
         self.accelerator.wait_for_everyone()  # the main process may still be replacing the folder it saves to
         super()._save_rng_state(output_dir)
+        running = {"sum": self._tr_loss, "since": self._globalstep_last_logged}
+        torch.save(running, self._running_loss_file(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """As of `Trainer`; the first loss that is logged is also that of the steps before the interruption."""
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None and os.path.isfile(file := self._running_loss_file(checkpoint)):
+            running = torch.load(file, map_location=self.args.device, weights_only=True)
+            self._tr_loss, self._globalstep_last_logged = running["sum"], running["since"]
+
+    def _running_loss_file(self, checkpoint: str) -> str:
+        return os.path.join(checkpoint, f"running_loss_{self.args.process_index}.pth")
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self._is_saving:  # then it is moved first

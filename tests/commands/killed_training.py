@@ -84,7 +84,7 @@ def is_shard(source: object, target: object) -> bool:
 TRAPS = {
     "caching": lambda: kill_in(os, "replace", random.randint(2, len(shards("whole"))), is_shard),
     "training": lambda: kill_in(SENTrainer, "training_step", random.randint(1, 4)),
-    "saving": lambda: kill_in(torch, "save", random.randint(1, 8)),  # four files of each checkpoint
+    "saving": lambda: kill_in(torch, "save", random.randint(1, 10)),  # five files of each checkpoint
 }
 
 
