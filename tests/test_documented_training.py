@@ -59,7 +59,7 @@ def test_the_flags_on_the_page_are_flags():
 def parser_flags():
     from dataclasses import fields
 
-    from modeling_sen.commands.train import TrainSettings
+    from modeling_sen.training.train_sen import TrainSettings
     from modeling_sen.training.trainer import SENTrainingArguments
 
     return {f"--{each.name}" for kind in (TrainSettings, SENTrainingArguments) for each in fields(kind)} | {"--config"}

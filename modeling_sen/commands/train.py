@@ -1,85 +1,18 @@
-"""`sen train`: a SEN from a preset, a checkpoint or sen-tiny, trained on clips with labels or texts.
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""`sen train`: the Trainer's flags and those of data and model, from the command line and a YAML file."""
 
-OUT/train.yaml          the settings, resolved: `sen train --config OUT/train.yaml` is the same run
-OUT/checkpoint-STEP     what an interrupted run goes on from, when the same command is given again
-OUT/best, OUT/last      checkpoints, once the run is finished: SENModel.from_pretrained, `sen classify --model`, ...
-OUT/trainer_state.json  its log; OUT/curve.png draws it
-"""
-
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import NoReturn
 
-import torch
-from transformers import EarlyStoppingCallback, HfArgumentParser, IntervalStrategy
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import HfArgumentParser
 
-from modeling_sen.configuration_sen import SENConfig
-from modeling_sen.encoding import DEFAULT_TEMPLATE
-from modeling_sen.modeling_sen import SENModel
-from modeling_sen.presets import PRESETS, resolve_checkpoint
-from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.training.clip_dataset import ClipDataset
-from modeling_sen.training.data import LabelledClips, open_clips
-from modeling_sen.training.tasks import Recognition, Retrieval
-from modeling_sen.training.trainer import SENTrainer, SENTrainingArguments, changed_arguments
-from modeling_sen.whole_file import whole_file
-
-TARGETS = {"recognition": "label", "retrieval": "text"}  # task -> what each clip has
-# Arguments that change no number of a run, by how their names begin: it may be resumed with others.
-FREE_ON_RESUME = (
-    *("output_dir", "log_", "logging_", "save_", "push_to_hub", "hub_", "report_to", "run_name", "project"),
-    *("disable_tqdm", "dataloader_num", "dataloader_pin", "dataloader_persistent", "dataloader_prefetch"),
-)
-
-
-def _setting(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
-
-
-@dataclass
-class TrainSettings:
-    """What `sen train` needs beside the arguments of the Trainer: data and model."""
-
-    train: str = _setting(
-        "",
-        "Training clips: a folder, a csv, jsonl or parquet table, world:SPLIT?num=N, or a data set's id on the Hub.",
-    )
-    task: Literal["recognition", "retrieval"] = _setting(
-        "recognition", "recognition (clips with labels) or retrieval (clips with texts)."
-    )
-    validation: str | None = _setting(None, "Validation clips, in any of these forms.")
-    model: str = _setting("sen-tiny", "A preset, a checkpoint folder or Hub id of a SEN, or sen-tiny.")
-    train_split: str = _setting("train", "Split of a Hub data set, or sub-folder, that is trained on.")
-    validation_split: str = _setting("validation", "The same for validation.")
-    video_column: str | None = _setting(None, "Column of the clips; by default the first with a usual name.")
-    target_column: str | None = _setting(None, "Column of labels or texts; by default the first with a usual name.")
-    templates: list[str] = field(
-        default_factory=lambda: [DEFAULT_TEMPLATE],
-        metadata={"help": "Texts with {} for the label; several are averaged."},
-    )
-    loss: Literal["contrastive", "sigmoid", "gram"] = _setting("contrastive", "Of retrieval.")
-    early_stopping_patience: int | None = _setting(None, "Stop after so many validations without a better one.")
-    cache: str | None = _setting(
-        None, "Folder of cached trunks: built first, then no video is decoded and no trunk is run."
-    )
-    cache_dtype: Literal["bfloat16", "float16", "float32"] = _setting("bfloat16", "Of what is cached.")
-    skip_unreadable: bool = _setting(
-        False, "Leave out clips that cannot be read, and say how many; else they are an error."
-    )
-
-    def __post_init__(self) -> None:
-        if not self.train:
-            raise ValueError("expected --train, or train in the file given as --config")
-        if not all("{}" in template for template in self.templates):
-            raise ValueError(f"templates: expected texts with {{}} for the label, found {self.templates}")
-        if self.early_stopping_patience is not None and self.validation is None:
-            raise ValueError("early_stopping_patience needs validation clips")
+from modeling_sen.training.train_sen import TrainSettings, train_sen
+from modeling_sen.training.trainer import SENTrainingArguments
 
 
 class _Parser(HfArgumentParser):
@@ -96,132 +29,6 @@ def run(arguments: Sequence[str]) -> None:
     chosen = train_sen(settings, training)
     if training.process_index == 0:
         print(f"{chosen}: load it with SENModel.from_pretrained, or name it to sen classify --model")
-
-
-def train_sen(settings: TrainSettings, training: SENTrainingArguments) -> Path:
-    """Trains, or goes on with what was interrupted, in one process or in each of those that torchrun starts.
-
-    Returns:
-        the folder of the checkpoint to use: the best, or without validation the last.
-
-    Raises:
-        ValueError, OSError: wrong settings or data; a clip that cannot be read; the folder of a run with other settings.
-        KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
-    """
-    output = Path(training.output_dir or "")
-    target = TARGETS[settings.task]
-    clips = [open_clips(settings.train, target, settings.train_split, settings.video_column, settings.target_column)]
-    if settings.validation is not None:
-        clips.append(
-            open_clips(
-                settings.validation, target, settings.validation_split, settings.video_column, settings.target_column
-            )
-        )
-    output.mkdir(parents=True, exist_ok=True)
-    _check_and_write(settings, training, clips, output / "train.yaml")
-    chosen = output / ("last" if settings.validation is None else "best")
-    if (output / "last").exists():  # it is written when all else is
-        return chosen
-
-    torch.manual_seed(training.seed)
-    model, processor = load_sen(settings.model)
-    model.to(training.device)  # type: ignore[arg-type]
-    unreadable = output / "unreadable.txt" if settings.skip_unreadable else None
-    starts = (0, len(clips[0]))
-    datasets = [ClipDataset(each, processor, start, unreadable) for each, start in zip(clips, starts, strict=False)]
-    if settings.cache is not None:
-        for each in datasets:
-            each.use_cache(model, settings.cache, getattr(torch, settings.cache_dtype))
-    task: Recognition | Retrieval
-    if settings.task == "recognition":
-        task = Recognition(model, processor, datasets, settings.templates)
-    else:
-        task = Retrieval(model, processor, datasets, settings.loss)
-    if datasets[0].cache is not None:
-        datasets[0].cache.drop_trunks()
-    training.label_names = ["rows"]  # which `measure` gets with the embeddings
-    callbacks = []
-    if settings.validation is not None:
-        _validate_and_keep_the_best(training, task.metric)
-        if settings.early_stopping_patience is not None:
-            callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
-    trainer = SENTrainer(
-        model,
-        training,
-        task=task,
-        data_collator=datasets[0].collate,
-        train_dataset=datasets[0],
-        eval_dataset=datasets[1] if datasets[1:] else None,
-        compute_metrics=task.measure,
-        processing_class=processor,
-        callbacks=callbacks,
-    )
-    trainer.resume()
-    trainer.save_state()
-    for name, checkpoint in (
-        ("best", trainer.state.best_model_checkpoint),
-        ("last", get_last_checkpoint(str(output))),
-    ):
-        if checkpoint is not None:
-            trainer._load_from_checkpoint(checkpoint)
-        if checkpoint is not None or name == "last":
-            trainer.save_whole(output / name)
-    if unreadable is not None and unreadable.exists() and training.process_index == 0:
-        count = len(set(unreadable.read_text().splitlines()))
-        print(f"{count} clips could not be read and were left out: {unreadable}")
-    return chosen
-
-
-def load_sen(model: str) -> tuple[SENModel, SENProcessor]:
-    """A SEN with its towers, and its processor: new from a preset, else from a checkpoint (`"sen-tiny"`: the one inside).
-
-    Raises:
-        OSError, RuntimeError, ValueError: see `SENModel.from_pretrained`.
-    """
-    if model in PRESETS:
-        config = SENConfig.from_preset(model)
-        return SENModel(config).load_neurons(), SENProcessor(config)
-    folder = resolve_checkpoint(model)
-    loaded = SENModel.from_pretrained(folder)
-    for parameter in loaded.parameters():
-        if parameter.requires_grad:  # small steps vanish in half precision
-            parameter.data = parameter.data.float()
-    return loaded, SENProcessor.from_pretrained(folder)
-
-
-def _validate_and_keep_the_best(training: SENTrainingArguments, metric: str) -> None:
-    """Where nothing else is asked for: validates after each epoch, and the task's own metric says what is best."""
-    if training.eval_strategy == IntervalStrategy.NO:
-        training.eval_strategy = IntervalStrategy.EPOCH
-    if training.metric_for_best_model is None:
-        training.metric_for_best_model, training.greater_is_better = metric, True
-    training.load_best_model_at_end = True
-    if training.save_total_limit == 1:  # of which the Trainer would leave the best one only
-        training.save_total_limit = 2
-
-
-def _check_and_write(
-    settings: TrainSettings, training: SENTrainingArguments, clips: Sequence[LabelledClips], path: Path
-) -> None:
-    """Writes train.yaml, after a check that a run that is there already had the same settings and the same clips."""
-    import yaml
-
-    wanted: dict[str, Any] = {**asdict(settings), **changed_arguments(training)}
-    for name, each in zip(("train", "validation"), clips, strict=False):
-        content = "\n".join(f"{key}\t{target}" for key, target in zip(each.keys, each.targets, strict=True))
-        wanted[f"{name}_sha256"] = hashlib.sha256(content.encode()).hexdigest()
-    if path.exists():
-        found = yaml.safe_load(path.read_text())
-        for name in dict.fromkeys([*wanted, *found]):
-            before, now = (repr(each[name]) if name in each else "its default" for each in (found, wanted))
-            if before != now and not name.startswith(FREE_ON_RESUME):
-                raise ValueError(
-                    f"{path}: the run was started with {name} = {before} and cannot be resumed with {now}; "
-                    "use the same settings or another folder"
-                )
-    if training.process_index == 0:
-        with whole_file(path) as unfinished:
-            unfinished.write_text(yaml.safe_dump(wanted, sort_keys=False))
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[TrainSettings, SENTrainingArguments]:

@@ -20,9 +20,9 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_sen import SENModel
-from modeling_sen.commands.train import TrainSettings, load_sen, train_sen
 from modeling_sen.training import clip_dataset, trainer
 from modeling_sen.training.feature_cache import _is_whole
+from modeling_sen.training.train_sen import TrainSettings, load_sen, train_sen
 from modeling_sen.training.trainer import UNFINISHED, SENTrainer, SENTrainingArguments
 
 sen, folder, kills, workers = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])

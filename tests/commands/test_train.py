@@ -15,9 +15,10 @@ pytest.importorskip("accelerate")
 
 import sen_cli
 from modeling_sen import SENModel, SENProcessor
-from modeling_sen.commands.train import TrainSettings, load_sen, read_arguments, train_sen
+from modeling_sen.commands.train import read_arguments
 from modeling_sen.processing_sen import SENProcessor as Processor
 from modeling_sen.training import trainer
+from modeling_sen.training.train_sen import TrainSettings, load_sen, train_sen
 from modeling_sen.training.trainer import SENTrainingArguments
 
 TRAIN = "world:train?num=12&num_objects=1&size=32&num_frames=8"
