@@ -6,6 +6,7 @@ A file is opened once and each frame decoded once, however many neurons look at 
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import HfApi
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -319,6 +321,21 @@ class SENProcessor(ProcessorMixin):
             repo_id = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
             self.push_to_hub(repo_id, **kwargs)
         return [str(Path(save_directory) / "processor_config.json")]
+
+    def push_to_hub(self, repo_id: str, *, token: bool | str | None = None, **kwargs: Any) -> str:  # type: ignore[override]
+        """Pushes `processor_config.json`, and `config.json` where the repository has none: a model's may say more.
+
+        Args:
+            kwargs: of `HfApi.create_repo` (`private`) and `HfApi.upload_folder` (`commit_message`, `revision`, ...).
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=kwargs.pop("private", None), exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            if api.file_exists(repo_id, "config.json", revision=kwargs.get("revision")):
+                Path(folder, "config.json").unlink()
+            kwargs.setdefault("commit_message", f"Upload {type(self).__name__}")
+            return api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """Only the class: the settings are the model's configuration, kept once."""

@@ -204,6 +204,8 @@ def test_what_was_pushed_comes_back(online, hub):
     assert online["pushed relative"] == online["relative"]["main"]
     (files,) = list(hub.repositories["org/pushed"].commits.values())[-1:]
     assert {"config.json", "model.safetensors", "neuron_image/model.safetensors", "README.md"} <= set(files)
+    assert "processor_config.json" in files
+    assert json.loads(files["config.json"])["neurons"][0]["hub_id"] == "./neuron_image"  # as the model wrote it
 
 
 def test_a_pipeline_pushes_its_model_and_processor_so_that_the_repository_stands_alone(online, hub):
