@@ -274,8 +274,9 @@ class SENTrainer(Trainer):
         """As of `Trainer`; the first loss that is logged is also that of the steps before the interruption."""
         super()._load_rng_state(checkpoint)
         if checkpoint is not None and os.path.isfile(file := self._running_loss_file(checkpoint)):
-            running = torch.load(file, map_location=self.args.device, weights_only=True)
-            self._tr_loss, self._globalstep_last_logged = running["sum"], running["since"]
+            running = torch.load(file, map_location="cpu", weights_only=True)
+            self._tr_loss = running["sum"].to(self.args.device)
+            self._globalstep_last_logged = running["since"]
 
     def _running_loss_file(self, checkpoint: str) -> str:
         return os.path.join(checkpoint, f"running_loss_{self.args.process_index}.pth")
