@@ -19,6 +19,8 @@ from .prompt_injection import PromptedTower
 
 logger = logging.get_logger(__name__)
 
+_SIDES: dict[tuple, str | None] = {}  # (class, modality, configuration) -> what a trial found, seconds each
+
 
 def find_layers(tower: nn.Module, path: str | None = None) -> nn.ModuleList | None:
     """The tower's transformer layers: at `path`, or the longest list of layers of one class.
@@ -61,7 +63,12 @@ def adapter_for(tower: nn.Module) -> NeuronAdapter:
     if model_type in NEURON_ADAPTERS:
         return NEURON_ADAPTERS[model_type]
     modality, layers = _modality_of(tower), find_layers(tower)
-    side = None if layers is None else _prompt_side(tower, modality)
+    side = None
+    if layers is not None:
+        tried = (type(tower), modality, tower.config.to_json_string(use_diff=False))
+        if tried not in _SIDES:
+            _SIDES[tried] = _prompt_side(tower, modality)
+        side = _SIDES[tried]
     if layers is None:
         how = "after the tower: no list of identical transformer layers"
     elif side is None:

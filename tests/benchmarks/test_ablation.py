@@ -76,6 +76,7 @@ def test_every_model_is_trained_and_measured(root, tmp_path, settings):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_bit_for_bit(root, tmp_path):
     run = AblationRun(**SHORT, neurons=("image", "audio"), config={"num_rounds": 1})
     first, second = (

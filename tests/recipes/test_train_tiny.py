@@ -135,6 +135,7 @@ def test_loaded_towers_with_stock_preprocessing_give_the_embeddings_of_training(
     assert load_file(output / "text" / "logit_scale.safetensors")["logit_scale"].shape == ()
 
 
+@pytest.mark.slow
 def test_training_the_towers_resumes_bit_for_bit(trained, tmp_path, monkeypatch):
     output, towers, _ = trained
     draw = TinyBatches.__call__
