@@ -65,7 +65,8 @@ def adapter_for(tower: nn.Module) -> NeuronAdapter:
     modality, layers = _modality_of(tower), find_layers(tower)
     side = None
     if layers is not None:
-        tried = (type(tower), modality, tower.config.to_json_string(use_diff=False))
+        config: Any = tower.config
+        tried = (type(tower), modality, config.to_json_string(use_diff=False))
         if tried not in _SIDES:
             _SIDES[tried] = _prompt_side(tower, modality)
         side = _SIDES[tried]

@@ -45,7 +45,10 @@ def read_arguments(arguments: Sequence[str]) -> tuple[TrainSettings, SENTraining
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, help="YAML file of settings by name; flags win.")
-    config = parser.parse_known_args(arguments)[0].config
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        raise ValueError(f"unknown arguments {' '.join(unknown)}; `sen train --help` lists all")
+    config = known.config
     if config is not None:
         in_file = _flags_of_file(config, parser)
         try:
@@ -53,11 +56,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[TrainSettings, SENTraining
         except ValueError as error:
             raise ValueError(f"{config}: {error}") from error
         arguments = [*in_file, *arguments]
-    settings, training, _, unknown = parser.parse_args_into_dataclasses(
-        arguments, return_remaining_strings=True, look_for_args_file=False
-    )
-    if unknown:
-        raise ValueError(f"unknown arguments {' '.join(unknown)}; `sen train --help` lists all")
+    settings, training, _ = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
     return settings, training
 
 

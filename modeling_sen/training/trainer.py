@@ -60,6 +60,8 @@ class SENTrainingArguments(TrainingArguments):
     restore_callback_states_from_checkpoint: bool = _changed(True, "Continue early stopping where it was.")
 
     def __post_init__(self) -> None:
+        if find_spec("accelerate") is None:
+            raise ImportError("training needs the extra `train`: pip install 'modeling-sen[train]'")
         # Without `use_cpu`, processes on CPUs do not find each other, and bf16 is refused.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
