@@ -62,7 +62,11 @@ def _commit(staging: Path, target: Path) -> None:
         _flush(path)
     if not target.exists():
         os.rename(staging, target)
-    elif not (exchangeable and _exchange(staging, target)):
+    elif exchangeable and _exchange(staging, target):
+        for entry in list(staging.iterdir()):  # what another process wrote meanwhile, such as its random state
+            if not (target / entry.name).exists() and not _is_old_weight(entry.name, replaced):
+                os.rename(entry, target / entry.name)
+    else:
         _move_files(staging, target, written)
 
 

@@ -175,3 +175,19 @@ def test_a_checkpoint_survives_sigkill_at_twenty_moments(towers, tmp_path):
     assert seen["interrupted"] > 0  # and some saves were cut in half
     assert seen["most_leftovers"] <= 1
     assert seen["left"] == ["sen"]
+
+
+def test_what_another_process_writes_during_the_exchange_stays(tmp_path, monkeypatch):
+    target, exchange = tmp_path / "checkpoint", checkpoint_folder._exchange
+    target.mkdir()
+    (target / "model-00001-of-00002.safetensors").write_text("old")
+
+    def late(first, second):
+        (second / "rng_state_1.pth").write_text("of process 1")
+        return exchange(first, second)
+
+    monkeypatch.setattr(checkpoint_folder, "_exchange", late)
+    with replaced_folder(target) as folder:
+        (folder / "model.safetensors").write_text("new")
+    assert {path.name for path in target.iterdir()} == {"model.safetensors", "rng_state_1.pth"}
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
