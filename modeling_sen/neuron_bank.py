@@ -51,6 +51,9 @@ class NeuronBank(nn.ModuleDict):
 
     Args:
         config: the SEN's configuration.
+
+    Raises:
+        ValueError: a neuron has the name of an attribute of this class, such as `train`.
     """
 
     if TYPE_CHECKING:
@@ -66,6 +69,8 @@ class NeuronBank(nn.ModuleDict):
         self.neuron_specs = {name: spec for name, spec in self.specs.items() if name != TEXT_TOWER_NAME}
         self.base: HubSource | None = None  # the checkpoint that relative hub ids refer to
         self.arguments: dict[str, dict[str, Any]] = {}  # name -> arguments of from_pretrained
+        if taken := [name for name in self.neuron_specs if hasattr(self, name)]:
+            raise ValueError(f"neurons: {', '.join(taken)} is the name of an attribute of a module, expected another")
         self.register_state_dict_post_hook(_leave_out)
         self.register_load_state_dict_post_hook(_expect_none)
 

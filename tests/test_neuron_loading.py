@@ -105,6 +105,12 @@ def test_aligned_neurons_must_reach_the_text_space(towers):
         SENModel.from_neurons([towers["ast"]], text_tower=towers["clip"], projection_dim=7, hidden_size=8)
 
 
+@pytest.mark.parametrize("name", ["train", "load"])
+def test_a_name_that_a_module_has_for_itself_is_refused(towers, name):
+    with pytest.raises(ValueError, match=f"neurons: {name} is the name of an attribute of a module"):
+        SENModel.from_neurons([{"hub_id": towers["clip"], "name": name}], projection_dim=12, hidden_size=8)
+
+
 def test_builtin_towers_that_are_not_there_raise():
     spec = NeuronSpec("n", "image", "builtin:no_such_tower", 8, "CLIPVisionModel")
     with pytest.raises(
