@@ -85,7 +85,10 @@ class SENModel(SENPreTrainedModel):
         super().__init__(config)
         if not config.neurons:
             raise ValueError("config.neurons is empty: a SEN needs at least one neuron")
-        # Trainable modules come before the bank: a model's dtype is that of its first parameter.
+        bank = NeuronBank(
+            config
+        )  # raises where a name cannot be a module's; becomes a child after the trainable modules,
+        # as a model's dtype is that of its first parameter.
         num_blocks = min(1, config.num_rounds) if config.share_blocks else config.num_rounds
         self.blocks = nn.ModuleList(
             RABlock(config, first=index == 0 and not config.share_blocks) for index in range(num_blocks)
@@ -94,7 +97,7 @@ class SENModel(SENPreTrainedModel):
         self.gate = nn.Parameter(torch.zeros(()))
         self.logit_scale = nn.Parameter(torch.zeros(()))
         self.logit_bias = None if config.logit_bias_init_value is None else nn.Parameter(torch.zeros(()))
-        self.neurons = NeuronBank(config)
+        self.neurons = bank
         self.gradient_checkpointing = False  # of towers that are still to be loaded
         self.specs = {spec.name: spec for spec in config.neuron_specs}
         self.post_init()
