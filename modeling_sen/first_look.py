@@ -44,12 +44,15 @@ class FirstLook:
         inputs: the neuron's inputs.
         trunk: the trunk's output; `None` where no crown runs again.
         outputs: `hidden_states` and `attentions` of the tower, where they were asked for.
+        storable: whether tensors hold it all: not where layers return tensors beside their hidden states that no adapter
+            computes again (`returned_beside`).
     """
 
     state: NeuronState
     inputs: dict[str, Tensor]
     trunk: TrunkOutput | None = None
     outputs: dict[str, tuple[Tensor, ...] | None] = field(default_factory=dict)
+    storable: bool = True
 
     @property
     def batch_size(self) -> int:
@@ -61,8 +64,13 @@ class FirstLook:
         Of pixels and sound only the shapes are kept: later rounds do not read them.
 
         Raises:
-            ValueError: the modules below the tower's layers return something that is no tensor.
+            ValueError: the modules below the tower's layers return something that is no tensor, or it is not `storable`.
         """
+        if not self.storable:
+            raise ValueError(
+                "the tower's layers return more than hidden states, which cannot be stored; give its adapter "
+                "returned_beside, or train without a cache"
+            )
         state, batch = self.state, self.batch_size
         packed = {"tokens": state.last_hidden_state, "pooled": state.pooler_output, "grid": rows_of(state.grid, batch)}
         if state.token_mask is not None:

@@ -161,7 +161,10 @@ class Neuron(nn.Module):
                 with one_pass(self.tower):
                     found = run_to_output_layer(self.tower, layers, output_layer, asked)
             state = self._state(found, inputs, tower_inputs)
-        return FirstLook(state, dict(inputs), trunk, {name: getattr(found, name, None) for name in outputs})
+        layers_outputs = {name: getattr(found, name, None) for name in outputs}
+        more = trunk is not None and any(isinstance(value, Tensor) for value in trunk.rest or ())
+        storable = not more or self.adapter.returned_beside is not None
+        return FirstLook(state, dict(inputs), trunk, layers_outputs, storable)
 
     @torch.compiler.disable
     def look_again(self, look: FirstLook, prompts: Tensor) -> NeuronState:

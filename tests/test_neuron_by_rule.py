@@ -88,6 +88,7 @@ def warnings(caplog):
         yield lambda: [message for message in caplog.messages if "used by rule" in message]
 
 
+RETURN_MORE = ("T5EncoderModel",)  # relative positions' biases from layer to layer
 # Built like another that is tested in any case: ViT, UniSpeech, RoBERTa, DINOv2.
 ALIKE = ("IJepaModel", "ViTMSNModel", "UniSpeechSatModel", "ElectraModel", "Dinov2WithRegistersModel")
 
@@ -113,6 +114,14 @@ def test_unregistered_types_are_used_by_rule(class_name, tmp_path, warnings):
     assert (again.pooler_output - state.pooler_output).abs().max() > 1e-4
     (again.last_hidden_state.square().sum() + again.pooler_output.sum()).backward()
     assert bool((context.grad.abs().amax(-1) > 0).all())
+    if trunk.storable:
+        stored = neuron.unpack(trunk.pack())
+        with torch.no_grad():
+            torch.testing.assert_close(look_again(neuron, stored, context).pooler_output, again.pooler_output)
+    else:
+        assert class_name in RETURN_MORE
+        with pytest.raises(ValueError, match="layers return more than hidden states, which cannot be stored"):
+            trunk.pack()
     if takes_prompts:
         naive = neuron.tower(**neuron.tower_inputs(inputs_of(spec, shape))).last_hidden_state
         assert torch.equal(state.last_hidden_state[:, -1], naive.reshape(2, -1, 16)[:, -1])
