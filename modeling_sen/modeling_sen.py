@@ -99,7 +99,7 @@ class SENModel(SENPreTrainedModel):
         self.logit_bias = None if config.logit_bias_init_value is None else nn.Parameter(torch.zeros(()))
         self.neurons = bank
         self.gradient_checkpointing = False  # of towers that are still to be loaded
-        self.specs = {spec.name: spec for spec in config.neuron_specs}
+        self.specs = bank.neuron_specs
         self.post_init()
 
     def init_own_weights(self, std: float) -> None:
