@@ -288,22 +288,33 @@ class SENModel(SENPreTrainedModel):
                 embeds[name] = projected.masked_fill(~present[name].unsqueeze(-1), 0.0)
         return embeds
 
-    def _aligned_mean(self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor]) -> Tensor | None:
-        """(batch, projection_dim); `None` where the configuration has no aligned neuron."""
+    def _aligned_mean(
+        self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor] | None:
+        """(batch, projection_dim), and (batch, 1) bool, which samples have an aligned neuron; `None` where the configuration
+        has none.
+        """
         if not any(spec.aligned for spec in self.specs.values()):
             return None
-        embeds = self._embed(states, present)
-        if not embeds:  # aligned neurons exist, but none in this batch
-            return torch.zeros(len(next(iter(present.values()))), self.config.projection_dim).to(self.gate)
-        return masked_mean(embeds, present)
+        embeds, shape = self._embed(states, present), (len(next(iter(present.values()))), 1)
+        has_aligned = torch.zeros(shape, dtype=torch.bool, device=self.gate.device)
+        for name in embeds:
+            has_aligned = has_aligned | present[name].unsqueeze(-1)
+        if not self.training and self.fusion.is_untrained and not bool(has_aligned.all()):
+            logger.warning_once(
+                "a clip has no aligned neuron's input, and this SEN is untrained: its embedding is random"
+            )
+        mean = masked_mean(embeds, present) if embeds else torch.zeros(shape).to(self.gate)
+        return mean, has_aligned
 
-    def _fuse(self, association: Tensor, aligned: Tensor | None) -> Tensor:
-        """z (batch, projection_dim) from F: at the safe start (gate 0) the mean of the aligned neurons and nothing else."""
-        if aligned is None:
-            return nn.functional.normalize(association, dim=-1)
-        # A sample without an aligned neuron has the gated part only, which is zero at first and then leaves zero steadily;
-        # normalised with the usual 1e-12, its gradient to the gate would exceed all others.
-        return nn.functional.normalize(aligned + torch.tanh(self.gate) * association, dim=-1, eps=1e-2)
+    def _fuse(self, association: Tensor, aligned: tuple[Tensor, Tensor] | None) -> Tensor:
+        """z (batch, projection_dim) from F: at the safe start (gate 0) the mean of the aligned neurons and nothing else; F
+        alone for a sample that has none of them.
+        """
+        if aligned is not None:
+            mean, has_aligned = aligned
+            association = torch.where(has_aligned, mean + torch.tanh(self.gate) * association, association)
+        return nn.functional.normalize(association, dim=-1)
 
     def _class_texts(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, embeds: Tensor | None, fused: Tensor
@@ -381,8 +392,8 @@ class SENModel(SENPreTrainedModel):
 
     @property
     def is_untrained_without_start(self) -> bool:
-        """Whether no neuron is aligned and the fusion head was never trained (its bias is still exactly zero)."""
-        return not any(spec.aligned for spec in self.specs.values()) and not bool(self.fusion.up.bias.any())
+        """Whether no neuron is aligned and the fusion head was never trained."""
+        return not any(spec.aligned for spec in self.specs.values()) and self.fusion.is_untrained
 
 
 def text_loss(logits: Tensor, labels: Tensor | None, contrastive: bool) -> Tensor:

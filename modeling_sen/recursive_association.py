@@ -377,5 +377,10 @@ class FusionHead(nn.Module):
         summary = nn.functional.gelu(self.down(read))
         return summary, self.up(summary)
 
+    @property
+    def is_untrained(self) -> bool:
+        """Whether its last bias is still exactly zero, as it was initialised."""
+        return not bool(self.up.bias.any())
+
 
 __all__ = ["DISTRIBUTE", "INTEGRATE", "PROMPT", "FusionHead", "RABlock", "masked_mean"]

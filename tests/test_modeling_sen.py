@@ -1,5 +1,6 @@
 """SENModel: the safe start, missing modalities, rounds and variants, size."""
 
+import logging
 from itertools import pairwise
 
 import pytest
@@ -100,18 +101,40 @@ def test_without_an_aligned_neuron_the_embedding_is_that_of_the_fusion_head(make
     assert SENModel.from_neurons([towers["ast"]], projection_dim=7, **SMALL).is_untrained_without_start
 
 
-def test_a_sample_without_an_aligned_neuron_starts_at_zero_and_can_be_trained(make_sen):
-    model = make_sen()
-    torch.nn.init.normal_(model.fusion.up.bias)
+def test_a_sample_without_an_aligned_neuron_has_the_fusion_heads_embedding(make_sen):
+    model = random_weights(make_sen())
+    torch.nn.init.zeros_(model.gate)
     inputs = random_inputs()
     mask = torch.tensor([[True, True, True], [False, True, True]])
-    output = model(**inputs, neuron_mask=mask, text_embeds=normalised(torch.randn(3, 12)), labels=torch.tensor([0, 1]))
-    assert torch.equal(output.fused_embeds[1], torch.zeros(12))  # it knows nothing of the text space, and says so
+    texts = normalised(torch.randn(3, 12))
+    output = model(**inputs, neuron_mask=mask, text_embeds=texts, labels=torch.tensor([0, 1]))
+    present = {name: mask[:, index] for index, name in enumerate(model.specs)}
+    association = model.fusion(output.neuron_states, present)[1]
+    torch.testing.assert_close(output.fused_embeds[1], normalised(association)[1])
+    torch.testing.assert_close(output.fused_embeds[0], model(**inputs).fused_embeds[0])
+    assert output.logits_per_video[1].std() > 0
     output.loss.backward()
     assert 0 < model.gate.grad.abs() < 1e4
-    with torch.no_grad():
-        model.gate.fill_(0.5)
-        torch.testing.assert_close(model(**inputs, neuron_mask=mask).fused_embeds.norm(dim=-1), torch.ones(2))
+    del inputs["image_pixel_values"]  # no sample of the batch has an aligned neuron
+    torch.testing.assert_close(model(**inputs).fused_embeds[1], output.fused_embeds[1])
+
+
+def test_samples_without_an_aligned_neuron_are_warned_about_until_the_model_is_trained(make_sen, caplog):
+    logging.Logger.warning_once.cache_clear()  # it remembers what other tests were warned of
+    model = make_sen()
+    inputs = random_inputs()
+    model(**inputs)
+    assert not caplog.messages
+    mask = torch.tensor([[True, True, True], [False, True, True]])
+    for _ in range(2):
+        rows = model(**inputs, neuron_mask=mask).fused_embeds.norm(dim=-1)
+        torch.testing.assert_close(rows, torch.ones(2))
+    assert len(caplog.messages) == 1
+    assert "no aligned neuron's input" in caplog.messages[0]
+    logging.Logger.warning_once.cache_clear()
+    torch.nn.init.normal_(model.fusion.up.bias)
+    model(**inputs, neuron_mask=mask)
+    assert len(caplog.messages) == 1
 
 
 # --- missing modalities ----------------------------------------------------------------------------------------------
