@@ -3,6 +3,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 BIN := .venv/bin
+# setuptools tells every editable installation to beware of folders of the package's name.
+PIP := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/pip
 # Files stay whole, in their order: what a file's tests share is made once, and long files do not come last.
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -33,20 +35,20 @@ lint: .venv/installed-dev
 
 .venv/installed-torch:
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --upgrade pip
-	$(BIN)/pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	$(PIP) install -q --upgrade pip
+	$(PIP) install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 	touch $@
 
 .venv/installed-plot: .venv/installed-torch pyproject.toml
-	$(BIN)/pip install -q -e ".[plot]"
+	$(PIP) install -q -e ".[plot]"
 	touch $@
 
 .venv/installed-dev: .venv/installed-plot
-	$(BIN)/pip install -q -e ".[dev]"
+	$(PIP) install -q -e ".[dev]"
 	touch $@
 
 .venv/installed-conformance: .venv/installed-dev
-	$(BIN)/pip install -q "parameterized>=0.9" "setuptools>=77"
+	$(PIP) install -q "parameterized>=0.9" "setuptools>=77"
 	touch $@
 
 clean:

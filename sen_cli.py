@@ -4,7 +4,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -31,20 +31,31 @@ VERBS_BY_PURPOSE = {
 }
 VERBS = {verb: entry for verbs in VERBS_BY_PURPOSE.values() for verb, entry in verbs.items()}
 
-PARSE_THEMSELVES = ("train",)  # verbs whose function takes the arguments as they are, not options by typer
+# Verbs whose function takes the arguments as they are -> the function whose options their help and completion show.
+PARSE_THEMSELVES = {"train": "modeling_sen.commands.train:usual_flags"}
+
+is_program = False  # whether `main` runs: then importing the package registers nothing with Transformers, see there
+
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 # What a user can mend, as can the StrictDataclass... errors of a bad config.json; else it is a fault of the program.
 EXPECTED = (ValueError, OSError, RuntimeError, TypeError, ImportError)
 
 
 def main() -> None:
+    global is_program
+    is_program = True
     arguments = sys.argv[1:]
+    if "_SEN_COMPLETE" in os.environ or arguments[:1] in (["--install-completion"], ["--show-completion"]):
+        _all_verbs()(arguments, prog_name="sen")
+        return
     while arguments[:1] == ["--import"]:
         with one_line_errors("--import"):
             import_first("".join(arguments[1:2]))
         arguments = arguments[2:]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
+        with one_line_errors("--help"):
+            print(_help(), flush=True)
         return
     verb = arguments[0]
     if verb == "--version":
@@ -59,17 +70,30 @@ def main() -> None:
         print(f"sen: no verb {verb!r}; did you mean {' or '.join(near)}?", file=sys.stderr)
         sys.exit(2)
     with one_line_errors(verb):
-        module, function = VERBS[verb][0].split(":")
-        command = getattr(import_module(module), function)
-        if verb in PARSE_THEMSELVES:
-            command(arguments[1:])
+        if verb in PARSE_THEMSELVES and not {"-h", "--help"} & set(arguments):
+            _function(VERBS[verb][0])(arguments[1:])
             return
+        import typer
 
+        app = typer.Typer(add_completion=False, context_settings=HELP_NAMES)
+        app.command()(one_line_errors(verb)(_function(PARSE_THEMSELVES.get(verb, VERBS[verb][0]))))
+        status = app(arguments[1:], prog_name=f"sen {verb}", standalone_mode=False)
+    sys.exit(status or 0)
+
+
+def _function(entry: str) -> Callable[..., None]:
+    module, function = entry.split(":")
+    return getattr(import_module(module), function)
+
+
+def _all_verbs() -> Callable[..., None]:
+    """The whole command line as one program, of which typer makes the completion of a shell."""
     import typer
 
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(one_line_errors(verb)(command))
-    app(arguments[1:], prog_name=f"sen {verb}")
+    app = typer.Typer(context_settings=HELP_NAMES)
+    for verb, (entry, words) in VERBS.items():
+        app.command(verb, help=words)(_function(PARSE_THEMSELVES.get(verb, entry)))
+    return app
 
 
 def import_first(name: str) -> None:
@@ -81,6 +105,9 @@ def import_first(name: str) -> None:
     """
     if not name:
         raise ValueError("expected a Python file or module")
+    from modeling_sen.auto import register
+
+    register()  # the file may use the Auto classes
     if not name.endswith(".py"):
         sys.path.insert(0, os.getcwd())
         import_module(name)
@@ -103,7 +130,8 @@ def _help() -> str:
         "Super Encoding Network: frozen encoders, associated recursively, for video understanding.\n\n"
         f"Usage: sen [--import FILE_OR_MODULE] VERB ...\n\n{listed}\n\n"
         "--import runs a Python file or module first, e.g. one that calls register_neuron(...).\n"
-        "`sen VERB --help` shows a verb's options, `sen --version` the version."
+        "`sen VERB --help` shows a verb's options, `sen --version` the version; `sen --install-completion` makes the shell\n"
+        "complete verbs and options."
     )
 
 
@@ -121,8 +149,11 @@ def one_line_errors(verb: str) -> Iterator[None]:
     except Exception as error:
         if os.environ.get("SEN_TRACEBACK") == "1" or _is_exit(error):
             raise
-        message = " ".join(str(error).split())
-        expected = isinstance(error, EXPECTED) or type(error).__name__.startswith("StrictDataclass")
+        of_usage = getattr(error, "format_message", None)  # typer's, of options that do not fit
+        message = " ".join((of_usage() if of_usage else str(error)).split())
+        expected = (
+            isinstance(error, EXPECTED) or of_usage is not None or type(error).__name__.startswith("StrictDataclass")
+        )
         if not expected:
             message = f"{type(error).__name__}: {message} (SEN_TRACEBACK=1 shows where)"
         print(f"sen {verb}: {message}", file=sys.stderr)
@@ -133,7 +164,7 @@ def _is_exit(error: Exception) -> bool:
     """Whether typer itself ends the program (`typer.Exit` is a RuntimeError)."""
     import typer
 
-    return isinstance(error, typer.Exit | typer.Abort | typer.BadParameter)
+    return isinstance(error, typer.Exit)
 
 
 if __name__ == "__main__":

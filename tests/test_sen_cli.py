@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 import types
@@ -10,6 +11,8 @@ from importlib.metadata import version
 import pytest
 
 import sen_cli
+
+HEAVY = {"torch", "transformers", "scipy", "pandas", "datasets", "av", "modeling_sen.modeling_sen"}
 
 
 def sen(*arguments: str, monkeypatch) -> int:
@@ -50,6 +53,47 @@ def test_help_needs_none_of_the_heavy_libraries():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert all(name in done.stdout for name in sen_cli.VERBS)
+
+
+def test_no_verb_imports_the_model_stack_to_show_its_options():
+    code = f"""
+import contextlib, io, sys
+import sen_cli
+for arguments in [*([verb, "--help"] for verb in sen_cli.VERBS), ["presets"], ["neurons"]]:
+    sys.argv = ["sen", *arguments]
+    with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
+        sen_cli.main()
+    assert shown.getvalue()
+    print(arguments, sorted({HEAVY} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [line for line in done.stdout.splitlines() if not line.endswith("[]")] == []
+    assert len(done.stdout.splitlines()) == len(sen_cli.VERBS) + 2
+
+
+def test_the_module_is_the_command_and_loads_as_little():
+    command = [sys.executable, "-X", "importtime", "-m", "modeling_sen", "presets", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "sen presets" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "modeling_sen.presets" in imported
+    assert not HEAVY & imported
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("sen cl", ["classify"]),
+        ("sen ", list(sen_cli.VERBS)),
+        ("sen classify --de", ["--device"]),
+        ("sen train --num_", ["--num_train_epochs"]),
+    ],
+)
+def test_a_shell_completes_verbs_and_options(words, found):
+    asked = {"_SEN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    command = [sys.executable, "-c", "import sen_cli; sen_cli.main()"]
+    done = subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == found
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -142,8 +186,11 @@ def test_errors_of_usage_are_status_2(verb, monkeypatch, capsys):
 
     verb(run)
     assert sen("try", monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err == "sen try: Missing argument 'number'.\n"
     assert sen("try", "x", monkeypatch=monkeypatch) == 2
-    assert "Traceback" not in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("sen try: Invalid value for 'number'")
+    assert sen("try", "3", "--more", monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err == "sen try: No such option: --more\n"
     assert sen("try", "3", monkeypatch=monkeypatch) == 0
     assert capsys.readouterr().out == "3\n"
 

@@ -8,17 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from tqdm import tqdm
 
-from modeling_sen.modeling_sen import SENModel
-from modeling_sen.pipelines.zero_shot_video_classification import (
-    DEFAULT_TEMPLATE,
-    ZeroShotVideoClassificationPipeline,
-)
+from modeling_sen.commands.model_options import Device, Dtype, model_arguments
 from modeling_sen.presets import resolve_checkpoint
-from modeling_sen.processing_sen import SENProcessor
+from modeling_sen.templates import DEFAULT_TEMPLATE
 
 BAR_WIDTH = 24
 
@@ -37,6 +32,8 @@ def classify(
     top_k: Annotated[int | None, typer.Option(help="Show only the best labels.")] = None,
     views: Annotated[int, typer.Option(help="Temporal views whose scores are averaged.")] = 1,
     batch_size: Annotated[int, typer.Option(help="Videos that the model sees at once.", min=1)] = 8,
+    device: Device = None,
+    dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw frames, sound and scores of each round (one video).")] = None,
 ) -> None:
@@ -50,10 +47,16 @@ def classify(
         if len(videos) > 1 or views > 1:
             raise ValueError(f"--plot draws one view of one video, found {len(videos)} videos and {views} views")
         check_plot_path(plot)
-    model = resolve_checkpoint(model)
+    import torch
+
+    from modeling_sen.encoding import SENEncoder
+    from modeling_sen.pipelines.zero_shot_video_classification import ZeroShotVideoClassificationPipeline
+
+    encoder = SENEncoder.from_pretrained(resolve_checkpoint(model), **model_arguments(device, dtype))
     pipeline = ZeroShotVideoClassificationPipeline(
-        processor=SENProcessor.from_pretrained(model),
-        model=SENModel.from_pretrained(model),
+        processor=encoder.processor,
+        model=encoder.model,
+        device=encoder.model.device,
         task="zero-shot-video-classification",
         candidate_labels=candidates,
         hypothesis_template=template or DEFAULT_TEMPLATE,

@@ -4,14 +4,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
-from modeling_sen.encoding import SENEncoder
+from modeling_sen.commands.model_options import Device, Dtype, model_arguments
 from modeling_sen.presets import resolve_checkpoint
 from modeling_sen.whole_file import whole_file
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def encode(
@@ -19,10 +21,14 @@ def encode(
     output: Annotated[Path, typer.Option("--output", "-o", help="A file ending in .parquet or .npz.")],
     model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny, the one inside.")] = "sen-tiny",
     batch_size: Annotated[int, typer.Option(help="Videos that the model sees at once.", min=1)] = 8,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """Embed videos: writes the columns `path` and `embedding` (float32, length 1)."""
     write = _writer(output)
-    encoder = SENEncoder.from_pretrained(resolve_checkpoint(model))
+    from modeling_sen.encoding import SENEncoder
+
+    encoder = SENEncoder.from_pretrained(resolve_checkpoint(model), **model_arguments(device, dtype))
     embeddings = encoder.encode(list(videos), batch_size, show_progress=len(videos) > 1)
     with whole_file(output) as unfinished:
         write(unfinished, videos, embeddings)
@@ -49,13 +55,15 @@ def _import_pyarrow() -> Any:
     return pyarrow
 
 
-def _write_parquet(path: Path, videos: Sequence[str], embeddings: np.ndarray) -> None:
+def _write_parquet(path: Path, videos: Sequence[str], embeddings: "np.ndarray") -> None:
     pyarrow = _import_pyarrow()
     column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(embeddings.ravel()), embeddings.shape[1])
     pyarrow.parquet.write_table(pyarrow.table({"path": list(videos), "embedding": column}), path)
 
 
-def _write_npz(path: Path, videos: Sequence[str], embeddings: np.ndarray) -> None:
+def _write_npz(path: Path, videos: Sequence[str], embeddings: "np.ndarray") -> None:
+    import numpy as np
+
     with open(path, "wb") as file:
         np.savez(file, path=np.asarray(videos), embedding=embeddings)
 

@@ -4,7 +4,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,15 +17,13 @@ from modeling_sen.commands.evaluation_options import (
     Root,
     Templates,
 )
-from modeling_sen.encoding import SENEncoder
-from modeling_sen.evaluation.clip_embeddings import describe_run
-from modeling_sen.evaluation.dataset_lists import open_test_sets
-from modeling_sen.evaluation.few_shot import load_head
-from modeling_sen.evaluation.measure import measure_recognition, measure_retrieval
-from modeling_sen.evaluation.protocols import Protocol, find_protocol
+from modeling_sen.commands.model_options import Device, Dtype, model_arguments
+from modeling_sen.evaluation.protocols import find_protocol
 from modeling_sen.presets import resolve_checkpoint
-from modeling_sen.training.data import open_clips
 from modeling_sen.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from modeling_sen.evaluation.protocols import Protocol
 
 TASKS = ("recognition", "retrieval")
 
@@ -54,6 +52,8 @@ def main(
     seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
     skip_missing: Annotated[bool, typer.Option(help="Leave out listed clips that do not exist.")] = False,
     batch_size: BatchSize = 8,
+    device: Device = None,
+    dtype: Dtype = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw confusion and accuracy of each class.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
@@ -66,7 +66,14 @@ def main(
         )
     used = find_protocol(protocol, dataset)
     sources = list(data) if data else [_hub_source(used, dataset)]
-    encoder = SENEncoder.from_pretrained(resolve_checkpoint(model))
+    from modeling_sen.encoding import SENEncoder
+    from modeling_sen.evaluation.clip_embeddings import describe_run
+    from modeling_sen.evaluation.dataset_lists import open_test_sets
+    from modeling_sen.evaluation.few_shot import load_head
+    from modeling_sen.evaluation.measure import measure_recognition, measure_retrieval
+    from modeling_sen.training.data import open_clips
+
+    encoder = SENEncoder.from_pretrained(resolve_checkpoint(model), **model_arguments(device, dtype))
     results: dict[str, Any] = {"task": task, **describe_run(encoder, model, used), "num": num, "seed": seed}
     if task == "retrieval":
         texts = [open_clips(source, "text", split, target_column=column) for source in sources]
@@ -86,7 +93,7 @@ def main(
     print(text if as_json else _summary(results, output))
 
 
-def _hub_source(protocol: Protocol, dataset: str | None) -> str:
+def _hub_source(protocol: "Protocol", dataset: str | None) -> str:
     """The protocol's data set on the Hub, at its commit."""
     if dataset is None or dataset not in protocol.hub_datasets:
         known = ", ".join(protocol.hub_datasets) or "none"

@@ -16,10 +16,7 @@ from modeling_sen.commands.evaluation_options import (
     Root,
     Templates,
 )
-from modeling_sen.encoding import SENEncoder
-from modeling_sen.evaluation.clip_embeddings import describe_run
-from modeling_sen.evaluation.dataset_lists import open_test_sets
-from modeling_sen.evaluation.few_shot import HEADS, fit_head, save_head
+from modeling_sen.commands.model_options import Device, Dtype, model_arguments
 from modeling_sen.evaluation.protocols import find_protocol
 from modeling_sen.presets import resolve_checkpoint
 
@@ -28,7 +25,7 @@ def main(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id, or sen-tiny.")],
     data: Annotated[str, typer.Argument(help="Labelled clips: a list file, folder, table, world:..., ID@COMMIT.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the head.")],
-    kind: Annotated[str, typer.Option(help=f"One of {', '.join(HEADS)}.")] = "cache",
+    kind: Annotated[str, typer.Option(help="cache or linear.")] = "cache",
     shots: Annotated[int | None, typer.Option(help="Clips of each class, drawn by the seed; by default all.")] = None,
     seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
     protocol: ProtocolName = "own",
@@ -42,14 +39,21 @@ def main(
     sharpness: Annotated[float, typer.Option(help="Cache: how alike clips must be.")] = 5.5,
     strength: Annotated[float, typer.Option(help="Linear: inverse of the regularisation.")] = 1.0,
     batch_size: BatchSize = 8,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """Fit a head on a few labelled clips: a cache of them beside the class texts, or a linear probe."""
+    from modeling_sen.encoding import SENEncoder
+    from modeling_sen.evaluation.clip_embeddings import describe_run
+    from modeling_sen.evaluation.dataset_lists import open_test_sets
+    from modeling_sen.evaluation.few_shot import fit_head, save_head
+
     used = find_protocol(protocol, dataset)
     sets = open_test_sets([data], root, class_names or (), split, column=column)
     if len(sets) > 1:
         raise ValueError(f"{data}: expected one set of clips, found the lists of {len(sets)} splits")
     (clips,) = sets
-    encoder = SENEncoder.from_pretrained(resolve_checkpoint(model))
+    encoder = SENEncoder.from_pretrained(resolve_checkpoint(model), **model_arguments(device, dtype))
     templates = tuple(template or used.templates_for(dataset))
     head, count = fit_head(
         kind, encoder, used, clips, output, templates, shots, seed, residual, sharpness, strength, batch_size, True

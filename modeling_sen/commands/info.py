@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from modeling_sen.commands.tables import print_table, short_number
-from modeling_sen.cost import describe
 
 
 def info(
@@ -18,6 +17,8 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Neurons, parameters and cost of a checkpoint or preset. No weights are loaded."""
+    from modeling_sen.cost import describe
+
     found = describe(model)
     if as_json:
         print(json.dumps(found))

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from modeling_sen.commands.tables import print_table, short_number
-from modeling_sen.configuration_sen import NeuronSpec
 from modeling_sen.presets import PRESETS, SENPreset
 
 
@@ -52,9 +51,8 @@ def presets(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _describe_part(neuron: dict[str, Any], preset: SENPreset) -> dict[str, Any]:
-    spec = NeuronSpec.from_dict(neuron)
-    names = ("name", "modality", "hub_id", "aligned")
-    return {**{name: getattr(spec, name) for name in names}, "parameters": preset.parameters[spec.name]}
+    described = {name: neuron[name] for name in ("name", "modality", "hub_id")}
+    return {**described, "aligned": neuron.get("aligned", False), "parameters": preset.parameters[neuron["name"]]}
 
 
 __all__ = ["presets"]

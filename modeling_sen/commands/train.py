@@ -2,22 +2,23 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """`sen train`: the Trainer's flags and those of data and model, from the command line and a YAML file."""
 
+import inspect
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-from transformers import HfArgumentParser
+import typer
 
-from modeling_sen.training.train_sen import TrainSettings, train_sen
-from modeling_sen.training.trainer import SENTrainingArguments
+from modeling_sen.training.train_settings import TRAINER_DEFAULTS, TrainSettings
 
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
 
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)  # one line, without the usage of some 150 flags
+    from modeling_sen.training.trainer import SENTrainingArguments
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -25,29 +26,93 @@ def run(arguments: Sequence[str]) -> None:
 
     Several processes: torchrun --nproc_per_node 2 -m modeling_sen.commands.train --output_dir OUT ...
     """
+    if "--help-all" in arguments:
+        _parser().print_help()
+        return
     settings, training = read_arguments(arguments)
+    from modeling_sen.training.train_sen import train_sen
+
     chosen = train_sen(settings, training)
     if training.process_index == 0:
         print(f"{chosen}: load it with SENModel.from_pretrained, or name it to sen classify --model")
 
 
-def read_arguments(arguments: Sequence[str]) -> tuple[TrainSettings, SENTrainingArguments]:
-    """Settings from flags and from the YAML file that `--config` names; flags win.
+def usual_flags(**flags: Any) -> None:
+    """Train a SEN on clips with labels or texts. Run again after an interruption, it goes on where it was.
 
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: unknown settings, values of the wrong kind, no training clips.
+    Every flag of transformers.TrainingArguments works; `sen train --help-all` lists them. Several processes: torchrun
+    --nproc_per_node 2 -m modeling_sen.commands.train --output_dir OUT ...
     """
-    parser = _Parser(
+
+
+def _usual_flags() -> dict[str, tuple[Any, str]]:
+    """Flag -> (default, help), for the help that appears at once and for shell completion."""
+    own = {
+        each.name: (
+            each.default if each.default_factory is MISSING else each.default_factory(),
+            each.metadata["help"],
+        )
+        for each in fields(TrainSettings)
+    }
+    return {
+        "output_dir": (None, "Folder of the run: settings, checkpoints, log, curve, best and last."),
+        "config": (None, "YAML file of settings by name; flags win."),
+        **own,
+        **TRAINER_DEFAULTS,
+        "max_steps": (-1, "Steps to train, instead of epochs."),
+        "seed": (42, "Of the initial weights and the order of the clips."),
+        "bf16": (False, "Train in bfloat16 with float32 weights."),
+        "help-all": (False, "List every flag, those of transformers.TrainingArguments included."),
+    }
+
+
+def _as_option(name: str, default: Any, words: str) -> inspect.Parameter:
+    is_switch = default is False
+    shown = False if default in (None, "", -1) or is_switch else str(default)
+    option = typer.Option(f"--{name}", help=words, show_default=shown)
+    kind: Any = Annotated[bool if is_switch else str | None, option]
+    default = False if is_switch else None
+    return inspect.Parameter(name.replace("-", "_"), inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+usual_flags.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [_as_option(name, *flag) for name, flag in _usual_flags().items()]
+)
+usual_flags.__annotations__ = {
+    each.name: each.annotation for each in inspect.signature(usual_flags).parameters.values()
+}
+
+
+def _parser() -> "HfArgumentParser":
+    from transformers import HfArgumentParser
+
+    from modeling_sen.training.trainer import SENTrainingArguments
+
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise ValueError(message)  # one line, without the usage of some 150 flags
+
+    parser = Parser(
         [TrainSettings, SENTrainingArguments],  # type: ignore[list-item]
         prog="sen train",
         description=run.__doc__,
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, help="YAML file of settings by name; flags win.")
+    return parser
+
+
+def read_arguments(arguments: Sequence[str]) -> "tuple[TrainSettings, SENTrainingArguments]":
+    """Settings from flags and from the YAML file that `--config` names; flags win.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: unknown settings, values of the wrong kind, no training clips.
+    """
+    parser = _parser()
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
-        raise ValueError(f"unknown arguments {' '.join(unknown)}; `sen train --help` lists all")
+        raise ValueError(f"unknown arguments {' '.join(unknown)}; `sen train --help-all` lists all")
     config = known.config
     if config is not None:
         in_file = _flags_of_file(config, parser)
@@ -60,7 +125,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[TrainSettings, SENTraining
     return settings, training
 
 
-def _flags_of_file(path: Path, parser: HfArgumentParser) -> list[str]:
+def _flags_of_file(path: Path, parser: "HfArgumentParser") -> list[str]:
     """The settings in a file as flags; null stands for the default."""
     import yaml
 

@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from modeling_sen.world.write import parse_objects, write_world
-
 
 def world(
     out: Annotated[Path, typer.Argument(help="Folder to write to; a run that was stopped is continued.")],
@@ -28,6 +26,8 @@ def world(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Write generated clips with sound, of which everything is known."""
+    from modeling_sen.world.write import parse_objects, write_world
+
     summary = write_world(
         out, split, num, seed, num_objects=parse_objects(num_objects), size=size, num_frames=num_frames, hops=hops
     )

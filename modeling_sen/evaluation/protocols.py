@@ -8,11 +8,13 @@ A published number is of one protocol: the same model differs by points between 
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from modeling_sen.configuration_sen import NeuronSpec
-from modeling_sen.processing_sen import SENProcessor
+if TYPE_CHECKING:  # the names of protocols are part of a command's help, which loads no model stack
+    from modeling_sen.configuration_sen import NeuronSpec
+    from modeling_sen.processing_sen import SENProcessor
 
 MEDIA = ("photo", "video", "example", "demonstration")
 BARE = ("{}",)
@@ -178,7 +180,7 @@ def find_protocol(name: str, dataset: str | None = None) -> Protocol:
     return PROTOCOLS[name]
 
 
-def protocol_processors(processor: SENProcessor, protocol: Protocol) -> list[SENProcessor]:
+def protocol_processors(processor: "SENProcessor", protocol: Protocol) -> "list[SENProcessor]":
     """A processor for each temporal view: the SEN's, its neurons sampled and preprocessed as the protocol says.
 
     Means, standard deviations and gray stay the neurons' own, sound is that of the sampled span, and depth and thermal maps
@@ -187,13 +189,13 @@ def protocol_processors(processor: SENProcessor, protocol: Protocol) -> list[SEN
     return [_view_processor(processor, protocol, rule) for rule in protocol.sampling] or [processor]
 
 
-def _view_processor(processor: SENProcessor, protocol: Protocol, rule: str) -> SENProcessor:
+def _view_processor(processor: "SENProcessor", protocol: Protocol, rule: str) -> "SENProcessor":
     config = copy.deepcopy(processor.config)
     config.neurons = [_as_protocol(spec, processor, protocol, rule).to_dict() for spec in config.neuron_specs]
-    return SENProcessor(config, processor.source)
+    return type(processor)(config, processor.source)
 
 
-def _as_protocol(spec: NeuronSpec, processor: SENProcessor, protocol: Protocol, rule: str) -> NeuronSpec:
+def _as_protocol(spec: "NeuronSpec", processor: "SENProcessor", protocol: Protocol, rule: str) -> "NeuronSpec":
     if not spec.takes_frames:
         return spec
     spec = replace(

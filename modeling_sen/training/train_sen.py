@@ -10,22 +10,22 @@ OUT/trainer_state.json  its log; OUT/curve.png draws it
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import EarlyStoppingCallback, IntervalStrategy
 from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_sen.configuration_sen import SENConfig
-from modeling_sen.encoding import DEFAULT_TEMPLATE
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.presets import PRESETS, resolve_checkpoint
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.training.clip_dataset import ClipDataset
 from modeling_sen.training.data import LabelledClips, open_clips
 from modeling_sen.training.tasks import Recognition, Retrieval
+from modeling_sen.training.train_settings import TrainSettings
 from modeling_sen.training.trainer import SENTrainer, SENTrainingArguments, changed_arguments
 from modeling_sen.whole_file import whole_file
 
@@ -35,50 +35,6 @@ FREE_ON_RESUME = (
     *("output_dir", "log_", "logging_", "save_", "push_to_hub", "hub_", "report_to", "run_name", "project"),
     *("disable_tqdm", "dataloader_num", "dataloader_pin", "dataloader_persistent", "dataloader_prefetch"),
 )
-
-
-def _setting(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
-
-
-@dataclass
-class TrainSettings:
-    """What `sen train` needs beside the arguments of the Trainer: data and model."""
-
-    train: str = _setting(
-        "",
-        "Training clips: a folder, a csv, jsonl or parquet table, world:SPLIT?num=N, or a data set's id on the Hub.",
-    )
-    task: Literal["recognition", "retrieval"] = _setting(
-        "recognition", "recognition (clips with labels) or retrieval (clips with texts)."
-    )
-    validation: str | None = _setting(None, "Validation clips, in any of these forms.")
-    model: str = _setting("sen-tiny", "A preset, a checkpoint folder or Hub id of a SEN, or sen-tiny.")
-    train_split: str = _setting("train", "Split of a Hub data set, or sub-folder, that is trained on.")
-    validation_split: str = _setting("validation", "The same for validation.")
-    video_column: str | None = _setting(None, "Column of the clips; by default the first with a usual name.")
-    target_column: str | None = _setting(None, "Column of labels or texts; by default the first with a usual name.")
-    templates: list[str] = field(
-        default_factory=lambda: [DEFAULT_TEMPLATE],
-        metadata={"help": "Texts with {} for the label; several are averaged."},
-    )
-    loss: Literal["contrastive", "sigmoid", "gram"] = _setting("contrastive", "Of retrieval.")
-    early_stopping_patience: int | None = _setting(None, "Stop after so many validations without a better one.")
-    cache: str | None = _setting(
-        None, "Folder of cached trunks: built first, then no video is decoded and no trunk is run."
-    )
-    cache_dtype: Literal["bfloat16", "float16", "float32"] = _setting("bfloat16", "Of what is cached.")
-    skip_unreadable: bool = _setting(
-        False, "Leave out clips that cannot be read, and say how many; else they are an error."
-    )
-
-    def __post_init__(self) -> None:
-        if not self.train:
-            raise ValueError("expected --train, or train in the file given as --config")
-        if not all("{}" in template for template in self.templates):
-            raise ValueError(f"templates: expected texts with {{}} for the label, found {self.templates}")
-        if self.early_stopping_patience is not None and self.validation is None:
-            raise ValueError("early_stopping_patience needs validation clips")
 
 
 def train_sen(settings: TrainSettings, training: SENTrainingArguments) -> Path:

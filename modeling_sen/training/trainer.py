@@ -25,39 +25,35 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, sort_checkpoints
 
 from modeling_sen.training.curve import draw_curve
+from modeling_sen.training.train_settings import TRAINER_DEFAULTS
 
 UNFINISHED = ".unfinished"  # in the folder of a run: a checkpoint that is being written, or removed
 Task = Callable[[nn.Module, Mapping[str, Any]], Mapping[str, Any]]
 Measure = Callable[[nn.Module], Mapping[str, float]]
 
 
-def _changed(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _ours(name: str) -> Any:
+    default, words = TRAINER_DEFAULTS[name]
+    return field(default=default, metadata={"help": words})
 
 
 @dataclass
 class SENTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with defaults that suit an association over frozen towers."""
+    """`transformers.TrainingArguments` with the defaults of `train_settings.TRAINER_DEFAULTS`."""
 
-    per_device_train_batch_size: int = _changed(32, "Clips of a batch in each process.")
-    per_device_eval_batch_size: int = _changed(32, "Clips of a validation batch in each process.")
-    num_train_epochs: float = _changed(10.0, "How often each clip is seen.")
-    learning_rate: float = _changed(1e-3, "Peak of the schedule.")
-    lr_scheduler_type: SchedulerType | str = field(default="cosine", metadata={"help": "Schedule after the warm-up."})
-    warmup_steps: float = _changed(0.1, "Steps of the linear warm-up; below 1 a share of all steps.")
-    weight_decay: float = _changed(0.01, "AdamW's, of matrices only: no biases, norms and scalars.")
-    logging_steps: float = _changed(20, "Steps between two logged losses.")
-    # The filter would hide a loss that is not finite; the trainer stops at one.
-    logging_nan_inf_filter: bool = _changed(
-        False, "Log the mean of the other losses in the place of NaN and infinity."
-    )
-    save_steps: float = _changed(200, "Steps between two checkpoints.")
-    save_total_limit: int | None = _changed(2, "Checkpoints to keep; the best one and the newest always stay.")
-    dataloader_drop_last: bool = _changed(
-        True, "Leave out what remains of an epoch, so that all batches have one size; validation has all clips."
-    )
-    # Patience is part of the state of a run.
-    restore_callback_states_from_checkpoint: bool = _changed(True, "Continue early stopping where it was.")
+    per_device_train_batch_size: int = _ours("per_device_train_batch_size")
+    per_device_eval_batch_size: int = _ours("per_device_eval_batch_size")
+    num_train_epochs: float = _ours("num_train_epochs")
+    learning_rate: float = _ours("learning_rate")
+    lr_scheduler_type: SchedulerType | str = _ours("lr_scheduler_type")  # noqa: RUF009 (a field)
+    warmup_steps: float = _ours("warmup_steps")
+    weight_decay: float = _ours("weight_decay")
+    logging_steps: float = _ours("logging_steps")
+    logging_nan_inf_filter: bool = _ours("logging_nan_inf_filter")
+    save_steps: float = _ours("save_steps")
+    save_total_limit: int | None = _ours("save_total_limit")
+    dataloader_drop_last: bool = _ours("dataloader_drop_last")
+    restore_callback_states_from_checkpoint: bool = _ours("restore_callback_states_from_checkpoint")
 
     def __post_init__(self) -> None:
         if find_spec("accelerate") is None:

@@ -1,0 +1,7 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""`python -m modeling_sen` is `sen`."""
+
+from sen_cli import main
+
+main()
