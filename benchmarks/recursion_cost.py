@@ -53,9 +53,9 @@ def make_sen(folder: Path, depth: int) -> SENModel:
     prompts = {"prompt_depth": depth} if depth else {"prompt": "none"}
     model = SENModel.from_neurons(neurons, num_rounds=3, **prompts)
     for block in model.blocks if depth else ():  # as after training: prompts of the size of tokens
-        for distribution in block.distribution.values():
-            torch.nn.init.normal_(distribution.tokens)
-            torch.nn.init.normal_(distribution.up.weight, std=0.2)
+        for prompting in block.prompting.values():
+            torch.nn.init.normal_(prompting.tokens)
+            torch.nn.init.normal_(prompting.up.weight, std=0.2)
     return model
 
 

@@ -48,9 +48,9 @@ def __dir__() -> list[str]:
 
 def _is_command() -> bool:
     """Whether the program is `sen` or `python -m modeling_sen`, whose verbs name the classes that they load."""
-    return getattr(sys.modules.get("sen_cli"), "is_program", False) or (
-        sys.argv[:1] == ["-m"] and "modeling_sen" in sys.orig_argv
-    )
+    programs = (sys.modules.get(name) for name in ("sen_cli", "__main__"))
+    is_module = sys.argv[:1] == ["-m"] and "modeling_sen" in sys.orig_argv  # it is imported before it runs
+    return is_module or any(getattr(program, "is_program", False) for program in programs)
 
 
 if not _is_command():  # so that a command's help does not wait seconds for the model stack
