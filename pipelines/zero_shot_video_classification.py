@@ -27,7 +27,7 @@ class ZeroShotVideoClassificationPipeline(VideoPipeline):
     >>> import modeling_sen
     >>> from transformers import pipeline
 
-    >>> classify = pipeline("zero-shot-video-classification")  # the embedded sen-tiny
+    >>> classify = pipeline("zero-shot-video-classification", model=modeling_sen.SEN_TINY)
     >>> classify("clip.mp4", candidate_labels=["a red circle moving left", "a blue star bouncing"])
     ```
     """
