@@ -106,7 +106,7 @@ class SENEncoder:
         """Embeds each label in each template; the embeddings of one label are averaged and normalised.
 
         Args:
-            labels: at least one.
+            labels: at least one. A warning names a label whose texts are longer than the text tower takes.
             templates: texts with `{}` for the label.
 
         Returns:

@@ -120,8 +120,9 @@ def tower_source(source: HubSource) -> HubSource:
         ValueError: `modules.json` is damaged, or its path leads out of the checkpoint.
         OSError: there is no such folder.
     """
-    first: dict[str, Any] = next(iter(_read_json(source, MODULES) or ()), {})
-    path = _path(source, first) if _kind(first) in TOWERS else ""
+    entries = _read_json(source, MODULES)
+    known = isinstance(entries, list) and entries and _kind(entries[0]) in TOWERS
+    path = _path(source, entries[0]) if known else ""
     if not path or not Path(source.location).is_dir():
         return replace(source, subfolder="/".join(filter(None, (source.subfolder, path))))
     folder = Path(source.location, path)
@@ -141,7 +142,7 @@ def read_layout(source: HubSource) -> SentenceLayout | None:
     if entries is None:
         return None
     where = _where(source, MODULES)
-    if not isinstance(entries, list) or not entries:
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"{where}: found {entries!r}, expected a list of modules")
     kinds = [_kind(entry) for entry in entries]
     for number, (entry, kind) in enumerate(zip(entries, kinds, strict=True)):
@@ -332,9 +333,9 @@ def _pooling_modes(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return (found,) if isinstance(found, str) else tuple(found)
 
 
-def _kind(entry: Mapping[str, Any]) -> str:
+def _kind(entry: Any) -> str:
     """`sentence_transformers.models.Pooling`, or where later versions have it -> `Pooling`; others as they are."""
-    path = str(entry.get("type"))
+    path = str(entry.get("type")) if isinstance(entry, dict) else ""
     return path.rpartition(".")[2] if path.startswith("sentence_transformers.") else path
 
 

@@ -225,7 +225,10 @@ REFUSED = {
     "two poolings": (lambda folder: edit_modules(folder, 2, type=f"{MODELS}.Pooling"), r"module 2 is '.*Pooling'"),
     "a path that leads out": (lambda folder: edit_modules(folder, 2, path="../x"), r"path '\.\./x' leads out"),
     "not JSON": (lambda folder: (folder / "modules.json").write_text("["), r"modules\.json is not JSON"),
-    "no list": (lambda folder: (folder / "modules.json").write_text("{}"), r"found \{\}, expected a list of modules"),
+    "no list": (
+        lambda folder: (folder / "modules.json").write_text('{"path": "x"}'),
+        r"found \{'path': 'x'\}, expected a list of modules",
+    ),
     "unknown mode": (
         lambda folder: change(folder / "1_Pooling" / "config.json", pooling_mode="median"),
         r"1_Pooling/config\.json: pooling mode 'median'",

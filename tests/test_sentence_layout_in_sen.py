@@ -13,7 +13,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 
 from modeling_sen import SENEncoder, SENModel, SENProcessor
+from modeling_sen.cost import neuron_cost
+from modeling_sen.hub_files import HubSource
 from modeling_sen.neuron_loading import load_neuron, resolve_spec
+from modeling_sen.sentence_layout import SentenceHead, read_layout
 from modeling_sen.training.feature_cache import FeatureCache, look_digest
 
 
@@ -83,6 +86,13 @@ def test_a_cache_of_another_pooling_is_not_read(backbones, tmp_path):
     assert len(digests) == 3
 
 
+def test_the_cost_counts_what_follows_the_tower(sen):
+    words = sen.neurons["words"]
+    cost = neuron_cost(words.spec, SENProcessor(sen.config))
+    assert cost.parameters == sum(weight.numel() for weight in words.parameters())
+    assert cost.first_pass_flops > 0
+
+
 def test_a_second_look_is_pooled_likewise(sen):
     words = sen.neurons["words"]
     look = look_at(words)
@@ -147,3 +157,7 @@ def test_all_files_come_from_one_commit_of_a_repository(sentences, tmp_path, mon
             look, expected = look_at(load(folder)), look_at(load(folder))
             found = neuron.first_look(look.inputs)
             torch.testing.assert_close(found.state.pooler_output, expected.state.pooler_output)
+        hub.upload("org/sen", Path(sentences[1]).parent)  # a folder of a repository, as `include_neurons` makes them
+        layout = read_layout(HubSource("org/sen", subfolder="own", fetch=arguments))
+        assert (layout.modes, layout.prompt) == (("mean",), "query about: ")
+        assert sum(weight.numel() for weight in SentenceHead(layout).parameters()) == 16 * 12 + 12
