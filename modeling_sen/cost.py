@@ -24,6 +24,7 @@ from modeling_sen.neuron_loading import config_for, tower_class_of
 from modeling_sen.presets import PRESETS, resolve_checkpoint
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.recursive_association import PROMPT
+from modeling_sen.sentence_layout import SentenceHead, read_layout, tower_source
 
 _FRAMES = np.zeros((16, 256, 256, 3), dtype=np.uint8)
 _SOUND = (np.zeros(160_000, dtype=np.float32), 16_000)
@@ -77,8 +78,9 @@ def neuron_cost(spec: NeuronSpec, processor: SENProcessor) -> NeuronCost:
 
 
 def neuron_without_weights(spec: NeuronSpec, processor: SENProcessor) -> tuple[Neuron, int]:
-    """The neuron on the meta device, and the number of its projection's parameters."""
-    source = HubSource.of_neuron(spec, processor.source)
+    """The neuron on the meta device, and the number of parameters of what follows its tower."""
+    root = HubSource.of_neuron(spec, processor.source)
+    source, layout = tower_source(root), read_layout(root) if spec.modality == "text" else None
     config = AutoConfig.from_pretrained(source.location, **source.files)
     tower_class = tower_class_of(spec, trust_remote_code=False)
     with torch.device("meta"):
@@ -92,7 +94,10 @@ def neuron_without_weights(spec: NeuronSpec, processor: SENProcessor) -> tuple[N
     else:
         projection: nn.Module = model.get_submodule(spec.projection)
         projection_parameters = sum(weight.numel() for weight in projection.parameters())
-    return Neuron(spec, tower, None, processor.config.prompt_depth), projection_parameters
+    sentence = None if layout is None else SentenceHead(layout).to("meta")
+    if sentence is not None:
+        projection_parameters += sum(weight.numel() for weight in sentence.parameters())
+    return Neuron(spec, tower, None, processor.config.prompt_depth, sentence=sentence), projection_parameters
 
 
 def one_clip(spec: NeuronSpec, processor: SENProcessor) -> dict[str, Tensor]:

@@ -106,23 +106,23 @@ class SENEncoder:
         """Embeds each label in each template; the embeddings of one label are averaged and normalised.
 
         Args:
-            labels: at least one.
+            labels: at least one. A warning names a label whose texts are longer than the text tower takes.
             templates: texts with `{}` for the label.
 
         Returns:
             (labels, projection_dim), on the model's device and in its dtype, each row of length 1.
 
         Raises:
-            ValueError: the SEN has no text tower; not strings.
+            ValueError: the SEN has no text tower; two labels differ only behind the tokens that the tower takes.
         """
+        reader = self.processor.text_reader
+        reader.check_labels(labels, templates)
         rows = []
         labels_at_once = max(1, TEXTS_AT_ONCE // len(templates))
         for start in range(0, len(labels), labels_at_once):
             some = labels[start : start + labels_at_once]
-            tokens = self.processor.tokenize(
-                [template.replace("{}", label) for label in some for template in templates]
-            )
-            embeds: Any = self.model.get_text_features(tokens["text_input_ids"], tokens["text_attention_mask"])
+            texts = [template.replace("{}", label) for label in some for template in templates]
+            embeds: Any = self.model.get_text_features(*reader(texts, warn=False))
             rows.append(embeds.pooler_output.unflatten(0, (len(some), len(templates))).mean(dim=1))
         return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
 

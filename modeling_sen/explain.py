@@ -71,7 +71,7 @@ def explain(
         templates: texts with `{}` for the label, averaged.
 
     Raises:
-        ValueError, OSError, TypeError: the clip cannot be read, see [`SENProcessor`].
+        ValueError, OSError, TypeError: the clip cannot be read, see [`SENProcessor`]; labels, see [`SENEncoder`].
     """
     labels = [label.strip() for label in labels]
     texts = SENEncoder(model, processor).embed_labels(labels, templates)  # (labels, projection_dim)

@@ -22,7 +22,8 @@ class NeuronState:
 
     Attributes:
         last_hidden_state: (batch, t * h * w, width) tokens of the grid; class tokens are not among them.
-        pooler_output: (batch, width), the tower's own pooled output, or the mean of its tokens; mean over folded frames.
+        pooler_output: (batch, width), pooled as the checkpoint's layout says, the tower's own pooled output, or the mean of
+            its tokens; mean over folded frames.
         grid: (t, h, w).
         token_mask: (batch, t * h * w) bool, which tokens are not padding, where some may be.
         answers: (batch, prompt_tokens, width), what each prompt token found among the tokens; `None` in round 0.

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration_sen import NeuronSpec
+from .configuration_sen import TEXT_TOWER_NAME, NeuronSpec
 from .first_look import CROWN_INPUT, FirstLook, NeuronState, sizes_of, unpack_shapes
 from .hub_files import HubSource
 from .neuron_by_rule import adapter_for, find_layers, modules_below
 from .neuron_registry import NeuronAdapter
 from .prompt_injection import PromptedTower, TrunkOutput, layers_to_run, one_pass, run_to_output_layer
+from .sentence_layout import SentenceHead
 
 
 class Neuron(nn.Module):
@@ -27,6 +28,8 @@ class Neuron(nn.Module):
         projection: maps pooled outputs into the text tower's space; `None` for the identity.
         prompt_depth: number of layers in the crown, `"all"`, or `None` for a quarter of them, at least 1.
         source: where the tower was loaded from.
+        sentence: what follows the tower in a checkpoint of sentence-transformers: how tokens are pooled, and the modules
+            behind, through which embeddings go but not the pooled outputs that association reads.
     """
 
     tower: PreTrainedModel
@@ -38,9 +41,15 @@ class Neuron(nn.Module):
         projection: nn.Module | None,
         prompt_depth: int | str | None,
         source: HubSource | None = None,
+        sentence: SentenceHead | None = None,
     ):
         super().__init__()
-        self.spec, self.tower, self.projection, self.source = spec, tower, projection, source
+        self.spec, self.tower, self.projection, self.source, self.sentence = spec, tower, projection, source, sentence
+        if sentence is not None and len(sentence.modes) > 1 and spec.name != TEXT_TOWER_NAME:
+            raise ValueError(
+                f"neuron {spec.name!r}: its checkpoint pools by {' and '.join(sentence.modes)} beside each other, wider than "
+                "the tower, which only a text tower may; expected one pooling mode"
+            )
         self.adapter: NeuronAdapter = adapter_for(tower)
         reads_frames = self.adapter.modality in ("image", "video", "depth", "thermal")
         if not (reads_frames if spec.takes_frames else self.adapter.modality == spec.modality):
@@ -130,7 +139,8 @@ class Neuron(nn.Module):
     @property
     def embedding_size(self) -> int:
         """Width of the projected pooled output."""
-        pooled = torch.zeros(1, self.spec.hidden_size, device=self.device, dtype=self.dtype)
+        vectors = 1 if self.sentence is None else max(1, len(self.sentence.modes))
+        pooled = torch.zeros(1, vectors * self.spec.hidden_size, device=self.device, dtype=self.dtype)
         with torch.no_grad():
             return self.project(pooled).shape[-1]
 
@@ -226,8 +236,14 @@ class Neuron(nn.Module):
         return look
 
     def project(self, pooled: Tensor) -> Tensor:
-        """(batch, width) -> (batch, embedding) in the text tower's space, not normalised."""
-        return pooled if self.projection is None else self.projection(pooled)
+        """(batch, width) -> (batch, embedding) in the text tower's space, normalised only where the checkpoint says so."""
+        after = None if self.sentence is None else self.sentence.after
+        steps = [self.projection, after]  # of a dual encoder the projection is part of the tower
+        if self.sentence is not None and self.sentence.modes:
+            steps.reverse()
+        for step in steps:
+            pooled = pooled if step is None else step(pooled)
+        return pooled
 
     def _folded(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The neuron's inputs, with frames folded into the batch where it is an image tower."""
@@ -265,7 +281,10 @@ class Neuron(nn.Module):
             grid = self.adapter.grid(self.tower.config, self._folded(inputs))
         mask = self._token_mask(tokens, tower_inputs)
         pooled = getattr(outputs, "pooler_output", None)
-        pooled = _mean_of_tokens(tokens, mask) if pooled is None else pooled.flatten(1)
+        if self.sentence is not None and self.sentence.modes:
+            pooled = self.sentence.pool(tokens, mask)
+        else:
+            pooled = _mean_of_tokens(tokens, mask) if pooled is None else pooled.flatten(1)
         t, h, w = grid or (1, 1, tokens.shape[1])
         special = tokens.shape[1] - t * h * w
         if special < 0:

@@ -119,7 +119,9 @@ class NeuronBank(nn.ModuleDict):
         for other in self.values():
             same = all(getattr(spec, field) == getattr(other.spec, field) for field in TOWER_SOURCE)
             if same and arguments == self.arguments.get(other.spec.name, {}):
-                return Neuron(spec, other.tower, other.projection, self.config.prompt_depth, other.source)
+                return Neuron(
+                    spec, other.tower, other.projection, self.config.prompt_depth, other.source, other.sentence
+                )
         if (attention := self.config._attn_implementation) not in (None, "sdpa"):  # towers choose sdpa themselves
             arguments = {"attn_implementation": attention, **arguments}
         return load_neuron(spec, self.config.prompt_depth, self.base, **arguments)
@@ -255,7 +257,9 @@ def _leave_out(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, lo
 
 
 def _expect_none(module: nn.Module, incompatible_keys: Any) -> None:
-    own = {key for key, _ in module.named_parameters()} | {key for key, _ in module.named_buffers()}
+    # A tower that serves several neurons has its weights under the name of each.
+    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    own = {key for key, _ in named}
     missing = incompatible_keys.missing_keys
     missing[:] = [key for key in missing if not any(key == name or key.endswith(f".{name}") for name in own)]
 
@@ -279,6 +283,8 @@ def _save_tower(spec: NeuronSpec, neuron: Neuron, folder: Path) -> NeuronSpec:
     if neuron.projection is not None:
         weights = {name: weight.to("cpu").contiguous() for name, weight in _weights(neuron.projection).items()}
         save_file(weights, folder / "projection.safetensors", metadata={"format": "pt"})
+    if neuron.sentence is not None:
+        neuron.sentence.layout.save(folder)
     for name in _PROCESSOR_FILES:
         found = None if neuron.source is None else neuron.source.file(name, optional=True)
         if found is not None:

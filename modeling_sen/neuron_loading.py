@@ -24,6 +24,8 @@ from .hub_files import HubSource, naming_errors, quiet_transformers, readable_we
 from .neuron import Neuron, is_dispatched
 from .neuron_by_rule import adapter_for
 from .neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS
+from .sentence_layout import SentenceHead, read_layout, tower_source
+from .text_reader import TextReader
 
 logger = logging.get_logger(__name__)
 
@@ -47,13 +49,15 @@ def load_neuron(
         OSError: the checkpoint cannot be found or read.
         ImportError: it is quantised by a library that is not installed.
         RuntimeError: the checkpoint lacks weights of the tower (Transformers would leave them random).
-        ValueError: the class, the submodule, the width or the modality does not fit the checkpoint.
+        ValueError: the class, the submodule, the width or the modality does not fit the checkpoint; it has a layout of
+            sentence-transformers that is not known.
     """
     source = HubSource.of_neuron(spec, base, kwargs)
     tower_class = tower_class_of(spec, source.trust_remote_code)
     at_revision = f", revision {spec.revision!r}" if spec.revision else ""
     with naming_errors(f"neuron {spec.name!r} ({spec.hub_id}{at_revision})"):
-        source = source.at_commit()
+        root = source.at_commit()
+        source, sentence = tower_source(root), _load_sentence_head(spec, root)
         config = AutoConfig.from_pretrained(source.location, **source.arguments)
         settings = {"dtype": spec.dtype or "auto", **kwargs, **source.files}
         if spec.key_mapping:
@@ -74,10 +78,18 @@ def load_neuron(
     if width is not None and width != spec.hidden_size:
         raise ValueError(f"neuron {spec.name!r}: hidden_size is {spec.hidden_size}, but {spec.hub_id} has {width}")
     projection = _load_projection(spec, model, source)
-    neuron = Neuron(spec, tower, projection, prompt_depth, source)
-    if projection is not None and not is_dispatched(projection):
-        projection.to(neuron.device, neuron.dtype)
+    neuron = Neuron(spec, tower, projection, prompt_depth, source, sentence)
+    for part in (projection, sentence):
+        if part is not None and not is_dispatched(part):
+            part.to(neuron.device, neuron.dtype)
     return neuron
+
+
+def _load_sentence_head(spec: NeuronSpec, root: HubSource) -> SentenceHead | None:
+    layout = read_layout(root) if spec.modality == "text" else None
+    if layout is None:
+        return None
+    return SentenceHead(layout, 0 if layout.pools_prompt else TextReader(spec, root).prompt_tokens)
 
 
 def _missing_keys(spec: NeuronSpec, model: Any, keys: Iterable[str]) -> list[str]:
@@ -253,9 +265,11 @@ def _read_config(given: Mapping[str, Any], spec: NeuronSpec, source: HubSource) 
     at_revision = f"{given['hub_id']}, revision {spec.revision!r}" if spec.revision else given["hub_id"]
     with naming_errors(f"neuron {given['name']!r} ({at_revision})" if "name" in given else at_revision):
         try:
-            return AutoConfig.from_pretrained(source.location, **source.arguments)
+            tower = tower_source(source)
+            return AutoConfig.from_pretrained(tower.location, **tower.arguments)
         except (OSError, ValueError):
             _refuse_adapter(source)
+            read_layout(source)  # raises where modules.json says that there is no tower of Transformers
             raise
 
 

@@ -19,9 +19,7 @@ import torch
 from huggingface_hub import HfApi
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoFeatureExtractor,
-    AutoTokenizer,
     BatchFeature,
     PreTrainedConfig,
     ProcessorMixin,
@@ -37,12 +35,11 @@ from .frame_transform import FrameTransform, hub_settings
 from .hub_files import HubSource
 from .media_source import open_media_source
 from .neuron_registry import adapter_of_class
+from .sentence_layout import tower_source
+from .text_reader import TextReader
 from .video_io import FrameRequest, VideoFrames, read_video_requests
 
 logger = logging.get_logger(__name__)
-
-# Tokens; a tokenizer that says more has no limit of its own.
-LONGEST_TEXT = 1 << 20
 
 # Seconds; what a waveform tower is given at most.
 LONGEST_SOUND = 30.0
@@ -206,7 +203,7 @@ class SENProcessor(ProcessorMixin):
             if not any(has):
                 continue
             if spec.modality == "text":
-                tokens = self._tokens(spec, [row.get(key, "") for row in rows])
+                tokens = self._text_reader(spec)([row.get(key, "") for row in rows])
                 data[key], data[f"{spec.name}_attention_mask"] = tokens
                 continue
             data[key] = _stacked([row.get(key) for row in rows], 0.0)
@@ -226,27 +223,28 @@ class SENProcessor(ProcessorMixin):
         Raises:
             ValueError: no text tower, or no texts.
         """
-        spec = self.config.text_tower_spec
-        if spec is None:
-            raise ValueError("this SEN has no text tower (config.text_tower is None), so it takes no class texts")
         texts = [text] if isinstance(text, str) else list(text)
         if not texts or not all(isinstance(line, str) for line in texts):
             raise ValueError(f"text: expected a string or a list of at least one string, found {text!r}")
-        input_ids, attention_mask = self._tokens(spec, texts)
+        input_ids, attention_mask = self.text_reader(texts)
         return {"text_input_ids": input_ids, "text_attention_mask": attention_mask}
+
+    @property
+    def text_reader(self) -> TextReader:
+        """Of the text tower: makes tokens of class texts.
+
+        Raises:
+            ValueError: no text tower.
+        """
+        spec = self.config.text_tower_spec
+        if spec is None:
+            raise ValueError("this SEN has no text tower (config.text_tower is None), so it takes no class texts")
+        return self._text_reader(spec)
 
     @property
     def tokenizer(self) -> Any:
         """Without special tokens: a Trainer would copy them from here to the configuration, and a SEN has none."""
         return SimpleNamespace(eos_token_id=None, bos_token_id=None, pad_token_id=None)
-
-    def _tokens(self, spec: NeuronSpec, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """(texts, tokens) token ids and their mask, cut at the tower's longest."""
-        adapter = adapter_of_class(spec.class_name)
-        padding = True if adapter is None else adapter.padding
-        tokens = self._tokenizer(spec)(texts, padding=padding, truncation=True, return_tensors="pt")
-        mask = tokens.get("attention_mask")
-        return tokens["input_ids"], torch.ones_like(tokens["input_ids"]) if mask is None else mask
 
     # --- the neurons' own processors ---------------------------------------------------------------------------------
 
@@ -267,7 +265,7 @@ class SENProcessor(ProcessorMixin):
         return self._parts[spec.name]
 
     def _transform(self, spec: NeuronSpec) -> FrameTransform:
-        return self._part(spec, lambda source: FrameTransform.from_settings(hub_settings(source), spec))
+        return self._part(spec, lambda source: FrameTransform.from_settings(hub_settings(tower_source(source)), spec))
 
     def frame_size(self, neuron: str) -> tuple[int, int]:
         """(height, width) of the pixel values that a neuron of images or video is given.
@@ -283,10 +281,14 @@ class SENProcessor(ProcessorMixin):
         return size
 
     def _extractor(self, spec: NeuronSpec) -> Any:
-        return self._part(spec, lambda source: AutoFeatureExtractor.from_pretrained(source.location, **source.files))
+        def load(source: HubSource) -> Any:
+            source = tower_source(source)
+            return AutoFeatureExtractor.from_pretrained(source.location, **source.files)
 
-    def _tokenizer(self, spec: NeuronSpec) -> Any:
-        return self._part(spec, _load_tokenizer)
+        return self._part(spec, load)
+
+    def _text_reader(self, spec: NeuronSpec) -> TextReader:
+        return self._part(spec, lambda source: TextReader(spec, source))
 
     # --- files -------------------------------------------------------------------------------------------------------
 
@@ -385,15 +387,6 @@ def _stacked(rows: Sequence[Tensor | None], absent: float) -> Tensor:
     missing = torch.full_like(found[0], absent)
     full = [missing if row is None else row for row in rows]
     return torch.stack([torch.nn.functional.pad(row, (0, length - row.shape[-1])) for row in full])
-
-
-def _load_tokenizer(source: HubSource) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(source.location, **source.files)
-    if tokenizer.model_max_length > LONGEST_TEXT:  # it was saved without: what the tower has positions for
-        config = AutoConfig.from_pretrained(source.location, **source.files)
-        config = getattr(config, "text_config", config)
-        tokenizer.model_max_length = getattr(config, "max_position_embeddings", LONGEST_TEXT)
-    return tokenizer
 
 
 __all__ = ["SENProcessor"]

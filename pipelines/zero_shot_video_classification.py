@@ -62,7 +62,8 @@ class ZeroShotVideoClassificationPipeline(VideoPipeline):
             batch a list of these (an iterator for generators and datasets).
 
         Raises:
-            ValueError: no labels, duplicate labels, a template without `{}`, or an input that cannot be read.
+            ValueError: no labels, duplicate labels, labels that differ only behind the tokens that the text tower takes, a
+                template without `{}`, or an input that cannot be read.
             FileNotFoundError, ConnectionError, TypeError: see `read_video`.
         """
         return super().__call__(

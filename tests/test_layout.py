@@ -32,6 +32,8 @@ GROUPS = {
         "neuron",
         "neuron_loading",
         "neuron_bank",
+        "sentence_layout",
+        "text_reader",
     },
     "association": {"recursive_association"},
     "model": {"pretrained_sen", "modeling_sen"},

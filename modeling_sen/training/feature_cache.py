@@ -195,7 +195,7 @@ class FeatureCache:
 
 
 def look_digest(neuron: Neuron, records: Sequence[str], dtype: torch.dtype) -> str:
-    """Of all that a stored first look depends on: the tower's source and commit, its cut, its preprocessing, dtypes."""
+    """Of all that a stored first look depends on: the tower's source and commit, cut, pooling and preprocessing, dtypes."""
     prompted = neuron.prompted_tower
     facts = {
         "spec": neuron.spec.to_dict(),
@@ -204,6 +204,7 @@ def look_digest(neuron: Neuron, records: Sequence[str], dtype: torch.dtype) -> s
         "prompt_depth": None if prompted is None else prompted.prompt_depth,
         "tower_dtype": str(neuron.dtype),
         "dtype": str(dtype),
+        **({} if neuron.sentence is None else {"sentence": neuron.sentence.layout.facts}),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -103,7 +103,7 @@ class Retrieval:
         self.sen, self.datasets, self.loss = model, datasets, loss
         texts = [text for each in datasets for text in each.clips.targets]
         number_of = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        embeds = SENEncoder(model, processor).embed_labels(list(number_of), ("{}",)).float().cpu()
+        embeds = torch.from_numpy(SENEncoder(model, processor).encode_text(list(number_of)))
         self.text_embeds = embeds[[number_of[text] for text in texts]]
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

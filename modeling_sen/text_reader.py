@@ -1,0 +1,160 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Texts as one tower takes them: its tokenizer, its prompt, and its longest text, which says what it cuts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import logging
+
+from .configuration_sen import TEXT_TOWER_NAME, NeuronSpec
+from .hub_files import HubSource
+from .neuron_registry import adapter_of_class
+from .sentence_layout import read_layout, tower_source
+
+logger = logging.get_logger(__name__)
+
+# Tokens; a tokenizer that says more has no limit of its own.
+LONGEST_TEXT = 1 << 20
+# Their positions count from the padding token's number on: so many of them are no token's.
+_COUNT_FROM_PADDING = {"camembert", "clap_text_model", "data2vec-text", "ibert", "lilt", "longformer", "luke", "mpnet"}
+_COUNT_FROM_PADDING |= {"roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
+
+
+class TextReader:
+    """Makes tokens of texts. It warns once of texts that it cuts.
+
+    Args:
+        spec: of the tower.
+        source: the tower's checkpoint.
+
+    Raises:
+        OSError, ValueError: the tokenizer, or the layout of sentence-transformers, cannot be read.
+    """
+
+    def __init__(self, spec: NeuronSpec, source: HubSource):
+        layout, adapter = read_layout(source), adapter_of_class(spec.class_name)
+        source = tower_source(source)
+        arguments = {} if layout is None else layout.tokenizer_arguments
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(source.location, **{**arguments, **source.files})
+        self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, _places(source), LONGEST_TEXT)
+        self.prompt = "" if layout is None else layout.prompt
+        self.lower_case = layout is not None and layout.lower_case
+        self.padding = True if adapter is None else adapter.padding
+        self._tower = "the text tower" if spec.name == TEXT_TOWER_NAME else f"neuron {spec.name!r}"
+        self._warned = False
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the tower takes of one text, special tokens and prompt among them."""
+        return self.tokenizer.model_max_length
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens that the prompt alone makes, without one that ends a text."""
+        tokens = self._numbers([""])[0]
+        return len(tokens) - (bool(tokens) and tokens[-1] in self.tokenizer.all_special_ids)
+
+    def __call__(self, texts: Sequence[str], warn: bool = True) -> tuple[Tensor, Tensor]:
+        """(texts, tokens) int64 token ids and their mask, 1 where no padding is; longer texts are cut.
+
+        Args:
+            warn: of texts that are cut, where it was not done before.
+        """
+        tokens = self.tokenizer(self._prompted(texts), padding=self.padding, truncation=True, return_tensors="pt")
+        mask = tokens.get("attention_mask")
+        mask = torch.ones_like(tokens["input_ids"]) if mask is None else mask
+        if warn and not self._warned:
+            full = (mask.sum(dim=1) >= self.longest).nonzero().flatten().tolist()
+            if found := self._cut([texts[number] for number in full]):
+                self._warned = True
+                (text, count), *_ = found.items()
+                logger.warning(
+                    f"{self._tower} takes {self.longest} tokens of a text, and the text {shortened(text)!r} has {count}: "
+                    "what follows is cut off, here and in other long texts"
+                )
+        return tokens["input_ids"], mask
+
+    def check_labels(self, labels: Sequence[str], templates: Sequence[str]) -> None:
+        """Warns of labels whose texts are cut, and of different labels that have the same tokens.
+
+        Args:
+            labels: class names; the same one may be there twice.
+            templates: texts with `{}` for the label.
+
+        Raises:
+            ValueError: two different labels have the same tokens because their texts are cut.
+        """
+        labels, size = list(dict.fromkeys(labels)), len(templates)
+        texts = [template.replace("{}", label) for label in labels for template in templates]
+        rows = self._numbers(texts, truncation=True)
+        cut = self._cut([text for text, row in zip(texts, rows, strict=True) if len(row) >= self.longest])
+        first: dict[tuple, str] = {}
+        lengths: dict[str, int] = {}  # of labels with a text that is cut
+        same: list[tuple[str, str]] = []
+        for number, label in enumerate(labels):
+            own = slice(number * size, (number + 1) * size)
+            if found := [cut[text] for text in texts[own] if text in cut]:
+                lengths[label] = max(found)
+            other = first.setdefault(tuple(map(tuple, rows[own])), label)
+            if other != label:
+                same.append((other, label))
+        for one, two in same:
+            if one in lengths or two in lengths:
+                counts = [lengths.get(label, self.longest) for label in (one, two)]
+                raise ValueError(
+                    f"labels {shortened(one)!r} and {shortened(two)!r} differ only behind the {self.longest} tokens that "
+                    f"{self._tower} takes: their texts have {counts[0]} and {counts[1]}, expected shorter labels or a "
+                    "shorter template"
+                )
+        if lengths:
+            (label, count), *others = lengths.items()
+            more = f", like the texts of {len(others)} more labels" if others else ""
+            logger.warning(
+                f"label {shortened(label)!r}: its text has {count} tokens, of which {self._tower} takes {self.longest}; the "
+                f"rest is cut off{more}"
+            )
+        if same:
+            one, two = same[0]
+            more = f", like {len(same) - 1} more pairs" if len(same) > 1 else ""
+            logger.warning(
+                f"labels {shortened(one)!r} and {shortened(two)!r} are the same tokens to {self._tower}{more}"
+            )
+
+    def _prompted(self, texts: Sequence[str]) -> list[str]:
+        texts = [self.prompt + text for text in texts]
+        return [text.lower() for text in texts] if self.lower_case else texts
+
+    def _numbers(self, texts: Sequence[str], truncation: bool = False) -> list[list[int]]:
+        """Token ids of each text, without padding."""
+        # Not verbose: of texts that are too long we say it ourselves.
+        return self.tokenizer(self._prompted(texts), truncation=truncation, verbose=False)["input_ids"]
+
+    def _cut(self, texts: Sequence[str]) -> dict[str, int]:
+        """Those of the texts that are too long, with their number of tokens."""
+        lengths = [len(row) for row in self._numbers(texts)] if texts else []
+        return {text: count for text, count in zip(texts, lengths, strict=True) if count > self.longest}
+
+
+def shortened(text: str) -> str:
+    """A text for a message: beginning and end, as long texts often differ in their end."""
+    return text if len(text) <= 80 else f"{text[:45]}...{text[-30:]}"
+
+
+def _places(source: HubSource) -> int:
+    """Tokens that a tower has positions for."""
+    try:
+        config = AutoConfig.from_pretrained(source.location, **source.arguments)
+    except ValueError:  # code of a repository, which is run for the tower only
+        return LONGEST_TEXT
+    config = getattr(config, "text_config", config)
+    places = getattr(config, "max_position_embeddings", None) or LONGEST_TEXT
+    if config.model_type in _COUNT_FROM_PADDING:
+        places -= (config.pad_token_id or 0) + 1
+    return places if places > 0 else LONGEST_TEXT  # -1: no limit
+
+
+__all__ = ["LONGEST_TEXT", "TextReader", "shortened"]
