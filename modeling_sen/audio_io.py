@@ -105,7 +105,7 @@ def read_audio(
             if origin is not None:
                 sound = _read_blocks(source, sampling_rate, origin, start, end)
             if sound is None and span is None:
-                length = index_frames(source).duration
+                length = _video_duration(source)
     if span is None:
         end = min(end, max([length, *(_end(block, sampling_rate) for block in sound or [])]))
     joined = _join(sound or [], sampling_rate, start, end)
@@ -140,6 +140,12 @@ def _time_zero(source: MediaSource) -> float | None:
             if video is not None and video.codec_context is not None:
                 return first_frame_time(container, video)  # type: ignore[arg-type]
             return float((sound.start_time or 0) * sound.time_base)  # type: ignore[operator]
+
+
+def _video_duration(source: MediaSource) -> float:
+    with source.container() as container:
+        has_video = best_stream(container, "video") is not None
+    return index_frames(source).duration if has_video else 0.0
 
 
 def _read_blocks(
@@ -253,17 +259,17 @@ class _Clock:
     def _place(self, stamp: float | None, following: float | None, duration: float) -> float:
         if stamp is None:
             return self.expected
-        for shift in (self.shift, self.zero):
-            step = stamp + shift - self.expected
-            if abs(step) <= GAP and not self.is_first:
-                return self.expected
-            earliest = -LONGEST_PAUSE if self.is_first else 0.0
-            alone = following is not None and abs(following + shift - self.expected - duration) <= GAP
-            if abs(step) <= LONGEST_STEP or (earliest <= step <= LONGEST_PAUSE and not alone):
-                self.shift = shift
-                return stamp + shift
+        shift = min((self.shift, self.zero), key=lambda shift: abs(stamp + shift - self.expected))
+        step = stamp + shift - self.expected
+        # A stamp alone: the next one goes on as if this one were what the count says.
+        alone = following is not None and abs(following + shift - self.expected - duration) <= GAP
+        earliest = -LONGEST_PAUSE if self.is_first else 0.0
+        if abs(step) <= LONGEST_STEP or (earliest <= step <= LONGEST_PAUSE and not alone):
+            self.shift = shift
+            return self.expected if abs(step) <= GAP and not self.is_first else stamp + shift
         self.faults += 1
-        self.shift = self.expected - stamp
+        if math.isfinite(stamp):
+            self.shift = self.expected - stamp
         return self.expected
 
     def report(self, name: str) -> None:
