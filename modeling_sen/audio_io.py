@@ -196,6 +196,12 @@ class _Track:
     def __init__(self, name: str, container: InputContainer, stream: AudioStream):
         self.name, self.container, self.stream = name, container, stream
         self.decoded = self.failed = 0
+        with _named_errors(name):
+            # PyAV frees a layout of channels in an order of its own, such as QuickTime's films have, once too often and
+            # crashes. As all channels are averaged, their number is enough.
+            layout = stream.codec_context.layout
+            if "channels (" in layout.name:
+                stream.codec_context.layout = f"{layout.nb_channels} channels"
 
     def frames(self) -> Iterator[av.AudioFrame]:
         packets = self.container.demux(self.stream)

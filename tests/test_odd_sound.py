@@ -105,6 +105,19 @@ def test_eight_and_more_channels_of_planar_codecs(tmp_path, name, codec, layout,
     np.testing.assert_allclose(found[: samples.shape[1]][inner], samples.mean(axis=0)[inner], atol=tolerance)
 
 
+@pytest.mark.parametrize(("layout", "order"), [("3.0", 0x720003), ("5.1", 0x7B0006)])
+def test_channels_in_an_order_of_quicktimes_own(tmp_path, layout, order):
+    """Centre first, or between left and right."""
+    samples = 0.5 * loudnesses(len(av.AudioLayout(layout).channels))
+    path = write_channels(tmp_path / "film.mov", samples, "pcm_s16le", layout, 16000)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"chan") + 8
+    content[start : start + 4] = order.to_bytes(4, "big")
+    path.write_bytes(content)
+    for _ in range(3):
+        np.testing.assert_allclose(read_audio(path, 16000).samples, samples.mean(axis=0), atol=1e-3)
+
+
 def test_arrays_have_up_to_16_channels():
     samples = loudnesses(16)
     np.testing.assert_allclose(read_audio((samples, 16000), 16000).samples, samples.mean(axis=0), atol=1e-6)
@@ -287,7 +300,8 @@ def failing(*outcomes) -> _Track:
                 raise outcome
             return SimpleNamespace(decode=lambda: decode(outcome))
 
-    return _Track("film.ts", SimpleNamespace(demux=lambda stream: Packets()), None)
+    stream = SimpleNamespace(codec_context=SimpleNamespace(layout=av.AudioLayout("mono")))
+    return _Track("film.ts", SimpleNamespace(demux=lambda stream: Packets()), stream)
 
 
 def test_a_decoder_may_recover_and_a_demuxer_that_fails_ends_the_track(caplog):
