@@ -25,7 +25,7 @@ from modeling_sen.whole_file import whole_file
 SHOWN_FRAMES = 8
 SHOWN_LABELS = 8
 SOUND_RATE = 16_000
-SHOWN_SOUND = 60.0  # seconds, around the middle of longer clips
+SHOWN_SOUND = 60.0  # seconds, around the middle of longer clips, at the start of longer sound alone
 LABEL_WIDTH = 34  # characters a line
 
 
@@ -111,7 +111,7 @@ def _seen_and_heard(model: SENModel, clip: Any) -> tuple[np.ndarray, np.ndarray,
     source = entries.get("audio", entries.get("video"))
     if source is None or ("audio" not in entries and classify_video_input(source) != "file"):
         return frames, times, None, 0.0
-    sound = read_audio(source, SOUND_RATE, span)
+    sound = read_audio(source, SOUND_RATE, span, SHOWN_SOUND)
     return frames, times, sound.samples if sound.present else None, span[0] if span else 0.0
 
 

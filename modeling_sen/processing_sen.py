@@ -181,7 +181,7 @@ class SENProcessor(ProcessorMixin):
         spans = [frames.span for (_, number), frames in seen.items() if number == view[0]]
         span = (min(start for start, _ in spans), max(end for _, end in spans)) if spans else None
         longest = _longest_sound(spec, extractor)
-        sound = read_audio(source, extractor.sampling_rate, _stretch(span, longest, *view))
+        sound = read_audio(source, extractor.sampling_rate, _stretch(span, longest, *view), longest)
         if not sound.present:
             logger.warning_once(f"some clips have no sound: neuron {spec.name!r} is left out for them")
             return

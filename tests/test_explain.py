@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from frame_stamps import write_sound
 from PIL import Image
 
 from modeling_sen import SENModel, SENProcessor, read_audio
@@ -81,6 +82,12 @@ def test_clips_without_sound_or_pictures(sen, clips):
     assert heard.neurons == {}  # the aligned neuron saw nothing
     assert heard.frozen_mean is None
     assert heard.fused.shape == silent.fused.shape
+
+
+def test_of_long_sound_alone_the_start_is_shown(sen, tmp_path):
+    write_sound(tmp_path / "long.wav", "pcm_s16le", 70, rate=16_000, layout="mono")
+    heard = explain(*sen, {"audio": tmp_path / "long.wav", "text": "a dog"}, LABELS)
+    assert np.array_equal(heard.sound, read_audio(tmp_path / "long.wav", 16_000).samples[: 60 * 16_000])
 
 
 def test_templates_are_averaged(sen, clips):

@@ -49,7 +49,7 @@ GROUPS = {
     },
     "whole files": {"whole_file"},
     "world": {"world/"},
-    "around the model": {"encoding", "explain", "cost", "publishing", "training/", "evaluation/"},
+    "around the model": {"encoding", "explain", "cost", "publishing", "text_tables", "training/", "evaluation/"},
     "conversion": {"conversion/"},
     "pipelines": {"pipelines/"},
     "commands": {"commands/"},

@@ -6,11 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from frame_stamps import CLIP_KINDS, write_sound
 from PIL import Image
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, BertTokenizer
 
 import modeling_sen
 from modeling_sen import NeuronSpec, SENConfig, SENModel, SENProcessor, read_audio, read_video
+from modeling_sen.audio_io import AudioClip
 from modeling_sen.clip_inputs import clip_entries, is_clip_batch
 from modeling_sen.processing_sen import _longest_sound, _stretch
 
@@ -233,6 +235,28 @@ def test_long_sound_is_read_around_the_middle_of_each_view(towers):
     assert _stretch((10.0, 3610.0), longest, 0, 1) == pytest.approx((1810 - 0.3275, 1810 + 0.3275))
     assert _stretch((10.0, 3610.0), longest, 1, 2) == pytest.approx((2710 - 0.3275, 2710 + 0.3275))
     assert _stretch((0.0, 0.7), longest, 0, 4) == pytest.approx((0.0, 0.655))
+
+
+def test_of_sound_alone_only_what_is_listened_to_is_read(processor, towers, tmp_path, monkeypatch):
+    """From the start, and no longer than the neuron listens; shorter sound is not padded."""
+    write_sound(tmp_path / "long.m4a", "aac", 20, rate=16_000, layout="mono")
+    write_sound(tmp_path / "clip.mp4", "aac", 20, rate=16_000, clip=CLIP_KINDS["mp4"])
+    extractor = AutoFeatureExtractor.from_pretrained(towers["ast"])
+    read = []
+
+    def read_some(*args):
+        read.append(read_audio(*args).samples)
+        return AudioClip(read[-1], 16_000, True)
+
+    monkeypatch.setattr(modeling_sen.processing_sen, "read_audio", read_some)
+    for name in ("long.m4a", "clip.mp4"):  # a film whose pictures no neuron looks at is sound alone, too
+        whole = read_audio(tmp_path / name, 16_000).samples
+        given = processor(videos={"audio": tmp_path / name})["audio_input_features"]
+        expected = extractor(whole[:10_480], sampling_rate=16_000, return_tensors="pt")["input_values"]
+        assert torch.equal(given, expected)
+        assert len(read.pop()) == 10_480
+        processor(videos={"audio": (whole[:5_000], 16_000)})
+        assert np.array_equal(read.pop(), whole[:5_000])
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """`sen classify`: the zero-shot pipeline on files, printed as tables or JSON, or drawn."""
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from modeling_sen.commands.model_options import Device, Dtype, model_arguments
 from modeling_sen.presets import resolve_checkpoint
 from modeling_sen.templates import DEFAULT_TEMPLATE
+from modeling_sen.text_tables import read_labels
 
 BAR_WIDTH = 24
 
@@ -22,7 +22,7 @@ def classify(
     videos: Annotated[list[str], typer.Argument(metavar="VIDEO", help="Paths or http(s) URLs.")],
     labels: Annotated[str | None, typer.Option(help="Comma-separated labels.")] = None,
     labels_file: Annotated[
-        Path | None, typer.Option(help="A label a line, or a csv file whose header names a column 'name'.")
+        Path | None, typer.Option(help="A label a line, or a csv file with a column name, label or class.")
     ] = None,
     template: Annotated[
         list[str] | None,
@@ -79,29 +79,6 @@ def classify(
         _print_tables(scores)
 
 
-def read_labels(path: Path) -> list[str]:
-    """Labels from a file: one a line, or the column `name` of a csv file with a header.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it holds no label, or is not text.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected labels in UTF-8 text ({error})") from error
-    lines = text.splitlines()
-    header = next(csv.reader(lines[:1]), [])
-    if len(header) > 1 and "name" in header:
-        found = [row["name"] or "" for row in csv.DictReader(lines)]
-    else:
-        found = lines
-    labels = [label.strip() for label in found if label.strip()]
-    if not labels:
-        raise ValueError(f"{path}: expected at least one label, found none")
-    return labels
-
-
 def _print_tables(results: Sequence[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.markup import escape
@@ -120,4 +97,4 @@ def _print_tables(results: Sequence[dict[str, Any]]) -> None:
         console.print(table)
 
 
-__all__ = ["classify", "read_labels"]
+__all__ = ["classify"]

@@ -11,7 +11,6 @@ Kinetics' own csv | columns label, youtube_id, time_start, time_end
 Something-Something V2's own json | objects with id and template
 """
 
-import csv
 import hashlib
 import json
 import re
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modeling_sen.text_tables import csv_columns, read_csv, read_text
 from modeling_sen.training.data import VIDEO_SUFFIXES, LabelledClips, open_clips
 
 # sha1 of public list files -> what they are; computed from ViFi-CLIP@e2d1948 and Open-VCLIP@047a817.
@@ -100,19 +100,21 @@ def read_class_names(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of class names")
+    text = read_text(path, "class names")
+    rows = [] if path.suffix == ".json" else read_csv(path, text)[1]
     try:
-        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             items = json.loads(text).items()
             pairs = [(key, value) if str(key).isdecimal() else (value, key) for key, value in items]
         else:
-            rows = csv.DictReader(text.splitlines(), skipinitialspace=True)
             pairs = [(row["id"], row["name"]) for row in rows]
-        names = {int(number): str(name).strip() for number, name in pairs}
-    except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
+        names = {int(number): "" if name is None else str(name).strip() for number, name in pairs}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: expected a csv with the columns id and name, or json of number and name") from error
     if not names or sorted(names) != list(range(len(pairs))):
         raise ValueError(f"{path}: expected the class numbers 0, 1, 2, ..., found {len(names)} of {len(pairs)} lines")
+    if "" in names.values():
+        raise ValueError(f"{path}: expected a name of each class, found none of some")
     if len(set(names.values())) < len(names):
         raise ValueError(f"{path}: expected a name of its own for each class, found one twice")
     return [names[number] for number in range(len(names))]
@@ -244,17 +246,14 @@ def open_labelled_clips(
 
 def _read_list(path: Path, names: Sequence[str] | None) -> list[tuple[str, str]]:
     """(path or name of a clip, class name) of each line."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected a list in UTF-8 text ({error})") from error
+    text = read_text(path, "a list")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if path.suffix == ".json":
         return _read_something_something(path, text)
     if not lines:
         raise ValueError(f"{path}: expected a clip a line, found none")
-    if path.suffix == ".csv" and {"label", "youtube_id", "time_start", "time_end"} <= set(lines[0].split(",")):
-        return [(_kinetics_name(path, row), row["label"]) for row in csv.DictReader(lines)]
+    if path.suffix == ".csv" and {"label", "youtube_id", "time_start", "time_end"} <= set(csv_columns(text)):
+        return [_kinetics_clip(path, row) for row in read_csv(path, text)[1]]
     return [_split_line(path, number, line, names) for number, line in enumerate(lines, 1)]
 
 
@@ -282,7 +281,7 @@ def _read_hmdb_lists(folder: Path, split: int) -> list[tuple[str, str]]:
     rows = []
     for file in files:
         name = file.name.removesuffix(f"_test_split{split}.txt").replace("_", " ")
-        for line in file.read_text().splitlines():
+        for line in read_text(file, "a list").splitlines():
             clip, _, use = line.strip().rpartition(" ")
             if use == "2":
                 rows.append((clip.strip(), name))
@@ -298,13 +297,18 @@ def _read_something_something(path: Path, text: str) -> list[tuple[str, str]]:
         raise ValueError(f"{path}: expected a json list of objects with id and template ({error})") from error
 
 
-def _kinetics_name(path: Path, row: dict[str, str]) -> str:
+def _kinetics_clip(path: Path, row: dict[str, str | None]) -> tuple[str, str]:
     try:
-        return f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}.mp4"
+        start, end = int(row["time_start"] or ""), int(row["time_end"] or "")
     except ValueError as error:
         raise ValueError(
             f"{path}: expected whole seconds, found {row['time_start']!r}, {row['time_end']!r}"
         ) from error
+    if not row["youtube_id"] or not row["label"]:
+        raise ValueError(
+            f"{path}: expected a clip's youtube_id and label, found {row['youtube_id']!r}, {row['label']!r}"
+        )
+    return f"{row['youtube_id']}_{start:06d}_{end:06d}.mp4", row["label"].strip()
 
 
 def _finder(root: Path) -> Callable[[str, str], Path | None]:

@@ -3,13 +3,14 @@
 Opening reads names, texts and labels only; a clip is decoded when the processor looks at it.
 """
 
-import csv
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
+
+from modeling_sen.text_tables import read_csv, read_text
 
 VIDEO_SUFFIXES = frozenset(
     (".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
@@ -120,17 +121,17 @@ def _read_table(path: Path) -> dict[str, list[Any]]:
             raise ValueError(f"{path}: expected a parquet file ({error})") from error
     if path.suffix not in TABLE_SUFFIXES:
         raise ValueError(f"{path}: expected a table that ends in {', '.join(TABLE_SUFFIXES)}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".csv":
-            reader = csv.DictReader(text.splitlines())
-            rows: list[Mapping[str, Any]] = list(reader)
-            names = list(reader.fieldnames or ())
-        else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-            names = list(dict.fromkeys(name for row in rows for name in row))
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, TypeError) as error:
-        raise ValueError(f"{path}: expected {path.suffix} rows in UTF-8 ({error})") from error
+    text = read_text(path, f"{path.suffix} rows")
+    if path.suffix == ".csv":
+        names, rows = read_csv(path, text)
+    else:
+        try:
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: expected .jsonl rows ({error})") from error
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError(f"{path}: expected .jsonl rows that are objects")
+        names = list(dict.fromkeys(name for row in rows for name in row))
     return {name: [row.get(name) for row in rows] for name in names}
 
 

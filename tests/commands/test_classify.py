@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from modeling_sen.commands.classify import classify, read_labels
+from modeling_sen.commands.classify import classify
 
 
 def test_scores_of_all_labels_are_printed_as_json(sen_folder, clips, capsys):
@@ -53,45 +53,3 @@ def test_labels_come_from_one_place():
         classify(["a.mp4"])
     with pytest.raises(ValueError, match="either --labels or --labels-file"):
         classify(["a.mp4"], labels="a", labels_file="b")
-
-
-@pytest.mark.parametrize(
-    ("text", "labels"),
-    [
-        ("a dog\n\n  a cat \n", ["a dog", "a cat"]),
-        ("\ufeffa dog, running\na cat", ["a dog, running", "a cat"]),
-        ('id,name\n0,abseiling\n1,"shot put, standing"\n', ["abseiling", "shot put, standing"]),
-        ("name\nid\n", ["name", "id"]),
-        ("one\r\ntwo\r\n", ["one", "two"]),
-    ],
-)
-def test_labels_are_read_a_line_each_or_from_a_column(tmp_path, text, labels):
-    (tmp_path / "labels").write_bytes(text.encode())
-    assert read_labels(tmp_path / "labels") == labels
-
-
-def test_files_without_labels_are_refused(tmp_path):
-    path = tmp_path / "labels"
-    with pytest.raises(FileNotFoundError, match="labels"):
-        read_labels(path)
-    path.write_text("\n \n")
-    with pytest.raises(ValueError, match="at least one label, found none"):
-        read_labels(path)
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="UTF-8"):
-        read_labels(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "count", "first"),
-    [
-        ("kinetics_400_labels.csv", 400, "abseiling"),
-        ("hmdb_51_labels.csv", 51, "brush hair"),
-        ("ucf_101_labels.csv", 101, "ApplyEyeMakeup"),
-        ("anet1.3_labels.csv", 200, "Applying sunscreen"),
-    ],
-)
-def test_lists_of_known_data_sets_are_read(shared_data, name, count, first):
-    labels = read_labels(shared_data / "recognition" / "labels" / name)
-    assert len(set(labels)) == len(labels) == count
-    assert labels[0] == first

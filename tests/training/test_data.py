@@ -166,7 +166,7 @@ def test_what_is_wrong_with_a_table_is_named_by_file_row_and_column(clips, tmp_p
     with pytest.raises(ValueError, match=r"clips\.csv: no column 'film'"):
         open_clips(str(path), "text", video_column="film")
     path = write_table(tmp_path / "clips.csv", clips, caption=[TEXTS[0], " ", TEXTS[2]])
-    with pytest.raises(ValueError, match=r"clips\.csv, row 1, column 'caption': expected text, found ' '"):
+    with pytest.raises(ValueError, match=r"clips\.csv, row 1, column 'caption': expected text, found ''"):
         open_clips(str(path), "text")
     path = write_table(tmp_path / "clips.jsonl", clips, label=[1, 2, 3])
     with pytest.raises(ValueError, match=r"clips\.jsonl, row 0, column 'label': expected text, found 1"):
