@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_sen import TEXT_TOWER_NAME, NeuronSpec
 from .first_look import CROWN_INPUT, FirstLook, NeuronState, sizes_of, unpack_shapes
 from .hub_files import HubSource
-from .neuron_by_rule import adapter_for, find_layers, modules_below
+from .neuron_by_rule import adapter_for, find_layers
 from .neuron_registry import NeuronAdapter
 from .prompt_injection import PromptedTower, TrunkOutput, layers_to_run, one_pass, run_to_output_layer
 from .sentence_layout import SentenceHead
@@ -87,8 +87,8 @@ class Neuron(nn.Module):
             depth = crown_layers(prompt_depth, layers_to_run(len(layers), spec.output_layer))
             if not takes_prompts:
                 return None
-            side, below = spec.prompt_side or adapter.prompt_side, modules_below(self.tower, adapter.below)
-            return PromptedTower(self.tower, layers, depth, below, side, spec.output_layer)
+            side = spec.prompt_side or adapter.prompt_side
+            return PromptedTower(self.tower, layers, depth, adapter.below, side, spec.output_layer)
         except ValueError as error:
             raise ValueError(f"neuron {spec.name!r}: {error}") from error
 
@@ -153,7 +153,7 @@ class Neuron(nn.Module):
     def first_look(
         self, inputs: Mapping[str, Tensor], record: Sequence[str] = (CROWN_INPUT,), outputs: Sequence[str] = ()
     ) -> FirstLook:
-        """Round 0, without gradients: nothing below the prompts is trained.
+        """Round 0; without gradients, unless something in the tower is trained: below the prompts nothing else is.
 
         Args:
             inputs: `pixel_values` (batch, time, channels, height, width), `input_features` (batch, time, bins or whatever
@@ -164,7 +164,8 @@ class Neuron(nn.Module):
         """
         tower_inputs, trunk = self.tower_inputs(inputs), None
         asked = {**tower_inputs, **{f"output_{name}": True for name in outputs}}
-        with torch.no_grad():
+        is_trained = any(parameter.requires_grad for parameter in self.tower.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained):
             if self.prompted_tower is not None and CROWN_INPUT in record:
                 found, trunk = self.prompted_tower.first_pass(asked)
                 trunk.inputs = (

@@ -94,15 +94,6 @@ def find_layers(tower: nn.Module, path: str | None = None) -> nn.ModuleList | No
     return longest
 
 
-def modules_below(tower: nn.Module, paths: tuple[str, ...] | None) -> list[nn.Module]:
-    """The modules in front of a tower's layers, see [`NeuronAdapter`]."""
-    if paths is None:
-        embeddings = getattr(tower, "embeddings", None)
-        return [embeddings] if isinstance(embeddings, nn.Module) else []
-    found = [tower.get_submodule(path) for path in paths]
-    return [part for module in found for part in (module if isinstance(module, nn.ModuleList) else [module])]
-
-
 def adapter_for(tower: nn.Module) -> NeuronAdapter:
     """The registered adapter of the tower's model type, or one made by rule, with a warning."""
     model_type = getattr(tower.config, "model_type", type(tower).__name__)
@@ -201,7 +192,7 @@ def _plane_of(num_tokens: int, size: Sequence[int]) -> PlaneGrid | None:
 def _prompt_side(trial: Any, layers: nn.ModuleList, inputs: dict[str, Any], plain: Tensor, width: int) -> str | None:
     """Where the tower lets prompts stand; `None` where its layers take no other tokens."""
     for side in ("prefix", "suffix"):
-        prompted = PromptedTower(trial, layers, 1, modules_below(trial, None), side)
+        prompted = PromptedTower(trial, layers, 1, None, side)
         try:
             with torch.device("meta"), torch.no_grad():
                 _, trunk = prompted.first_pass(inputs)
@@ -229,4 +220,4 @@ def _trial_inputs(tower: Any, modality: str) -> dict[str, Tensor]:
     return {tower.main_input_name: torch.empty(shape)}
 
 
-__all__ = ["adapter_for", "find_layers", "modules_below"]
+__all__ = ["adapter_for", "find_layers"]
