@@ -11,11 +11,14 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from .configuration_sen import NeuronSpec
 from .hub_files import quiet_transformers
 from .neuron import Neuron
 from .prompt_injection import DroppedLayer
+
+logger = logging.get_logger(__name__)
 
 # What else a tower needs to be fed, and is saved beside it.
 _PROCESSOR_FILES = (
@@ -108,10 +111,13 @@ def save_tower(spec: NeuronSpec, neuron: Neuron, folder: Path, weights: Mapping[
         save_file(on_cpu, folder / "projection.safetensors", metadata={"format": "pt"})
     if neuron.sentence is not None:
         neuron.sentence.layout.save(folder, parts["sentence"])
-    for name in _PROCESSOR_FILES:
-        found = None if neuron.source is None else neuron.source.file(name, optional=True)
-        if found is not None:
-            shutil.copyfile(found, folder / name)
+    try:
+        for name in _PROCESSOR_FILES:
+            found = None if neuron.source is None else neuron.source.file(name, optional=True)
+            if found is not None:
+                shutil.copyfile(found, folder / name)
+    except OSError as error:  # what was trained is not lost because of them
+        logger.warning(f"neuron {spec.name!r}: its processor's files are not saved with its tower ({error})")
     return replace(
         spec,
         hub_id=f"./{folder.name}",
