@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import random_inputs, random_weights
 from safetensors.torch import load_file
-from transformers import TrainingArguments
+from transformers import AutoModel, TrainingArguments
 from transformers.integrations import peft as transformers_peft
 
 from modeling_sen import SENModel
@@ -184,6 +184,9 @@ def test_the_adapters_of_transformers_itself(saved, tmp_path, monkeypatch):
     assert not found.missing_keys | found.unexpected_keys
     assert torch.equal(outputs(back), outputs(model))
     assert not torch.allclose(outputs(back), outputs(SENModel.from_pretrained(saved)))
+    for auto_class in (SENModel, AutoModel):
+        with pytest.raises(ValueError, match=r"adapter: found an adapter .*PeftModel.from_pretrained\(model, "):
+            auto_class.from_pretrained(tmp_path / "adapter")
 
 
 def test_an_adapter_on_one_tower_leaves_its_own_saving_alone(saved, tmp_path, monkeypatch):

@@ -130,6 +130,30 @@ def test_a_changed_tower_of_several_neurons_is_compared_and_saved_once(towers, t
     assert torch.equal(*(each.neurons["depth"].tower.get_parameter(weight) for each in (model, loaded)))
 
 
+def test_what_follows_a_text_tower_is_saved_as_it_is(tmp_path):
+    """Of a sentence-transformers checkpoint: a linear layer behind the pooling."""
+    pytest.importorskip("sentence_transformers")
+    from sentence_models import make_backbones
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+
+    backbone = make_backbones(tmp_path / "backbones")["bert"]
+    modules = [Transformer(backbone), Pooling(16, "mean"), Normalize(), Dense(16, 8)]
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(tmp_path / "text"))
+    pictures = {"hub_id": str(tmp_path / "text"), "name": "words"}
+    model = SENModel.from_neurons([pictures], text_tower=str(tmp_path / "text"), **SMALL)
+    ids = torch.tensor([[2, 7, 9, 3], [2, 12, 8, 3]])
+    plain = model.get_text_features(ids).pooler_output
+    model.save_pretrained(tmp_path / "plain")
+    assert list((tmp_path / "plain").glob("neuron_*")) == []
+    model.neurons.text_tower.sentence.after[1].linear.weight.data.mul_(-1.5)
+    expected = model.get_text_features(ids).pooler_output
+    model.save_pretrained(tmp_path / "changed")
+    loaded = SENModel.from_pretrained(tmp_path / "changed")
+    torch.testing.assert_close(loaded.get_text_features(ids).pooler_output, expected)
+    assert not torch.allclose(plain, expected)
+
+
 def test_a_tower_whose_checkpoint_is_gone_is_saved(towers, tmp_path, caplog):
     folder = shutil.copytree(towers["clip"], tmp_path / "clip")
     model = SENModel.from_neurons([{"hub_id": str(folder), "num_frames": 2}], projection_dim=12, **SMALL)
