@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import random_inputs, random_weights
+from conftest import SMALL, random_inputs, random_weights
 from safetensors.torch import load_file
 from transformers import AutoModel, TrainingArguments
 from transformers.integrations import peft as transformers_peft
@@ -21,10 +21,14 @@ TOWERS = ["q_proj", "v_proj"]  # of the frames', the sound's and the class texts
 ASSOCIATION = ["down", "linear"]
 
 
-@pytest.fixture
-def saved(make_sen, tmp_path):
-    random_weights(make_sen()).save_pretrained(tmp_path / "sen")
-    return tmp_path / "sen"
+@pytest.fixture(scope="module")
+def saved(towers, tmp_path_factory):
+    torch.manual_seed(1)
+    neurons = [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"]]
+    model = random_weights(SENModel.from_neurons(neurons, text_tower=towers["clip"], **SMALL))
+    folder = tmp_path_factory.mktemp("adapters") / "sen"
+    model.save_pretrained(folder)
+    return folder
 
 
 def outputs(model) -> torch.Tensor:
@@ -49,8 +53,8 @@ def trained(model, steps: int = 3):
     ("settings", "expected"),
     [
         ({"target_modules": TOWERS}, 2 * 2 * 3 * 4),  # A and B of two maps in the 4 layers of each of 3 towers
-        ({"target_modules": ASSOCIATION}, None),
-        ({"target_modules": [*TOWERS, *ASSOCIATION], "use_dora": True}, None),
+        pytest.param({"target_modules": ASSOCIATION}, None, marks=pytest.mark.slow),
+        pytest.param({"target_modules": [*TOWERS, *ASSOCIATION], "use_dora": True}, None, marks=pytest.mark.slow),
         (
             {"target_modules": TOWERS, "modules_to_save": ["fusion", "visual_projection", "image.tower.embeddings"]},
             None,
@@ -189,6 +193,7 @@ def test_the_adapters_of_transformers_itself(saved, tmp_path, monkeypatch):
             auto_class.from_pretrained(tmp_path / "adapter")
 
 
+@pytest.mark.slow
 def test_an_adapter_on_one_tower_leaves_its_own_saving_alone(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(transformers_peft, "MIN_PEFT_VERSION", "0.18.0")
     model = SENModel.from_pretrained(saved)
@@ -224,6 +229,7 @@ def test_first_looks_of_a_tower_that_is_trained_are_not_stored(saved, tmp_path):
         FeatureCache(model, tmp_path, ["a"])
 
 
+@pytest.mark.slow
 def test_a_trainers_checkpoints_hold_the_adapters(saved, tmp_path):
     rows = [
         {**{name: value[0] for name, value in random_inputs(1, seed).items()}, "labels": seed % 3} for seed in range(4)
