@@ -134,11 +134,13 @@ def _hub_values(settings: Mapping[str, Any]) -> dict[str, Any]:
         settings = {**settings, "image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
     # The processor computes (pixel * factor - offset - mean) / std; ours is (pixel / 255 - mean) / std.
     scale = 255 * (settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1)
-    offset = 1.0 if settings.get("offset", False) and settings.get("do_rescale", True) else 0.0
+    is_shifted = settings.get("offset", False) or settings.get("rescale_offset", False)
+    offset = 1.0 if is_shifted and settings.get("do_rescale", True) else 0.0
     if settings.get("image_mean") is not None:
         values["mean"] = tuple((mean + offset) / scale for mean in settings["image_mean"])
     if settings.get("image_std") is not None:
-        values["std"] = tuple(std / scale for std in settings["image_std"])
+        power = 2 if settings.get("include_top", False) else 1  # EfficientNet's divides once more
+        values["std"] = tuple(std**power / scale for std in settings["image_std"])
     if settings.get("resample") is not None:
         values["resample"] = int(settings["resample"])
     return values

@@ -363,7 +363,6 @@ class SENModel(SENPreTrainedModel):
         )
 
     @can_return_tuple
-    @torch.no_grad()
     def get_text_features(
         self,
         input_ids: Tensor,

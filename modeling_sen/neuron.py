@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_sen import TEXT_TOWER_NAME, NeuronSpec
 from .first_look import CROWN_INPUT, FirstLook, NeuronState, sizes_of, unpack_shapes
 from .hub_files import HubSource
-from .neuron_by_rule import adapter_for, find_layers, modules_below
+from .neuron_by_rule import adapter_for, find_layers
 from .neuron_registry import NeuronAdapter
 from .prompt_injection import PromptedTower, TrunkOutput, layers_to_run, one_pass, run_to_output_layer
 from .sentence_layout import SentenceHead
@@ -78,12 +78,17 @@ class Neuron(nn.Module):
         layers = find_layers(self.tower, adapter.layers)
         if layers is None:
             raise ValueError(f"neuron {spec.name!r}: {type(self.tower).__name__} has no list of transformer layers")
+        if spec.output_layer is not None and not adapter.output_layers:
+            raise ValueError(
+                f"neuron {spec.name!r}: output_layer is {spec.output_layer}, but the layers of {type(self.tower).__name__} "
+                "differ in the shape of their tokens, or run more than once; expected none"
+            )
         try:
             depth = crown_layers(prompt_depth, layers_to_run(len(layers), spec.output_layer))
             if not takes_prompts:
                 return None
-            side, below = spec.prompt_side or adapter.prompt_side, modules_below(self.tower, adapter.below)
-            return PromptedTower(self.tower, layers, depth, below, side, spec.output_layer)
+            side = spec.prompt_side or adapter.prompt_side
+            return PromptedTower(self.tower, layers, depth, adapter.below, side, spec.output_layer)
         except ValueError as error:
             raise ValueError(f"neuron {spec.name!r}: {error}") from error
 
@@ -148,7 +153,7 @@ class Neuron(nn.Module):
     def first_look(
         self, inputs: Mapping[str, Tensor], record: Sequence[str] = (CROWN_INPUT,), outputs: Sequence[str] = ()
     ) -> FirstLook:
-        """Round 0, without gradients: nothing below the prompts is trained.
+        """Round 0; without gradients, unless something in the tower is trained: below the prompts nothing else is.
 
         Args:
             inputs: `pixel_values` (batch, time, channels, height, width), `input_features` (batch, time, bins or whatever
@@ -159,7 +164,8 @@ class Neuron(nn.Module):
         """
         tower_inputs, trunk = self.tower_inputs(inputs), None
         asked = {**tower_inputs, **{f"output_{name}": True for name in outputs}}
-        with torch.no_grad():
+        is_trained = any(parameter.requires_grad for parameter in self.tower.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained):
             if self.prompted_tower is not None and CROWN_INPUT in record:
                 found, trunk = self.prompted_tower.first_pass(asked)
                 trunk.inputs = (
@@ -274,17 +280,27 @@ class Neuron(nn.Module):
     def _state(self, outputs: Any, inputs: Mapping[str, Tensor], tower_inputs: Mapping[str, Any]) -> NeuronState:
         tokens, grid = outputs.last_hidden_state, None  # (batch * frames, tokens, width)
         batch_size = len(next(iter(inputs.values())))
-        if tokens.ndim == 4:  # a plane of features: (batch * frames, width, height, width of the plane)
+        width = self.spec.hidden_size
+        if tokens.ndim == 4:  # a plane of features: (batch * frames, width, height, width of the plane), or width last
+            tokens = tokens if tokens.shape[1] == width else tokens.movedim(-1, 1)
             grid = (1, *tokens.shape[-2:])
             tokens = tokens.flatten(2).transpose(1, 2)
         elif self.adapter.grid is not None:
-            grid = self.adapter.grid(self.tower.config, self._folded(inputs))
+            given = {**self._folded(inputs), "num_tokens": tokens.shape[1]}
+            grid = self.adapter.grid(self.tower.config, given)
         mask = self._token_mask(tokens, tower_inputs)
         pooled = getattr(outputs, "pooler_output", None)
         if self.sentence is not None and self.sentence.modes:
             pooled = self.sentence.pool(tokens, mask)
-        else:
-            pooled = _mean_of_tokens(tokens, mask) if pooled is None else pooled.flatten(1)
+        elif pooled is None:
+            pooled = _mean_of_tokens(tokens, mask)
+        else:  # some leave a plane of one or a few places
+            pooled = pooled.flatten(2).mean(dim=2) if pooled.ndim == 4 else pooled.flatten(1)
+        if tokens.shape[-1] != width or pooled.shape[-1] % width:
+            raise ValueError(
+                f"neuron {self.spec.name!r}: hidden_size is {width}, but its tower's tokens and pooled output have widths "
+                f"{tokens.shape[-1]} and {pooled.shape[-1]}"
+            )
         t, h, w = grid or (1, 1, tokens.shape[1])
         special = tokens.shape[1] - t * h * w
         if special < 0:

@@ -3,51 +3,36 @@
 """All towers of a SEN, the text tower among them: resolved, loaded, shared between neurons, and saved."""
 
 import os
-import shutil
 from collections.abc import ItemsView, Iterable, Mapping, Sequence, ValuesView
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
 from .configuration_sen import TEXT_TOWER_NAME, NeuronSpec, SENConfig
 from .first_look import FirstLook
-from .hub_files import HubSource, quiet_transformers
+from .hub_files import HubSource
 from .neuron import Neuron
 from .neuron_loading import load_neuron, resolve_spec
+from .tower_weights import all_weights, loaded_name, same_weight, save_tower, weight_names
 
 logger = logging.get_logger(__name__)
 
 # Fields of a specification that say what a tower's weights are and how they are read.
 TOWER_SOURCE = ("hub_id", "revision", "class_name", "submodule", "key_mapping", "dtype", "projection")
-# What else a tower needs to be fed, and is saved beside it.
-_PROCESSOR_FILES = (
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-)
+# Arguments of `from_pretrained` that say where weights are put, not which, or that are known by the time a tower is saved.
+_PLACEMENT = ("device_map", "max_memory", "offload_folder", "offload_buffers", "force_download", "revision", "dtype")
 
 
 class NeuronBank(nn.ModuleDict):
     """The frozen towers by their neurons' names, and the text tower as `"class_text"`; empty until [`NeuronBank.load`].
 
-    They are children of the model, but never part of its state dict, so that a checkpoint leaves them out.
+    They are children of the model, but not part of its state dict, so that a checkpoint leaves them out. What was added to
+    them since they were loaded (adapters) is part of it.
 
     Args:
         config: the SEN's configuration.
@@ -69,6 +54,7 @@ class NeuronBank(nn.ModuleDict):
         self.neuron_specs = {name: spec for name, spec in self.specs.items() if name != TEXT_TOWER_NAME}
         self.base: HubSource | None = None  # the checkpoint that relative hub ids refer to
         self.arguments: dict[str, dict[str, Any]] = {}  # name -> arguments of from_pretrained
+        self.loaded_names: dict[str, frozenset[str]] = {}  # name -> its weights' names when it was loaded
         if taken := [name for name in self.neuron_specs if hasattr(self, name)]:
             raise ValueError(f"neurons: {', '.join(taken)} is the name of an attribute of a module, expected another")
         self.register_state_dict_post_hook(_leave_out)
@@ -112,7 +98,14 @@ class NeuronBank(nn.ModuleDict):
                 f"{neuron.embedding_size} and projection_dim is {width}"
             )
         neuron.train(self.training)
+        shared = [self.loaded_names[name] for name, other in self.items() if other.tower is neuron.tower]
+        self.loaded_names[spec.name] = shared[0] if shared else frozenset(weight_names(neuron))
         self[spec.name] = neuron if "device_map" in self.arguments.get(spec.name, {}) else neuron.to(device)
+
+    def added_names(self, name: str) -> list[str]:
+        """Parameters and buffers of a neuron that it had not when it was loaded, such as those of adapters."""
+        loaded = self.loaded_names[name]
+        return [each for each in weight_names(self[name]) if loaded_name(each, loaded) is None]
 
     def _load(self, spec: NeuronSpec) -> Neuron:
         arguments = self.arguments.get(spec.name, {})
@@ -199,12 +192,16 @@ class NeuronBank(nn.ModuleDict):
         return {name: mask[:, index] for index, name in enumerate(specs) if anywhere[index]}
 
     def save(self, folder: str | os.PathLike, include_neurons: bool) -> dict[str, NeuronSpec]:
-        """Writes towers to `folder/neuron_NAME`: all of them, or those that stand beside the checkpoint they came from.
+        """Writes towers to `folder/neuron_NAME`: all of them, or those that stand beside the checkpoint they came from and
+        those that are not what a reload would bring.
 
         Returns:
             The specifications to save: with the commits and dtypes that were loaded, and the folders that were written.
+
+        Raises:
+            ValueError: a tower that is to be written has lost the layers below its prompts.
         """
-        written: dict[int, NeuronSpec] = {}  # a tower that serves several neurons is written once
+        written: dict[int, NeuronSpec | None] = {}  # a tower that serves several neurons is written once
         specs = specs_of(self.config)  # as the configuration is now
         return {
             name: self._save(spec, Path(folder), include_neurons, written) if name in self else _pinned(spec)
@@ -212,16 +209,74 @@ class NeuronBank(nn.ModuleDict):
         }
 
     def _save(
-        self, spec: NeuronSpec, folder: Path, include_neurons: bool, written: dict[int, NeuronSpec]
+        self, spec: NeuronSpec, folder: Path, include_neurons: bool, written: dict[int, NeuronSpec | None]
     ) -> NeuronSpec:
         neuron = self[spec.name]
         spec = replace(spec, dtype=str(neuron.dtype).removeprefix("torch."))
-        if include_neurons or spec.is_relative:
-            if id(neuron.tower) not in written:
-                written[id(neuron.tower)] = _save_tower(spec, neuron, folder / f"neuron_{spec.name}")
-            beside = written[id(neuron.tower)]
-            return replace(spec, **{field: getattr(beside, field) for field in TOWER_SOURCE})
-        return _pinned(spec, neuron.commit)
+        if added := self.added_names(spec.name):
+            logger.warning(
+                f"neuron {spec.name!r}: {len(added)} weights that its checkpoint has not (e.g. {added[0]}) are not saved "
+                "with its tower; peft saves adapters, and merge_and_unload() makes them part of the tower"
+            )
+        if id(neuron.tower) not in written:
+            beside, target = None, folder / f"neuron_{spec.name}"
+            difference = None if include_neurons or spec.is_relative else self._difference(neuron)
+            if difference is not None:
+                logger.warning(f"neuron {spec.name!r}: {difference}; its tower is saved to {target.name}/")
+            if include_neurons or spec.is_relative or difference is not None:
+                beside = save_tower(spec, neuron, target, self._loaded_weights(neuron))
+            written[id(neuron.tower)] = beside
+        beside = written[id(neuron.tower)]
+        if beside is None:
+            return _pinned(spec, neuron.commit)
+        return replace(spec, **{field: getattr(beside, field) for field in TOWER_SOURCE})
+
+    def restore(self, folder: str | os.PathLike, config: SENConfig) -> None:
+        """Takes over the weights of towers that stand beside a checkpoint of this model, as those of changed towers do.
+
+        Args:
+            folder: the checkpoint.
+            config: the SEN's configuration in it.
+
+        Raises:
+            OSError, RuntimeError, ValueError: see [`load_neuron`]; a tower of another shape.
+        """
+        for name, spec in specs_of(config).items():
+            if spec.is_relative and name in self:
+                saved = load_neuron(spec, config.prompt_depth, HubSource.of(folder, {}))
+                self[name].load_state_dict(saved.state_dict())
+
+    def _loaded_weights(self, neuron: Neuron) -> dict[str, Tensor]:
+        """Of tower and projection, by the names they had when they were loaded, without what was added."""
+        loaded, added = self.loaded_names[neuron.spec.name], set(self.added_names(neuron.spec.name))
+        weights = all_weights(neuron)  # of quantised weights more than parameters and buffers
+        return {loaded_name(name, loaded) or name: weight for name, weight in weights.items() if name not in added}
+
+    def _difference(self, neuron: Neuron) -> str | None:
+        """What a reload would not bring: the tower is loaded again, from files on this machine, and compared.
+
+        A checksum at load would be as sure, but all loads would pay for it; counters of changes do not see those made through
+        `.data`, as peft's merging does.
+        """
+        spec, given = neuron.spec, self.arguments.get(neuron.spec.name, {})
+        if "quantization_config" in given or hasattr(neuron.tower.config, "quantization_config"):
+            return None  # nobody trains integers; loaded twice, they would take the memory twice
+        kept = {name: value for name, value in given.items() if name not in _PLACEMENT}
+        kept |= {"local_files_only": True}
+        spec = replace(spec, revision=neuron.commit, dtype=str(neuron.dtype).removeprefix("torch."))
+        try:
+            with torch.random.fork_rng(devices=[]):  # parameters that only training reads may be made at random
+                again = load_neuron(spec, self.config.prompt_depth, self.base, **kept)
+        except (OSError, ImportError, RuntimeError, ValueError) as error:
+            return f"it cannot be loaded again ({error})"
+        # Under a device map, weights on the disk are those that were loaded.
+        weights = neuron.state_dict() if "device_map" in given else self._loaded_weights(neuron)
+        unread = {f"tower.{name}" for name in neuron.adapter.training_only}
+        for name, weight in again.state_dict().items():
+            here = weights.get(name)
+            if here is not None and not here.is_meta and name not in unread and not same_weight(here, weight):
+                return f"its weights (e.g. {name}) are not those of {spec.hub_id} any more"
+        return None
 
 
 def specs_of(config: SENConfig) -> dict[str, NeuronSpec]:
@@ -251,15 +306,15 @@ def resolve_specs(
     return specs, text_spec
 
 
-def _leave_out(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict) -> None:
-    for key in [key for key in state_dict if key.startswith(prefix)]:
+def _leave_out(module: NeuronBank, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict) -> None:
+    added = {f"{prefix}{name}.{each}" for name in module for each in module.added_names(name)}
+    for key in [key for key in state_dict if key.startswith(prefix) and key not in added]:
         del state_dict[key]
 
 
-def _expect_none(module: nn.Module, incompatible_keys: Any) -> None:
-    # A tower that serves several neurons has its weights under the name of each.
-    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-    own = {key for key, _ in named}
+def _expect_none(module: NeuronBank, incompatible_keys: Any) -> None:
+    names = {f"{name}.{each}" for name, neuron in module.items() for each in weight_names(neuron)}
+    own = names - {f"{name}.{each}" for name in module for each in module.added_names(name)}
     missing = incompatible_keys.missing_keys
     missing[:] = [key for key in missing if not any(key == name or key.endswith(f".{name}") for name in own)]
 
@@ -273,52 +328,6 @@ def _pinned(spec: NeuronSpec, commit: str | None = None) -> NeuronSpec:
         return spec
     found = commit or resolve_revision(spec.hub_id, spec.revision)
     return replace(spec, revision=getattr(found, "resolved", found))
-
-
-def _save_tower(spec: NeuronSpec, neuron: Neuron, folder: Path) -> NeuronSpec:
-    """Writes a tower, its projection and its processor's files; returns the specification that finds it there."""
-    with quiet_transformers():
-        # As the tower names its weights: not as the checkpoint did, before a key mapping cut the tower out of it.
-        neuron.tower.save_pretrained(folder, state_dict=_weights(neuron.tower), save_original_format=False)
-    if neuron.projection is not None:
-        weights = {name: weight.to("cpu").contiguous() for name, weight in _weights(neuron.projection).items()}
-        save_file(weights, folder / "projection.safetensors", metadata={"format": "pt"})
-    if neuron.sentence is not None:
-        neuron.sentence.layout.save(folder)
-    for name in _PROCESSOR_FILES:
-        found = None if neuron.source is None else neuron.source.file(name, optional=True)
-        if found is not None:
-            shutil.copyfile(found, folder / name)
-    return replace(
-        spec,
-        hub_id=f"./{folder.name}",
-        revision=None,
-        class_name=_class_name(neuron.tower),
-        submodule=None,
-        key_mapping=None,
-        projection=None if neuron.projection is None else "projection.safetensors",
-    )
-
-
-def _weights(module: nn.Module) -> dict[str, Any]:
-    """The state dict, with weights that hooks of accelerate bring one module at a time."""
-    weights: dict[str, Any] = {}
-    for path, part in module.named_modules():
-        hook: Any = getattr(part, "_hf_hook", None)
-        if hook is not None:
-            hook.pre_forward(part)
-        here = {f"{path}.{name}" if path else name: weight for name, weight in part.state_dict().items()}
-        weights |= {name: weight for name, weight in here.items() if not weight.is_meta}
-        if hook is not None:
-            hook.post_forward(part, None)
-    return weights
-
-
-def _class_name(tower: nn.Module) -> str:
-    kind = type(tower)
-    if hasattr(transformers, kind.__name__) or not kind.__module__.startswith("transformers."):
-        return kind.__name__
-    return f"{kind.__module__}.{kind.__name__}".removeprefix("transformers.")
 
 
 __all__ = ["TOWER_SOURCE", "NeuronBank", "resolve_specs"]

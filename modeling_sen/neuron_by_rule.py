@@ -2,11 +2,14 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """How a tower of a type that nobody registered is used: by rules, and after a trial on the meta device.
 
-Modality and grid follow from what the tower's class declares; where prompts may stand is found by passes over tensors without
-values, which cost nothing.
+Modality follows from what the tower's class declares; width, grid and where prompts may stand are found by passes over
+tensors without values, which cost nothing.
 """
 
 import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,12 +17,55 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from .neuron_registry import NEURON_ADAPTERS, NeuronAdapter, clip_grid, image_grid, sequence_grid
+from .neuron_registry import NEURON_ADAPTERS, Grid, NeuronAdapter, clip_grid, image_grid, sequence_grid
 from .prompt_injection import PromptedTower
 
 logger = logging.get_logger(__name__)
 
-_SIDES: dict[tuple, str | None] = {}  # (class, modality, configuration) -> what a trial found, seconds each
+
+@dataclass(frozen=True)
+class PlaneGrid:
+    """The grid of an image tower whose tokens stand row by row, in proportion to that of a trial.
+
+    Attributes:
+        size: (height, width) of the trial's picture.
+        plane: (height, width) of its tokens.
+        special: tokens in front of the plane.
+    """
+
+    size: tuple[int, int]
+    plane: tuple[int, int]
+    special: int
+
+    def __call__(self, config: Any, inputs: Mapping[str, Any]) -> Grid:
+        """See [`NeuronAdapter`]; all tokens in one row where they are not as many as a plane of the picture's size has."""
+        num_tokens, sides = inputs["num_tokens"], inputs["pixel_values"].shape[-2:]
+        rows, columns = (sides[side] * self.plane[side] / self.size[side] for side in (0, 1))
+        for height, width in ((math.ceil(rows), math.ceil(columns)), (int(rows), int(columns))):
+            # Towers pad pictures that do not fill their last tokens, or cut them.
+            if height * width + self.special == num_tokens:
+                return 1, height, width
+        return 1, 1, num_tokens
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What passes over tensors without values found; the defaults where a tower cannot run so.
+
+    Attributes:
+        width: of the tokens.
+        grid: of an image tower whose tokens fill a plane.
+        side: where prompts may stand; `None` where the layers take no other tokens.
+        output_layers: see [`NeuronAdapter`].
+    """
+
+    width: int | None = None
+    grid: PlaneGrid | None = None
+    side: str | None = None
+    output_layers: bool = True
+
+
+_TRIALS: dict[tuple, Trial] = {}  # (class, modality, configuration) -> what was found, up to seconds each
 
 
 def find_layers(tower: nn.Module, path: str | None = None) -> nn.ModuleList | None:
@@ -48,31 +94,20 @@ def find_layers(tower: nn.Module, path: str | None = None) -> nn.ModuleList | No
     return longest
 
 
-def modules_below(tower: nn.Module, paths: tuple[str, ...] | None) -> list[nn.Module]:
-    """The modules in front of a tower's layers, see [`NeuronAdapter`]."""
-    if paths is None:
-        embeddings = getattr(tower, "embeddings", None)
-        return [embeddings] if isinstance(embeddings, nn.Module) else []
-    found = [tower.get_submodule(path) for path in paths]
-    return [part for module in found for part in (module if isinstance(module, nn.ModuleList) else [module])]
-
-
 def adapter_for(tower: nn.Module) -> NeuronAdapter:
     """The registered adapter of the tower's model type, or one made by rule, with a warning."""
     model_type = getattr(tower.config, "model_type", type(tower).__name__)
     if model_type in NEURON_ADAPTERS:
         return NEURON_ADAPTERS[model_type]
     modality, layers = _modality_of(tower), find_layers(tower)
-    side = None
-    if layers is not None:
-        config: Any = tower.config
-        tried = (type(tower), modality, config.to_json_string(use_diff=False))
-        if tried not in _SIDES:
-            _SIDES[tried] = _prompt_side(tower, modality)
-        side = _SIDES[tried]
+    config: Any = tower.config
+    tried = (type(tower), modality, repr(config))
+    if tried not in _TRIALS:
+        _TRIALS[tried] = _try(tower, modality)
+    trial = _TRIALS[tried]
     if layers is None:
         how = "after the tower: no list of identical transformer layers"
-    elif side is None:
+    elif trial.side is None:
         how = f"after the tower: its {len(layers)} layers take no other tokens"
     else:
         how = f"{len(layers)} layers"
@@ -80,18 +115,20 @@ def adapter_for(tower: nn.Module) -> NeuronAdapter:
         f"model type {model_type!r} is not registered as a neuron and is used by rule ({how}); "
         "register_neuron(...) makes it exact"
     )
-    grid: Any = sequence_grid if modality == "text" else None
-    if side is not None and modality == "image" and hasattr(tower.config, "patch_size"):
+    grid: Any = sequence_grid if modality == "text" else trial.grid
+    if trial.side is not None and modality == "image" and hasattr(config, "patch_size"):
         grid = image_grid
-    if side is not None and modality == "video" and hasattr(tower.config, "tubelet_size"):
+    if trial.side is not None and modality == "video" and hasattr(config, "tubelet_size"):
         grid = clip_grid
     return NeuronAdapter(
         modality=modality,
         grid=grid,
         folds_frames=modality == "image",
-        prompt_side=side or "prefix",
-        takes_prompts=side is not None,
-        fixed_frames=modality == "video" and getattr(tower.config, "num_frames", None) is not None,
+        prompt_side=trial.side or "prefix",
+        takes_prompts=trial.side is not None,
+        fixed_frames=modality == "video" and getattr(config, "num_frames", None) is not None,
+        output_layers=trial.output_layers,
+        width=trial.width,
     )
 
 
@@ -107,25 +144,59 @@ def _modality_of(tower: nn.Module) -> str:
     return "audio" if main_input in ("input_values", "input_features") or declared[0] == "audio" else "text"
 
 
-def _prompt_side(tower: nn.Module, modality: str) -> str | None:
-    """Where the tower lets prompts stand; `None` where its layers take no other tokens, or it cannot run without values."""
+def _try(tower: nn.Module, modality: str) -> Trial:
     config: Any = copy.deepcopy(tower.config)
+    shapes: list[torch.Size | None] = []
     try:
         with torch.device("meta"), torch.no_grad():
             trial: Any = type(tower)(config)
             trial.set_attn_implementation("eager")  # its masks are made without looking at values
-            inputs = _trial_inputs(trial, modality)
-            plain = trial.eval()(**inputs).last_hidden_state
+            inputs, layers = _trial_inputs(trial, modality), find_layers(trial)
+            for layer in layers or ():
+                layer.register_forward_hook(lambda module, args, output: shapes.append(_shape_of(output)))
+            outputs = trial.eval()(**inputs)
     except Exception:  # whatever a tower raises that looks at values
-        return None
-    layers = find_layers(trial)
-    assert layers is not None  # as in the tower itself
+        return Trial()
+    plain = getattr(outputs, "last_hidden_state", None)
+    if plain is None:
+        raise ValueError(
+            f"{type(tower).__name__} returns {', '.join(outputs)}, expected an encoder's last_hidden_state"
+        )
+    width, grid = plain.shape[-1], None
+    if plain.ndim == 4 and plain.shape[1] != plain.shape[2]:  # (1, width, height, width of the plane), or width last
+        width = plain.shape[1]
+    if plain.ndim == 3 and modality == "image":
+        grid = _plane_of(plain.shape[1], inputs[trial.main_input_name].shape[-2:])
+    if layers is None or len(set(shapes)) != 1 or len(shapes) != len(layers):  # stages, or one layer that runs again
+        return Trial(width, grid, output_layers=False)
+    alike = [module for module in trial.modules() if type(module) is type(layers[0])]  # in other stages, too
+    output_layers = shapes == [plain.shape] * len(alike)
+    return Trial(width, grid, _prompt_side(trial, layers, inputs, plain, width), output_layers)
+
+
+def _shape_of(output: Any) -> torch.Size | None:
+    while isinstance(output, tuple):
+        output = output[0]
+    return getattr(output, "shape", None)
+
+
+def _plane_of(num_tokens: int, size: Sequence[int]) -> PlaneGrid | None:
+    """The plane that tokens fill behind at most one token of another kind, in the proportions of a picture."""
+    for special in (0, 1):
+        height = round(math.sqrt((num_tokens - special) * size[0] / size[1]))
+        if height and (num_tokens - special) % height == 0:
+            return PlaneGrid((size[0], size[1]), (height, (num_tokens - special) // height), special)
+    return None
+
+
+def _prompt_side(trial: Any, layers: nn.ModuleList, inputs: dict[str, Any], plain: Tensor, width: int) -> str | None:
+    """Where the tower lets prompts stand; `None` where its layers take no other tokens."""
     for side in ("prefix", "suffix"):
-        prompted = PromptedTower(trial, layers, 1, modules_below(trial, None), side)
+        prompted = PromptedTower(trial, layers, 1, None, side)
         try:
             with torch.device("meta"), torch.no_grad():
                 _, trunk = prompted.first_pass(inputs)
-                outputs = prompted.prompted_pass(trunk, torch.empty(1, 2, config.hidden_size))
+                outputs = prompted.prompted_pass(trunk, torch.empty(1, 2, width))
         except Exception:  # whatever a tower raises when it meets tokens that it has no place for
             continue
         if outputs.last_hidden_state.shape == plain.shape:
@@ -149,4 +220,4 @@ def _trial_inputs(tower: Any, modality: str) -> dict[str, Tensor]:
     return {tower.main_input_name: torch.empty(shape)}
 
 
-__all__ = ["adapter_for", "find_layers", "modules_below"]
+__all__ = ["adapter_for", "find_layers"]

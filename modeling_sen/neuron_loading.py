@@ -74,7 +74,7 @@ def load_neuron(
             "class, or key_mapping / submodule to cut it out"
         )
     tower = _part(spec, model, spec.submodule or "")
-    width = getattr(tower.config, "hidden_size", None)
+    width = adapter_for(tower).width or getattr(tower.config, "hidden_size", None)
     if width is not None and width != spec.hidden_size:
         raise ValueError(f"neuron {spec.name!r}: hidden_size is {spec.hidden_size}, but {spec.hub_id} has {width}")
     projection = _load_projection(spec, model, source)
@@ -250,7 +250,8 @@ def resolve_spec(
         adapter = adapter_for(tower)
         tower_config = tower.config
     merged.setdefault("modality", "text" if role == "text_tower" else adapter.modality)
-    merged.setdefault("hidden_size", _width(tower_config, given["hub_id"]))
+    if "hidden_size" not in merged:
+        merged["hidden_size"] = adapter.width or _width(tower_config, given["hub_id"])
     if merged["modality"] == "video":
         merged.setdefault("num_frames", getattr(tower_config, "num_frames", None))
     if merged["modality"] == "image":
@@ -288,7 +289,7 @@ def _refuse_adapter(source: HubSource) -> None:
 def _width(config: PreTrainedConfig, hub_id: str) -> int:
     width = getattr(config, "hidden_size", None)
     if width is None:
-        width = (getattr(config, "hidden_sizes", None) or [None])[-1]  # convolutional towers: of the last stage
+        width = (getattr(config, "hidden_sizes", None) or [None])[-1]  # towers in stages: of the last
     if width is None:
         raise ValueError(
             f"{hub_id}: model type {config.model_type!r} does not say the width of its tokens; give hidden_size"

@@ -105,8 +105,9 @@ class NeuronAdapter:
     Attributes:
         modality: the modality it reads when nothing else is said.
         grid: `grid(tower.config, inputs) -> (t, h, w)`, where inputs are the neuron's: `pixel_values` (frames folded),
-            `input_features` or `input_ids`; tokens before the grid's own (class tokens) stay out of `last_hidden_state`.
-            `None`: all tokens in one row.
+            `input_features` or `input_ids`, and `num_tokens` of the tower's output; tokens before the grid's own (class
+            tokens) stay out of `last_hidden_state`. `None`: all tokens in one row. Not asked where the tower returns a plane
+            (batch, width, height, width).
         layers: dotted path of the transformer layers; `None`: the longest list of identical transformer layers.
         below: dotted paths of modules in front of the layers, whose outputs only they read: bypassed where the layers run
             again. Of a list, all modules. `None`: `embeddings`, where the tower has it.
@@ -123,6 +124,9 @@ class NeuronAdapter:
         padding: the tokenizer's `padding`: `True` to the longest text of a batch, `"max_length"` for towers that were trained
             on texts of one length.
         seconds: `seconds(feature extractor)`, the longest sound that it makes one input of; `None`: its `chunk_length`.
+        output_layers: whether an inner layer's output can be the neuron's tokens: `False` for towers in stages, whose layers
+            differ in the number and width of their tokens, and for layers that run more than once.
+        width: of the tokens, where the tower's configuration does not say it (`hidden_size`) or says another.
     """
 
     modality: str
@@ -138,6 +142,8 @@ class NeuronAdapter:
     training_only: tuple[str, ...] = ()
     padding: bool | str = True
     seconds: Callable[[Any], float] | None = None
+    output_layers: bool = True
+    width: int | None = None
 
 
 NEURON_ADAPTERS: dict[str, NeuronAdapter] = {}
@@ -268,7 +274,15 @@ register_checkpoint("pe_audio_video", "PeAudioEncoder", key_mapping={r"^audio_mo
 register_checkpoint("pe_video", "PeVideoEncoder", key_mapping={r"^video_encoder\.": ""})
 
 # Its windows are cut from the plane of the spectrogram: no place for other tokens.
-register_neuron("clap_audio_model", "audio", None, takes_prompts=False, tower_inputs=clap_inputs, seconds=clap_seconds)
+register_neuron(
+    "clap_audio_model",
+    "audio",
+    None,
+    takes_prompts=False,
+    tower_inputs=clap_inputs,
+    seconds=clap_seconds,
+    output_layers=False,
+)
 register_neuron("clap_text_model", "text", sequence_grid)
 register_checkpoint("clap", "ClapAudioModelWithProjection", submodule="audio_model", projection="audio_projection")
 register_checkpoint("clap", "ClapTextModelWithProjection", "text_tower", **_TEXT)

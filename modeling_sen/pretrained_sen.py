@@ -70,13 +70,19 @@ class SENPreTrainedModel(PreTrainedModel):
         Raises:
             OSError: the checkpoint, or a neuron's, cannot be found or read.
             RuntimeError: the checkpoint lacks weights of the association or the head, which would stay random.
-            ValueError: it is a checkpoint of another model.
+            ValueError: it is a checkpoint of another model, or of an adapter.
         """
         name = pretrained_model_name_or_path
         # One commit for all files of this load, those of neurons beside the checkpoint included.
         source = None if name is None else HubSource.of(name, kwargs).at_commit()
         if source is not None and source.revision is not None:
             kwargs["revision"] = source.revision
+        adapter = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")  # where Auto classes found one
+        if source is not None and (adapter or source.file("adapter_config.json", optional=True)):
+            raise ValueError(  # Transformers would put it on before the towers are there
+                f"{adapter or name}: found an adapter (adapter_config.json), expected a SEN; load the SEN that it was "
+                f"trained on, and then peft's PeftModel.from_pretrained(model, {str(adapter or name)!r})"
+            )
         if source is not None and "config" not in kwargs:
             _check_model_type(source, cls.config_class.model_type)  # type: ignore[union-attr]
         wants_info = kwargs.pop("output_loading_info", False)

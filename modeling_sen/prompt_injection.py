@@ -64,7 +64,8 @@ class PromptedTower:
         tower: the frozen module.
         layers: its transformer layers, in order.
         prompt_depth: number of layers in the crown, 1 .. the number of layers that run.
-        below: modules in front of the layers, whose outputs only the layers read: bypassed in prompted passes.
+        below: dotted paths of modules in front of the layers, whose outputs only the layers read: bypassed in prompted
+            passes. Of a list, all modules. `None`: `embeddings`, where the tower has it.
         prompt_side: where prompts stand among the tokens, `prefix` or `suffix`.
         output_layer: see [`NeuronSpec`]; layers above it are never run.
 
@@ -77,16 +78,25 @@ class PromptedTower:
         tower: nn.Module,
         layers: nn.ModuleList,
         prompt_depth: int,
-        below: Sequence[nn.Module],
+        below: Sequence[str] | None,
         prompt_side: str,
         output_layer: int | None = None,
     ):
-        self.tower, self.all_layers, self.prompt_side, self.below = tower, layers, prompt_side, list(below)
+        self.tower, self.all_layers, self.prompt_side, self._below = tower, layers, prompt_side, below
         self.output_layer = output_layer
         self.num_layers = layers_to_run(len(layers), output_layer)
         if not 1 <= prompt_depth <= self.num_layers:
             raise ValueError(f"prompt_depth is {prompt_depth}, expected 1 to {self.num_layers}, the tower's layers")
         self.prompt_depth = prompt_depth
+
+    @property
+    def below(self) -> list[nn.Module]:
+        """The modules in front of the layers, as they are now: adapters may stand in their place."""
+        if self._below is None:
+            embeddings = getattr(self.tower, "embeddings", None)
+            return [embeddings] if isinstance(embeddings, nn.Module) else []
+        found = [self.tower.get_submodule(path) for path in self._below]
+        return [part for module in found for part in (module if isinstance(module, nn.ModuleList) else [module])]
 
     @property
     def trunk(self) -> list[nn.Module]:

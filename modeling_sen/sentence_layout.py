@@ -8,14 +8,13 @@ pooling would give embeddings that the checkpoint was not trained for.
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.utils import logging
 
@@ -97,16 +96,24 @@ class SentenceLayout:
         """JSON-able, all that embeddings depend on beside weights."""
         return {"modules": self.modules, "settings": self.settings, "tower_settings": self.tower_settings}
 
-    def save(self, folder: Path) -> None:
-        """Writes the layout beside a tower that was saved in `folder` itself."""
+    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Writes the layout beside a tower that was saved in `folder` itself.
+
+        Args:
+            weights: the state dict of the [`SentenceHead`].
+        """
+        after = [number for number, (kind, *_) in enumerate(self.modules, 1) if kind in AFTER_POOLING]
         modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
-        for number, (kind, path, settings) in enumerate(self.modules, 1):
+        for number, (kind, _, settings) in enumerate(self.modules, 1):
             own = {"name": str(number), "path": f"{number}_{kind}", "type": f"sentence_transformers.models.{kind}"}
             modules.append({"idx": number, **own})
             (folder / own["path"]).mkdir()
             _write_json(folder / own["path"] / "config.json", settings)
             if kind in ("Dense", "LayerNorm"):
-                shutil.copyfile(_weights_file(self.root, path), folder / own["path"] / "model.safetensors")
+                prefix = f"after.{after.index(number)}."
+                found = {key.removeprefix(prefix): each for key, each in weights.items() if key.startswith(prefix)}
+                on_cpu = {key: each.to("cpu").contiguous() for key, each in found.items()}
+                save_file(on_cpu, folder / own["path"] / "model.safetensors", metadata={"format": "pt"})
         _write_json(folder / MODULES, modules)
         for name, found in ((SETTINGS, self.settings), (TOWER_SETTINGS[0], self.tower_settings)):
             if found:

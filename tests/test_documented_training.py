@@ -27,7 +27,7 @@ def test_the_stock_trainer_trains_validates_saves_and_loads(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     write_world(tmp_path / "train", "train", 4, num_objects=1)
     write_world(tmp_path / "validation", "validation", 3, num_objects=1)
-    (code,) = blocks("python")
+    code = blocks("python")[0]
     names: dict = {}
     exec(code.replace("max_steps=4,", "max_steps=4, use_cpu=True, disable_tqdm=True,"), names)
     state = names["trainer"].state
@@ -43,6 +43,20 @@ def test_the_stock_trainer_trains_validates_saves_and_loads(tmp_path, monkeypatc
     best = load_file(f"{state.best_model_checkpoint}/model.safetensors")
     assert all(torch.equal(weight, trained[name]) for name, weight in best.items())
     SENProcessor.from_pretrained(state.best_model_checkpoint)
+
+
+def test_adapters_are_put_on_saved_and_merged(tmp_path, monkeypatch):
+    peft = pytest.importorskip("peft")
+    from modeling_sen import SENModel
+
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(blocks("python")[1], names)
+    assert isinstance(names["model"], peft.PeftModel)
+    assert len(load_file("trainer/adapter/adapter_model.safetensors")) > 100
+    assert set(SENModel.from_pretrained("trainer/merged").state_dict()) == set(
+        SENModel.from_pretrained(names["SEN_TINY"]).state_dict()
+    )
 
 
 def test_the_flags_on_the_page_are_flags():

@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import (
     CLIPImageProcessorPil,
     DPTImageProcessorPil,
+    EfficientNetImageProcessorPil,
     SiglipImageProcessorPil,
     VideoMAEImageProcessorPil,
     VivitImageProcessor,
@@ -28,6 +29,10 @@ PROCESSORS = {
     "dpt": DPTImageProcessorPil(),
     "not_normalised": CLIPImageProcessorPil(do_normalize=False),
     "not_rescaled": SiglipImageProcessorPil(do_rescale=False),
+    "efficientnet": EfficientNetImageProcessorPil(size={"height": 40, "width": 50}),  # divided by the deviation twice
+    "efficientnet_offset": EfficientNetImageProcessorPil(
+        size={"height": 40, "width": 50}, include_top=False, rescale_offset=True, rescale_factor=1 / 127.5
+    ),
     "vivit": VivitImageProcessor(),  # rescaled to -1..1 before it is normalised
 }
 

@@ -62,6 +62,11 @@ def observe(work: str, clip: str, commits: list[str]) -> dict:
     first.save_pretrained(work + "/plain")
     found["pinned"] = SENConfig.from_pretrained(work + "/plain").neurons[0]["revision"]
     found["plain"] = [outputs(first), outputs(SENModel.from_pretrained(work + "/plain"))]
+    first.push_to_hub("org/plain")
+    for parameter in first.neurons["image"].tower.parameters():
+        parameter.data.mul_(1.1)
+    first.push_to_hub("org/changed")
+    found["changed"] = [outputs(first), outputs(SENModel.from_pretrained("org/changed"))]
 
     relative = {commit: SENModel.from_pretrained("org/sen", revision=commit) for commit in (*commits, "main")}
     found["relative"] = {commit: outputs(model) for commit, model in relative.items()}
@@ -206,6 +211,14 @@ def test_what_was_pushed_comes_back(online, hub):
     assert {"config.json", "model.safetensors", "neuron_image/model.safetensors", "README.md"} <= set(files)
     assert "processor_config.json" in files
     assert json.loads(files["config.json"])["neurons"][0]["hub_id"] == "./neuron_image"  # as the model wrote it
+
+
+def test_a_tower_that_was_changed_is_pushed_and_no_other(online, hub):
+    np.testing.assert_allclose(*online["changed"], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(online["changed"][0], online["plain"][0])
+    last = {name: list(hub.repositories[f"org/{name}"].commits.values())[-1] for name in ("plain", "changed")}
+    assert "neuron_image/model.safetensors" in last["changed"]
+    assert not any(name.startswith("neuron_") for name in last["plain"])
 
 
 def test_a_pipeline_pushes_its_model_and_processor_so_that_the_repository_stands_alone(online, hub):

@@ -31,6 +31,7 @@ GROUPS = {
         "hub_files",
         "neuron",
         "neuron_loading",
+        "tower_weights",
         "neuron_bank",
         "sentence_layout",
         "text_reader",

@@ -44,7 +44,7 @@ TYPES = {
         True,
     ),
     # Windows, convolutions, biases of a fixed size, one layer that runs many times: prompts have no place.
-    "SwinModel": (STAGES, PICTURES, (3, 1, 16), False),
+    "SwinModel": (STAGES, PICTURES, (3, 4, 4), False),
     "ConvNextModel": (
         {"hidden_sizes": [4, 8, 12, 16], "depths": [1, 1, 2, 1], "image_size": 32},
         (2, 3, 3, 32, 32),

@@ -12,7 +12,7 @@ from modeling_sen.neuron_registry import NEURON_ADAPTERS, list_neurons
 
 
 def neurons(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Encoder types that can be neurons. Others are tried by rule."""
+    """Encoder types that are registered as neurons. Others are used by rule: docs/extending.md."""
     rows = []
     for model_type in list_neurons():
         adapter = NEURON_ADAPTERS[model_type]

@@ -42,6 +42,9 @@ class FeatureCache:
         clips: what identifies each clip (a path with its time of change, a dataset's name and index), one string a row.
         dtype: of what is stored: `torch.float32`, `torch.float16` or `torch.bfloat16`.
         shard_clips: clips in a file.
+
+    Raises:
+        ValueError: a tower is trained or has adapters: its first looks would not stay what they are.
     """
 
     def __init__(
@@ -54,6 +57,14 @@ class FeatureCache:
     ):
         self.model, self.clips, self.dtype, self.shard_clips = model, list(clips), dtype, shard_clips
         specs = model.neurons.neuron_specs
+        for name in specs:
+            added, parameters = model.neurons.added_names(name), model.neurons[name].tower.parameters()
+            if added or any(parameter.requires_grad for parameter in parameters):
+                found = f"has adapters (e.g. {added[0]})" if added else "is trained"
+                raise ValueError(
+                    f"neuron {name!r}: its tower {found}, and its first looks cannot be stored; train without a cache, or "
+                    "merge and freeze it first"
+                )
         self.neurons: dict[str, Neuron] = {name: model.neurons[name] for name in specs}  # type: ignore[misc]
         self.records = {name: PROMPT[model.config.prompt_of(spec)].records for name, spec in specs.items()}
         self.folders = {
@@ -195,11 +206,15 @@ class FeatureCache:
 
 
 def look_digest(neuron: Neuron, records: Sequence[str], dtype: torch.dtype) -> str:
-    """Of all that a stored first look depends on: the tower's source and commit, cut, pooling and preprocessing, dtypes."""
-    prompted = neuron.prompted_tower
+    """Of all that a stored first look depends on: the tower's source and weights, cut, pooling and preprocessing, dtypes."""
+    prompted, unread = neuron.prompted_tower, neuron.adapter.training_only
+    weights = {name: value.cpu() for name, value in neuron.tower.state_dict().items() if not value.is_meta}
+    weights = {name: value for name, value in weights.items() if name not in unread}
     facts = {
         "spec": neuron.spec.to_dict(),
         "commit": neuron.commit,
+        # Of what is in memory: a folder names no commit, and weights may have been changed since they were loaded.
+        "weights": _checksum(weights),
         "records": list(records),
         "prompt_depth": None if prompted is None else prompted.prompt_depth,
         "tower_dtype": str(neuron.dtype),
@@ -252,7 +267,7 @@ def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
     total = 0
     for name in sorted(tensors):
-        total = zlib.crc32(tensors[name].view(torch.uint8).numpy().data, total)
+        total = zlib.crc32(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data, total)
     return f"{total:08x}"
 
 

@@ -24,6 +24,7 @@ from transformers import SchedulerType, Trainer, TrainerCallback, TrainerState, 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, sort_checkpoints
 
+from modeling_sen.modeling_sen import SENModel
 from modeling_sen.training.curve import draw_curve
 from modeling_sen.training.train_settings import TRAINER_DEFAULTS
 
@@ -261,6 +262,21 @@ class SENTrainer(Trainer):
         for each in old[: max(0, len(checkpoints) - max(limit, len(kept)))]:
             os.replace(each, run / UNFINISHED)
             shutil.rmtree(run / UNFINISHED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_towers(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_towers(str(self.state.best_model_checkpoint))
+
+    def _load_towers(self, checkpoint: str) -> None:
+        """Towers that are trained themselves: `Trainer` loads the state dict, of which they are not part."""
+        sen = getattr(self.model, "base_model", None)
+        if isinstance(sen, SENModel) and os.path.isfile(os.path.join(checkpoint, "config.json")):
+            config = type(self.model.config).from_pretrained(checkpoint)
+            sen.neurons.restore(checkpoint, getattr(config, "sen_config", config))
 
     def _save_rng_state(self, output_dir: str) -> None:
         self.accelerator.wait_for_everyone()  # the main process may still be replacing the folder it saves to
