@@ -61,7 +61,7 @@ def test_the_trainers_inputs_are_those_of_the_processor(model, processor):
 @pytest.mark.parametrize("count", [32, pytest.param(256, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_association_beats_the_frozen_mean_on_unseen_clips(model, processor, count):
-    embeds = description_embeds(model, processor._tokenizer(model.config.text_tower_spec), ("a video of {}",))[0]
+    embeds = description_embeds(model, processor.text_reader.tokenizer, ("a video of {}",))[0]
     shares = validate(model, embeds, count=count)
     assert shares["one"] > shares["one_frozen"] + 0.2
     assert shares["three_mixtures"] > shares["three_mixtures_frozen"] + 0.2

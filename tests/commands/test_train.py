@@ -270,7 +270,7 @@ def test_the_command_trains_and_says_where_the_checkpoint_is(sen, tmp_path, monk
     [
         (["--train", "none.csv"], "none.csv: no such file or folder"),
         ([], "expected --train, or train in the file given as --config"),
-        (["--train", "x", "--steps", "3"], "unknown arguments --steps 3; `sen train --help` lists all"),
+        (["--train", "x", "--steps", "3"], "unknown arguments --steps 3; `sen train --help-all` lists all"),
         (["--train", "x", "--max_steps"], "argument --max_steps/--max-steps: expected one argument"),
     ],
 )
