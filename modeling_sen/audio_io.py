@@ -18,7 +18,7 @@ from av.container import InputContainer
 
 from .frame_index import first_frame_time, index_frames
 from .media_source import MediaSource, best_stream, open_media_source
-from .video_io import ARRAY_FRAME_RATE, classify_video_input
+from .video_io import ARRAY_FRAME_RATE, classify_video_input, given_frames
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def read_audio(audio: Any, sampling_rate: int = 16_000, span: tuple[float, float
         blocks = list(_resampled(_frames_of_samples(*audio), sampling_rate))
         return AudioClip(_join(blocks, sampling_rate, span), sampling_rate, True)
     if classify_video_input(audio) != "file":
-        return _silence(span or (0.0, len(audio) / ARRAY_FRAME_RATE), sampling_rate)
+        return _silence(span or (0.0, len(given_frames(audio)) / ARRAY_FRAME_RATE), sampling_rate)
     with open_media_source(audio) as source:
         origin = _time_zero(source)
         sound = None if origin is None else _read_blocks(source, sampling_rate, origin, span)
