@@ -20,7 +20,7 @@ from av.container import InputContainer
 
 from .frame_index import first_frame_time, index_frames
 from .media_source import MediaSource, best_stream, open_media_source
-from .video_io import ARRAY_FRAME_RATE, classify_video_input
+from .video_io import ARRAY_FRAME_RATE, classify_video_input, given_frames
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def read_audio(
         samples, rate = audio
         sound = list(_resampled(name, _frames_of_samples(samples, rate, start, end), sampling_rate))
     elif classify_video_input(audio) != "file":
-        length = len(audio) / ARRAY_FRAME_RATE
+        length = len(given_frames(audio)) / ARRAY_FRAME_RATE
     else:
         with open_media_source(audio) as source:
             name, origin = source.name, _time_zero(source)

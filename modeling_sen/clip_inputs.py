@@ -2,14 +2,15 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """What a clip may be given as: one video, or a dict of modalities, each in the forms that people have them in."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from .configuration_sen import MODALITIES
+from .media_source import open_media_source
 from .video_io import classify_video_input, is_video_batch
 
 
@@ -26,9 +27,23 @@ def clip_entries(clip: Any) -> dict[str, Any]:
     if "image" in entries and "video" in entries:
         raise ValueError("clip: expected a video or an image, found both")
     if "image" in entries:  # an image is a clip of one frame
-        image = entries.pop("image")
-        entries["video"] = [image] if isinstance(image, Image.Image | np.ndarray | Tensor) else image
+        entries["video"] = entries.pop("image")
     return entries
+
+
+@contextmanager
+def opened_clip(clip: Any) -> Iterator[dict[str, Any]]:
+    """A clip's entries as `clip_entries` has them, its video and sound files opened: pipes can be read only once.
+
+    Raises:
+        ValueError, OSError, TypeError: as `clip_entries` and `open_media_source`.
+    """
+    entries = clip_entries(clip)
+    with ExitStack() as stack:
+        for name in ("video", "audio"):
+            if name in entries and is_file(entries[name]):
+                entries[name] = stack.enter_context(open_media_source(entries[name]))
+        yield entries
 
 
 def is_clip_batch(videos: Any) -> bool:
@@ -46,10 +61,11 @@ def is_file(entry: Any) -> bool:
 
 
 def as_frames(entry: Any) -> Any:
-    """Depth and thermal maps may be (T, H, W) uint8: their one channel is repeated."""
-    if isinstance(entry, np.ndarray | Tensor) and entry.ndim == 3:
-        entry = np.asarray(entry)
-        return np.repeat(entry[..., None], 3, axis=-1)
+    """Depth and thermal maps may be (T, H, W) uint8: their one channel is repeated. (H, W, 3) is one frame of colours."""
+    if isinstance(entry, np.ndarray | Tensor) and entry.ndim == 3 and entry.shape[-1] != 3:
+        return (
+            entry[..., None].repeat(3, -1) if isinstance(entry, np.ndarray) else entry[..., None].expand(-1, -1, -1, 3)
+        )
     return entry
 
 
@@ -71,4 +87,4 @@ def _as_media(name: str, entry: Any) -> Any:
     raise ValueError(f"clip: expected {{'path', 'bytes'}} with one of them given as {name}, found {sorted(entry)}")
 
 
-__all__ = ["as_frames", "clip_entries", "is_clip_batch", "is_file"]
+__all__ = ["as_frames", "clip_entries", "is_clip_batch", "is_file", "opened_clip"]

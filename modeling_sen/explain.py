@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from modeling_sen.audio_io import read_audio
-from modeling_sen.clip_inputs import clip_entries
+from modeling_sen.clip_inputs import opened_clip
 from modeling_sen.encoding import SENEncoder
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
@@ -75,7 +75,9 @@ def explain(
     """
     labels = [label.strip() for label in labels]
     texts = SENEncoder(model, processor).embed_labels(labels, templates)  # (labels, projection_dim)
-    rounds = model(**processor(videos=[clip]), output_all_rounds=True).all_rounds
+    with opened_clip(clip) as entries:
+        rounds = model(**processor(videos=[entries]), output_all_rounds=True).all_rounds
+        frames, times, sound, sound_start = _seen_and_heard(model, entries)
     scale = model.logit_scale.exp()
 
     def probabilities(embeds: Tensor) -> np.ndarray:
@@ -83,7 +85,6 @@ def explain(
 
     alone = {name: embeds for name, embeds in rounds[0].neuron_embeds.items() if bool(embeds.any())}
     mean = torch.nn.functional.normalize(sum(alone.values()), dim=-1) if alone else None  # type: ignore[arg-type]
-    frames, times, sound, sound_start = _seen_and_heard(model, clip)
     return RoundScores(
         frames=frames,
         frame_times=times,
@@ -96,9 +97,10 @@ def explain(
     )
 
 
-def _seen_and_heard(model: SENModel, clip: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, float]:
+def _seen_and_heard(
+    model: SENModel, entries: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, float]:
     """(frames, their times, samples or `None`, start of the samples)."""
-    entries = clip_entries(clip)
     frames, times, span = np.empty((0, 1, 1, 3), dtype=np.uint8), np.empty(0), None
     if "video" in entries:
         counts = [spec.num_frames or 1 for spec in model.config.neuron_specs if spec.takes_frames]

@@ -8,7 +8,6 @@ A file is opened once and each frame decoded once, however many neurons look at 
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,12 +27,11 @@ from transformers.utils import logging
 
 from .audio_io import read_audio
 from .checkpoint_folder import replaced_folder
-from .clip_inputs import as_frames, clip_entries, is_clip_batch, is_file
+from .clip_inputs import as_frames, is_clip_batch, is_file, opened_clip
 from .configuration_sen import NeuronSpec, SENConfig
 from .depth_estimation import DepthEstimator
 from .frame_transform import FrameTransform, hub_settings
 from .hub_files import HubSource
-from .media_source import open_media_source
 from .neuron_registry import adapter_of_class
 from .sentence_layout import tower_source
 from .text_reader import TextReader
@@ -84,7 +82,8 @@ class SENProcessor(ProcessorMixin):
         Args:
             videos: one clip or a list of clips. A clip is anything that `read_video` reads, or a dict with any of
                 `video`, `image`, `audio`, `depth`, `thermal` (as `read_video` or `read_audio` take them), `text` (a string
-                for text neurons) and `times` (seconds of array frames). A file may be given as `{"path", "bytes"}` and
+                for text neurons) and `times` (seconds of array frames). Depth and thermal maps may also be (T, H, W) uint8;
+                (H, W, 3) is one frame in colours, as everywhere. A file may be given as `{"path", "bytes"}` and
                 sound as `{"array", "sampling_rate"}`, as `datasets` gives them.
             text: class texts.
             num_views: temporal views of each clip, each a row of its own; rows of one clip stand together.
@@ -119,12 +118,8 @@ class SENProcessor(ProcessorMixin):
         Raises:
             ValueError, OSError: as for a call.
         """
-        entries = clip_entries(clip)
         views: list[dict[str, Any]] = [{} for _ in range(num_views)]
-        with ExitStack() as stack:
-            for name in ("video", "audio"):
-                if name in entries and is_file(entries[name]):
-                    entries[name] = stack.enter_context(open_media_source(entries[name]))
+        with opened_clip(clip) as entries:
             seen = self._read_frames(entries, num_views)
             for view, inputs in enumerate(views):
                 for spec in self._specs:

@@ -1,6 +1,7 @@
 """Read the frames that neurons ask for from a video: a file of any kind, an array, or a list of images.
 
-Files are decoded by PyAV alone, whatever else is installed, and only the sampled frames are decoded: see frame_index.
+Files are decoded by PyAV alone, whatever else is installed, and only the sampled frames are decoded: see frame_index and
+frame_decoding.
 """
 
 import logging
@@ -11,9 +12,10 @@ from typing import IO, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from .frame_index import FrameIndex, UndecodableFrames, decode_frames, index_frames
+from .frame_decoding import UndecodableFrames, decode_frames
+from .frame_index import FrameIndex, index_frames
 from .media_source import MediaSource, open_media_source
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,7 @@ VideoInput: TypeAlias = (
     | MediaSource
     | np.ndarray
     | torch.Tensor
+    | Image.Image
     | Sequence[Image.Image | np.ndarray | torch.Tensor]
 )
 
@@ -162,7 +165,8 @@ def read_video(
 
     Args:
         video: a path, http(s) URL, bytes, binary file object or open `MediaSource`; a (T, H, W, 3) uint8 array or
-            tensor; or a list of PIL images or (H, W, 3) uint8 arrays.
+            tensor; a list of PIL images or (H, W, 3) uint8 arrays; or a single one of these, a clip of one frame. Images
+            and frames of files are turned and mirrored as their metadata (EXIF, display matrix) says.
         num_frames: how many frames; a clip that is too short repeats some.
         sampling: which frames, a rule of `SAMPLING_RULES`: "uniform", "linspace", "stride:16", "fps:2", ...
         times: (T,) seconds, increasing, of the frames of an array or list; without it they are taken to be
@@ -172,7 +176,9 @@ def read_video(
         FileNotFoundError, IsADirectoryError: no such file.
         ConnectionError: the URL cannot be fetched.
         TypeError: the input is of no known kind.
-        ValueError: not a video, no frame in it, an ambiguous array layout, or an unknown sampling rule.
+        TimeoutError: a pipe gives nothing.
+        ValueError: not a video, no frame in it, all frames wanted damaged, an ambiguous array layout, or an unknown
+            sampling rule.
     """
     return read_video_requests(video, [FrameRequest(num_frames, sampling)], times)[0]
 
@@ -227,32 +233,42 @@ def read_frames(video: VideoInput, indices: Sequence[int] | np.ndarray) -> Video
 
 
 def classify_video_input(video: Any) -> Literal["file", "array", "images"]:
-    """Say what a single video is given as: something to decode, one array or tensor, or a list of images.
+    """Say what a single video is given as: something to decode, one array or tensor, or images: a list or a single one.
 
     Raises:
         TypeError: none of these.
-        ValueError: an array or image of a layout that is not (T, H, W, 3), or (H, W, 3) each, uint8; nothing is guessed.
+        ValueError: an array that is neither (T, H, W, 3) nor (H, W, 3) uint8, or one of the latter in a list that is not;
+            nothing is guessed.
     """
     if isinstance(video, str | os.PathLike | bytes | bytearray | memoryview | MediaSource):
         return "file"
     if isinstance(video, np.ndarray | torch.Tensor):
-        _check_layout(video, 4, "(T, H, W, 3)")
+        _check_layout(video, (3, 4), "(T, H, W, 3)")
         return "array"
+    if isinstance(video, Image.Image):
+        return "images"
     if isinstance(video, list | tuple):
         if not video:
             raise ValueError("video: expected at least one frame, found an empty list")
         for frame in video:
             if isinstance(frame, np.ndarray | torch.Tensor):
-                _check_layout(frame, 3, "(H, W, 3)")
+                _check_layout(frame, (3,), "(H, W, 3)")
             elif not isinstance(frame, Image.Image):
                 raise ValueError(f"video: expected a list of images, found {type(frame).__name__} in it")
         return "images"
     if hasattr(video, "read"):
         return "file"
     raise TypeError(
-        "video: expected a path, URL, bytes, binary file object, (T, H, W, 3) uint8 array or list of images, "
+        "video: expected a path, URL, bytes, binary file object, (T, H, W, 3) uint8 array, image or list of images, "
         f"found {type(video).__name__}"
     )
+
+
+def given_frames(video: Any) -> Any:
+    """The frames of a video given as an array or images, one an entry; a single image is one frame."""
+    if isinstance(video, Image.Image):
+        return [video]
+    return video[None] if isinstance(video, np.ndarray | torch.Tensor) and video.ndim == 3 else video
 
 
 def is_video_batch(video: Any) -> bool:
@@ -269,9 +285,9 @@ def is_video_batch(video: Any) -> bool:
     return not any(images)
 
 
-def _check_layout(array: np.ndarray | torch.Tensor, dimensions: int, layout: str) -> None:
+def _check_layout(array: np.ndarray | torch.Tensor, dimensions: tuple[int, ...], layout: str) -> None:
     shape, dtype = tuple(array.shape), str(array.dtype).removeprefix("torch.")
-    if array.ndim != dimensions or shape[-1] != 3 or dtype != "uint8":
+    if array.ndim not in dimensions or shape[-1] != 3 or dtype != "uint8":
         raise ValueError(f"video: expected {layout} uint8, RGB in 0..255 with channels last, found {shape} {dtype}")
     if 0 in shape:
         raise ValueError(f"video: expected at least one frame and one pixel, found shape {shape}")
@@ -279,6 +295,7 @@ def _check_layout(array: np.ndarray | torch.Tensor, dimensions: int, layout: str
 
 def _array_video(video: Any, times: Any) -> tuple[np.ndarray, np.ndarray]:
     """(T, H, W, 3) uint8 and (T,) seconds from the first frame."""
+    video = given_frames(video)
     frames = (
         _as_array(video) if isinstance(video, np.ndarray | torch.Tensor) else _stack([_as_array(f) for f in video])
     )
@@ -294,7 +311,7 @@ def _array_video(video: Any, times: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _as_array(image: Any) -> np.ndarray:
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     return image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else image
 
 

@@ -132,14 +132,57 @@ def repeat_clip(clip: Path, target: Path, times: int) -> Path:
     return target
 
 
-def turn_by_metadata(path: Path, degrees: int) -> None:
-    """Write a rotation (90, 180 or 270 degrees clockwise, as phones do) into an mp4's track header."""
-    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
-    matrix = np.array([cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30], dtype=">i4")
+def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
+    """Write into an mp4's track header that a stored point (x, y) is shown at (a x + c y, b x + d y), as phones do."""
+    matrix = np.array([a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30], dtype=">i4")
     content = bytearray(path.read_bytes())
     start = content.index(b"tkhd") + 4 + 40  # version 0: 40 bytes before the matrix
     content[start : start + 36] = matrix.tobytes()
     path.write_bytes(content)
+
+
+def flip_bits(path: Path, target: Path, packets: Sequence[int], seed: int = 0, flips: int = 6) -> Path:
+    """Write a copy of a file with some bits flipped in these packets of its video, their first 20 bytes left alone."""
+    generator, content = np.random.default_rng(seed), bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        stored = [packet for packet in container.demux(video=0) if packet.size]
+    for number in packets:
+        for place in generator.integers(20, stored[number].size, flips):
+            content[stored[number].pos + place] ^= 1 << generator.integers(8)
+    target.write_bytes(content)
+    return target
+
+
+def move_times(clip: Path, target: Path, pts: dict[int, int]) -> Path:
+    """Write the packets of a clip's video again, some (by their place in decoding order) with other timestamps."""
+    with av.open(str(clip)) as container, av.open(str(target), "w") as output:
+        stream = output.add_stream_from_template(container.streams.video[0])
+        for number, packet in enumerate(packet for packet in container.demux(video=0) if packet.size):
+            if number in pts:
+                packet.pts = packet.dts = pts[number]
+            packet.stream = stream
+            output.mux(packet)
+    return target
+
+
+def write_flv_with_late_sound(path: Path, folder: Path) -> Path:
+    """Write 13 s of stamped frames whose header tells of no sound, though some comes after 10 s."""
+    clip = write_clip(folder / "clip.flv", ClipKind(".flv", "flv1"), range(400)).read_bytes()
+    write_sound(folder / "sound.flv", "libmp3lame", seconds=1, rate=44100)
+    pictures = [tag for tag in _flv_tags(clip) if tag[0] == 9]
+    sound = [tag for tag in _flv_tags((folder / "sound.flv").read_bytes()) if tag[0] == 8]
+    late = [tag[:4] + (10_000 + 26 * n).to_bytes(3, "big") + tag[7:] for n, tag in enumerate(sound)]
+    path.write_bytes(clip[:4] + b"\x01" + clip[5:13] + b"".join([*pictures[:300], *late, *pictures[300:]]))
+    return path
+
+
+def _flv_tags(content: bytes) -> list[bytes]:
+    tags, start = [], 13
+    while start < len(content):
+        end = start + 11 + int.from_bytes(content[start + 1 : start + 4], "big") + 4
+        tags.append(content[start:end])
+        start = end
+    return tags
 
 
 def delay_by_edit_list(path: Path, ticks: int) -> None:

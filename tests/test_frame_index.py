@@ -10,15 +10,12 @@ from frame_stamps import (
     CLIP_KINDS,
     ClipKind,
     delay_by_edit_list,
+    move_times,
     read_stamps,
-    repeat_clip,
-    turn_by_metadata,
     write_clip,
 )
 
-import modeling_sen.frame_index as frame_index
-from modeling_sen.frame_index import index_frames
-from modeling_sen.media_source import open_media_source
+from modeling_sen.frame_index import first_frame_time
 from modeling_sen.video_io import FrameRequest, read_frames, read_video, read_video_requests
 
 NUM_FRAMES = 90
@@ -121,16 +118,6 @@ def test_packets_that_show_nothing_are_not_counted(tmp_path):
     assert read_stamps(read_frames(clip, range(len(shown))).frames) == shown
 
 
-@pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_rotation_metadata_turns_frames_upright(tmp_path, clips, degrees):
-    clip = tmp_path / "clip.mp4"
-    clip.write_bytes(clips("mp4").read_bytes())
-    turn_by_metadata(clip, degrees)
-    upright = read_frames(clip, [3, 50]).frames
-    stored = read_frames(clips("mp4"), [3, 50]).frames
-    assert np.array_equal(upright, np.rot90(stored, -degrees // 90, axes=(1, 2)))
-
-
 def test_a_stream_that_changes_its_size_is_brought_to_that_of_its_first_wanted_frame(tmp_path):
     small, large = (
         write_clip(tmp_path / f"{width}.h264", ClipKind(".h264", "libx264", size=(width, 80), b_frames=0), range(20))
@@ -148,69 +135,6 @@ def test_a_raw_stream_without_any_clock_is_counted(tmp_path):
     video = read_frames(clip, [33, 2])
     assert read_stamps(video.frames) == [33, 2]
     assert (np.diff(read_frames(clip, range(40)).times) > 0).all()
-
-
-def test_each_wanted_frame_is_decoded_and_converted_once(clips, monkeypatch):
-    converted = []
-    put = frame_index._FrameStore.put
-    monkeypatch.setattr(
-        frame_index._FrameStore, "put", lambda self, slot, frame: (converted.append(slot), put(self, slot, frame))
-    )
-    requests = [FrameRequest(8), FrameRequest(16, "linspace"), FrameRequest(8), FrameRequest(200, "linspace")]
-    videos = read_video_requests(clips("mp4"), requests)
-    assert sorted(converted) == list(range(NUM_FRAMES))
-    assert [len(video.frames) for video in videos] == [8, 16, 8, 200]
-
-
-def test_only_the_packets_needed_are_decoded(clips):
-    """Two frames far apart: not more than their own groups of pictures."""
-    with open_media_source(clips("mp4")) as source:
-        index = index_frames(source)
-        runs = frame_index._plan_runs(index.packets, index.packets.of_frame[[5, 77]])
-    assert [run.last - run.start + 1 <= 12 for run in runs] == [True, True]
-
-
-def test_frames_close_together_are_reached_by_decoding_on(clips):
-    with open_media_source(clips("mp4")) as source:
-        index = index_frames(source)
-        assert len(frame_index._plan_runs(index.packets, index.packets.of_frame)) == 1
-
-
-@pytest.fixture(scope="module")
-def hour(clips, tmp_path_factory):
-    """The packets of a clip 1200 times over."""
-    return repeat_clip(clips("mp4"), tmp_path_factory.mktemp("hour") / "hour.mp4", 1200)
-
-
-def test_an_hour_is_sampled_by_decoding_a_few_groups_of_pictures(hour, monkeypatch):
-    fed = []
-    monkeypatch.setattr(frame_index, "_packets_from", _counting(frame_index._packets_from, fed))
-    video = read_video(hour, 8)
-    assert video.num_frames_total == 108_000
-    assert video.duration == pytest.approx(3600)
-    assert read_stamps(video.frames) == [index % NUM_FRAMES for index in video.indices]
-    assert len(fed) <= 8 * 13
-
-
-def _counting(packets_from, fed):
-    def counted(*arguments):
-        for packet in packets_from(*arguments):
-            fed.append(packet.pts)
-            yield packet
-
-    return counted
-
-
-def test_a_seek_that_never_lands_early_enough_falls_back_to_the_beginning(clips, monkeypatch):
-    monkeypatch.setattr(frame_index, "_packets_from", _only_from_the_beginning(frame_index._packets_from))
-    assert read_stamps(read_frames(clips("mp4"), [80, 30]).frames) == [80, 30]
-
-
-def _only_from_the_beginning(packets_from):
-    def restricted(container, stream, packets, start):
-        return packets_from(container, stream, packets, start) if start == 0 else iter(())
-
-    return restricted
 
 
 def test_a_frame_that_cannot_be_decoded_is_sampled_around_and_not_made_up(tmp_path, clips, caplog):
@@ -262,3 +186,35 @@ def test_an_avi_header_that_counts_too_many_frames_is_not_believed(tmp_path, cli
         video = read_video(clip, 5, "linspace")
     assert video.num_frames_total == NUM_FRAMES
     assert read_stamps(video.frames)[-1] == NUM_FRAMES - 1
+
+
+@pytest.fixture(scope="module")
+def mkv(tmp_path_factory):
+    kind = ClipKind(".mkv", "libx264", b_frames=0)
+    return write_clip(tmp_path_factory.mktemp("mkv") / "clip.mkv", kind, range(60))
+
+
+@pytest.mark.parametrize(
+    "pts",
+    [
+        {59: 10**18},
+        {number: 10**18 + 33 * number for number in range(50, 60)},
+        {number: 10**16 * number for number in range(60)},
+    ],
+    ids=["the last", "the tail", "all"],
+)
+def test_timestamps_that_cannot_be_true_are_replaced_by_the_frame_rate(tmp_path, mkv, caplog, pts):
+    clip = move_times(mkv, tmp_path / "clip.mkv", pts)
+    with caplog.at_level(logging.WARNING):
+        video = read_frames(clip, range(60))
+    assert read_stamps(video.frames) == list(range(60))
+    np.testing.assert_allclose(video.times, np.arange(60) / 30, atol=5e-3)
+    assert video.duration == pytest.approx(2, abs=0.04)
+    assert len(caplog.records) == 1
+    assert "clip.mkv: its timestamps are damaged" in caplog.text
+
+
+def test_a_damaged_first_timestamp_is_not_when_the_clip_begins(tmp_path, mkv):
+    clip = move_times(mkv, tmp_path / "clip.mkv", {number: 2 * 10**9 + 33 * number for number in range(1, 60)})
+    with av.open(str(clip)) as container:
+        assert first_frame_time(container, container.streams.video[0]) == pytest.approx(2e6 + 0.033)

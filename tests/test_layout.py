@@ -40,7 +40,9 @@ GROUPS = {
     "model": {"pretrained_sen", "modeling_sen"},
     "inputs": {
         "media_source",
+        "video_decoder",
         "frame_index",
+        "frame_decoding",
         "video_io",
         "audio_io",
         "clip_inputs",

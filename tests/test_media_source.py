@@ -4,15 +4,20 @@ import functools
 import http.server
 import io
 import logging
+import os
+import subprocess
+import sys
 import threading
+import time
 import zipfile
 
 import av
 import numpy as np
 import pytest
-from frame_stamps import CLIP_KINDS, read_stamps, write_clip, write_sound
+from frame_stamps import CLIP_KINDS, read_stamps, write_clip, write_flv_with_late_sound, write_sound
 from PIL import Image
 
+import modeling_sen.media_source as media_source
 from modeling_sen.audio_io import read_audio
 from modeling_sen.media_source import open_media_source
 from modeling_sen.video_io import read_frames, read_video
@@ -194,12 +199,6 @@ def test_empty_bytes_and_odd_file_objects(clip, tmp_path):
     with open(clip, encoding="latin-1") as text, pytest.raises(ValueError, match=r"clip.mp4.*binary mode, found text"):
         read_frames(text, [0])
 
-    class Pipe(io.RawIOBase):
-        def readable(self):
-            return True
-
-    with pytest.raises(ValueError, match="can seek"):
-        read_frames(Pipe(), [0])
     with pytest.raises(ValueError, match=r"<16 bytes>: expected a video"):
         read_frames(b"not a video file", [0])
 
@@ -209,3 +208,173 @@ def test_one_error_and_no_chatter(clip, capfd, caplog):
         _stamps(clip)
     assert caplog.text == ""
     assert capfd.readouterr() == ("", "")
+
+
+def _feed(pipe, chunks):
+    with open(pipe, "wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            file.flush()
+
+
+@pytest.fixture
+def named_pipe(tmp_path):
+    """Starts to write chunks to a pipe, once somebody reads; returns its path."""
+    writers = []
+
+    def make(*chunks):
+        path = tmp_path / f"pipe{len(writers)}"
+        os.mkfifo(path)
+        writers.append(threading.Thread(target=_feed, args=(path, chunks), daemon=True))
+        writers[-1].start()
+        return path
+
+    yield make
+    for writer in writers:
+        writer.join(10)
+        assert not writer.is_alive()
+
+
+def test_a_pipe_is_read_once_for_all_that_is_read_from_it(tmp_path, named_pipe):
+    write_sound(tmp_path / "clip.mp4", "aac", seconds=2, clip=CLIP_KINDS["mp4"])
+    content = (tmp_path / "clip.mp4").read_bytes()
+    pipe = named_pipe(content[:1000], content[1000:])
+    with open_media_source(pipe) as source:
+        assert read_stamps(read_frames(source, [59, 3]).frames) == [59, 3]
+        assert read_audio(source, 16000).present
+
+
+def test_a_process_substitution_is_read(clip):
+    reader, writer = os.pipe()
+    threading.Thread(target=lambda: _feed(writer, [clip.read_bytes()]), daemon=True).start()
+    assert _stamps(f"/dev/fd/{reader}") == [59, 3]
+    os.close(reader)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "form", ["/dev/stdin from a pipe", "/dev/stdin from a file", "file object", "process substitution"]
+)
+def test_pipes_of_the_shell_are_read(clip, form):
+    """In a process of its own, whose standard input they are."""
+    reading = "read_frames(sys.stdin.buffer" if form == "file object" else "read_frames(sys.argv[1]"
+    program = f"import sys; from modeling_sen.video_io import read_frames; print({reading}, [5]).num_frames_total)"
+    python = f"'{sys.executable}' -c '{program}'"
+    commands = {
+        "/dev/stdin from a pipe": f"cat '{clip}' | {python} /dev/stdin",
+        "/dev/stdin from a file": f"{python} /dev/stdin < '{clip}'",
+        "file object": f"cat '{clip}' | {python}",
+        "process substitution": f"{python} <(cat '{clip}')",
+    }
+    run = subprocess.run(["bash", "-c", commands[form]], capture_output=True, text=True, timeout=60)
+    assert run.stdout == "60\n", run.stderr
+
+
+def test_file_objects_that_cannot_seek_are_read_once(clip):
+    reader, writer = os.pipe()
+    threading.Thread(target=lambda: _feed(writer, [clip.read_bytes()]), daemon=True).start()
+    with open(reader, "rb") as file:
+        assert _stamps(file) == [59, 3]
+
+
+def test_a_pipe_that_gives_nothing_is_not_waited_for_for_ever(tmp_path, monkeypatch, named_pipe):
+    monkeypatch.setattr(media_source, "WAIT", 0.2)
+    os.mkfifo(tmp_path / "silent")
+    with pytest.raises(TimeoutError, match=r"silent: expected a video .*, found a pipe that gives nothing for 0.2 s"):
+        read_frames(tmp_path / "silent", [0])
+    with pytest.raises(ValueError, match=r"pipe0: expected a video or sound file, found an empty file"):
+        read_frames(named_pipe(), [0])
+    with pytest.raises(ValueError, match=r"/dev/null: expected a video or sound file, found an empty file"):
+        read_frames("/dev/null", [0])
+
+
+def test_a_writer_that_stops_halfway_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(media_source, "WAIT", 0.2)
+    os.mkfifo(tmp_path / "stuck")
+    done = threading.Event()
+    writer = threading.Thread(target=_feed, args=(tmp_path / "stuck", _then_wait(b"begun", done)), daemon=True)
+    writer.start()
+    with pytest.raises(TimeoutError, match=r"stuck: .* gives nothing"):
+        read_frames(tmp_path / "stuck", [0])
+    done.set()
+    writer.join(10)
+
+
+def _then_wait(chunk, done):
+    yield chunk
+    done.wait(10)
+
+
+def test_a_pipe_may_give_so_much_and_no_more(monkeypatch, clip, named_pipe):
+    size = clip.stat().st_size
+    monkeypatch.setattr(media_source, "LARGEST_PIPE", size)
+    assert _stamps(io.BufferedReader(_Unseekable(clip.read_bytes()))) == [59, 3]
+    with pytest.raises(ValueError, match=rf"_Unseekable.*: gives more than {size} bytes"):
+        _stamps(_Unseekable(clip.read_bytes() + b"x"))
+    with pytest.raises(ValueError, match=rf"/dev/zero: gives more than {size} bytes"):
+        read_frames("/dev/zero", [0])
+
+
+class _Unseekable(io.BytesIO):
+    def seekable(self):
+        return False
+
+
+@pytest.mark.parametrize("given", ["path", "file object", "bytes"])
+def test_opening_takes_a_bounded_time(tmp_path, monkeypatch, given):
+    """A header followed by padding that looks like empty parts of it."""
+    monkeypatch.setattr(media_source, "OPENING_STEP", 0.2)
+    padded = tmp_path / "padded.wav"
+    write_sound(padded, "pcm_s16le", seconds=1)
+    os.truncate(padded, 1 << 28)
+    with open(padded, "rb") as file:
+        audio = {"path": padded, "file object": file, "bytes": padded.read_bytes() if given == "bytes" else b""}[given]
+        start = time.monotonic()
+        with pytest.raises(ValueError, match=r"(padded.wav|bytes)>?: takes longer than 0.2 s to open"):
+            read_audio(audio, 16000)
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.slow
+def test_opening_a_padded_file_takes_at_most_ten_seconds(tmp_path):
+    padded = tmp_path / "padded.wav"
+    write_sound(padded, "pcm_s16le", seconds=1)
+    os.truncate(padded, 1 << 31)
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=r"padded.wav: takes longer than 5 s to open"):
+        read_audio(padded, 16000)
+    assert time.monotonic() - start < 12
+
+
+def test_the_next_packet_is_not_searched_for_for_ever(tmp_path, monkeypatch, clip):
+    monkeypatch.setattr(media_source, "NEXT_PACKET", 0.2)
+    padded = write_clip(tmp_path / "padded.mkv", CLIP_KINDS["mkv"], range(30))
+    os.truncate(padded, 1 << 31)
+    with pytest.raises(ValueError, match=r"padded.mkv: cannot be read \(TimeoutError: no packet found within 0.2 s"):
+        read_frames(padded, [0])
+
+
+def test_streams_that_turn_up_late_change_nothing(tmp_path):
+    """PyAV raises IndexError at the end of such a file."""
+    late = write_flv_with_late_sound(tmp_path / "late.flv", tmp_path)
+    with av.open(str(late)) as container:
+        assert len(container.streams) == 1
+        with pytest.raises(IndexError):
+            list(container.demux(video=0))
+    assert read_stamps(read_frames(late, [0, 250, 399]).frames) == [0, 250, 399]
+
+
+@pytest.mark.parametrize(
+    "error", [IndexError("list index"), MemoryError(), OverflowError("int too large"), av.error.ExitError(1, "exit")]
+)
+def test_whatever_goes_wrong_in_a_container_names_the_file(clip, error):
+    message = rf"clip.mp4: cannot be read.*{type(error).__name__}"
+    with open_media_source(clip) as source, pytest.raises(ValueError, match=message), source.container():
+        raise error
+
+
+def test_errors_that_name_the_file_pass_as_they_are(clip):
+    error = FileNotFoundError(f"{clip}: told already")
+    with open_media_source(clip) as source, pytest.raises(FileNotFoundError) as caught, source.container():
+        raise error
+    assert caught.value is error

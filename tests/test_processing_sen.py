@@ -96,7 +96,7 @@ def test_rows_without_frames_have_no_times(processor, clips):
 
 def test_each_frame_is_decoded_once_however_many_neurons_look(processor, clips, monkeypatch):
     decoded, opened = [], []
-    read, open_source = modeling_sen.video_io.decode_frames, modeling_sen.processing_sen.open_media_source
+    read, open_source = modeling_sen.video_io.decode_frames, modeling_sen.clip_inputs.open_media_source
 
     def decode_frames(source, index, wanted):
         decoded.append(list(wanted))
@@ -104,7 +104,7 @@ def test_each_frame_is_decoded_once_however_many_neurons_look(processor, clips, 
 
     monkeypatch.setattr(modeling_sen.video_io, "decode_frames", decode_frames)
     monkeypatch.setattr(
-        modeling_sen.processing_sen, "open_media_source", lambda media: opened.append(media) or open_source(media)
+        modeling_sen.clip_inputs, "open_media_source", lambda media: opened.append(media) or open_source(media)
     )
     processor(videos=clips[0])
     assert decoded == [[2, 4, 6, 10, 12, 14]]  # frames 4, 12 of the image tower and 2, 6, 10, 14 of the video tower

@@ -9,11 +9,13 @@ import torch
 from frame_stamps import CLIP_KINDS, read_stamps, stamped_image, write_clip
 from PIL import Image
 
+from modeling_sen.audio_io import read_audio
 from modeling_sen.video_io import (
     ARRAY_FRAME_RATE,
     SAMPLING_RULES,
     FrameRequest,
     classify_video_input,
+    given_frames,
     is_video_batch,
     read_frames,
     read_video,
@@ -140,6 +142,20 @@ def test_arrays_tensors_and_image_lists_are_one_video(frames):
         assert np.array_equal(read_frames(video, [19, 0]).frames, frames[[19, 0]])
 
 
+def test_a_single_image_is_a_clip_of_one_frame(frames):
+    for image in (frames[7], torch.from_numpy(frames[7]), Image.fromarray(frames[7])):
+        video = read_video(image, 2)
+        assert np.array_equal(video.frames, frames[[7, 7]])
+        assert video.num_frames_total == 1
+        assert np.array_equal(read_frames(image, [0]).frames, frames[[7]])
+        assert not is_video_batch(image)
+        assert len(given_frames(image)) == 1
+        assert read_audio(image, 16000).samples.shape == (round(16000 / ARRAY_FRAME_RATE),)
+    assert classify_video_input(Image.fromarray(frames[7])) == "images"
+    with pytest.raises(ValueError, match="times: expected 1 increasing"):
+        read_video(frames[7], 2, times=[0, 1])
+
+
 def test_times_of_arrays_are_taken_where_given(frames):
     times = 5 + np.arange(20) / 10
     read = read_video(frames, 3, "fps:5", times=times)
@@ -166,7 +182,9 @@ def test_pil_images_of_any_mode_become_rgb():
         (np.zeros((8, 3, 32, 32), np.uint8), r"\(8, 3, 32, 32\) uint8"),
         (np.zeros((8, 32, 32, 3), np.float32), "float32"),
         (torch.zeros(8, 32, 32, 3), "float32"),
-        (np.zeros((32, 32, 3), np.uint8), r"\(32, 32, 3\)"),
+        (np.zeros((3, 32, 32), np.uint8), r"\(3, 32, 32\)"),
+        (np.zeros((32, 32), np.uint8), r"\(32, 32\)"),
+        (np.zeros((32, 0, 3), np.uint8), r"\(32, 0, 3\)"),
         (np.zeros((2, 8, 32, 32, 3), np.uint8), r"\(2, 8, 32, 32, 3\)"),
         (np.zeros((8, 32, 32, 4), np.uint8), r"\(8, 32, 32, 4\)"),
         (np.zeros((8, 32, 32), np.uint8), r"\(8, 32, 32\)"),

@@ -1,6 +1,8 @@
 """`sen classify`: labels from files, tables, JSON and pictures."""
 
 import json
+import os
+import threading
 
 import pytest
 from PIL import Image
@@ -46,6 +48,21 @@ def test_a_picture_of_one_video_is_drawn(sen_folder, clips, tmp_path, capsys):
         classify(["a"], labels="a dog", plot=tmp_path / "rounds.png", views=2)
     with pytest.raises(ValueError, match="expected a picture ending in"):
         classify(["a"], labels="a dog", plot=tmp_path / "rounds.mp3")
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_pipe_is_read(sen_folder, clips, tmp_path, capsys, drawn):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(clips[0].read_bytes(),), daemon=True)
+    writer.start()
+    plot = tmp_path / "rounds.png" if drawn else None
+    scores = []
+    for name in (pipe, clips[0]):
+        classify([str(name)], labels="a dog,a cat", model=str(sen_folder), plot=plot, as_json=True)
+        scores.append(json.loads(capsys.readouterr().out)[0]["scores"])
+    assert scores[0] == scores[1]
+    writer.join(10)
 
 
 def test_labels_come_from_one_place():
