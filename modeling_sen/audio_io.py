@@ -74,8 +74,8 @@ def read_audio(
             floats in [-1, 1]; or a video given as frames, which has no sound.
         sampling_rate: samples per second wanted.
         span: (start, end) seconds; silence stands where it reaches beyond the sound. Without it: from time 0 to the
-            end of the sound, or of the video where there is no sound. Pauses are silence; without a span, the sound
-            ends (with a warning) where its pauses would come to more than an hour.
+            end of the sound, or of the video where there is no sound, an hour at most. Pauses are silence; without a
+            span, the sound ends (with a warning) where its pauses would come to more than an hour.
         longest: seconds read at most where no span is given.
 
     Raises:
@@ -105,7 +105,7 @@ def read_audio(
             if origin is not None:
                 sound = _read_blocks(source, sampling_rate, origin, start, end)
             if sound is None and span is None:
-                length = _video_duration(source)
+                length = min(_video_duration(source), LONGEST_SILENCE)
     if span is None:
         end = min(end, max([length, *(_end(block, sampling_rate) for block in sound or [])]))
     joined = _join(sound or [], sampling_rate, start, end)

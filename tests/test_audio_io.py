@@ -172,6 +172,8 @@ def test_a_video_without_sound_is_silent_and_says_so(tmp_path):
     for video in (frames, list(frames)):
         assert not read_audio(video, 16000, (0, 1)).present
         assert len(read_audio(video, 16000).samples) == 45 / 24 * 16000
+    day = write_clip(tmp_path / "day.mkv", CLIP_KINDS["mkv"], range(2), [0.0, 86400.0])
+    assert len(read_audio(day, 1000).samples) == 3600 * 1000  # no more silence than an hour
 
 
 def test_a_silent_track_is_present(tmp_path):
