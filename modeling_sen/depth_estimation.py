@@ -73,9 +73,9 @@ class DepthEstimator:
         side = max(multiple, int(values[0]) // multiple * multiple)
         # GLPN only scales to 0..1; frames are squashed to one size, which a relative map bears.
         plain = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
-        known = {**plain, **(settings or {}), "size": {"height": side, "width": side}, "do_resize": True}
-        spec = NeuronSpec("estimator", "depth", self.source.location, 1, "")
-        self._transform = FrameTransform.from_settings({**known, "do_center_crop": False}, spec)
+        square = {"size": [side, side], "crop": None}
+        spec = NeuronSpec("estimator", "depth", self.source.location, 1, "", preprocessing=square)
+        self._transform = FrameTransform.from_settings({**plain, **(settings or {})}, spec)
 
 
 __all__ = ["DepthEstimator"]

@@ -3,71 +3,102 @@
 """Turn sampled frames into a neuron's pixel values, by the numbers in its hub processor's configuration.
 
 One path, in Pillow and torch, whatever else is installed: the same file gives the same tensor with and without torchvision.
+Settings that a file leaves out are the defaults of Transformers' own processor class, which also checks the result.
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.utils import logging
 
 from .configuration_sen import NeuronSpec
 from .hub_files import HubSource
 
+logger = logging.get_logger(__name__)
+
+Size = int | tuple[int, int] | Callable[[int, int], tuple[int, int]] | None
+_TYPES = ("image_processor_type", "video_processor_type", "feature_extractor_type")
+# Video processors in torchvision whose numbers are those of an image processor in Pillow.
+_AS_IMAGES = {"VideoMAEVideoProcessor": "VideoMAEImageProcessor", "VivitVideoProcessor": "VivitImageProcessor"}
+
 
 @dataclass(frozen=True)
 class FrameTransform:
-    """Resize, centre crop, rescale and normalise, as the CLIP family's image processors do.
+    """Resize, centre crop, rescale and normalise, as Transformers' image processors do.
 
     Attributes:
-        size: shorter side in pixels, `(height, width)`, or `None` to leave frames as they are.
+        size: shorter side in pixels; `(height, width)`; a function that gives these for a frame's height and width; `None`
+            leaves frames as they are.
         crop: `(height, width)` of the centre crop, black where the frame is smaller; `None` for no crop.
         mean, std: of each channel, applied after scaling to 0..1.
         resample: Pillow's filter number.
         gray: replace the channels by their luma (ITU-R 601) first.
+        bgr: reverse the channels before `mean` and `std` are applied.
     """
 
-    size: int | tuple[int, int] | None
+    size: Size
     crop: tuple[int, int] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    resample: int = 3
+    resample: int = Image.Resampling.BICUBIC
     gray: bool = False
+    bgr: bool = False
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any] | None, spec: NeuronSpec) -> "FrameTransform":
-        """From a hub processor's dict (`preprocessor_config.json`), overridden by `spec.preprocessing`.
+        """From a hub processor's settings (`hub_settings`), overridden by `spec.preprocessing`.
+
+        Unless that gives a size, one frame is compared with Transformers' own processor; a difference is a warning.
 
         Raises:
-            ValueError: neither says the size, mean or standard deviation.
+            ValueError: neither says the size, mean or standard deviation; the file has a setting that has no equivalent here.
         """
-        values = {} if settings is None else _hub_values(settings)
-        values |= spec.preprocessing or {}
-        if missing := {"size", "mean", "std"} - set(values):
+        own = {name: tuple(v) if isinstance(v, list) else v for name, v in (spec.preprocessing or {}).items()}
+        values: dict[str, Any] = {"crop": None}
+        stock = _stock_processor(settings or {})
+        if settings is not None:
+            rule = None
+            if stock is not None:
+                rule = _RULES.get(_class_name(settings))
+                settings = {**settings, **vars(stock), **stock.to_dict()}  # `to_dict` leaves out what is None
+            values |= _colours(settings)
+            values |= _plain_crop(settings) if "size" in own else _geometry(settings, rule)
+        if missing := {"size", "mean", "std"} - set(values | own):
             raise ValueError(
                 f"the checkpoint has no image processor configuration that says {sorted(missing)}; give them in the "
                 "neuron's preprocessing"
             )
-        for name in ("size", "crop", "mean", "std"):
-            if isinstance(values.get(name), list):
-                values[name] = tuple(values[name])
-        return cls(
-            size=values["size"],
-            crop=values.get("crop"),
-            mean=values["mean"],
-            std=values["std"],
-            resample=values.get("resample", Image.Resampling.BICUBIC),
-            gray=values.get("gray", False),
-        )
+        if settings is not None and "size" not in own:
+            differs = stock is not None and {"mean", "std"} <= set(values) and _differs(cls(**values), stock)
+            if settings.get("do_pad") and (differs or stock is None):
+                raise _refusal(settings, "do_pad", "no padding")
+            if differs:
+                logger.warning(
+                    f"{_file(settings)}: frames are not prepared as {type(stock).__name__} prepares them, which has "
+                    f"rules that are not followed here; {_OVERRIDE}"
+                )
+        return cls(**values | own)
 
     def __call__(self, frames: np.ndarray) -> Tensor:
-        """(T, H, W, 3) uint8 -> (T, 3, height, width) float32."""
+        """(T, H, W, 3) uint8 -> (T, 3, height, width) float32.
+
+        Raises:
+            ValueError: the frames are too small for the size rule, which leaves no pixel of them.
+        """
         pixels = np.stack([self._resized(frame) for frame in frames])  # (T, height, width, 3) uint8
         values = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32)
+        if self.bgr:
+            values = values.flip(1)
         mean = torch.tensor(self.mean).view(-1, 1, 1)
         std = torch.tensor(self.std).view(-1, 1, 1)
         return (values / 255 - mean) / std
@@ -77,18 +108,32 @@ class FrameTransform:
         image = Image.fromarray(frame)
         if self.gray:
             image = image.convert("L").convert("RGB")
-        if self.size is not None:
-            target = _target_size(self.size, height, width)
-            if target != (height, width):
-                image = image.resize((target[1], target[0]), resample=Image.Resampling(self.resample))
+        target = self._target_size(height, width)
+        if min(target) < 1:
+            raise ValueError(
+                f"frames are {height} x {width}, of which the checkpoint's processor makes {target[0]} x {target[1]} "
+                "pixels; give larger ones, or size in the neuron's preprocessing"
+            )
+        if target != (height, width):
+            image = image.resize((target[1], target[0]), resample=Image.Resampling(self.resample))
         if self.crop is not None and self.crop != (image.height, image.width):
             top, left = (image.height - self.crop[0]) // 2, (image.width - self.crop[1]) // 2
             image = image.crop((left, top, left + self.crop[1], top + self.crop[0]))
         return np.asarray(image)
 
+    def _target_size(self, height: int, width: int) -> tuple[int, int]:
+        if isinstance(self.size, int):
+            return _by_shorter_side(self.size, height, width)
+        if callable(self.size):
+            return self.size(height, width)
+        return self.size or (height, width)
+
 
 def hub_settings(source: HubSource) -> dict[str, Any] | None:
     """A checkpoint's image or video processor configuration; `None` where it has none.
+
+    Two keys are added: `file`, the path of the file, and `image_processor_type` by the type of the model, where the file
+    names no class.
 
     Raises:
         OSError: the checkpoint cannot be found.
@@ -98,62 +143,222 @@ def hub_settings(source: HubSource) -> dict[str, Any] | None:
         path = source.file(name, optional=True)
         if path is None:
             continue
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON ({error})") from error
+        settings = _json(path)
         if name == "processor_config.json":  # of all parts of a processor
             found = settings.get("image_processor") or settings.get("video_processor")
         else:
-            # Beside a video processor (PE-AV) the other file may be that of sound.
-            found = None if "feature_extractor_type" in settings else settings
+            # Beside a video processor (PE-AV) the other file may be that of sound; old files of images have the same key.
+            is_sound = "feature_extractor_type" in settings and "do_resize" not in settings
+            found = None if is_sound else settings
         if found:
-            return found
+            config = None if any(found.get(key) for key in _TYPES) else source.file("config.json", optional=True)
+            if config is not None:
+                found["image_processor_type"] = _class_of_model(_json(config).get("model_type"))
+            return {**found, "file": str(path)}
     source.file("config.json")  # raises where there is no such checkpoint
     return None
 
 
-def _target_size(size: int | tuple[int, int], height: int, width: int) -> tuple[int, int]:
-    if not isinstance(size, int):
-        return size
-    # Transformers' rule: the longer side is cut to a whole pixel.
-    if height <= width:
-        return size, int(size * width / height)
-    return int(size * height / width), size
+def _json(path: Any) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error})") from error
 
 
-def _hub_values(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The hub's keys in ours; old files give sizes as one number."""
-    values: dict[str, Any] = {"size": None}
-    crops = settings.get("do_center_crop", "crop_size" in settings)
-    if settings.get("do_resize", True) and "size" in settings:
-        values["size"] = _size(settings["size"], square=not crops)
-    if crops and settings.get("crop_size") is not None:
-        values["crop"] = _pair(settings["crop_size"])
+# --- Transformers' own processor -------------------------------------------------------------------------------------
+
+
+def _class_of_model(model_type: Any) -> str | None:
+    classes = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
+    return classes.get("torchvision") or classes.get("pil")
+
+
+def _class_name(settings: Mapping[str, Any]) -> str:
+    name = next((settings[key] for key in _TYPES if settings.get(key)), "")
+    name = name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
+    return _AS_IMAGES.get(name, name)
+
+
+def _stock_processor(settings: Mapping[str, Any]) -> Any:
+    """Of the class that the settings name, in Pillow.
+
+    `None`: Transformers has none (code of the checkpoint's own, torchvision only), or it does not take the settings.
+    """
+    name = _class_name(settings)
+    stock_class: Any = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name, None)
+    if not isinstance(stock_class, type) or not issubclass(stock_class, transformers.BaseImageProcessor):
+        return None
+    try:
+        stock = stock_class.from_dict(dict(settings))
+    except (ImportError, TypeError, ValueError):  # the first: it needs more than Pillow
+        return None
+    return stock if getattr(stock, "backend", "pil") == "pil" else None
+
+
+def _differs(transform: FrameTransform, stock: Any) -> bool:
+    """Whether a frame of random pixels comes out otherwise; `False` where the stock processor gives none to compare."""
+    frame = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    try:
+        theirs = np.asarray(stock([frame], return_tensors="np")["pixel_values"])
+    except Exception:  # whatever a processor raises that does not take its own settings
+        return False
+    ours = transform(frame[None]).numpy()
+    if ours.shape[1:] != theirs.shape[-3:] or ours.size != theirs.size:
+        return True
+    return bool(np.abs(ours - theirs.reshape(ours.shape)).max() > 1e-3 * max(1.0, np.abs(theirs).max()))
+
+
+# --- the hub's keys in ours ------------------------------------------------------------------------------------------
+
+
+def _colours(settings: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {"bgr": bool(settings.get("do_flip_channel_order"))}
     if not settings.get("do_normalize", True):
-        settings = {**settings, "image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
+        settings = {**settings, "image_mean": 0.0, "image_std": 1.0}
     # The processor computes (pixel * factor - offset - mean) / std; ours is (pixel / 255 - mean) / std.
     scale = 255 * (settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1)
     is_shifted = settings.get("offset", False) or settings.get("rescale_offset", False)
     offset = 1.0 if is_shifted and settings.get("do_rescale", True) else 0.0
     if settings.get("image_mean") is not None:
-        values["mean"] = tuple((mean + offset) / scale for mean in settings["image_mean"])
+        values["mean"] = tuple((mean + offset) / scale for mean in _of_channels(settings["image_mean"]))
     if settings.get("image_std") is not None:
         power = 2 if settings.get("include_top", False) else 1  # EfficientNet's divides once more
-        values["std"] = tuple(std**power / scale for std in settings["image_std"])
+        values["std"] = tuple(std**power / scale for std in _of_channels(settings["image_std"]))
     if settings.get("resample") is not None:
         values["resample"] = int(settings["resample"])
     return values
 
 
-def _size(size: Any, square: bool) -> int | tuple[int, int]:
-    if isinstance(size, Mapping):
-        return int(size["shortest_edge"]) if "shortest_edge" in size else (int(size["height"]), int(size["width"]))
-    return (int(size), int(size)) if square else int(size)
+def _of_channels(value: Any) -> Any:
+    return (value,) * 3 if isinstance(value, int | float) else value
 
 
-def _pair(size: Any) -> tuple[int, int]:
-    return (int(size["height"]), int(size["width"])) if isinstance(size, Mapping) else (int(size), int(size))
+def _plain_crop(settings: Mapping[str, Any]) -> dict[str, Any]:
+    if not settings.get("do_center_crop", "crop_size" in settings) or settings.get("crop_size") is None:
+        return {}
+    return {"crop": _pair(settings, "crop_size")}
+
+
+def _geometry(settings: Mapping[str, Any], rule: "Rule | None") -> dict[str, Any]:
+    """`size` and `crop`, without `size` where frames are resized and nothing says to what."""
+    values = _plain_crop(settings)
+    if not settings.get("do_resize", "size" in settings):
+        return {"size": None, **values}
+    if rule is not None:
+        return values | rule(settings)
+    if settings.get("size") is not None:
+        values["size"] = _size(settings, square="crop" not in values)  # old files give one number, which says neither
+    return values
+
+
+def _size(settings: Mapping[str, Any], square: bool = False) -> int | tuple[int, int]:
+    """The shorter side, or (height, width); one number means a square, or the shorter side."""
+    size = settings["size"]
+    if isinstance(size, int | float):
+        return (int(size), int(size)) if square else int(size)
+    if isinstance(size, Mapping) and {key for key, value in size.items() if value is not None} == {"shortest_edge"}:
+        return int(size["shortest_edge"])
+    return _pair(settings, "size", "shortest_edge, or height and width")
+
+
+def _pair(settings: Mapping[str, Any], name: str, expected: str = "height and width") -> tuple[int, int]:
+    size = settings[name]
+    if isinstance(size, int | float):
+        return int(size), int(size)
+    if isinstance(size, Mapping) and {key for key, value in size.items() if value is not None} == {"height", "width"}:
+        return int(size["height"]), int(size["width"])
+    if isinstance(size, list | tuple) and len(size) == 2:
+        return int(size[0]), int(size[1])
+    raise _refusal(settings, name, expected)
+
+
+def _shorter_side(settings: Mapping[str, Any]) -> int:
+    size = _size(settings)
+    if not isinstance(size, int):
+        raise _refusal(settings, "size", "shortest_edge")
+    return size
+
+
+def _refusal(settings: Mapping[str, Any], name: str, expected: str) -> ValueError:
+    return ValueError(f"{_file(settings)}: {name} is {settings[name]!r}, expected {expected}; {_OVERRIDE}")
+
+
+_OVERRIDE = "size and crop in the neuron's preprocessing override the file"
+
+
+def _file(settings: Mapping[str, Any]) -> str:
+    return settings.get("file", "the image processor's configuration")
+
+
+# --- processors that do not resize to what `size` says ---------------------------------------------------------------
+
+
+def _convnext(settings: Mapping[str, Any]) -> dict[str, Any]:
+    edge = _shorter_side(settings)
+    if edge >= 384:
+        return {"size": (edge, edge)}
+    return {"size": int(edge / settings["crop_pct"]), "crop": (edge, edge)}
+
+
+def _poolformer(settings: Mapping[str, Any]) -> dict[str, Any]:
+    size, part = _size(settings), settings["crop_pct"]
+    if isinstance(size, tuple) and size[0] != size[1]:
+        return {"size": (int(size[0] / part), int(size[1] / part))}
+    return {"size": int((size if isinstance(size, int) else size[0]) / part)}
+
+
+def _levit(settings: Mapping[str, Any]) -> dict[str, Any]:
+    size = _size(settings)
+    return {"size": int(256 / 224 * size) if isinstance(size, int) else size}
+
+
+def _textnet(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"size": partial(_rounded_up, _shorter_side(settings), settings["size_divisor"])}
+
+
+def _glpn(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"size": partial(_rounded_down, settings["size_divisor"]), "crop": None}
+
+
+def _dpt(settings: Mapping[str, Any]) -> dict[str, Any]:
+    size, multiple = _pair(settings, "size"), settings.get("ensure_multiple_of") or 1
+    if settings.get("keep_aspect_ratio"):
+        return {"size": partial(_fitted, size, multiple)}
+    return {"size": (round(size[0] / multiple) * multiple, round(size[1] / multiple) * multiple)}
+
+
+Rule = Callable[[Mapping[str, Any]], dict[str, Any]]
+_RULES: dict[str, Rule] = {
+    "ConvNextImageProcessor": _convnext,
+    "DPTImageProcessor": _dpt,
+    "GLPNImageProcessor": _glpn,
+    "LevitImageProcessor": _levit,
+    "PoolFormerImageProcessor": _poolformer,
+    "TextNetImageProcessor": _textnet,
+}
+
+
+def _by_shorter_side(side: int, height: int, width: int) -> tuple[int, int]:
+    # Transformers' rule: the longer side is cut to a whole pixel.
+    if height <= width:
+        return side, int(side * width / height)
+    return int(side * height / width), side
+
+
+def _rounded_up(side: int, multiple: int, height: int, width: int) -> tuple[int, int]:
+    height, width = _by_shorter_side(side, height, width)
+    return math.ceil(height / multiple) * multiple, math.ceil(width / multiple) * multiple
+
+
+def _rounded_down(multiple: int, height: int, width: int) -> tuple[int, int]:
+    return height // multiple * multiple, width // multiple * multiple
+
+
+def _fitted(size: tuple[int, int], multiple: int, height: int, width: int) -> tuple[int, int]:
+    """At the frame's proportions, as high or as wide as `size`: of both, what changes the frame less."""
+    scale = min(size[0] / height, size[1] / width, key=lambda scale: abs(1 - scale))
+    return round(scale * height / multiple) * multiple, round(scale * width / multiple) * multiple
 
 
 __all__ = ["FrameTransform", "hub_settings"]

@@ -98,7 +98,7 @@ class SENProcessor(ProcessorMixin):
             `text_input_ids` and `text_attention_mask` (texts, tokens) int64. A neuron that no clip has inputs for has none.
 
         Raises:
-            ValueError: nothing given, an unknown modality, a clip that no neuron can look at; see also `read_video`.
+            ValueError: nothing given, an unknown modality, a clip for no neuron, frames of two sizes; see also `read_video`.
         """
         if videos is None and text is None:
             raise ValueError("SENProcessor: expected videos, text or both, found neither")
@@ -201,6 +201,12 @@ class SENProcessor(ProcessorMixin):
                 tokens = self._text_reader(spec)([row.get(key, "") for row in rows])
                 data[key], data[f"{spec.name}_attention_mask"] = tokens
                 continue
+            sizes = sorted({tuple(row[key].shape[-2:]) for row in rows if key in row})
+            if spec.takes_frames and len(sizes) > 1:
+                raise ValueError(
+                    f"neuron {spec.name!r}: a batch has frames of one size, found (height, width) {sizes[0]} and {sizes[1]}; "
+                    "give [height, width] as size in the neuron's preprocessing"
+                )
             data[key] = _stacked([row.get(key) for row in rows], 0.0)
             mask_key = f"{spec.name}_attention_mask"
             if any(mask_key in row for row in rows):
@@ -271,7 +277,7 @@ class SENProcessor(ProcessorMixin):
         """
         transform = self._transform({spec.name: spec for spec in self._specs if spec.takes_frames}[neuron])
         size = transform.crop or transform.size
-        if size is None or isinstance(size, int):
+        if not isinstance(size, tuple):
             raise ValueError(f"neuron {neuron!r}: its frames are not brought to one height and width")
         return size
 

@@ -1,23 +1,34 @@
 """Frames become a neuron's pixel values exactly as its hub processor makes them, in one path without torchvision."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
+from test_staged_towers import TYPES
 from transformers import (
     CLIPImageProcessorPil,
+    ConvNextImageProcessorPil,
     DPTImageProcessorPil,
     EfficientNetImageProcessorPil,
+    GLPNImageProcessorPil,
+    LevitImageProcessorPil,
+    PerceiverImageProcessorPil,
+    PoolFormerImageProcessorPil,
     SiglipImageProcessorPil,
     VideoMAEImageProcessorPil,
     VivitImageProcessor,
 )
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
+from modeling_sen import SENConfig, SENProcessor, list_neurons
 from modeling_sen.configuration_sen import NeuronSpec
 from modeling_sen.frame_transform import FrameTransform, hub_settings
 from modeling_sen.hub_files import HubSource
+from modeling_sen.neuron_registry import CHECKPOINT_SPECS
 
 SIZES = [(97, 131), (240, 135), (224, 224), (225, 223), (17, 40), (301, 12)]  # (height, width)
 PROCESSORS = {
@@ -26,7 +37,15 @@ PROCESSORS = {
     "crop_larger_than_frame": CLIPImageProcessorPil(do_resize=False, crop_size={"height": 131, "width": 142}),
     "siglip": SiglipImageProcessorPil(),
     "videomae": VideoMAEImageProcessorPil(),
-    "dpt": DPTImageProcessorPil(),
+    "depth_anything": DPTImageProcessorPil(
+        size={"height": 252, "width": 252}, keep_aspect_ratio=True, ensure_multiple_of=14
+    ),
+    "dpt_multiple": DPTImageProcessorPil(size={"height": 64, "width": 96}, ensure_multiple_of=14),
+    "crop_of_no_square": CLIPImageProcessorPil(size={"shortest_edge": 33}, do_center_crop=False),
+    "convnext_below_384": ConvNextImageProcessorPil(size={"shortest_edge": 56}, crop_pct=0.9),
+    "levit_square": LevitImageProcessorPil(size={"height": 40, "width": 50}, do_center_crop=False),
+    "poolformer_square": PoolFormerImageProcessorPil(size={"height": 50, "width": 50}, crop_size=40),
+    "poolformer_oblong": PoolFormerImageProcessorPil(size={"height": 40, "width": 50}, crop_size=40),
     "not_normalised": CLIPImageProcessorPil(do_normalize=False),
     "not_rescaled": SiglipImageProcessorPil(do_rescale=False),
     "efficientnet": EfficientNetImageProcessorPil(size={"height": 40, "width": 50}),  # divided by the deviation twice
@@ -66,22 +85,152 @@ def test_pixel_values_equal_the_stock_processors(name, size):
     assert (ours - stock.reshape(ours.shape)).abs().max() <= 1e-5 * scale
 
 
-def test_settings_in_the_old_form_of_the_hub_are_read():
-    """openai/clip-vit-base-patch16 says one number where newer files say a dict."""
-    old = {
-        "crop_size": 224,
-        "do_center_crop": True,
-        "do_normalize": True,
+TOWERS = {getattr(transformers, name).config_class.model_type for name in TYPES}
+TOWERS |= {*list_neurons(), *(model_type for model_type, _ in CHECKPOINT_SPECS)}
+CLASSES = {
+    classes.get("pil") or classes["torchvision"]
+    for model_type, classes in IMAGE_PROCESSOR_MAPPING_NAMES.items()
+    if model_type in TOWERS
+}
+# In torchvision only; NaFlex, whose frames are as large as its neuron's preprocessing says.
+NOT_COMPARED = {"DINOv3ViTImageProcessor", "Siglip2ImageProcessorPil"}
+
+
+def settings_of(folder, settings, model_type=None):
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return hub_settings(HubSource(str(folder)))
+
+
+@pytest.mark.parametrize("class_name", sorted(CLASSES - NOT_COMPARED))
+def test_every_tower_type_gets_what_its_stock_processor_makes_by_default(class_name, caplog):
+    stock = getattr(transformers, class_name)()
+    transform = FrameTransform.from_settings(stock.to_dict(), spec())
+    assert not caplog.records
+    for size in [(97, 131), (120, 65), (40, 52), (224, 224)]:
+        frames = frames_like_a_film(*size, count=1)
+        theirs = torch.as_tensor(stock(list(frames), return_tensors="pt")["pixel_values"])
+        ours = transform(frames)
+        assert ours.shape[1:] == theirs.shape[-3:]
+        assert (ours - theirs.reshape(ours.shape)).abs().max() <= 1e-5
+    again = pickle.loads(pickle.dumps(transform))  # as workers of a data loader get it
+    assert torch.equal(again(frames), ours)
+
+
+COLOURS = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.25, 0.3], "do_normalize": True, "do_resize": True}
+CROP = {**COLOURS, "do_center_crop": True, "resample": 3}
+SHORT_FILES = {  # that leave to the class what it does by default; one number for a size is a square or the shorter side
+    "clip": {**CROP, "feature_extractor_type": "CLIPFeatureExtractor", "size": 224, "crop_size": 224},
+    "deit": {**CROP, "feature_extractor_type": "DeiTFeatureExtractor", "size": 256, "crop_size": 224},
+    "levit": {**CROP, "feature_extractor_type": "LevitFeatureExtractor", "size": 224},
+    "resnet": {**COLOURS, "feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.875},
+    "poolformer": {**COLOURS, "feature_extractor_type": "PoolFormerFeatureExtractor", "size": 224, "crop_pct": 0.95},
+    "mobilevit": {
         "do_resize": True,
-        "feature_extractor_type": "CLIPFeatureExtractor",
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-        "resample": 3,
-        "size": 224,
-    }
-    assert FrameTransform.from_settings(old, spec()) == FrameTransform.from_settings(
-        PROCESSORS["clip"].to_dict(), spec()
+        "feature_extractor_type": "MobileViTFeatureExtractor",
+        "size": 288,
+        "crop_size": 256,
+    },
+    "glpn": {"do_resize": True, "feature_extractor_type": "GLPNFeatureExtractor", "size_divisor": 32},
+    "vit": {**COLOURS, "size": 224},
+    "efficientnet": {"image_processor_type": "EfficientNetImageProcessor", "size": {"height": 64, "width": 64}},
+    "vivit": {**COLOURS, "video_processor_type": "VivitVideoProcessor", "rescale_factor": 1 / 127.5},
+    "dinov2": {**COLOURS, "image_processor_type": "BitImageProcessorFast", "size": 224, "do_center_crop": False},
+    "swin": {"image_processor_type": "ViTImageProcessor", "size": [64, 96], "image_mean": 0.5, "image_std": 0.5},
+}
+
+
+@pytest.mark.parametrize("model_type", SHORT_FILES)
+def test_what_a_file_leaves_out_is_the_default_of_its_class(model_type, tmp_path):
+    classes = {"deit": "DeiTImageProcessorPil", "vivit": "VivitImageProcessor"}
+    stock_class = getattr(transformers, classes.get(model_type) or IMAGE_PROCESSOR_MAPPING_NAMES[model_type]["pil"])
+    stock = stock_class.from_dict(SHORT_FILES[model_type])
+    transform = FrameTransform.from_settings(settings_of(tmp_path, SHORT_FILES[model_type], model_type), spec())
+    frames = frames_like_a_film(97, 131)
+    theirs = torch.as_tensor(np.asarray(stock(list(frames), return_tensors="np")["pixel_values"]))
+    ours = transform(frames)
+    assert ours.shape[1:] == theirs.shape[-3:]
+    assert (ours - theirs.reshape(ours.shape)).abs().max() <= 1e-5
+
+
+def test_a_file_of_an_unknown_class_is_read_as_it_stands(tmp_path, caplog):
+    mine = {**COLOURS, "image_processor_type": "MyImageProcessor", "size": 40, "crop_size": 32}
+    transform = FrameTransform.from_settings(settings_of(tmp_path, mine, "mine"), spec())
+    assert (transform.size, transform.crop, transform.mean) == (40, (32, 32), (0.5, 0.4, 0.3))
+    nameless = {key: value for key, value in mine.items() if key != "image_processor_type"}
+    assert FrameTransform.from_settings(settings_of(tmp_path, nameless, "mine"), spec()) == transform
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"size": {"shortest_edge": 32, "longest_edge": 64}},
+            r"size is \{'shortest_edge': 32, 'longest_edge': 64\}, exp",
+        ),
+        ({"size": {"longest_edge": 64}}, "expected shortest_edge, or height and width"),
+        ({"size": "large"}, "size is 'large'"),
+        ({"size": 32, "crop_size": {"shortest_edge": 32}}, "crop_size is .*, expected height and width"),
+        ({"size": 32, "do_pad": True}, "do_pad is True, expected no padding"),
+        ({"image_processor_type": "Owlv2ImageProcessor", "do_pad": True}, "do_pad is True, expected no padding"),
+        (
+            {"image_processor_type": "ConvNextImageProcessor", "size": {"height": 8, "width": 8}},
+            "expected shortest_edge",
+        ),
+    ],
+)
+def test_a_setting_without_an_equivalent_is_refused_and_can_be_overridden(changes, message, tmp_path):
+    settings = settings_of(tmp_path, {**COLOURS, **changes})
+    with pytest.raises(ValueError, match=rf"preprocessor_config\.json: .*{message}.*; size and crop in the neuron's"):
+        FrameTransform.from_settings(settings, spec())
+    if "crop_size" not in changes:
+        own = FrameTransform.from_settings(settings, spec(preprocessing={"size": [16, 20]}))
+        assert own(frames_like_a_film(40, 50)).shape == (2, 3, 16, 20)
+
+
+def test_padding_that_pads_nothing_is_no_reason_to_refuse():
+    stock = CLIPImageProcessorPil(do_pad=True)
+    assert FrameTransform.from_settings(stock.to_dict(), spec()).crop == (224, 224)
+
+
+def test_a_processor_with_rules_of_its_own_is_named_in_a_warning(tmp_path, caplog):
+    PerceiverImageProcessorPil().save_pretrained(tmp_path)  # crops before it resizes
+    settings = hub_settings(HubSource(str(tmp_path)))
+    FrameTransform.from_settings(settings, spec())
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "preprocessor_config.json: frames are not prepared as PerceiverImageProcessorPil" in caplog.text
+    caplog.clear()
+    FrameTransform.from_settings(settings, spec(preprocessing={"size": [16, 16], "crop": None}))
+    assert not caplog.records
+
+
+def test_a_size_that_is_given_keeps_the_class_from_cropping():
+    settings = ConvNextImageProcessorPil(size={"shortest_edge": 224}).to_dict()
+    transform = FrameTransform.from_settings(settings, spec(preprocessing={"size": [16, 16]}))
+    assert (transform.size, transform.crop) == ((16, 16), None)
+
+
+def test_frames_too_small_for_the_rule_raise():
+    transform = FrameTransform.from_settings(GLPNImageProcessorPil().to_dict(), spec())
+    with pytest.raises(ValueError, match=r"frames are 17 x 40, of which .* makes 0 x 32 pixels; give larger"):
+        transform(frames_like_a_film(17, 40))
+
+
+def test_frames_that_keep_their_proportions_are_no_batch_of_two_sizes(tmp_path):
+    settings_of(tmp_path, GLPNImageProcessorPil().to_dict())
+    fields = {"hidden_size": 8, "class_name": "GLPNModel"}
+    processor = SENProcessor(
+        SENConfig(neurons=[{"name": "eye", "modality": "image", "hub_id": str(tmp_path), **fields}])
     )
+    wide, square = np.zeros((1, 70, 130, 3), np.uint8), np.zeros((1, 70, 70, 3), np.uint8)
+    assert processor(videos=[wide, wide])["eye_pixel_values"].shape == (2, 1, 3, 64, 128)
+    with pytest.raises(
+        ValueError, match=r"'eye': a batch has frames of one size, found .* \(64, 64\) and \(64, 128\)"
+    ):
+        processor(videos=[wide, square])
+    with pytest.raises(ValueError, match="'eye': its frames are not brought to one height and width"):
+        processor.frame_size("eye")
 
 
 def test_preprocessing_of_the_neuron_overrides_the_hub():
@@ -120,6 +269,8 @@ def test_missing_numbers_are_named():
         FrameTransform.from_settings({"size": {"height": 8, "width": 8}, "image_mean": None}, spec())
     with pytest.raises(ValueError, match=r"\['mean', 'size', 'std'\]"):
         FrameTransform.from_settings(None, spec())
+    with pytest.raises(ValueError, match=r"\['size'\]"):  # patches of NaFlex
+        FrameTransform.from_settings({"image_processor_type": "Siglip2ImageProcessor"}, spec())
 
 
 def test_settings_are_read_from_either_file(tmp_path):
