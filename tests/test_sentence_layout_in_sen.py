@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import SMALL
 from fake_hub import fake_hub
+from huggingface_hub import HfApi
 from sentence_models import TEXTS, assert_same, change, load, look_at, make_backbones, saved
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
@@ -144,6 +145,8 @@ def test_all_files_come_from_one_commit_of_a_repository(sentences, tmp_path, mon
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         )
+        # The one that Transformers keeps may have been made before, for the real Hub.
+        monkeypatch.setattr("transformers.utils.hub.hf_api", lambda: HfApi(endpoint=hub.url))
         first = hub.upload("org/sentences", sentences[1])
         changed = shutil.copytree(sentences[1], tmp_path / "changed")
         change(changed / "1_Pooling" / "config.json", pooling_mode="cls")
