@@ -37,7 +37,7 @@ def assert_close(found, expected):
 
 
 # One of each kind: prompts in front and behind, masks, relative positions, turned positions, after the tower.
-KINDS = ("clip_vision_model", "bert", "timesformer")
+KINDS = ("clip_vision_model", "timesformer")
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in KINDS]  # seconds each
 
 

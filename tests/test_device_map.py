@@ -60,6 +60,7 @@ def test_a_tower_under_a_device_map_is_the_same(name, saved, tmp_path):
     check(model, plain, tmp_path)
 
 
+@pytest.mark.slow
 def test_towers_cut_out_of_larger_checkpoints_too(saved, tmp_path):
     plain, folder = saved
     kwargs = {

@@ -355,12 +355,10 @@ def test_the_next_packet_is_not_searched_for_for_ever(tmp_path, monkeypatch, cli
 
 
 def test_streams_that_turn_up_late_change_nothing(tmp_path):
-    """PyAV raises IndexError at the end of such a file."""
+    """At the end of such a file PyAV reads behind its list of streams, and mostly raises an IndexError."""
     late = write_flv_with_late_sound(tmp_path / "late.flv", tmp_path)
     with av.open(str(late)) as container:
         assert len(container.streams) == 1
-        with pytest.raises(IndexError):
-            list(container.demux(video=0))
     assert read_stamps(read_frames(late, [0, 250, 399]).frames) == [0, 250, 399]
 
 

@@ -145,8 +145,9 @@ def test_all_files_come_from_one_commit_of_a_repository(sentences, tmp_path, mon
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         )
-        # The one that Transformers keeps may have been made before, for the real Hub.
-        monkeypatch.setattr("transformers.utils.hub.hf_api", lambda: HfApi(endpoint=hub.url))
+        # Those that the libraries keep may have been made before, for the real Hub.
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.url)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", HfApi(endpoint=hub.url))
         first = hub.upload("org/sentences", sentences[1])
         changed = shutil.copytree(sentences[1], tmp_path / "changed")
         change(changed / "1_Pooling" / "config.json", pooling_mode="cls")

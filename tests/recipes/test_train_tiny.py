@@ -211,6 +211,7 @@ def test_the_video_stage_trains_the_video_tower_and_nothing_else(trained, tmp_pa
     towers.load_state_dict(before)
 
 
+@pytest.mark.slow
 def test_the_association_stage_writes_a_sen_over_builtin_towers(trained, monkeypatch):
     output, _, _ = trained
     one_template = partial(train_tiny_association.description_embeds, templates=("{}",))
