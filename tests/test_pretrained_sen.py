@@ -205,6 +205,7 @@ def run(code: str, url: str, work: Path, path: Path | None) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_it_is_pushed_and_comes_back_by_its_code_where_the_package_is_not_installed(towers, tmp_path):
     """The head's file stands in a copy of the package, as a head of the package would."""
     package = shutil.copytree(PACKAGE, tmp_path / "copy" / "modeling_sen", symlinks=False)

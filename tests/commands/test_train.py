@@ -111,6 +111,7 @@ def test_a_run_leaves_checkpoints_settings_log_and_curve(sen, whole):
     check_run(whole, sen, "recognition", "eval_top1")
 
 
+@pytest.mark.slow
 def test_retrieval_too_and_the_settings_that_were_saved_give_the_same_run(sen, tmp_path):
     given = settings(sen, task="retrieval", loss="sigmoid")  # whose bias comes with the run
     train_sen(given, arguments(tmp_path / "first", lr_scheduler_kwargs={"num_cycles": 0.4}))
