@@ -100,6 +100,7 @@ def test_merged_adapters_are_saved_with_their_towers(saved, tmp_path):
     assert torch.equal(outputs(loaded), outputs(merged))
 
 
+@pytest.mark.slow
 def test_a_sen_is_saved_without_the_adapters_on_it(saved, tmp_path, caplog):
     """By its own `save_pretrained`: its towers as they were loaded, and a word on what is not there."""
     plain = outputs(SENModel.from_pretrained(saved))

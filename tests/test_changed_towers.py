@@ -211,6 +211,7 @@ def test_a_tower_without_its_lower_layers_is_not_written(model, tmp_path):
     assert not os.path.exists(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_trainer_takes_trained_towers_up_again(make_sen, tmp_path):
     rows = [
         {**{name: value[0] for name, value in random_inputs(1, seed).items()}, "labels": seed % 3} for seed in range(4)

@@ -53,7 +53,7 @@ SHORT = {"steps": 2, "batch_size": 4, "clips": 4}
         {"model": "sen", "neurons": ("image", "audio"), "distractor": "legend"},
         {"model": "frozen_mean"},
         {"model": "late_fusion", "options": {"source": "trunk", "num_resampled": 2}},
-        {"model": "hop_alone", "options": {"source": "round0", "hop": 3}},
+        pytest.param({"model": "hop_alone", "options": {"source": "round0", "hop": 3}}, marks=pytest.mark.slow),
         {"model": "hop_prompted", "neurons": ("video",), "options": {"hop": 2}, "config": {"num_rounds": 1}},
     ],
     ids=lambda settings: settings["model"],
