@@ -7,7 +7,6 @@ cuts out the sound heard during it; in a file of sound alone it is the first sam
 import logging
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, dropwhile
@@ -19,7 +18,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from .frame_index import first_frame_time, index_frames
-from .media_source import MediaSource, best_stream, open_media_source
+from .media_source import MediaSource, best_stream, media_errors, open_media_source
 from .video_io import ARRAY_FRAME_RATE, classify_video_input, given_frames
 
 logger = logging.getLogger(__name__)
@@ -116,16 +115,6 @@ def read_audio(
     return AudioClip(np.clip(joined, -1.0, 1.0, out=joined), sampling_rate, sound is not None)
 
 
-@contextmanager
-def _named_errors(name: str) -> Iterator[None]:
-    """Whatever PyAV raises on a damaged file (of FFmpeg, `IndexError`, `OverflowError`, ...) -> one that names the file."""
-    try:
-        yield
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{name}: its sound cannot be read ({type(error).__name__}: {reason})") from error
-
-
 def _time_zero(source: MediaSource) -> float | None:
     """The instant called 0, in seconds on the container's clock; None where the file has no sound."""
     with source.container() as container:
@@ -136,7 +125,7 @@ def _time_zero(source: MediaSource) -> float | None:
             return None
         if sound.codec_context is None:
             raise ValueError(f"{source.name}: its sound is in a format that this build of FFmpeg cannot decode")
-        with _named_errors(source.name):
+        with media_errors(source.name):
             if video is not None and video.codec_context is not None:
                 return first_frame_time(container, video)  # type: ignore[arg-type]
             return float((sound.start_time or 0) * sound.time_base)  # type: ignore[operator]
@@ -196,7 +185,7 @@ class _Track:
     def __init__(self, name: str, container: InputContainer, stream: AudioStream):
         self.name, self.container, self.stream = name, container, stream
         self.decoded = self.failed = 0
-        with _named_errors(name):
+        with media_errors(name):
             # PyAV frees a layout of channels in an order of its own, such as QuickTime's films have, once too often and
             # crashes. As all channels are averaged, their number is enough.
             layout = stream.codec_context.layout
@@ -207,7 +196,7 @@ class _Track:
         packets = self.container.demux(self.stream)
         while (packet := self._next_packet(packets)) is not None:
             frames: list[av.AudioFrame] = []
-            with _named_errors(self.name):
+            with media_errors(self.name):
                 try:
                     frames = packet.decode()  # type: ignore[assignment]
                 except av.FFmpegError:  # a decoder may find its feet again
@@ -217,7 +206,7 @@ class _Track:
 
     def _next_packet(self, packets: Iterator[av.Packet]) -> av.Packet | None:
         """None at the end, and where the demuxer failed: it has nothing more to give."""
-        with _named_errors(self.name):
+        with media_errors(self.name):
             try:
                 return next(packets, None)
             except av.FFmpegError:
@@ -307,7 +296,7 @@ def _resampled(name: str, frames: Iterable[tuple[float, av.AudioFrame]], samplin
 
     def convert(frame: av.AudioFrame | None) -> Iterator[Block]:
         nonlocal samples_out
-        with _named_errors(name):
+        with media_errors(name):
             pieces = resampler.resample(frame) if resampler else []
         for piece in pieces:
             # Packed, as PyAV counts planes wrongly from eight on. Channels are averaged here: FFmpeg's own mix to mono is
@@ -317,7 +306,7 @@ def _resampled(name: str, frames: Iterable[tuple[float, av.AudioFrame]], samplin
             samples_out += len(samples)
 
     for time, frame in frames:
-        with _named_errors(name):
+        with media_errors(name):
             found = (frame.sample_rate, frame.layout.name, frame.format.name)
         # Half a gap: what is one was decided before.
         if kind != found or abs(segment_start + samples_in / found[0] - time) > GAP / 2:

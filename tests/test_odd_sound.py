@@ -127,7 +127,7 @@ def test_arrays_have_up_to_16_channels():
 
 def test_more_channels_than_ffmpeg_converts_are_refused_by_name(tmp_path):
     path = write_wav(tmp_path / "crowd.wav", loudnesses(65), 8000)
-    with pytest.raises(ValueError, match=r"crowd\.wav: its sound cannot be read \(ArgumentError: Invalid argument\)"):
+    with pytest.raises(ValueError, match=r"crowd\.wav: cannot be read \(ArgumentError: .*Invalid argument"):
         read_audio(path, 16000)
 
 
@@ -320,7 +320,7 @@ def test_a_decoder_may_recover_and_a_demuxer_that_fails_ends_the_track(caplog):
 
 @pytest.mark.parametrize("error", [OverflowError("too large"), RuntimeError("odd"), MemoryError("full")])
 def test_whatever_else_is_raised_names_the_file(error):
-    with pytest.raises(ValueError, match=rf"film\.ts: its sound cannot be read \({type(error).__name__}: {error}\)"):
+    with pytest.raises(ValueError, match=rf"film\.ts: cannot be read \({type(error).__name__}: {error}\)"):
         list(failing([1], error).frames())
 
 
