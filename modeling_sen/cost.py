@@ -39,39 +39,40 @@ class NeuronCost:
         parameters: of tower and projection; `None` where the checkpoint's configuration is not at hand.
         layers: transformer layers; `None` where unknown, or where no crown runs again.
         prompt_depth: those of the crown, which run again in each round.
-        prompt_side: `prefix`, `suffix`, `after` (the tower) or `none`.
+        prompt: entry of `PROMPT`; `None` for the text tower.
         first_pass_flops: of the unprompted pass over one clip.
-        round_flops: of one round's crown; 0 where none runs again.
+        round_flops: of one round in the tower: of the crown, of the prompts alone with `queries`; 0 where nothing runs again.
+        cache_bytes: of the keys and values that `queries` hold for one clip until its forward pass ends; else 0.
         unknown: why numbers are missing.
     """
 
     parameters: int | None = None
     layers: int | None = None
     prompt_depth: int | None = None
-    prompt_side: str | None = None
+    prompt: str | None = None
     first_pass_flops: int | None = None
     round_flops: int | None = None
+    cache_bytes: int | None = None
     unknown: str | None = None
 
 
 def neuron_cost(spec: NeuronSpec, processor: SENProcessor) -> NeuronCost:
     """Cost of one neuron, or of the text tower (its size only); what cannot be known is said, not raised."""
     config = processor.config
-    cost = NeuronCost(prompt_side=spec.prompt_side)
+    is_neuron = spec.name in [own.name for own in config.neuron_specs]
+    cost = NeuronCost(prompt=config.prompt_of(spec) if is_neuron else None)
     try:
         neuron, projection_parameters = neuron_without_weights(spec, processor)
     except (OSError, ValueError) as error:
         cost.unknown = _first_sentence(error)
         return cost
     cost.parameters = projection_parameters + sum(weight.numel() for weight in neuron.tower.parameters())
-    cost.prompt_side = config.prompt_of(spec)
-    if (prompted := neuron.prompted_tower) is not None and PROMPT[cost.prompt_side].records:
-        cost.prompt_side, cost.layers = prompted.prompt_side, prompted.num_layers
-        cost.prompt_depth = prompted.prompt_depth
-    if spec.name not in [own.name for own in config.neuron_specs]:
+    if cost.prompt is None:
         return cost
+    if (prompted := neuron.prompted_tower) is not None and PROMPT[cost.prompt].records:
+        cost.layers, cost.prompt_depth = prompted.num_layers, prompted.prompt_depth
     try:
-        cost.first_pass_flops, cost.round_flops = _count(neuron, config, processor)
+        cost.first_pass_flops, cost.round_flops, cost.cache_bytes = _count(neuron, config, processor)
     except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
         cost.unknown = _first_sentence(error)
     return cost
@@ -112,7 +113,7 @@ def describe(model: str) -> dict[str, Any]:
     Returns:
         `model`; `neurons` and `text_tower` with `name, modality, hub_id, revision, aligned` and the fields of
         [`NeuronCost`]; `trainable_parameters`, `parameters`, `trainable_share`; `rounds`; `first_pass_flops` of all neurons
-        over one clip, `recursion_flops` of all rounds, and `cost_ratio` of both to the first.
+        over one clip, `recursion_flops` of all rounds, and `cost_ratio` of both to the first; `cache_bytes` of all neurons.
 
     Raises:
         OSError: no such checkpoint.
@@ -143,6 +144,7 @@ def describe(model: str) -> dict[str, Any]:
         "first_pass_flops": first,
         "recursion_flops": recursion,
         "cost_ratio": None if first is None or recursion is None else (first + recursion) / first,
+        "cache_bytes": _sum([neuron["cache_bytes"] for neuron in neurons]),
     }
 
 
@@ -156,20 +158,25 @@ def _sum(numbers: Sequence[int | None]) -> int | None:
     return sum(known) if len(known) == len(numbers) else None
 
 
-def _count(neuron: Neuron, config: SENConfig, processor: SENProcessor) -> tuple[int, int]:
-    """(first pass, one round's crown) in FLOPs."""
+def _count(neuron: Neuron, config: SENConfig, processor: SENProcessor) -> tuple[int, int, int]:
+    """FLOPs of the first pass and of one round, and bytes of keys and values."""
     spec = neuron.spec
-    with FlopCounterMode(display=False) as first:
-        look = neuron.first_look(one_clip(spec, processor))
     variant = PROMPT[config.prompt_of(spec)]
-    if neuron.prompted_tower is None or not variant.records:
-        return first.get_total_flops(), 0
+    with FlopCounterMode(display=False) as first:
+        look = neuron.first_look(one_clip(spec, processor), variant.records)
+    if look.trunk is None:
+        return first.get_total_flops(), 0, 0
     with torch.device("meta"):
         prompting, context = variant(config, spec), torch.empty(1, config.num_prompt_tokens, config.bottleneck_size)
     with FlopCounterMode(display=False) as again, torch.no_grad():
         prompting(neuron, look, context)
-    in_tower = again.get_flop_counts()[type(neuron.tower).__name__]  # without the prompts' own product
-    return first.get_total_flops(), sum(in_tower.values())
+    of_prompts = again.get_flop_counts()[f"{type(prompting).__name__}.up"]  # the association's own product
+    dtype: Any = spec.dtype or getattr(neuron.tower.config, "dtype", None) or torch.float32
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    calls = [call for layer in look.trunk.layers or () for call in layer.calls]
+    elements = sum(call.keys.numel() + call.values.numel() for call in calls)
+    rounds = again.get_total_flops() - sum(of_prompts.values())
+    return first.get_total_flops(), rounds, elements * dtype.itemsize
 
 
 def _first_sentence(error: Exception) -> str:

@@ -51,11 +51,6 @@ class RecordedLayer:
     arguments: dict[str, Any] = field(default_factory=dict)
     calls: list[RecordedAttention] = field(default_factory=list)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of keys and values."""
-        return sum(call.keys.nbytes + call.values.nbytes for call in self.calls)
-
 
 @contextmanager
 def recording(layers: Sequence[nn.Module]) -> Iterator[list[RecordedLayer]]:

@@ -17,6 +17,7 @@ from transformers import (
 
 from modeling_sen import PRESETS, SEN_TINY, NeuronSpec, SENConfig, SENModel, SENProcessor
 from modeling_sen.cost import describe, neuron_cost
+from modeling_sen.prompting import PROMPT
 
 WIDTH, MLP, PATCHES, PATCH = 16, 32, 4, 3 * 8 * 8  # of the tiny towers
 
@@ -32,18 +33,40 @@ def costs_of(model: SENModel) -> dict:
 
 
 def test_an_image_tower_costs_its_layers_and_its_patches(make_sen):
-    cost = costs_of(make_sen(num_prompt_tokens=3))["image"]
+    cost = costs_of(make_sen(num_prompt_tokens=3, prompt="tokens"))["image"]
     assert cost.unknown is None
-    assert (cost.layers, cost.prompt_depth, cost.prompt_side) == (4, 1, "prefix")
+    assert (cost.layers, cost.prompt_depth, cost.prompt) == (4, 1, "tokens")
     frames, tokens = 2, PATCHES + 1
     assert cost.first_pass_flops == frames * (4 * layer_flops(tokens) + 2 * PATCHES * PATCH * WIDTH)
     assert cost.round_flops == frames * layer_flops(tokens + 3)
+    assert cost.cache_bytes == 0
+
+
+@pytest.mark.parametrize("depth", [1, "all"])
+def test_queries_cost_the_prompts_and_hold_keys_and_values(depth, make_sen):
+    cost = costs_of(make_sen(num_prompt_tokens=3, prompt="queries", prompt_depth=depth))["image"]
+    frames, tokens, layers = 2, PATCHES + 1, 4 if depth == "all" else 1
+    of_prompts = 2 * 3 * (4 * WIDTH**2 + 2 * WIDTH * MLP) + 4 * 3 * (tokens + 3) * WIDTH
+    assert (cost.prompt_depth, cost.prompt, cost.round_flops) == (layers, "queries", frames * layers * of_prompts)
+    assert cost.cache_bytes == 4 * layers * frames * 2 * tokens * WIDTH  # float32
+
+
+def test_keys_and_values_are_held_in_the_dtype_of_the_tower(make_sen, towers):
+    neurons = [{"hub_id": towers["clip"], "num_frames": 2, "dtype": "bfloat16"}]
+    model = make_sen(neurons=neurons, prompt="queries")
+    cost = costs_of(model)["image"]
+    pixels = torch.zeros(1, 2, 3, 16, 16)
+    records = model.config.prompt_of(model.config.neuron_specs[0])
+    look = model.neurons["image"].first_look({"pixel_values": pixels}, PROMPT[records].records)
+    calls = [call for layer in look.trunk.layers for call in layer.calls]
+    assert cost.cache_bytes == sum(call.keys.nbytes + call.values.nbytes for call in calls) == 2 * 2 * 2 * 5 * WIDTH
 
 
 def test_crowns_grow_with_the_prompt_depth(make_sen, towers):
     neurons = [{"hub_id": towers["clip"], "num_frames": 2}]
     quarter, half, everything = (
-        costs_of(make_sen(neurons=neurons, prompt_depth=depth))["image"].round_flops for depth in (None, 2, "all")
+        costs_of(make_sen(neurons=neurons, prompt="tokens", prompt_depth=depth))["image"].round_flops
+        for depth in (None, 2, "all")
     )
     assert half == 2 * quarter
     assert everything == 4 * quarter  # patches are embedded once
@@ -52,7 +75,8 @@ def test_crowns_grow_with_the_prompt_depth(make_sen, towers):
 def test_counts_equal_those_of_the_loaded_neurons(make_sen, towers, clips):
     """Run for real on a clip of any size: the tower's input has one size."""
     model = make_sen(
-        neurons=[{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"], towers["xclip"]]
+        neurons=[{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"], towers["xclip"]],
+        prompt="tokens",
     )
     model.set_attn_implementation("eager")
     inputs = SENProcessor(model.config)(videos=clips[0])
@@ -79,7 +103,7 @@ def test_parameters_equal_those_of_the_loaded_neurons(make_sen):
 def test_neurons_re_associated_after_their_tower_cost_nothing_more(make_sen, towers):
     spec = {"hub_id": towers["clip"], "prompt_side": "after", "num_frames": 2}
     cost = costs_of(make_sen(neurons=[spec]))["image"]
-    assert (cost.prompt_side, cost.layers, cost.prompt_depth, cost.round_flops) == ("after", None, None, 0)
+    assert (cost.prompt, cost.layers, cost.prompt_depth, cost.round_flops) == ("after", None, None, 0)
     assert cost.first_pass_flops > 0
 
 
@@ -87,7 +111,7 @@ def test_without_prompts_no_crown_runs_again(make_sen):
     prompted = costs_of(make_sen())
     for name, cost in costs_of(make_sen(prompt="none")).items():
         assert cost.first_pass_flops == prompted[name].first_pass_flops
-        assert (cost.prompt_side, cost.prompt_depth, cost.round_flops) == ("none", None, 0)
+        assert (cost.prompt, cost.prompt_depth, cost.round_flops) == ("none", None, 0)
 
 
 def test_what_cannot_be_known_is_said(towers, tmp_path):
@@ -166,7 +190,7 @@ def full_size(tmp_path_factory) -> list[dict]:
 )
 def test_the_recursion_is_nearly_free(full_size, depth, lowest, highest, tmp_path):
     """Three rounds over the upper quarter cost 3/4 of a pass, and a little for the prompt tokens."""
-    config = SENConfig(neurons=full_size, prompt_depth=depth)
+    config = SENConfig(neurons=full_size, prompt="tokens", prompt_depth=depth)
     config.save_pretrained(tmp_path / "sen")
     found = describe(str(tmp_path / "sen"))
     assert [round(neuron["parameters"] / 1e6) for neuron in found["neurons"]] == [86, 86, 86]

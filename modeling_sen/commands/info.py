@@ -31,9 +31,9 @@ def _print_description(found: dict[str, Any]) -> None:
     for part in [*found["neurons"], *([found["text_tower"]] if found["text_tower"] else [])]:
         revision = f"@{part['revision'][:8]}" if part["revision"] else ""
         if part["prompt_depth"] is not None:
-            site = f"layer {part['layers'] - part['prompt_depth']} of {part['layers']}, {part['prompt_side']}"
+            site = f"{part['prompt']} from layer {part['layers'] - part['prompt_depth']} of {part['layers']}"
         else:
-            site = {"after": "after the tower", "none": "nowhere"}.get(part["prompt_side"], "?")
+            site = {"after": "after the tower", "none": "no second look"}.get(part["prompt"], "?")
         if part is found["text_tower"]:
             site = "class texts"
         flops = [short_number(part[name], "FLOPs") for name in ("first_pass_flops", "round_flops")]
@@ -51,7 +51,7 @@ def _print_description(found: dict[str, Any]) -> None:
                 *flops,
             ]
         )
-    heads = ["neuron", "modality", "Hub id", "aligned", "prompts enter", "parameters", "one pass", "one round"]
+    heads = ["neuron", "modality", "Hub id", "aligned", "prompts", "parameters", "one pass", "one round"]
     print_table(heads, rows)
     share = "" if found["trainable_share"] is None else f" ({found['trainable_share']:.2%})"
     trainable, everything = short_number(found["trainable_parameters"]), short_number(found["parameters"])
@@ -61,6 +61,8 @@ def _print_description(found: dict[str, Any]) -> None:
             f"cost       {short_number(found['first_pass_flops'], 'FLOPs')} for one pass of all neurons over a clip, "
             f"{found['cost_ratio']:.2f} times that with {found['rounds']} rounds"
         )
+    if found["cache_bytes"]:
+        print(f"memory     {found['cache_bytes'] / 2**20:.1f} MiB of keys and values for a clip, while it is encoded")
     for part in [*found["neurons"], found["text_tower"]]:
         if part and part["unknown"]:
             print(f"unknown    {part['name']}: {part['unknown']}")

@@ -21,13 +21,15 @@ def neurons(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
                 "model_type": model_type,
                 "modality": adapter.modality,
                 "prompt_side": adapter.prompt_side if adapter.takes_prompts else "after",
+                "queries": adapter.takes_prompts and adapter.takes_queries,
                 "grid": "none" if adapter.grid is None else adapter.grid.__name__.removesuffix("_grid"),
             }
         )
     if as_json:
         print(json.dumps(rows))
     else:
-        print_table(["type", "modality", "prompts", "token grid"], [list(row.values()) for row in rows])
+        table = [[{True: "yes", False: "no"}.get(value, value) for value in row.values()] for row in rows]
+        print_table(["type", "modality", "prompts", "queries", "token grid"], table)
 
 
 __all__ = ["neurons"]

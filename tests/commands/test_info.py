@@ -9,7 +9,7 @@ from modeling_sen.cost import describe
 def test_it_prints_a_table_or_json(sen_folder, capsys):
     info(str(sen_folder))
     text = capsys.readouterr().out
-    for part in ("./neuron_image", "layer 3 of 4, prefix", "class texts", "trainable", "times that with 3 rounds"):
+    for part in ("./neuron_image", "from layer 3 of 4", "class texts", "trainable", "times that with 3 rounds"):
         assert part in text
     info(str(sen_folder), as_json=True)
     assert json.loads(capsys.readouterr().out) == describe(str(sen_folder))
