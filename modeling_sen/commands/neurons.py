@@ -28,7 +28,8 @@ def neurons(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
     if as_json:
         print(json.dumps(rows))
     else:
-        table = [[{True: "yes", False: "no"}.get(value, value) for value in row.values()] for row in rows]
+        words = {"True": "yes", "False": "no"}
+        table = [[words.get(str(value), str(value)) for value in row.values()] for row in rows]
         print_table(["type", "modality", "prompts", "queries", "token grid"], table)
 
 
