@@ -177,13 +177,16 @@ def test_modulation_that_is_there_is_kept(modulated):
     assert not after["audio.weight"].any()
 
 
-def test_added_modulation_has_the_associations_dtype_and_initialisation(make_sen):
+def test_added_modulation_has_the_associations_dtype_device_and_initialisation(make_sen):
     model = make_sen(hidden_size=512).to(torch.bfloat16)
     model.add_dense_modulation("image")
     part = model.modulation["image"]
     assert {parameter.dtype for parameter in part.parameters()} == {torch.bfloat16}
     assert part.down.weight.std().item() == pytest.approx(model.config.initializer_range, rel=0.1)
     assert not part.down.bias.any()
+    elsewhere = SENModel(model.config).to("meta")
+    elsewhere.add_dense_modulation("video")
+    assert all(parameter.is_meta for parameter in elsewhere.modulation["video"].parameters())
 
 
 def test_a_checkpoint_brings_its_modulation_back(modulated, tmp_path):
