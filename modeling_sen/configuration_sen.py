@@ -44,6 +44,8 @@ class NeuronSpec:
         preprocessing: any of `size, crop, mean, std, resample, gray`, overriding the hub's processor. `size` is the shorter
             side (int) or `[height, width]`; `crop` is `[height, width]`; `gray` turns frames to their luma.
         prompt_side: `prefix` or `suffix`, by default the adapter's; `after` re-associates the neuron after its tower.
+        prompt: entry of `PROMPT` for this neuron instead of the configuration's; a configuration with `prompt="none"` applies
+            to all neurons. `SENModel.from_neurons` sets it for towers that cannot take `queries`.
         dtype: dtype the tower runs in, e.g. `"float32"`; by default the one it was saved in.
         output_layer: the layer whose output is the neuron's tokens, as an index into Transformers' `hidden_states`: -1 is the
             last of the tower's transformer layers, 1 the first. Layers above it are never run, and the pooled output is the
@@ -69,6 +71,7 @@ class NeuronSpec:
     sampling: str = "uniform"
     preprocessing: dict[str, Any] | None = None
     prompt_side: str | None = None
+    prompt: str | None = None
     dtype: str | None = None
     output_layer: int | None = None
     aligned: bool = False
@@ -254,6 +257,11 @@ class SENConfig(PreTrainedConfig):
         for step, registry in registries.items():
             if (variant := getattr(self, step)) not in registry:
                 raise ValueError(f"{step} is {variant!r}, expected one of {', '.join(registry)}")
+        for spec in self.neuron_specs:
+            if spec.prompt is not None and spec.prompt not in PROMPT:
+                raise ValueError(
+                    f"neuron {spec.name!r}: prompt is {spec.prompt!r}, expected one of {', '.join(PROMPT)}"
+                )
 
     def validate_ranges(self):
         """Called by the strict dataclass on construction and on save."""
@@ -264,8 +272,11 @@ class SENConfig(PreTrainedConfig):
             raise ValueError(
                 f"num_prompt_tokens is {self.num_prompt_tokens}, expected at most hidden_size, {self.hidden_size}"
             )
-        if self.prompt == "none" and not self.read_answers:
-            raise ValueError("prompt is 'none' and read_answers False: neurons would be neither prompted nor asked")
+        if self.prompt in ("none", "queries") and not self.read_answers:
+            raise ValueError(
+                f"prompt is {self.prompt!r} and read_answers False: association would read nothing new; expected "
+                "read_answers True, or prompt 'tokens' or 'add'"
+            )
         if not 0 < self.active_fraction <= 1:
             raise ValueError(f"active_fraction is {self.active_fraction}, expected in (0, 1]")
         depth = self.prompt_depth
@@ -277,8 +288,10 @@ class SENConfig(PreTrainedConfig):
         return [NeuronSpec.from_dict(neuron) for neuron in self.neurons or []]
 
     def prompt_of(self, spec: NeuronSpec) -> str:
-        """The entry of `PROMPT` for one neuron: `"after"` where its tower takes no prompts, else `prompt`."""
-        return "after" if spec.prompt_side == "after" and self.prompt != "none" else self.prompt
+        """The entry of `PROMPT` for one neuron: its own, `"after"` where its tower takes no prompts, else `prompt`."""
+        if self.prompt == "none":
+            return "none"
+        return spec.prompt or ("after" if spec.prompt_side == "after" else self.prompt)
 
     @property
     def text_tower_spec(self) -> NeuronSpec | None:

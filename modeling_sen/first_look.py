@@ -14,6 +14,7 @@ from .prompt_injection import TrunkOutput
 
 # What a first look can record for later ones; entries of PROMPT name what they need.
 CROWN_INPUT = "crown_input"
+CROWN_KEYS = "crown_keys"  # keys and values of the crown's layers; needs CROWN_INPUT, of which they are made again
 
 
 @dataclass
@@ -26,7 +27,8 @@ class NeuronState:
             its tokens; mean over folded frames.
         grid: (t, h, w).
         token_mask: (batch, t * h * w) bool, which tokens are not padding, where some may be.
-        answers: (batch, prompt_tokens, width), what each prompt token found among the tokens; `None` in round 0.
+        answers: (batch, prompt_tokens, width), what each prompt token found among the tokens and, with `queries`, its own
+            output after the crown; `None` in round 0.
     """
 
     last_hidden_state: Tensor
@@ -62,7 +64,8 @@ class FirstLook:
     def pack(self) -> dict[str, Tensor]:
         """All that [`Neuron.unpack`] needs, as tensors whose first dimension is the batch.
 
-        Of pixels and sound only the shapes are kept: later rounds do not read them.
+        Of pixels and sound only the shapes are kept: later rounds do not read them. Keys and values are not kept: they take
+        more space than the crown takes time.
 
         Raises:
             ValueError: the modules below the tower's layers return something that is no tensor, or it is not `storable`.
@@ -132,4 +135,13 @@ def unpack_shapes(name: str, packed: Mapping[str, Tensor], device: torch.device)
     return torch.empty([first * len(rows), *others], device="meta")
 
 
-__all__ = ["CROWN_INPUT", "FirstLook", "NeuronState", "pack_shapes", "rows_of", "sizes_of", "unpack_shapes"]
+__all__ = [
+    "CROWN_INPUT",
+    "CROWN_KEYS",
+    "FirstLook",
+    "NeuronState",
+    "pack_shapes",
+    "rows_of",
+    "sizes_of",
+    "unpack_shapes",
+]

@@ -87,7 +87,8 @@ class SENModel(SENPreTrainedModel):
         Raises:
             OSError, RuntimeError, ValueError: see [`load_neuron`].
         """
-        specs, text_spec = resolve_specs(neurons, text_tower, neuron_kwargs or {})
+        prompt = overrides.get("prompt", SENConfig.prompt)
+        specs, text_spec = resolve_specs(neurons, text_tower, neuron_kwargs or {}, prompt)
         text_neuron = None
         if text_spec is not None and "projection_dim" not in overrides:
             text_neuron = load_neuron(text_spec, **(neuron_kwargs or {}).get(TEXT_TOWER_NAME, {}))

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_sen import TEXT_TOWER_NAME, NeuronSpec
-from .first_look import CROWN_INPUT, FirstLook, NeuronState, sizes_of, unpack_shapes
+from .first_look import CROWN_INPUT, CROWN_KEYS, FirstLook, NeuronState, sizes_of, unpack_shapes
 from .hub_files import HubSource
 from .neuron_by_rule import adapter_for, find_layers
 from .neuron_registry import NeuronAdapter
@@ -164,10 +164,9 @@ class Neuron(nn.Module):
         """
         tower_inputs, trunk = self.tower_inputs(inputs), None
         asked = {**tower_inputs, **{f"output_{name}": True for name in outputs}}
-        is_trained = any(parameter.requires_grad for parameter in self.tower.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained):
+        with self._gradients():
             if self.prompted_tower is not None and CROWN_INPUT in record:
-                found, trunk = self.prompted_tower.first_pass(asked)
+                found, trunk = self.prompted_tower.first_pass(asked, CROWN_KEYS in record)
                 trunk.inputs = (
                     tower_inputs  # later passes do not return layers' outputs: their lower layers do not run
                 )
@@ -198,6 +197,29 @@ class Neuron(nn.Module):
         """A round's pass through the crown, with (batch, 1, width) added to every token that enters it."""
         prompted, trunk = self._crown_of(look)
         return self._state(prompted.shifted_pass(trunk, _folded(shift, trunk)), look.inputs, trunk.inputs)
+
+    @torch.compiler.disable
+    def query(self, look: FirstLook, prompts: Tensor) -> Tensor:
+        """A round's pass of prompts alone: they attend to the keys and values of the first look, whose tokens stay.
+
+        Args:
+            look: at the same clips; where it came without keys and values, they are recorded now.
+            prompts: (batch, prompt_tokens, width).
+
+        Returns:
+            (batch, prompt_tokens, width), the prompts' outputs behind the crown; mean over folded frames.
+        """
+        prompted, trunk = self._crown_of(look)
+        if trunk.layers is None:
+            with self._gradients():
+                prompted.record(trunk)
+        outputs = prompted.query_pass(trunk, _folded(prompts, trunk))
+        return outputs.unflatten(0, (look.batch_size, -1)).mean(dim=1)
+
+    def _gradients(self) -> Any:
+        """Without gradients, unless something in the tower is trained."""
+        is_trained = any(parameter.requires_grad for parameter in self.tower.parameters())
+        return torch.set_grad_enabled(torch.is_grad_enabled() and is_trained)
 
     def _crown_of(self, look: FirstLook) -> tuple[PromptedTower, TrunkOutput]:
         if self.prompted_tower is None or look.trunk is None:

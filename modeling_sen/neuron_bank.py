@@ -90,7 +90,13 @@ class NeuronBank(nn.ModuleDict):
                 self.add(self._load(spec), device)
 
     def add(self, neuron: Neuron, device: torch.device) -> None:
-        """Adds a loaded tower, after a check that its embeddings fit the text space."""
+        """Adds a loaded tower, after a check that it takes the prompts it is to get and its embeddings fit the text space."""
+        variant = self.config.prompt_of(neuron.spec)
+        if variant == "queries" and neuron.spec.name in self.neuron_specs and not neuron.adapter.takes_queries:
+            raise ValueError(
+                f"neuron {neuron.spec.name!r}: {type(neuron.tower).__name__} takes no prompt 'queries', expected another for "
+                'it, e.g. "prompt": "tokens" in its specification'
+            )
         spec, is_text, width = neuron.spec, neuron.spec.name == TEXT_TOWER_NAME, self.config.projection_dim
         if (spec.aligned or is_text) and neuron.embedding_size != width:
             raise ValueError(
@@ -289,6 +295,7 @@ def resolve_specs(
     neurons: Iterable[str | Mapping[str, Any] | NeuronSpec],
     text_tower: str | Mapping[str, Any] | NeuronSpec | None,
     arguments: Mapping[str, Mapping[str, Any]],
+    prompt: str,
 ) -> tuple[list[NeuronSpec], NeuronSpec | None]:
     """Full specifications of neurons and text tower, see [`SENModel.from_neurons`]."""
     text_spec = None
@@ -302,7 +309,7 @@ def resolve_specs(
             given = {"aligned": True, **given}
         name = given.name if isinstance(given, NeuronSpec) else given.get("name", "")
         taken = tuple(spec.name for spec in specs)
-        specs.append(resolve_spec(given, "tower", taken, **arguments.get(name, {})))
+        specs.append(resolve_spec(given, "tower", taken, prompt, **arguments.get(name, {})))
     return specs, text_spec
 
 

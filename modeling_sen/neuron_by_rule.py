@@ -56,15 +56,18 @@ class Trial:
         width: of the tokens.
         grid: of an image tower whose tokens fill a plane.
         side: where prompts may stand; `None` where the layers take no other tokens.
+        queries: whether prompts can run through the layers alone, see [`NeuronAdapter`].
         output_layers: see [`NeuronAdapter`].
     """
 
     width: int | None = None
     grid: PlaneGrid | None = None
     side: str | None = None
+    queries: bool = False
     output_layers: bool = True
 
 
+_MIXERS = (nn.modules.conv._ConvNd, nn.RNNBase)  # modules by which a layer mixes its tokens beside attention
 _TRIALS: dict[tuple, Trial] = {}  # (class, modality, configuration) -> what was found, up to seconds each
 
 
@@ -126,6 +129,7 @@ def adapter_for(tower: nn.Module) -> NeuronAdapter:
         folds_frames=modality == "image",
         prompt_side=trial.side or "prefix",
         takes_prompts=trial.side is not None,
+        takes_queries=trial.queries,
         fixed_frames=modality == "video" and getattr(config, "num_frames", None) is not None,
         output_layers=trial.output_layers,
         width=trial.width,
@@ -171,7 +175,9 @@ def _try(tower: nn.Module, modality: str) -> Trial:
         return Trial(width, grid, output_layers=False)
     alike = [module for module in trial.modules() if type(module) is type(layers[0])]  # in other stages, too
     output_layers = shapes == [plain.shape] * len(alike)
-    return Trial(width, grid, _prompt_side(trial, layers, inputs, plain, width), output_layers)
+    side = _prompt_side(trial, layers, inputs, plain, width)
+    queries = side is not None and _takes_queries(PromptedTower(trial, layers, 1, None, side), inputs, width)
+    return Trial(width, grid, side, queries, output_layers)
 
 
 def _shape_of(output: Any) -> torch.Size | None:
@@ -202,6 +208,19 @@ def _prompt_side(trial: Any, layers: nn.ModuleList, inputs: dict[str, Any], plai
         if outputs.last_hidden_state.shape == plain.shape:
             return side
     return None
+
+
+def _takes_queries(prompted: PromptedTower, inputs: dict[str, Tensor], width: int) -> bool:
+    """Whether prompts can run through a layer without the tokens; not where it mixes tokens other than by attention."""
+    if any(isinstance(module, _MIXERS) for module in prompted.crown[0].modules()):
+        return False
+    try:
+        with torch.device("meta"), torch.no_grad():
+            _, trunk = prompted.first_pass(inputs, record=True)
+            outputs = prompted.query_pass(trunk, torch.empty(1, 2, width))
+    except Exception:  # whatever a tower raises whose attention is not Transformers', or has windows
+        return False
+    return outputs.shape == (1, 2, width)
 
 
 def _trial_inputs(tower: Any, modality: str) -> dict[str, Tensor]:

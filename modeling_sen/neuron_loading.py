@@ -205,7 +205,11 @@ def _parts(config: PreTrainedConfig, wanted: type) -> list[PreTrainedConfig]:
 
 
 def resolve_spec(
-    neuron: str | Mapping[str, Any] | NeuronSpec, role: str = "tower", taken: tuple[str, ...] = (), **kwargs: Any
+    neuron: str | Mapping[str, Any] | NeuronSpec,
+    role: str = "tower",
+    taken: tuple[str, ...] = (),
+    prompt: str | None = None,
+    **kwargs: Any,
 ) -> NeuronSpec:
     """A full specification from a hub id or a partial dict, read from the checkpoint's config.json.
 
@@ -213,6 +217,7 @@ def resolve_spec(
         neuron: hub id, folder, or a dict with at least `hub_id`.
         role: `"tower"` or `"text_tower"`.
         taken: names already in use.
+        prompt: the SEN's variant; `queries` becomes `tokens` for a tower that cannot take them.
         kwargs: as for [`load_neuron`].
 
     Raises:
@@ -258,6 +263,8 @@ def resolve_spec(
         merged.setdefault("num_frames", 8)
     if not adapter.takes_prompts:
         merged.setdefault("prompt_side", "after")
+    elif prompt == "queries" and not adapter.takes_queries:
+        merged.setdefault("prompt", "tokens")
     merged.setdefault("name", "class_text" if role == "text_tower" else _free_name(merged["modality"], taken))
     return NeuronSpec.from_dict(merged)
 

@@ -115,6 +115,9 @@ class NeuronAdapter:
         prompt_side: `prefix` or `suffix`.
         takes_prompts: `False` for towers that take no extra tokens and whose tokens cannot be shifted at a layer: they
             are re-associated after the tower.
+        takes_queries: whether prompts can run alone through the layers and attend to keys and values of the first look
+            (`prompt="queries"`): `False` where layers call no attention of Transformers' interface, attend within windows, or
+            mix tokens in other ways.
         fixed_frames: whether a clip must have the `num_frames` of the tower's configuration.
         tower_inputs: `tower_inputs(tower.config, inputs)`, the tower's keyword arguments, where they are more than its main
             input and a mask.
@@ -136,6 +139,7 @@ class NeuronAdapter:
     folds_frames: bool = False
     prompt_side: str = "prefix"
     takes_prompts: bool = True
+    takes_queries: bool = True
     fixed_frames: bool = False
     tower_inputs: Callable[[Any, "Mapping[str, Tensor]"], dict[str, Any]] | None = None
     returned_beside: Callable[[Any, "Tensor"], tuple] | None = None
@@ -224,9 +228,17 @@ register_neuron("dinov3_vit", "image", image_grid, folds_frames=True)
 # The backbone alone: an image tower with dense, geometry-aware tokens; also reads depth maps.
 register_checkpoint("depth_anything", "Dinov2Model", key_mapping={r"^backbone\.": ""})
 
-# X-CLIP layers read token 0 as the class token of the frame: prompts go behind. Checkpoints with a `key_mapping` come back
-# random without it: their keys carry the prefix of the whole model.
-register_neuron("xclip_vision_model", "video", image_grid, folds_frames=True, prompt_side="suffix", fixed_frames=True)
+# X-CLIP layers read token 0 as the class token of the frame: prompts go behind, and cannot run alone. Checkpoints with a
+# `key_mapping` come back random without it: their keys carry the prefix of the whole model.
+register_neuron(
+    "xclip_vision_model",
+    "video",
+    image_grid,
+    folds_frames=True,
+    prompt_side="suffix",
+    takes_queries=False,
+    fixed_frames=True,
+)
 register_checkpoint("xclip", "XCLIPVisionModel", key_mapping={r"^vision_model\.": ""})
 
 register_neuron("videomae", "video", clip_grid, fixed_frames=True)
@@ -265,7 +277,8 @@ _WAVES: dict[str, Any] = {
 }
 register_neuron("wav2vec2", "audio", None, **_WAVES)
 register_neuron("hubert", "audio", None, **_WAVES)
-register_neuron("wavlm", "audio", None, **_WAVES, returned_beside=wavlm_position_bias)
+# WavLM's attention is torch's own, not Transformers'.
+register_neuron("wavlm", "audio", None, **_WAVES, takes_queries=False, returned_beside=wavlm_position_bias)
 
 register_neuron("pe_audio_encoder", "audio", None, layers="layers", below=("embedder", "patch_embedder"))
 register_neuron("pe_video_encoder", "video", frame_grid, layers="layers", below=("embedder", "patch_embedder"))

@@ -3,19 +3,21 @@
 """Run a frozen tower once, and its crown again with prompts, through the tower's own forward.
 
 Hooks capture what enters the crown's first layer (the trunk's output). For a prompted pass the embeddings and the trunk's
-layers are bypassed, prompts join the tokens where the crown begins, and are taken off again behind its last layer.
+layers are bypassed, prompts join the tokens where the crown begins, and are taken off again behind its last layer. In a pass
+of queries only the prompts run through the crown, see `prompt_queries.py`.
 """
 
-import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+
+from .prompt_queries import RecordedLayer, named_arguments, recording, run_alone
 
 # Hooks sit on the tower itself, where a pass of another thread, or of another neuron on the same tower, would run into them.
 _LOCKS: "WeakKeyDictionary[nn.Module, threading.RLock]" = WeakKeyDictionary()  # type: ignore[valid-type]
@@ -36,12 +38,15 @@ class TrunkOutput:
         rest: what the trunk's last layer returned beside its hidden states (WavLM: the relative positions' bias); `None`
             where layers return hidden states alone, or all layers are the crown's.
         below: outputs of the modules in front of the layers. Nothing reads their values: they are on the meta device.
+        layers: of the crown's layers, the keys and values that prompts attend to in a pass of queries; `None` until they
+            are recorded.
     """
 
     hidden_states: Tensor
     inputs: dict[str, Any]
     rest: tuple | None
     below: list[Any]
+    layers: list[RecordedLayer] | None = None
 
 
 class DroppedLayer(nn.Module):
@@ -108,9 +113,17 @@ class PromptedTower:
         """Layers from the prompts up, run once in each round."""
         return list(self.all_layers)[self.num_layers - self.prompt_depth : self.num_layers]
 
-    def first_pass(self, inputs: dict[str, Any]) -> tuple[Any, TrunkOutput]:
-        """The tower's own pass; returns its outputs, as of [`run_to_output_layer`], and the trunk's."""
+    def first_pass(self, inputs: dict[str, Any], record: bool = False) -> tuple[Any, TrunkOutput]:
+        """The tower's own pass; returns its outputs, as of [`run_to_output_layer`], and the trunk's.
+
+        Args:
+            record: keep the crown's keys and values.
+
+        Raises:
+            ValueError: `record`, but the layers' attention cannot be recorded, see [`recording`].
+        """
         entered: list[Tensor] = []
+        layers: AbstractContextManager[list[RecordedLayer] | None] = nullcontext()
         left: list[Any] = []
         below: list[list[Any]] = [[] for _ in self.below]
         with ExitStack() as stack:
@@ -123,6 +136,9 @@ class PromptedTower:
                 stack.enter_context(_hook(self.trunk[-1].register_forward_hook(_keep_rest(left))))
             for module, shapes in zip(self.below, below, strict=True):
                 stack.enter_context(_hook(module.register_forward_hook(_keep_shapes(shapes))))
+            if record:
+                layers = recording(self.crown)
+            recorded = stack.enter_context(layers)
             outputs = run_to_output_layer(self.tower, self.all_layers, self.output_layer, inputs)
         if len(entered) != 1:
             raise RuntimeError(f"{type(self.tower).__name__}: a layer ran {len(entered)} times in one pass")
@@ -131,7 +147,7 @@ class PromptedTower:
                 f"{type(self.tower).__name__}: modules below the layers did not run once each in a pass"
             )
         rest = left[0] if left else None
-        return outputs, TrunkOutput(entered[0], inputs, rest, [shapes[0] for shapes in below])
+        return outputs, TrunkOutput(entered[0], inputs, rest, [shapes[0] for shapes in below], recorded)
 
     def prompted_pass(self, trunk: TrunkOutput, prompts: Tensor) -> Any:
         """Runs the crown over `[prompts ; trunk.hidden_states]`; returns the tower's outputs, as of an unprompted pass.
@@ -146,7 +162,7 @@ class PromptedTower:
             return stay(module, args, kwargs)
 
         def stay(module, args, kwargs):
-            args, kwargs = _named_arguments(module, args, kwargs)
+            args, kwargs = named_arguments(module, args, kwargs)
             return args, _with_prompts(kwargs, count, trunk.hidden_states, self.prompt_side)
 
         def leave(module, args, output):
@@ -169,14 +185,35 @@ class PromptedTower:
 
     def shifted_pass(self, trunk: TrunkOutput, shift: Tensor) -> Any:
         """Runs the crown over `trunk.hidden_states + shift`, with shift (batch, 1, width); returns the tower's outputs."""
+        with one_pass(self.tower):
+            return self._crown_pass(trunk, trunk.hidden_states + shift)
 
+    def record(self, trunk: TrunkOutput) -> None:
+        """Runs the crown over the trunk's output to record its keys and values, where the first pass did not."""
+        with one_pass(self.tower), recording(self.crown) as layers:
+            self._crown_pass(trunk, trunk.hidden_states)
+        trunk.layers = layers
+
+    def query_pass(self, trunk: TrunkOutput, prompts: Tensor) -> Tensor:
+        """Runs prompts alone through the crown; they attend to the recorded keys and values.
+
+        Args:
+            trunk: with recorded layers.
+            prompts: (batch, prompt_tokens, width).
+
+        Returns:
+            (batch, prompt_tokens, width), the prompts' outputs of the crown's last layer.
+        """
+        assert trunk.layers is not None
+        place = trunk.hidden_states.shape[1] if self.prompt_side == "suffix" else 0
+        with one_pass(self.tower):
+            return run_alone(self.crown, trunk.layers, prompts, place)
+
+    def _crown_pass(self, trunk: TrunkOutput, hidden_states: Tensor) -> Any:
         def enter(module, args, kwargs):
-            return _replace_hidden_states(args, kwargs, trunk.hidden_states + shift)
+            return _replace_hidden_states(args, kwargs, hidden_states)
 
-        with ExitStack() as stack:
-            stack.enter_context(one_pass(self.tower))
-            stack.enter_context(self._trunk_bypassed(trunk))
-            stack.enter_context(_hook(self.crown[0].register_forward_pre_hook(enter, with_kwargs=True)))
+        with self._trunk_bypassed(trunk), _hook(self.crown[0].register_forward_pre_hook(enter, with_kwargs=True)):
             return run_to_output_layer(self.tower, self.all_layers, self.output_layer, trunk.inputs)
 
     def drop_trunk(self) -> int:
@@ -295,13 +332,6 @@ def _replace_hidden_states(args: tuple, kwargs: dict, hidden_states: Tensor) -> 
 
 def _split_output(output: Any) -> tuple[Tensor, tuple | None]:
     return (output[0], tuple(output[1:])) if isinstance(output, tuple) else (output, None)
-
-
-def _named_arguments(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Arguments behind the first by their names, so that a mask is found however it is passed, also where it is None."""
-    parameters = list(inspect.signature(type(layer).forward).parameters.values())[2:]  # without self, hidden_states
-    names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    return args[:1], {**dict(zip(names, args[1:], strict=False)), **kwargs}
 
 
 def _with_prompts(kwargs: dict, count: int, hidden_states: Tensor, side: str) -> dict:

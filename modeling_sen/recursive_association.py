@@ -9,7 +9,8 @@ entries of a dictionary of modules, to which anyone may add; a configuration nam
 - `DISTRIBUTE`: `module(config, spec, first)`, one for each neuron, called with (knowledge, summary), gives the neuron's
   context (batch, prompt_tokens, bottleneck);
 - `PROMPT`: `module(config, spec)`, one for each neuron, called with (neuron, look, context), gives the neuron's next state.
-  Its class attribute `records` names what the first look must record for it.
+  Its class attribute `records` names what the first look must record for it. Answers in that state, where it has any, are
+  added to those that are read from its tokens.
 
 `first` is true in the first round, whose states have no answers. A module with bare parameters initialises them in
 `init_own_weights(std)`.
@@ -24,9 +25,9 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .configuration_sen import NeuronSpec, SENConfig
-from .first_look import CROWN_INPUT, FirstLook, NeuronState
-from .neuron import Neuron
+from .first_look import FirstLook, NeuronState
 from .neuron_bank import NeuronBank
+from .prompting import PROMPT, normalised
 
 
 def masked_mean(vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
@@ -173,7 +174,7 @@ class LinearDistribution(nn.Module):
     def forward(self, knowledge: Tensor, summary: Tensor) -> Tensor:
         hidden = self.down(knowledge)  # (batch, prompt_tokens * bottleneck)
         if self.summary is not None:
-            hidden = hidden + self.summary(_normalised(summary))
+            hidden = hidden + self.summary(normalised(summary))
         return self.activation(hidden).unflatten(-1, (self.num_tokens, -1))  # (batch, prompt_tokens, bottleneck)
 
     def activation(self, hidden: Tensor) -> Tensor:
@@ -196,70 +197,6 @@ class SparseMLPDistribution(LinearDistribution):
         return hidden * kept
 
 
-class TokenPrompts(nn.Module):
-    """Prompt tokens made of context join the tokens that enter the crown, which runs again for all of them."""
-
-    records: tuple[str, ...] = (CROWN_INPUT,)
-
-    def __init__(self, config: SENConfig, spec: NeuronSpec):
-        super().__init__()
-        self.up = nn.Linear(config.bottleneck_size, spec.hidden_size, bias=False)
-        self.tokens = nn.Parameter(torch.zeros(config.num_prompt_tokens, spec.hidden_size))
-
-    def init_own_weights(self, std: float) -> None:
-        init.normal_(self.tokens, std=std)
-
-    def prompt_tokens(self, context: Tensor) -> Tensor:
-        """(batch, prompt_tokens, bottleneck) -> (batch, prompt_tokens, width)."""
-        return self.up(context) + self.tokens
-
-    def forward(self, neuron: Neuron, look: FirstLook, context: Tensor) -> NeuronState:
-        return neuron.look_again(look, self.prompt_tokens(context))
-
-
-class AddedPrompts(TokenPrompts):
-    """The mean of the prompt tokens is added to every token that enters the crown."""
-
-    def forward(self, neuron: Neuron, look: FirstLook, context: Tensor) -> NeuronState:
-        return neuron.look_again_shifted(look, self.prompt_tokens(context).mean(dim=1, keepdim=True))
-
-
-class AfterTower(TokenPrompts):
-    """For towers that take no prompts: tokens and pooled output of the first look plus `U` times the prompt tokens' mean.
-
-    `U` is zero at first.
-    """
-
-    records = ()
-
-    def __init__(self, config: SENConfig, spec: NeuronSpec):
-        super().__init__(config, spec)
-        self.weight = nn.Parameter(torch.zeros(spec.hidden_size, spec.hidden_size))
-
-    def init_own_weights(self, std: float) -> None:
-        super().init_own_weights(std)
-        init.zeros_(self.weight)
-
-    def forward(self, neuron: Neuron, look: FirstLook, context: Tensor) -> NeuronState:
-        first = look.state
-        shift = nn.functional.linear(self.prompt_tokens(context).mean(dim=1), self.weight)  # (batch, width)
-        shift = shift.to(first.pooler_output)
-        tokens = first.last_hidden_state + shift.unsqueeze(1)
-        return replace(first, last_hidden_state=tokens, pooler_output=first.pooler_output + shift)
-
-
-class NoPrompts(nn.Module):
-    """No second look: answers are read from the tokens of the first."""
-
-    records: tuple[str, ...] = ()
-
-    def __init__(self, config: SENConfig, spec: NeuronSpec):
-        super().__init__()
-
-    def forward(self, neuron: Neuron, look: FirstLook, context: Tensor) -> NeuronState:
-        return look.state
-
-
 INTEGRATE: dict[str, type[Any]] = {
     "mean": MeanIntegration,
     "concat": ConcatIntegration,
@@ -269,12 +206,6 @@ DISTRIBUTE: dict[str, type[Any]] = {
     "sparse_mlp": SparseMLPDistribution,
     "mlp": MLPDistribution,
     "linear": LinearDistribution,
-}
-PROMPT: dict[str, type[Any]] = {
-    "tokens": TokenPrompts,
-    "add": AddedPrompts,
-    "after": AfterTower,
-    "none": NoPrompts,
 }
 
 
@@ -298,17 +229,13 @@ class AnswerReader(nn.Module):
 
     def forward(self, context: Tensor, state: NeuronState) -> Tensor:
         """(batch, prompt_tokens, bottleneck) -> (batch, prompt_tokens, width)."""
-        tokens = _normalised(state.last_hidden_state.to(self.key.weight))  # (batch, N, width)
+        tokens = normalised(state.last_hidden_state.to(self.key.weight))  # (batch, N, width)
         visible = None
         if state.token_mask is not None:  # a neuron absent from a sample has padding only: anything but NaN
             mask = state.token_mask.to(tokens.device)
             visible = (mask | ~mask.any(dim=1, keepdim=True)).unsqueeze(1)  # (batch, 1, N)
-        queries, keys = _normalised(context + self.queries), _normalised(self.key(tokens))
+        queries, keys = normalised(context + self.queries), normalised(self.key(tokens))
         return nn.functional.scaled_dot_product_attention(queries, keys, tokens.to(keys), attn_mask=visible)
-
-
-def _normalised(vectors: Tensor) -> Tensor:
-    return nn.functional.layer_norm(vectors, vectors.shape[-1:])
 
 
 class RABlock(nn.Module):
@@ -353,7 +280,8 @@ class RABlock(nn.Module):
         for name, given in context.items():
             state = self.prompting[name](neurons[name], looks[name], given)
             if name in self.answer_readers:
-                state = replace(state, answers=self.answer_readers[name](given, state))
+                read = self.answer_readers[name](given, state)
+                state = replace(state, answers=read if state.answers is None else read + state.answers)
             states[name] = state
         return states
 

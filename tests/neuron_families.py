@@ -21,7 +21,7 @@ from modeling_sen import NeuronSpec, SENConfig
 from modeling_sen.first_look import FirstLook, NeuronState
 from modeling_sen.neuron import Neuron
 from modeling_sen.neuron_loading import load_neuron, resolve_spec
-from modeling_sen.recursive_association import AfterTower
+from modeling_sen.prompting import AfterTower
 
 Outputs = tuple[Tensor, Tensor | None]  # last_hidden_state, pooler_output
 

@@ -158,9 +158,10 @@ def test_a_sample_without_the_neuron_changes_no_other(modulated):
     assert bool(features.tokens.isfinite().all())
 
 
-def test_modulation_of_three_base_size_towers_fits_into_20_megabytes():
+@pytest.mark.parametrize("prompt", ["tokens", "queries"])
+def test_modulation_of_three_base_size_towers_fits_into_20_megabytes(prompt):
     with torch.device("meta"):
-        model = SENModel(SENConfig.from_preset("clip-videomae-ast"))
+        model = SENModel(SENConfig.from_preset("clip-videomae-ast", prompt=prompt))
         model.add_dense_modulation(*model.specs)
     assert 4 * sum(parameter.numel() for parameter in model.parameters()) <= 20e6
 

@@ -25,6 +25,7 @@ GROUPS = {
     "files": {"checkpoint_folder"},
     "neuron": {
         "prompt_injection",
+        "prompt_queries",
         "first_look",
         "neuron_registry",
         "neuron_by_rule",
@@ -36,7 +37,7 @@ GROUPS = {
         "sentence_layout",
         "text_reader",
     },
-    "association": {"recursive_association"},
+    "association": {"prompting", "recursive_association"},
     "model": {"pretrained_sen", "sen_outputs", "dense_features", "modeling_sen"},
     "inputs": {
         "media_source",

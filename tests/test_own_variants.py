@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from modeling_sen.recursive_association import DISTRIBUTE, INTEGRATE, PROMPT
-from modeling_sen.recursive_association import LinearDistribution, MeanIntegration, TokenPrompts
+from modeling_sen.prompting import TokenPrompts
+from modeling_sen.recursive_association import LinearDistribution, MeanIntegration
 
 
 class GatedDistribution(LinearDistribution):

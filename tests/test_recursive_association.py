@@ -5,11 +5,11 @@ import torch
 
 from modeling_sen import SENConfig
 from modeling_sen.first_look import FirstLook, NeuronState
+from modeling_sen.prompting import NoPrompts
 from modeling_sen.recursive_association import (
     DISTRIBUTE,
     INTEGRATE,
     FusionHead,
-    NoPrompts,
     RABlock,
     StateReader,
     masked_mean,

@@ -30,6 +30,7 @@ from benchmarks.association.association_clips import VALUES
 from benchmarks.association.association_task import TEST_SETS, AssociationTask, all_present
 from benchmarks.association.association_towers import EMBEDDING, LAYERS, SEES, ClipBatches
 from benchmarks.association.train_association_towers import draw_clips, train_towers
+from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.evaluation.baselines import FrozenMean, LateFusion
 from modeling_sen.first_look import FirstLook
 from modeling_sen.recursive_association import RABlock
@@ -316,8 +317,9 @@ def _expected_seconds(run: AblationRun) -> float:
     """On one core of an AMD EPYC of 2026 (see `association_cost.py`); the pace of runs that are done corrects it."""
     if run.model == "sen":
         layers: Any = {None: 1, "all": LAYERS}.get(depth := run.config.get("prompt_depth"), depth)
-        layers = 0 if run.config.get("prompt") == "none" else layers
-        milliseconds = 0.3 + run.config.get("num_rounds", 3) * (0.55 + 1.35 * layers)  # a clip
+        prompt, rounds = run.config.get("prompt", SENConfig.prompt), run.config.get("num_rounds", 3)
+        crown = {"none": 0.0, "queries": 0.3 * layers}.get(prompt, 1.35 * layers)
+        milliseconds = 0.3 + rounds * (0.55 + crown)  # a clip
     else:
         fusion = 9.0 if run.options.get("num_resampled") is None else 2.9
         milliseconds = {"frozen_mean": 0.0, "late_fusion": fusion, "hop_alone": 4.0, "hop_prompted": 0.6}[run.model]

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from modeling_sen.first_look import FirstLook
+from modeling_sen.first_look import CROWN_KEYS, FirstLook
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.neuron import Neuron
 from modeling_sen.recursive_association import PROMPT
@@ -66,7 +66,11 @@ class FeatureCache:
                     "merge and freeze it first"
                 )
         self.neurons: dict[str, Neuron] = {name: model.neurons[name] for name in specs}  # type: ignore[misc]
-        self.records = {name: PROMPT[model.config.prompt_of(spec)].records for name, spec in specs.items()}
+        variants = {name: PROMPT[model.config.prompt_of(spec)] for name, spec in specs.items()}
+        # Keys and values are not stored, see `FirstLook.pack`.
+        self.records = {
+            name: [what for what in variant.records if what != CROWN_KEYS] for name, variant in variants.items()
+        }
         self.folders = {
             name: Path(folder) / f"{name}-{look_digest(neuron, self.records[name], dtype)}"
             for name, neuron in self.neurons.items()
