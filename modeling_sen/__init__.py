@@ -13,11 +13,12 @@ __version__ = "0.1.0"
 _MODULES = {
     "PRESETS": "presets",
     "SEN_TINY": "presets",
+    "DenseFeatures": "dense_features",
     "NeuronSpec": "configuration_sen",
     "SENConfig": "configuration_sen",
     "SENEncoder": "encoding",
     "SENModel": "modeling_sen",
-    "SENOutput": "modeling_sen",
+    "SENOutput": "sen_outputs",
     "SENPreTrainedModel": "pretrained_sen",
     "SENProcessor": "processing_sen",
     "ZeroShotVideoClassificationPipeline": "pipelines.zero_shot_video_classification",

@@ -187,17 +187,19 @@ class SENConfig(PreTrainedConfig):
         projection_dim: width e of the text space and of the fused embedding.
         logit_scale_init_value: log of the similarity scale; `None` copies it from the text tower's checkpoint.
         logit_bias_init_value: start of a trained bias of the similarities, as SigLIP has one; `None`: no bias.
+        dense_neurons: names of the neurons whose tokens association modulates in `SENModel.dense_features`; only those that a
+            head reads, as no other loss trains the modulation. `SENModel.add_dense_modulation` adds to them.
         initializer_range: standard deviation of the initial weights.
         depth_estimator: hub id of a depth model (GLPN, Depth-Anything) that makes depth for clips that bring none.
 
     Raises:
         ValueError: on unknown fields, or a bad [`NeuronSpec`].
-        StrictDataclassError: on duplicate neuron names, wrong types, unknown variants, or values out of range.
+        StrictDataclassError: on duplicate or unknown neuron names, wrong types, unknown variants, or values out of range.
     """
 
     model_type = "sen"
     # Per-neuron states are no predictions: the Trainer does not gather them.
-    keys_to_ignore_at_inference = ["neuron_states", "knowledge", "all_rounds"]  # noqa: RUF012 (Transformers' own)
+    keys_to_ignore_at_inference = ["neuron_states", "knowledge", "summary", "all_rounds"]  # noqa: RUF012 (Transformers' own)
 
     neurons: list[dict[str, Any]] | None = None
     text_tower: dict[str, Any] | None = None
@@ -216,6 +218,7 @@ class SENConfig(PreTrainedConfig):
     projection_dim: int = 512
     logit_scale_init_value: float | int | None = None
     logit_bias_init_value: float | int | None = None
+    dense_neurons: list[str] | None = None
     initializer_range: float | int = 0.02
     depth_estimator: str | None = None
 
@@ -240,6 +243,8 @@ class SENConfig(PreTrainedConfig):
             for second in names:
                 if first != second and second.startswith(f"{first}_"):
                     raise ValueError(f"neurons: {first!r} is a prefix of {second!r}, their inputs could be confused")
+        if unknown := sorted(set(self.dense_neurons or []) - set(names)):
+            raise ValueError(f"dense_neurons: no neurons {unknown}, expected some of {', '.join(names)}")
         if self.text_tower is not None and self.text_tower["modality"] != "text":
             raise ValueError(f"text_tower: modality is {self.text_tower['modality']!r}, expected 'text'")
 

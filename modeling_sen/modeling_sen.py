@@ -7,71 +7,24 @@ which has no public code; the equations are our reading. A checkpoint holds the 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput, can_return_tuple, logging
+from transformers.utils import can_return_tuple, logging
 
 from .configuration_sen import TEXT_TOWER_NAME, NeuronSpec, SENConfig
+from .dense_features import DenseFeatures, TokenModulation
 from .first_look import FirstLook, NeuronState
 from .neuron_bank import NeuronBank, resolve_specs
 from .neuron_loading import DEFAULT_LOGIT_SCALE, load_neuron, read_logit_scale
 from .pretrained_sen import SENPreTrainedModel, lists_neuron_inputs
 from .recursive_association import PROMPT, FusionHead, RABlock, masked_mean
+from .sen_outputs import SENOutput, SENRound, text_loss
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass
-class SENRound(ModelOutput):
-    """One round as the pictures show it.
-
-    Args:
-        fused_embeds (`torch.Tensor` of shape `(batch, projection_dim)`): z with F read from this round's states, normalised.
-        neuron_embeds (`dict[str, torch.Tensor]`): aligned neurons' projected pooled outputs of this round, normalised, each
-            `(batch, projection_dim)`; zeros in rows where the neuron is absent.
-    """
-
-    fused_embeds: Tensor | None = None
-    neuron_embeds: dict[str, Tensor] | None = None
-
-
-@dataclass
-class SENOutput(ModelOutput):
-    """
-    Args:
-        loss (`torch.Tensor`, *optional*): cross-entropy over the texts (`labels`), or symmetric contrastive (`return_loss`);
-            and `config.association_loss` times the mean of the same over the rounds of `association_embeds`.
-        logits_per_video (`torch.Tensor` of shape `(batch, texts)`, *optional*): scaled cosine similarities.
-        logits_per_text (`torch.Tensor` of shape `(texts, batch)`, *optional*): the same, transposed.
-        fused_embeds (`torch.Tensor` of shape `(batch, projection_dim)`): the fused embedding z, normalised.
-        association_embeds (`torch.Tensor` of shape `(batch, num_rounds, projection_dim)`): F of each round's states, without
-            the mean of the aligned neurons, normalised; of round 0 where there is no other.
-        text_embeds (`torch.Tensor` of shape `(texts, projection_dim)`, *optional*): normalised.
-        knowledge (`torch.Tensor` of shape `(batch, num_rounds, hidden_size)`): what was integrated in each round.
-        neuron_states (`dict[str, NeuronState]`): each neuron's tokens, pooled output, answers and grid after the last round.
-        all_rounds (`tuple[SENRound]`, *optional*): rounds 0..K.
-        hidden_states (`dict[str, tuple[torch.Tensor]]`, *optional*): of each neuron's first look, before any prompt, as its
-            tower returns them, the input's embeddings first: each `(batch, tokens, width)`, or `(batch * frames, tokens,
-            width)` for towers that look at one frame at a time.
-        attentions (`dict[str, tuple[torch.Tensor]]`, *optional*): likewise; each `(batch, heads, tokens, tokens)`.
-    """
-
-    loss: Tensor | None = None
-    logits_per_video: Tensor | None = None
-    logits_per_text: Tensor | None = None
-    fused_embeds: Tensor | None = None
-    association_embeds: Tensor | None = None
-    text_embeds: Tensor | None = None
-    knowledge: Tensor | None = None
-    neuron_states: dict[str, NeuronState] | None = None
-    all_rounds: tuple[SENRound, ...] | None = None
-    hidden_states: dict[str, tuple[Tensor, ...] | None] | None = None
-    attentions: dict[str, tuple[Tensor, ...] | None] | None = None
 
 
 class SENModel(SENPreTrainedModel):
@@ -97,6 +50,9 @@ class SENModel(SENPreTrainedModel):
         self.gate = nn.Parameter(torch.zeros(()))
         self.logit_scale = nn.Parameter(torch.zeros(()))
         self.logit_bias = None if config.logit_bias_init_value is None else nn.Parameter(torch.zeros(()))
+        self.modulation = nn.ModuleDict(
+            {name: TokenModulation(config, bank.neuron_specs[name]) for name in config.dense_neurons or []}
+        )
         self.neurons = bank
         self.gradient_checkpointing = False  # of towers that are still to be loaded
         self.specs = bank.neuron_specs
@@ -185,6 +141,27 @@ class SENModel(SENPreTrainedModel):
         self.config.logit_bias_init_value = value
         self.logit_bias = nn.Parameter(torch.full_like(self.logit_scale.data, value))
 
+    def add_dense_modulation(self, *names: str) -> None:
+        """Gives the model trainable modulation of the tokens that [`dense_features`] returns for these neurons.
+
+        Call it for each neuron that a head reads. Tokens stay as they are until it is trained; modulation that a neuron has
+        already is kept.
+
+        Raises:
+            ValueError: no such neuron.
+        """
+        for name in names:
+            self._check_neuron(name)
+        for name in names:
+            if name not in self.modulation:
+                modulation = TokenModulation(self.config, self.specs[name]).to(self.gate)
+                self.modulation[name] = modulation.apply(self._init_weights)
+        self.config.dense_neurons = list(self.modulation)
+
+    def _check_neuron(self, name: str) -> None:
+        if name not in self.specs:
+            raise ValueError(f"no neuron {name!r}, expected one of {', '.join(self.specs)}")
+
     # --- forward -----------------------------------------------------------------------------------------------------
 
     @lists_neuron_inputs
@@ -263,6 +240,7 @@ class SENModel(SENPreTrainedModel):
             association_embeds=alone,
             text_embeds=texts,
             knowledge=torch.stack(every_knowledge, dim=1) if every_knowledge else None,
+            summary=summary,
             neuron_states=states,
             all_rounds=tuple(SENRound(self._fuse(f, aligned), self._embed(s, present)) for s, f in rounds) or None,
             **{what: {name: looks[name].outputs[what] for name in present} for what in outputs},
@@ -390,29 +368,38 @@ class SENModel(SENPreTrainedModel):
             last_hidden_state=look.state.last_hidden_state, pooler_output=embeds, **look.outputs
         )
 
+    def dense_features(self, name: str, output: SENOutput) -> DenseFeatures:
+        """Features of one neuron for a head with an output at each token: its tokens, modulated, and its answers.
+
+        Tokens are modulated by the summary of the last round where `config.dense_neurons` lists the neuron (see
+        [`add_dense_modulation`]), and are those of its state otherwise.
+
+        Args:
+            name: of the neuron.
+            output: of this model's `forward`.
+
+        Raises:
+            ValueError: no such neuron; the inputs of `output` had none for it.
+        """
+        self._check_neuron(name)
+        states = output.neuron_states or {}
+        if name not in states:
+            raise ValueError(f"neuron {name!r} had no inputs in this output, which has states of {', '.join(states)}")
+        state = states[name]
+        tokens, mask = state.last_hidden_state.to(self.gate.device), state.token_mask
+        if name in self.modulation:
+            tokens = self.modulation[name](tokens, output.summary)
+        return DenseFeatures(
+            tokens=tokens,
+            answers=None if state.answers is None else state.answers.to(tokens),
+            grid=state.grid,
+            token_mask=None if mask is None else mask.to(tokens.device),
+        )
+
     @property
     def is_untrained_without_start(self) -> bool:
         """Whether no neuron is aligned and the fusion head was never trained."""
         return not any(spec.aligned for spec in self.specs.values()) and self.fusion.is_untrained
-
-
-def text_loss(logits: Tensor, labels: Tensor | None, contrastive: bool) -> Tensor:
-    """Cross-entropy of (batch, texts) logits over the texts and, if `contrastive`, over the videos too, averaged.
-
-    Args:
-        labels: (batch,) each video's text; by default, and only if `contrastive`, the texts are in the videos' order.
-
-    Raises:
-        ValueError: labels of another shape; contrastive, but not one text per video.
-    """
-    videos, texts = logits.shape
-    if labels is not None and labels.shape != (videos,):
-        raise ValueError(f"labels have shape {tuple(labels.shape)}, expected ({videos},)")
-    if contrastive and videos != texts:
-        raise ValueError(f"return_loss needs one text per video, found {videos} videos and {texts} texts")
-    order = torch.arange(videos, device=logits.device) if labels is None else labels.to(logits.device)
-    loss = nn.functional.cross_entropy(logits, order)
-    return (loss + nn.functional.cross_entropy(logits.t(), order.argsort())) / 2 if contrastive else loss
 
 
 __all__ = ["SENModel", "SENOutput", "SENPreTrainedModel", "SENRound"]

@@ -15,15 +15,16 @@ BLOCKS = re.findall(
 )
 
 
-@pytest.fixture
-def names(monkeypatch):
-    """What the page's code defines; what it registers is gone after the test."""
-    for registry, name in ((NEURON_ADAPTERS, "vit"), (DISTRIBUTE, "gated")):
-        monkeypatch.setitem(registry, name, None)
-    found = {"__name__": "extending"}
-    for block in BLOCKS:
-        exec(block, found)
-    return found
+@pytest.fixture(scope="module")
+def names():
+    """What the page's code defines; what it registers for neurons and steps is gone after the tests."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for registry, name in ((NEURON_ADAPTERS, "vit"), (DISTRIBUTE, "gated")):
+            monkeypatch.setitem(registry, name, None)
+        found = {"__name__": "extending"}
+        for block in BLOCKS:
+            exec(block, found)
+        yield found
 
 
 def test_a_type_a_variant_and_a_head_are_added(names, tmp_path):
@@ -39,3 +40,24 @@ def test_a_type_a_variant_and_a_head_are_added(names, tmp_path):
         torch.testing.assert_close(logits, model.classifier(sen(**inputs).fused_embeds))
         model.save_pretrained(tmp_path)
         assert torch.equal(names["AutoModel"].from_pretrained(tmp_path)(**inputs)["logits"], logits)
+
+
+def test_a_head_reads_dense_features(names, tmp_path):
+    sen = SENModel.from_pretrained(SEN_TINY)
+    inputs = {"image_pixel_values": torch.randn(2, 1, 3, 64, 64, generator=torch.Generator().manual_seed(0))}
+    with torch.no_grad():
+        state = sen(**inputs).neuron_states["image"]
+    model = names["patch_labeller"](sen).eval()
+    logits = model(**inputs)["logits"]
+    expected = model.classifier(state.last_hidden_state)
+    assert torch.equal(logits, expected.reshape(2, *state.grid, 3))  # at first, of the tokens as they are
+    model(labels=torch.zeros(2, *state.grid, dtype=torch.long), **inputs)["loss"].backward()
+    weight = model.sen.modulation["image"].weight
+    with torch.no_grad():
+        weight -= weight.grad
+        trained = model(**inputs)["logits"]
+        assert not torch.equal(trained, logits)
+        model.save_pretrained(tmp_path)
+        assert torch.equal(names["AutoModel"].from_pretrained(tmp_path)(**inputs)["logits"], trained)
+        inside = SENModel.from_pretrained(tmp_path)
+    assert torch.equal(inside.modulation["image"].weight, weight)

@@ -38,7 +38,7 @@ GROUPS = {
         "text_reader",
     },
     "association": {"prompting", "recursive_association"},
-    "model": {"pretrained_sen", "modeling_sen"},
+    "model": {"pretrained_sen", "sen_outputs", "dense_features", "modeling_sen"},
     "inputs": {
         "media_source",
         "video_decoder",
