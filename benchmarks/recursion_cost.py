@@ -2,9 +2,10 @@
 
 CLIP-B/16 on 8 frames, VideoMAE-B on 16 frames and AST on 10 s of sound, real configurations with random weights, one clip.
 Naive re-encoding, the reference, runs each whole tower again in each round, with the prompts at the same site. Ways take
-turns, so that what else the machine does hits all of them; ratios are taken within a turn.
+turns, so that what else the machine does hits all of them; ratios are taken within a turn. A training step is a forward and a
+backward pass, on the inputs (trunks run without gradients) or on stored outputs of the trunks.
 
-    python benchmarks/recursion_cost.py [--threads 1] [--repeats 5] [--depths 3 1 0]
+    python benchmarks/recursion_cost.py [--threads 1] [--repeats 5] [--training]
 """
 
 import argparse
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from datetime import date
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -30,10 +32,21 @@ from transformers import ASTConfig, ASTModel, CLIPVisionConfig, CLIPVisionModel,
 from modeling_sen import SENModel, SENOutput
 from modeling_sen.first_look import FirstLook, NeuronState
 from modeling_sen.neuron import Neuron
+from modeling_sen.prompting import QueryPrompts, TokenPrompts
 
 transformers.utils.logging.disable_progress_bar()
 
-AIMS = {3: 1.8, 1: 1.35}  # prompt depth -> time over one pass
+# Way -> fields of the SEN's configuration, and the aim for its time over one pass.
+SENS: dict[str, tuple[dict[str, Any], float | None]] = {
+    "none": ({"prompt": "none"}, None),
+    "queries, a quarter": ({"prompt": "queries", "prompt_depth": 3}, 1.04),
+    "queries, whole tower": ({"prompt": "queries", "prompt_depth": "all"}, 1.12),
+    "tokens, 1 layer": ({"prompt": "tokens", "prompt_depth": 1}, 1.35),
+    "tokens, a quarter": ({"prompt": "tokens", "prompt_depth": 3}, 1.8),
+    "tokens, whole tower": ({"prompt": "tokens", "prompt_depth": "all"}, None),
+}
+INFERENCE = [name for name in SENS if name != "tokens, whole tower"]
+TRAINING_AIM = 0.4  # of `tokens` at the same depth
 MEMORY_AIM = 1.15
 DIFFERENCE_AIM = 1e-5
 
@@ -47,15 +60,17 @@ def save_towers(folder: Path) -> None:
         tower.save_pretrained(folder / name)
 
 
-def make_sen(folder: Path, depth: int) -> SENModel:
+def make_sen(folder: Path, **config: Any) -> SENModel:
     torch.manual_seed(1)
     neurons = [{"hub_id": str(folder / "image"), "num_frames": 8}, str(folder / "video"), str(folder / "audio")]
-    prompts = {"prompt_depth": depth} if depth else {"prompt": "none"}
-    model = SENModel.from_neurons(neurons, num_rounds=3, **prompts)
-    for block in model.blocks if depth else ():  # as after training: prompts of the size of tokens
-        for prompting in block.prompting.values():
-            torch.nn.init.normal_(prompting.tokens)
-            torch.nn.init.normal_(prompting.up.weight, std=0.2)
+    model = SENModel.from_neurons(neurons, num_rounds=3, **config)
+    model.add_dense_modulation(*model.specs)
+    for module in model.modules():  # as after training: prompts of the size of tokens, open gates
+        if isinstance(module, TokenPrompts):
+            torch.nn.init.normal_(module.tokens)
+            torch.nn.init.normal_(module.up.weight, std=0.2)
+        if isinstance(module, QueryPrompts):
+            torch.nn.init.ones_(module.gate)
     return model
 
 
@@ -117,13 +132,14 @@ def look_again_naively(neuron: Neuron, inputs: dict[str, Tensor], look: FirstLoo
     return neuron._state(outputs, look.inputs, inputs)
 
 
-WAYS = {"once": encode_once, "naive": associate_naively, "sen": associate}
+def read_densely(model: SENModel, output: SENOutput) -> list[Tensor]:
+    return [model.dense_features(name, output).tokens for name in model.specs]
 
 
-def seconds(way: Callable, model: SENModel, clip: dict[str, Tensor]) -> tuple[float, float]:
+def seconds(way: Callable, *given: Any) -> tuple[float, float]:
     """(wall, processor) seconds of one call."""
     wall, processor = time.perf_counter(), time.process_time()
-    way(model, clip)
+    way(*given)
     return time.perf_counter() - wall, time.process_time() - processor
 
 
@@ -139,38 +155,93 @@ def difference(first: SENOutput, second: SENOutput) -> float:
     return max((one - two).abs().max().item() for one, two in pairs)
 
 
-def peak_megabytes(way: str, depth: int, towers: Path, threads: int) -> float:
+def peak_megabytes(way: str, towers: Path, threads: int) -> float:
     """Peak memory of a process that loads the model and runs one clip."""
     command = [sys.executable, __file__, "--only", way, "--towers", str(towers), "--threads", str(threads)]
-    result = subprocess.run([*command, "--depths", str(depth)], capture_output=True, text=True, check=True)
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(result.stdout.split()[-1])
 
 
-def measure(towers: Path, depths: list[int], repeats: int, threads: int) -> None:
-    clip, base = make_clip(), depths[0]
-    models = {depth: make_sen(towers, depth) for depth in depths}
-    for depth, model in models.items():
-        largest = difference(associate(model, clip), associate_naively(model, clip))
-        print(f"depth {depth}: largest difference to naive re-encoding {largest:.1e} (aim {DIFFERENCE_AIM:.0e})")
-    turns: dict[str, list[tuple[float, float]]] = {}
-    for _ in range(repeats):
-        ways = [("once", encode_once, base)]
-        if base:
-            ways.append((f"naive, depth {base}", associate_naively, base))
-        for name, way, depth in [*ways, *((f"SEN, depth {depth}", associate, depth) for depth in depths)]:
-            turns.setdefault(name, []).append(seconds(way, models[depth], clip))
+def run_once(way: str, towers: Path) -> None:
+    """For `peak_megabytes`."""
+    config, _ = SENS.get(way, SENS["tokens, a quarter"])
+    model = make_sen(towers, **config)
+    run = {"once": encode_once, "naive": associate_naively}.get(way, associate)
+    run(model, make_clip())
+    print(peak_memory() / 2**20)
+
+
+def print_turns(turns: dict[str, list[tuple[float, float]]], base: str, aims: dict[str, float | None]) -> None:
     for name, times in turns.items():
         wall, processor = (
-            statistics.median(time[kind] / once[kind] for time, once in zip(times, turns["once"], strict=True))
+            statistics.median(time[kind] / first[kind] for time, first in zip(times, turns[base], strict=True))
             for kind in (0, 1)
         )
+        aim = f"   aim {aims[name]}x" if aims.get(name) else ""
         median = statistics.median(time[0] for time in times)
-        print(f"{name:18} {median:7.2f} s   {wall:5.2f}x by the clock   {processor:5.2f}x of processor time")
-    print("aims: " + ", ".join(f"depth {depth}: {AIMS[depth]}x" for depth in depths if depth in AIMS))
-    once = peak_megabytes("once", base, towers, threads)
-    for way, depth in [*([("naive", base)] if base else []), *(("sen", depth) for depth in depths)]:
-        peak = peak_megabytes(way, depth, towers, threads)
-        print(f"peak memory, {way}, depth {depth}: {peak:.0f} MB, {peak / once:.2f}x of one pass (aim {MEMORY_AIM}x)")
+        print(f"{name:32} {median:7.3f} s   {wall:6.3f}x by the clock   {processor:6.3f}x of processor time{aim}")
+
+
+@torch.no_grad()
+def measure_inference(towers: Path, repeats: int, threads: int) -> None:
+    clip = make_clip()
+    models = {name: make_sen(towers, **SENS[name][0]) for name in INFERENCE}
+    for name, model in models.items():
+        if name.startswith("tokens"):
+            largest = difference(associate(model, clip), associate_naively(model, clip))
+            print(f"{name}: largest difference to naive re-encoding {largest:.1e} (aim {DIFFERENCE_AIM:.0e})")
+    turns: dict[str, list[tuple[float, float]]] = {}
+    quarter = models["tokens, a quarter"]
+    output = associate(models["none"], clip)
+    read_densely(models["none"], output)
+    for _ in range(repeats):
+        turns.setdefault("once", []).append(seconds(encode_once, quarter, clip))
+        for name, model in models.items():
+            turns.setdefault(name, []).append(seconds(associate, model, clip))
+        turns.setdefault("naive, a quarter", []).append(seconds(associate_naively, quarter, clip))
+        turns.setdefault("dense features of all", []).append(seconds(read_densely, models["none"], output))
+    print_turns(turns, "once", {name: aim for name, (_, aim) in SENS.items()} | {"dense features of all": 0.01})
+    del models, quarter
+    once = peak_megabytes("once", towers, threads)
+    for way in [*INFERENCE, "naive"]:
+        peak = peak_megabytes(way, towers, threads)
+        print(f"peak memory, {way}: {peak:.0f} MB, {peak / once:.2f}x of one pass (aim {MEMORY_AIM}x)")
+
+
+def train_step(model: SENModel, given: dict[str, Any]) -> None:
+    output = model(**given)
+    output.association_embeds.square().flatten(0, 1)[:, 0].sum().backward()
+    model.zero_grad()
+
+
+def stored(model: SENModel, clip: dict[str, Tensor]) -> dict[str, Any]:
+    """Stored first looks in the place of inputs, as the feature cache gives them; unpacked anew in each step."""
+    packed = {}
+    for name in model.specs:
+        neuron = model.neurons[name]
+        look = neuron.first_look({neuron.spec.input_name: clip[f"{name}_{neuron.spec.input_name}"]})
+        packed[name] = (neuron, look.pack())
+    return packed
+
+
+def train_step_stored(model: SENModel, packed: dict[str, Any]) -> None:
+    train_step(model, {"trunks": {name: neuron.unpack(tensors) for name, (neuron, tensors) in packed.items()}})
+
+
+def measure_training(towers: Path, repeats: int) -> None:
+    clip = make_clip()
+    models = {name: make_sen(towers, **config).train() for name, (config, _) in SENS.items()}
+    for kind, step in (("on inputs", train_step), ("on stored trunks", train_step_stored)):
+        given = {name: clip if step is train_step else stored(model, clip) for name, model in models.items()}
+        turns: dict[str, list[tuple[float, float]]] = {}
+        for _ in range(repeats):
+            for name, model in models.items():
+                turns.setdefault(name, []).append(seconds(step, model, given[name]))
+        print(f"training step {kind}; aim {TRAINING_AIM}x of tokens at the same depth")
+        for depth in ("a quarter", "whole tower"):
+            print_turns(
+                {name: turns[name] for name in turns if depth in name or name == "none"}, f"tokens, {depth}", {}
+            )
 
 
 def _processor() -> str:
@@ -182,17 +253,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--depths", type=int, nargs="+", default=[*AIMS, 0], help="layers of the crown; 0: no second look"
-    )
-    parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--training", action="store_true", help="measure training steps instead")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--towers", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    torch.set_grad_enabled(False)
     if options.only:
-        WAYS[options.only](make_sen(options.towers, options.depths[0]), make_clip())
-        print(peak_memory() / 2**20)
+        with torch.no_grad():
+            run_once(options.only, options.towers)
         return
     print(
         f"{date.today()}, {_processor()}, {options.threads} of {os.cpu_count()} threads, load {os.getloadavg()[0]:.1f}"
@@ -200,7 +268,10 @@ def main() -> None:
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, median of {options.repeats} turns")
     with tempfile.TemporaryDirectory() as folder:
         save_towers(Path(folder))
-        measure(Path(folder), options.depths, options.repeats, options.threads)
+        if options.training:
+            measure_training(Path(folder), options.repeats)
+        else:
+            measure_inference(Path(folder), options.repeats, options.threads)
 
 
 if __name__ == "__main__":

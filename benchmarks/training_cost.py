@@ -63,7 +63,7 @@ class AdaptedTowers(nn.Module):
 
 def make_step(way: str, towers: Path, depth: int) -> Step:
     """A training step: forward, backward, AdamW."""
-    model, clip = make_sen(towers, depth), make_clip()
+    model, clip = make_sen(towers, prompt="tokens", prompt_depth=depth), make_clip()
     texts = nn.functional.normalize(torch.randn(NUM_CLASSES, model.config.projection_dim), dim=-1)
     asked = {"text_embeds": texts, "labels": torch.tensor([7])}
     trained: nn.Module = model
