@@ -209,7 +209,7 @@ class SENConfig(PreTrainedConfig):
     prompt_depth: int | str | None = None
     integrate: str = "mean"
     distribute: str = "linear"
-    prompt: str = "tokens"
+    prompt: str = "queries"
     bottleneck_size: int = 20
     active_fraction: float | int = 0.5
     read_answers: bool = True

@@ -246,7 +246,7 @@ def _columns(scores: RoundScores) -> Mapping[str, Mapping[str, np.ndarray]]:
     if rounds == 0 or scores.frozen_mean is None:
         fused = {"round 0": scores.fused[0], **fused}
     groups = {"each alone,\nunprompted": alone, "all together": fused}
-    if rounds:
+    if any(not np.array_equal(values[0], values[-1]) for values in scores.neurons.values()):  # where crowns run again
         prompted = {_wrapped(name.replace("_", " "), 11): values[-1] for name, values in scores.neurons.items()}
         groups[f"each alone,\nafter round {rounds}"] = prompted
     return {heading: group for heading, group in groups.items() if group}

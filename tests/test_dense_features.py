@@ -69,7 +69,7 @@ def test_without_modulation_tokens_stay_as_they_are_after_training(make_sen):
     assert "modulation" not in " ".join(model.state_dict())
 
 
-@pytest.mark.parametrize("overrides", [{"num_rounds": 0}, {"read_answers": False}])
+@pytest.mark.parametrize("overrides", [{"num_rounds": 0}, {"prompt": "tokens", "read_answers": False}])
 def test_where_nothing_is_asked_there_are_no_answers(make_sen, overrides):
     model = make_sen(**overrides)
     model.add_dense_modulation("image")

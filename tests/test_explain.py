@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import random_weights
 from frame_stamps import write_sound
 from PIL import Image
 
@@ -54,6 +55,13 @@ def test_the_last_round_is_the_result_and_the_first_the_frozen_encoders(sen, cli
     assert scores.neurons["image"].shape == scores.fused.shape
     assert np.allclose(scores.neurons["image"][0], alone.numpy(), atol=1e-6)
     assert np.allclose(scores.frozen_mean, alone.numpy(), atol=1e-6)
+    # Of a tower whose tokens stay those of the first look the embedding stays, too.
+    assert np.array_equal(scores.neurons["image"][0], scores.neurons["image"][-1])
+
+
+def test_a_crown_that_runs_again_changes_what_its_neuron_finds_alone(make_sen, clips):
+    model = random_weights(make_sen(prompt="tokens"))
+    scores = explain(model, SENProcessor(model.config), clips[0], LABELS)
     assert not np.allclose(scores.neurons["image"][0], scores.neurons["image"][-1], atol=1e-6)
 
 

@@ -75,11 +75,12 @@ def test_inputs_that_do_not_fit_raise(make_sen):
 VARIANTS = [
     *({"integrate": name} for name in INTEGRATE),
     *({"distribute": name} for name in DISTRIBUTE),
-    *({"prompt": name} for name in ("tokens", "add", "none")),
+    *({"prompt": name} for name in ("tokens", "queries", "add", "none")),
     {"share_blocks": True},
-    {"read_answers": False},
-    {"read_answers": False, "share_blocks": True, "integrate": "attention"},
+    {"prompt": "tokens", "read_answers": False},
+    {"prompt": "tokens", "read_answers": False, "share_blocks": True, "integrate": "attention"},
     {"prompt_depth": "all"},
+    {"prompt": "tokens", "prompt_depth": "all"},
     {"num_rounds": 1},
 ]
 
@@ -178,12 +179,15 @@ def test_without_rounds_the_towers_run_once(make_sen):
     assert all(state.answers is None for state in output.neuron_states.values())
 
 
-def test_knowledge_of_one_neuron_reaches_another(make_sen):
-    model, inputs = random_weights(make_sen()), random_inputs()
+@pytest.mark.parametrize(
+    ("prompt", "what"), [("tokens", "pooler_output"), ("queries", "answers"), ("none", "answers")]
+)
+def test_knowledge_of_one_neuron_reaches_another(make_sen, prompt, what):
+    model, inputs = random_weights(make_sen(prompt=prompt)), random_inputs()
     with torch.no_grad():
-        first = model(**inputs).neuron_states["image"].pooler_output
+        first = getattr(model(**inputs).neuron_states["image"], what)
         inputs["audio_input_features"] = inputs["audio_input_features"].roll(1, dims=1) * 2
-        assert (model(**inputs).neuron_states["image"].pooler_output - first).abs().max() > 1e-4
+        assert (getattr(model(**inputs).neuron_states["image"], what) - first).abs().max() > 1e-4
         model.config.num_rounds = 0
         alone = model(**inputs).neuron_states["image"].pooler_output
         inputs["audio_input_features"] = -inputs["audio_input_features"]

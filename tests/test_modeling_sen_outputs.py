@@ -49,7 +49,9 @@ def test_the_untrained_association_learns_though_the_gate_is_shut(make_sen):
     texts = normalised(torch.randn(3, 12))
     model(**random_inputs(), text_embeds=texts, labels=torch.tensor([2, 0])).loss.backward()
     silent = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
-    assert silent == []
+    # Prompts alone reach the answers through gates of their own, which open first.
+    behind_gates = [name for name, _ in model.named_parameters() if name.endswith(("up.weight", ".tokens"))]
+    assert silent == [name for name in behind_gates if ".prompting." in name]
 
 
 def test_losses_that_do_not_fit_raise(make_sen):

@@ -34,8 +34,9 @@ def test_towers_stay_in_evaluation_mode(make_sen, towers):
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing:FutureWarning")
-def test_activation_checkpointing_recomputes_and_gives_the_same_gradients(make_sen):
-    model, inputs = random_weights(make_sen(prompt_depth=2)).train(), random_inputs()
+@pytest.mark.parametrize(("prompt", "recomputed"), [("tokens", 3), ("queries", 0)])  # prompts alone are few: kept
+def test_activation_checkpointing_recomputes_and_gives_the_same_gradients(prompt, recomputed, make_sen):
+    model, inputs = random_weights(make_sen(prompt=prompt, prompt_depth=2)).train(), random_inputs()
     loss, gradients = loss_and_gradients(model, inputs)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     calls = {name: [] for name in model.specs}
@@ -46,8 +47,8 @@ def test_activation_checkpointing_recomputes_and_gives_the_same_gradients(make_s
         inner = next(module for module in layer.modules() if isinstance(module, torch.nn.LayerNorm))
         inner.register_forward_hook(lambda *_, name=name: calls[name].append(1))
     again, same = loss_and_gradients(model, inputs)
-    # First look, three rounds, and each round once more in the backward pass.
-    assert {name: len(made) for name, made in calls.items()} == dict.fromkeys(calls, 1 + 3 + 3)
+    # First look, three rounds, and each round of all tokens once more in the backward pass.
+    assert {name: len(made) for name, made in calls.items()} == dict.fromkeys(calls, 1 + 3 + recomputed)
     assert torch.equal(loss, again)
     assert gradients.keys() == same.keys()
     for name, gradient in gradients.items():
@@ -59,7 +60,7 @@ def test_activation_checkpointing_recomputes_and_gives_the_same_gradients(make_s
 
 
 def test_activation_checkpointing_waits_for_towers_that_are_loaded_later(make_sen):
-    model, inputs = SENModel(make_sen(prompt_depth=2).config), random_inputs()
+    model, inputs = SENModel(make_sen(prompt="tokens", prompt_depth=2).config), random_inputs()
     assert not model.is_activation_checkpointing
     model.activation_checkpointing_enable()
     assert model.is_activation_checkpointing

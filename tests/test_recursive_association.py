@@ -107,7 +107,7 @@ def test_answers_are_read_after_the_first_round_only(variant):
     for state in other.values():
         state.answers = state.answers + 1.0
     later, first = make_block(integrate=variant), make_block(integrate=variant, first=True)
-    deaf = make_block(integrate=variant, read_answers=False)
+    deaf = make_block(integrate=variant, read_answers=False, prompt="tokens")
     assert not torch.allclose(later.integrate(states, EVERYONE), later.integrate(other, EVERYONE))
     for block in (first, deaf):
         assert torch.equal(block.integrate(states, EVERYONE), block.integrate(other, EVERYONE))
@@ -164,7 +164,7 @@ def test_context_is_made_of_knowledge_and_of_the_summary_normalised():
     prompting = block.prompting["image"]
     prompts = prompting.prompt_tokens(context["image"])
     torch.testing.assert_close(prompts, expected @ prompting.up.weight.t() + prompting.tokens)
-    for deaf in (make_block(first=True), make_block(read_answers=False)):
+    for deaf in (make_block(first=True), make_block(read_answers=False, prompt="tokens")):
         heard, unheard = (deaf.distribute(knowledge, summary * factor, ["image"])["image"] for factor in (1.0, 0.0))
         assert deaf.distribution["image"].summary is None
         assert torch.equal(heard, unheard)
@@ -180,7 +180,7 @@ def test_neurons_after_their_tower_start_unshifted_and_are_shifted_by_the_mean_o
     block, looks = RABlock(config, first=True), first_looks()
     after = block.prompting["image"]
     assert {name: type(part).__name__ for name, part in block.prompting.items()} == {
-        name: "AfterTower" if name == "image" else "TokenPrompts" for name in WIDTHS
+        name: "AfterTower" if name == "image" else "QueryPrompts" for name in WIDTHS
     }
     context = block.distribute(torch.randn(2, 12), torch.randn(2, 12), ["image"])
     first = looks["image"].state
@@ -229,7 +229,7 @@ def test_answers_come_from_no_padding():
 
 
 def test_without_read_answers_nothing_is_asked():
-    block, looks = make_block(read_answers=False), first_looks()
+    block, looks = make_block(read_answers=False, prompt="tokens"), first_looks()
     assert not block.answer_readers
     block.prompting = torch.nn.ModuleDict({name: NoPrompts(None, None) for name in WIDTHS})
     context = {name: torch.randn(2, 3, 4) for name in WIDTHS}

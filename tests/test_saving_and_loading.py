@@ -336,7 +336,7 @@ def test_trust_in_a_sen_is_not_trust_in_its_neurons(saved, towers, tmp_path):
     (tower / "evil.py").write_text(code)
     (tmp_path / "ran").unlink()
     sen = json.loads((folder / "config.json").read_text())
-    sen["neurons"][2] |= {"hub_id": str(tower), "class_name": "EvilModel"}
+    sen["neurons"][2] |= {"hub_id": str(tower), "class_name": "EvilModel", "prompt": "tokens"}
     (folder / "config.json").write_text(json.dumps(sen))
     with pytest.raises(ValueError, match=r"'audio'.*trust_remote_code"):
         AutoModel.from_pretrained(folder, trust_remote_code=True)

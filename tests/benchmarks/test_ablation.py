@@ -103,7 +103,8 @@ def test_the_estimate_is_said_before_anything_is_made(root, tmp_path, capsys, mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ablation, "draw_clips", stop)
-    sen, fusion = AblationRun(towers="local", steps=1000), AblationRun(model="late_fusion", towers="local", steps=1000)
+    sen = AblationRun(towers="local", steps=1000, config={"prompt": "tokens"})
+    fusion = AblationRun(model="late_fusion", towers="local", steps=1000)
     with pytest.raises(KeyboardInterrupt):
         ablate(root, [sen, fusion], tmp_path, workers=1)
     assert capsys.readouterr().out == "2 of 2 runs to do: about 16 minutes\n"  # 64,000 clips at 6 and at 9 ms
