@@ -53,6 +53,7 @@ class NeuronSpec:
         aligned: whether the projected pooled output lives in the text tower's space.
         projection: how the pooled output enters that space: a dotted path in the loaded class (`"visual_projection"`), or a
             safetensors file beside the tower holding `weight` (embedding, width). By default the identity.
+        base_model: `"HUB_ID@COMMIT"` that a tower beside the checkpoint was copied from; model cards name it, with its licence.
 
     Raises:
         ValueError: on a bad name, modality, hub id, or preprocessing key.
@@ -76,6 +77,7 @@ class NeuronSpec:
     output_layer: int | None = None
     aligned: bool = False
     projection: str | None = None
+    base_model: str | None = None
 
     def __post_init__(self):
         where = f"neuron {self.name!r}"

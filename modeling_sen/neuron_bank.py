@@ -23,7 +23,7 @@ from .tower_weights import all_weights, loaded_name, same_weight, save_tower, we
 logger = logging.get_logger(__name__)
 
 # Fields of a specification that say what a tower's weights are and how they are read.
-TOWER_SOURCE = ("hub_id", "revision", "class_name", "submodule", "key_mapping", "dtype", "projection")
+TOWER_SOURCE = ("hub_id", "revision", "class_name", "submodule", "key_mapping", "dtype", "projection", "base_model")
 # Arguments of `from_pretrained` that say where weights are put, not which, or that are known by the time a tower is saved.
 _PLACEMENT = ("device_map", "max_memory", "offload_folder", "offload_buffers", "force_download", "revision", "dtype")
 

@@ -118,6 +118,7 @@ def save_tower(spec: NeuronSpec, neuron: Neuron, folder: Path, weights: Mapping[
                 shutil.copyfile(found, folder / name)
     except OSError as error:  # what was trained is not lost because of them
         logger.warning(f"neuron {spec.name!r}: its processor's files are not saved with its tower ({error})")
+    is_of_hub = neuron.commit is not None and not spec.is_relative
     return replace(
         spec,
         hub_id=f"./{folder.name}",
@@ -126,6 +127,7 @@ def save_tower(spec: NeuronSpec, neuron: Neuron, folder: Path, weights: Mapping[
         submodule=None,
         key_mapping=None,
         projection=None if neuron.projection is None else "projection.safetensors",
+        base_model=spec.base_model or (f"{spec.hub_id}@{neuron.commit}" if is_of_hub else None),
     )
 
 

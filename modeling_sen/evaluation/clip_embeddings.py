@@ -19,13 +19,17 @@ from tqdm import tqdm
 
 from modeling_sen.encoding import SENEncoder
 from modeling_sen.evaluation.protocols import Protocol, protocol_processors
-from modeling_sen.modeling_sen import SENModel
+from modeling_sen.neuron_bank import TOWER_SOURCE
+from modeling_sen.pretrained_sen import SENPreTrainedModel
 from modeling_sen.training.data import LabelledClips
 from modeling_sen.whole_file import whole_file
 
 logger = logging.getLogger(__name__)
 
 SHARD_CLIPS = 64  # what an interruption costs at most
+
+# Of a configuration: where it was read, and what is written with it.
+_PLACES = ("_name_or_path", "_commit_hash", "transformers_version", "architectures", "dtype", "auto_map")
 
 
 class EmbeddingStore:
@@ -129,13 +133,21 @@ def describe_run(encoder: SENEncoder, model: str, protocol: Protocol) -> dict[st
     }
 
 
-def model_sha1(model: SENModel) -> str:
-    """Of the configuration and all weights, the association's and the towers': what a result is a result of."""
+def model_sha1(model: SENPreTrainedModel) -> str:
+    """Of the configuration and all weights, the association's and the towers': what a result is a result of.
+
+    The same wherever the checkpoint and its towers lie, beside it or in repositories of their own.
+    """
     settings = model.config.to_dict()
-    for name in ("_name_or_path", "transformers_version"):
-        settings.pop(name, None)
+    sen: Any = model.base_model
+    for part in (settings, settings.get("sen_config", {})):
+        for name in _PLACES:
+            part.pop(name, None)
+        for spec in [*part.get("neurons", []), part.get("text_tower") or {}]:
+            for name in TOWER_SOURCE:
+                spec.pop(name, None)
     digest = hashlib.sha1(json.dumps(settings, sort_keys=True, default=str).encode())
-    parts = {"": model.state_dict(), **{name: neuron.tower.state_dict() for name, neuron in model.neurons.items()}}
+    parts = {"": model.state_dict(), **{name: neuron.state_dict() for name, neuron in sen.neurons.items()}}
     for part, weights in parts.items():
         for name, weight in sorted(weights.items()):
             digest.update(f"{part} {name} {weight.dtype} {tuple(weight.shape)}".encode())
