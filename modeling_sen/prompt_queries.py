@@ -57,7 +57,8 @@ def recording(layers: Sequence[nn.Module]) -> Iterator[list[RecordedLayer]]:
     """Records what each layer is called with in one pass, and its keys and values.
 
     Raises:
-        ValueError: when the pass has ended, for layers that did not make exactly one attention call over their tokens.
+        ValueError: when the pass has ended, for layers that did not make exactly one attention call over their tokens; in the
+            pass, where trained layers run with reentrant activation checkpointing.
     """
     records, shapes = [RecordedLayer() for _ in layers], [torch.Size()] * len(layers)
     with ExitStack() as stack:
@@ -173,7 +174,14 @@ def _not_checkpointed(layer: nn.Module) -> Iterator[None]:
 
 
 def _record(calls: list[RecordedAttention]) -> Callable:
+    with_gradients = torch.is_grad_enabled()
+
     def function(base, module, query, key, value, attention_mask=None, **kwargs):
+        if with_gradients and not torch.is_grad_enabled():  # keys would be constants to whoever attends to them
+            raise ValueError(
+                "prompt 'queries' and a trained tower: found activation checkpointing with use_reentrant True, which keeps "
+                "no gradients of keys and values; expected use_reentrant False"
+            )
         calls.append(RecordedAttention(key, value, _of_any_token(attention_mask)))
         return base(module, query, key, value, attention_mask, **kwargs)
 
