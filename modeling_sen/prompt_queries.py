@@ -177,7 +177,7 @@ def _record(calls: list[RecordedAttention]) -> Callable:
     with_gradients = torch.is_grad_enabled()
 
     def function(base, module, query, key, value, attention_mask=None, **kwargs):
-        if with_gradients and not torch.is_grad_enabled():  # keys would be constants to whoever attends to them
+        if with_gradients and not torch.is_grad_enabled():  # a reentrant checkpoint
             raise ValueError(
                 "prompt 'queries' and a trained tower: found activation checkpointing with use_reentrant True, which keeps "
                 "no gradients of keys and values; expected use_reentrant False"

@@ -65,7 +65,7 @@ def joint_pass(neuron: Neuron, inputs: dict[str, Tensor], prompts: Tensor) -> tu
     """Prompts (batch, prompt_tokens, width) and tokens through the crown of a copy of the neuron.
 
     Returns:
-        The first look of the copy, and the prompts' outputs of the crown's last layer, (batch * frames, prompt_tokens, width).
+        The first look of the copy, and the prompts' outputs of the crown's last layer (batch * frames, prompt_tokens, width).
     """
     neuron = copy.deepcopy(neuron)
     neuron.tower.set_attn_implementation(NAME)

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tower_table import VISION
 
 from modeling_sen import SENConfig, SENModel, list_neurons
 from modeling_sen.first_look import CROWN_INPUT, CROWN_KEYS
+from modeling_sen.neuron import Neuron
 from modeling_sen.neuron_bank import NeuronBank
 from modeling_sen.neuron_loading import load_neuron, resolve_spec
 from modeling_sen.neuron_registry import NEURON_ADAPTERS
@@ -57,6 +59,14 @@ def test_prompts_alone_equal_a_pass_over_all_tokens(model_type, masked, attentio
     if not masked:
         del inputs["attention_mask"]
     assert_equals_joint_pass(make_neuron(model_type, towers, depth, attention), inputs)
+
+
+@pytest.mark.parametrize("model_type", ["clip_vision_model", "bert"])
+def test_of_an_inner_layers_output_too(model_type, towers):
+    whole = make_neuron(model_type, towers)
+    neuron = Neuron(replace(whole.spec, output_layer=-2), whole.tower, None, 2)
+    assert neuron.prompted_tower.crown == list(neuron.prompted_tower.all_layers)[1:3]
+    assert_equals_joint_pass(neuron, make_inputs(model_type))
 
 
 @pytest.mark.parametrize("model_type", QUERIED)
@@ -188,7 +198,9 @@ def test_the_flags_are_those_of_the_families_that_were_tried():
 @pytest.mark.parametrize("model_type", REFUSED)
 def test_layers_that_take_no_queries_are_refused(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers, 2), make_inputs(model_type)
-    expected = rf"{type(neuron.prompted_tower.crown[0]).__name__} takes no prompt 'queries': found attention over .*, exp"
+    expected = (
+        rf"{type(neuron.prompted_tower.crown[0]).__name__} takes no prompt 'queries': found attention over .*, exp"
+    )
     with pytest.raises(ValueError, match=f"{expected}.*; give the neuron prompt 'tokens'"):
         neuron.first_look(inputs, RECORD)
     look = neuron.first_look(inputs)  # nothing of it stays on the tower
@@ -223,7 +235,9 @@ def test_a_bank_refuses_queries_for_a_tower_that_takes_none(family, towers):
     spec = resolve_spec(towers[family], "tower")
     neuron = load_neuron(spec)
     config = SENConfig(neurons=[spec.to_dict()], prompt="queries", **SMALL)
-    expected = f"neuron '{spec.name}': {type(neuron.tower).__name__} takes no prompt 'queries', expected another for it"
+    expected = (
+        f"neuron '{spec.name}': {type(neuron.tower).__name__} takes no prompt 'queries', expected another for it"
+    )
     with pytest.raises(ValueError, match=expected):
         NeuronBank(config).add(neuron, torch.device("cpu"))
     with pytest.raises(ValueError, match=expected):
