@@ -308,7 +308,7 @@ def test_keys_have_the_towers_dtype_and_the_crowns_size(towers):
     calls = [call for layer in look.trunk.layers for call in layer.calls]
     assert {call.keys.dtype for call in calls} == {call.values.dtype for call in calls} == {torch.bfloat16}
     # 2 layers, keys and values, 2 samples, 8 tokens, 16 channels, 2 bytes
-    assert sum(layer.nbytes for layer in look.trunk.layers) == 2 * 2 * 2 * 8 * 16 * 2
+    assert sum(call.keys.nbytes + call.values.nbytes for call in calls) == 2 * 2 * 2 * 8 * 16 * 2
     found = neuron.query(look, make_prompts(neuron))
     exact = queried(make_neuron("videomae", towers, 2), inputs, make_prompts(neuron))
     torch.testing.assert_close(found.float(), exact, atol=0.1, rtol=0.1)
