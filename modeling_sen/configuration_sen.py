@@ -170,13 +170,16 @@ class SENConfig(PreTrainedConfig):
         hidden_size: width d of knowledge.
         num_rounds: number K of recursive association rounds; 0 reads the frozen encoders once.
         num_prompt_tokens: prompt tokens P that each neuron gets in each round.
-        prompt_depth: layers below the top where prompts enter. `None`: a quarter of the tower, at least 1. `"all"`: the
-            whole tower runs again each round.
+        prompt_depth: layers below the top where prompts enter. `None`: a quarter of the tower, at least 1, which with
+            `queries` did as well as the whole tower in our study and holds a quarter of the keys and values. `"all"`: the
+            whole tower.
         integrate, distribute, prompt: variant of each step, an entry of `INTEGRATE`, `DISTRIBUTE` and `PROMPT` in
             `recursive_association.py`. In our study all ways to integrate and distribute did about as well, but for `linear`
             distribution: ten points better on combinations that never occurred in training, up to two worse in crowded clips.
-            With `prompt="none"` no crown runs again and answers are read from the first look's tokens: as good in our study,
-            and three times cheaper to train; dense features (`neuron_states`) then stay those of the first look.
+            `prompt="queries"`, the default: prompt tokens alone run through the crown and attend to the keys and values of
+            the first look. `"tokens"`, the paper's way: they join all tokens, and the crown runs again for all. `"none"`: no
+            second look; answers are read from the first look's tokens. In our study none of the three was ahead of the others
+            by more than the spread of seeds; queries are the default as a second look for the cost of the prompts.
         bottleneck_size: width per prompt token of the bottleneck that distribution goes through. 20 keeps the association of
             three base-size towers under 20 MB.
         active_fraction: share of the bottleneck units that stay active in `sparse_mlp`.

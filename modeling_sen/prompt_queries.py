@@ -30,8 +30,8 @@ class RecordedAttention:
 
     Attributes:
         keys, values: (batch, heads, tokens, width of a head).
-        mask: which tokens any token attends to, in the form that the tower's attention function takes: boolean or added
-            (batch, 1 or heads, 1, tokens), or (batch, tokens); `None` for all.
+        mask: which tokens any token attends to: boolean or added (batch, 1 or heads, 1, tokens), or (batch, tokens); `None`
+            for all.
     """
 
     keys: Tensor
@@ -57,7 +57,8 @@ def recording(layers: Sequence[nn.Module]) -> Iterator[list[RecordedLayer]]:
     """Records what each layer is called with in one pass, and its keys and values.
 
     Raises:
-        ValueError: when the pass has ended, for layers that did not make exactly one attention call over their tokens.
+        ValueError: when the pass has ended, for layers that did not make exactly one attention call over their tokens; in the
+            pass, where trained layers run with reentrant activation checkpointing.
     """
     records, shapes = [RecordedLayer() for _ in layers], [torch.Size()] * len(layers)
     with ExitStack() as stack:
@@ -173,7 +174,14 @@ def _not_checkpointed(layer: nn.Module) -> Iterator[None]:
 
 
 def _record(calls: list[RecordedAttention]) -> Callable:
+    with_gradients = torch.is_grad_enabled()
+
     def function(base, module, query, key, value, attention_mask=None, **kwargs):
+        if with_gradients and not torch.is_grad_enabled():  # a reentrant checkpoint
+            raise ValueError(
+                "prompt 'queries' and a trained tower: found activation checkpointing with use_reentrant True, which keeps "
+                "no gradients of keys and values; expected use_reentrant False"
+            )
         calls.append(RecordedAttention(key, value, _of_any_token(attention_mask)))
         return base(module, query, key, value, attention_mask, **kwargs)
 
@@ -186,6 +194,8 @@ def _attend(recorded: RecordedAttention) -> Callable:
         values = torch.cat([recorded.values.to(value), value], dim=2)
         kwargs = {name: None if name in _PLACES else given for name, given in kwargs.items()}
         mask = _with_prompts(recorded.mask, query.shape[2])
+        if mask is not None and module.config._attn_implementation == "flex_attention":
+            mask = _block_mask(mask)
         return base(module, query, keys, values, mask, **{**kwargs, "is_causal": False})
 
     return function
@@ -195,12 +205,11 @@ def _of_any_token(mask: Any) -> Tensor | None:
     """A mask's row for a token that attends to what any token attends to."""
     if mask is None:
         return None
-    if not isinstance(mask, Tensor):  # a BlockMask of flex attention, which takes added masks, too
+    if not isinstance(mask, Tensor):  # a BlockMask of flex attention
         from torch.nn.attention.flex_attention import create_mask
 
         batch, _, queries, keys = mask.shape
-        seen = create_mask(mask.mask_mod, batch, 1, queries, keys, device=mask.kv_num_blocks.device)
-        mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)  # (batch, 1, queries, keys)
+        mask = create_mask(mask.mask_mod, batch, 1, queries, keys, device=mask.kv_num_blocks.device)
     # The largest value is what visible tokens have, in masks that are added (0) and boolean ones.
     return mask.amax(dim=-2, keepdim=True) if mask.ndim == 4 else mask
 
@@ -212,6 +221,19 @@ def _with_prompts(mask: Tensor | None, count: int) -> Tensor | None:
     prompts = mask.new_full((*mask.shape[:-1], count), not mask.is_floating_point())
     mask = torch.cat([mask, prompts], dim=-1)
     return mask.expand(*mask.shape[:-2], count, mask.shape[-1]) if mask.ndim == 4 else mask
+
+
+def _block_mask(mask: Tensor) -> Any:
+    """A boolean mask as flex attention takes it; an added one it reads out of bounds on CPUs (torch 2.13)."""
+    if mask.is_floating_point():
+        return mask
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    batch, _, queries, keys = mask.shape
+    visible = mask[:, 0, 0].contiguous()  # the same for all prompts
+    return create_block_mask(
+        lambda sample, head, query, key: visible[sample, key], batch, None, queries, keys, device=mask.device
+    )
 
 
 def _without_places(arguments: dict[str, Any], prompts: Tensor, place: int) -> dict[str, Any]:

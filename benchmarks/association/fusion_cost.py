@@ -4,7 +4,7 @@ One clip, FLOPs of matrix products, attention and convolutions (`modeling_sen/co
 `modeling_sen.evaluation.baselines.LateFusion` over all tokens at the prompt site, wide enough to have at least as many
 trainable parameters as the association.
 
-    python -m benchmarks.association.fusion_cost [PRESET ...]
+    PYTHONPATH=benchmarks python -m benchmarks.association.fusion_cost [PRESET ...]
 """
 
 import argparse
@@ -43,6 +43,16 @@ def fusion_as_large(config: SENConfig, at_least: int) -> LateFusion:
             return fusion
 
 
+# How the neurons look again -> fields of the configuration.
+WAYS: dict[str, dict] = {
+    "queries": {"prompt": "queries"},
+    "queries through the whole tower": {"prompt": "queries", "prompt_depth": "all"},
+    "tokens": {"prompt": "tokens"},
+    "tokens in one layer": {"prompt": "tokens", "prompt_depth": 1},
+    "no second look": {"prompt": "none"},
+}
+
+
 def association_flops(model: SENModel, trunks: dict[str, FirstLook], present: dict[str, Tensor]) -> int:
     """Of all rounds, without the encoders."""
     states = {name: trunk.state for name, trunk in trunks.items()}
@@ -64,38 +74,31 @@ def measure(preset: str, folder: Path) -> str:
         save_configuration(hub_id, folder)
     config = local_config(preset, folder)
     processor = SENProcessor(config)
-    trunks, counted = {}, []
+    trunks = {}
     for spec in config.neuron_specs:
-        cost = neuron_cost(spec, processor)
-        if cost.unknown or not cost.prompt_depth:
-            raise RuntimeError(f"{preset}, {spec.name}: {cost.unknown or 'looks once, it has no crown'}")
-        counted.append(cost)
         neuron, _ = neuron_without_weights(spec, processor)
         trunks[spec.name] = neuron.first_look(one_clip(spec, processor))
-    first = sum(cost.first_pass_flops for cost in counted)
-    crowns = sum(cost.round_flops for cost in counted)
-    layer = sum(cost.round_flops / cost.prompt_depth for cost in counted)
     present: dict[str, Tensor] = {name: torch.ones(1, dtype=torch.bool, device="meta") for name in trunks}
-    with torch.device("meta"):
-        model, asked_only = SENModel(config), SENModel(SENConfig.from_dict({**config.to_dict(), "prompt": "none"}))
-    association, own = parameters(model), association_flops(model, trunks, present)
-    fusion = fusion_as_large(config, association)
+    rows, first, largest = [], 0, 0
+    for way, changes in WAYS.items():
+        changed = SENConfig.from_dict({**config.to_dict(), **changes})
+        costs = [neuron_cost(spec, SENProcessor(changed)) for spec in changed.neuron_specs]
+        if unknown := [cost.unknown for cost in costs if cost.unknown]:
+            raise RuntimeError(f"{preset}: {unknown[0]}")
+        with torch.device("meta"):
+            model = SENModel(changed)
+        first = sum(cost.first_pass_flops for cost in costs)
+        again = config.num_rounds * sum(cost.round_flops for cost in costs)
+        trainable = parameters(model)
+        largest = max(largest, trainable)
+        flops = again + association_flops(model, trunks, present)
+        rows.append((f"SEN, {config.num_rounds} rounds, {way}", f"{trainable:,}", flops))
+    fusion = fusion_as_large(config, largest)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         fusion(trunks, present)
-    fused = counter.get_total_flops()
     tokens = sum(neuron_tokens(trunk, "trunk")[0].shape[1] for trunk in trunks.values())
-    rounds = config.num_rounds
-    rows = [
-        ("frozen encoders, once", "", first),
-        (f"SEN, {rounds} rounds", f"{association:,}", rounds * crowns + own),
-        (f"SEN, {rounds} rounds of one layer", f"{association:,}", rounds * layer + own),
-        (
-            f"SEN, {rounds} rounds without a second look",
-            f"{parameters(asked_only):,}",
-            association_flops(asked_only, trunks, present),
-        ),
-        (f"late fusion of all {tokens:,} tokens, {fusion.query.shape[-1]} wide", f"{parameters(fusion):,}", fused),
-    ]
+    name = f"late fusion of all {tokens:,} tokens, {fusion.query.shape[-1]} wide"
+    rows = [("frozen encoders, once", "", first), *rows, (name, f"{parameters(fusion):,}", counter.get_total_flops())]
     return "\n".join(
         f"| {preset} | {name} | {count} | {flops / 1e9:.1f} | {flops / first:.1%} |" for name, count, flops in rows
     )

@@ -39,6 +39,8 @@ def train_on_numbers(
 
 def keep_record(trainer: SENTrainer, output: Path, stage: str) -> None:
     """Writes a run's arguments and log to where its towers are: `STAGE_settings.json`, `STAGE_log.jsonl`."""
-    (output / f"{stage}_settings.json").write_text(json.dumps(changed_arguments(trainer.args), indent=2) + "\n")
+    settings = changed_arguments(trainer.args)
+    settings["output_dir"] = Path(settings["output_dir"]).relative_to(output).as_posix()  # no folder of this machine
+    (output / f"{stage}_settings.json").write_text(json.dumps(settings, indent=2) + "\n")
     lines = "".join(json.dumps(line) + "\n" for line in trainer.state.log_history)
     (output / f"{stage}_log.jsonl").write_text(lines)

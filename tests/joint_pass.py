@@ -1,0 +1,82 @@
+"""The reference of prompts that run alone: all tokens run with the prompts, and no token attends to a prompt.
+
+Attention is written out here and registered with Transformers under a name of its own, so that nothing of `prompt_queries.py`
+takes part. What the second look of a tower gives with prompt `tokens` is tested apart, against towers written out by hand.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
+from modeling_sen.first_look import FirstLook
+from modeling_sen.neuron import Neuron
+
+NAME = "written_out"
+_PROMPTS: list[slice] = []  # where prompts stand, while tokens do not attend to them
+
+
+def _attention(module, query, key, value, attention_mask, scaling=None, softcap=None, position_bias=None, **kwargs):
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if position_bias is not None:  # T5 by rule: prompts, which have no place, get none
+        for prompts in _PROMPTS:
+            position_bias = position_bias.index_fill(2, torch.arange(query.shape[2])[prompts], 0.0)
+        scores = scores + position_bias
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    for prompts in _PROMPTS:
+        is_token = torch.ones(query.shape[2], dtype=torch.bool)
+        is_token[prompts] = False
+        scores = scores.masked_fill(is_token[:, None] & ~is_token, -math.inf)
+    weights = scores.softmax(dim=-1)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, eager_mask)  # masks are added, and there is one wherever attention is causal
+
+
+@contextmanager
+def _outputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """What the layer itself returns, prompts included."""
+    outputs: list[Tensor] = []
+    forward = layer.forward
+
+    def recorded(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+        return output
+
+    layer.forward = recorded
+    try:
+        yield outputs
+    finally:
+        del layer.forward
+
+
+def joint_pass(neuron: Neuron, inputs: dict[str, Tensor], prompts: Tensor) -> tuple[FirstLook, Tensor]:
+    """Prompts (batch, prompt_tokens, width) and tokens through the crown of a copy of the neuron.
+
+    Returns:
+        The first look of the copy, and the prompts' outputs of the crown's last layer (batch * frames, prompt_tokens, width).
+    """
+    neuron = copy.deepcopy(neuron)
+    neuron.tower.set_attn_implementation(NAME)
+    look, count = neuron.first_look(inputs), prompts.shape[1]
+    place = slice(-count, None) if neuron.prompted_tower.prompt_side == "suffix" else slice(count)
+    _PROMPTS.append(place)
+    try:
+        with _outputs_of(neuron.prompted_tower.crown[-1]) as outputs:
+            state = neuron.look_again(look, prompts)
+    finally:
+        _PROMPTS.pop()
+    torch.testing.assert_close(state.last_hidden_state, look.state.last_hidden_state, atol=1e-5, rtol=0)
+    (output,) = outputs
+    return look, output[:, place]
