@@ -20,6 +20,9 @@ VERBS_BY_PURPOSE = {
         "fit": ("modeling_sen.commands.fit:main", "Fit a head on the embeddings of a few labelled clips."),
         "eval": ("modeling_sen.commands.evaluate:main", "Measure a SEN on test clips by a public protocol."),
     },
+    "Publish": {
+        "push": ("modeling_sen.commands.push:push", "Upload a checkpoint or adapter to the Hub, with its card."),
+    },
     "Look up": {
         "info": ("modeling_sen.commands.info:info", "Neurons, parameters and cost of a checkpoint or preset."),
         "neurons": ("modeling_sen.commands.neurons:neurons", "Encoder types that can be neurons."),

@@ -53,7 +53,8 @@ class NeuronSpec:
         aligned: whether the projected pooled output lives in the text tower's space.
         projection: how the pooled output enters that space: a dotted path in the loaded class (`"visual_projection"`), or a
             safetensors file beside the tower holding `weight` (embedding, width). By default the identity.
-        base_model: `"HUB_ID@COMMIT"` that a tower beside the checkpoint was copied from; model cards name it, with its licence.
+        base_model: `"HUB_ID@COMMIT"` (or `"builtin:NAME"`) that a tower beside the checkpoint is a copy of; model cards name
+            it, with its licence.
 
     Raises:
         ValueError: on a bad name, modality, hub id, or preprocessing key.

@@ -152,6 +152,7 @@ class SENPreTrainedModel(PreTrainedModel):
         repo_id: str,
         *,
         include_neurons: bool = False,
+        processor: Any = None,
         commit_message: str | None = None,
         commit_description: str | None = None,
         private: bool | None = None,
@@ -161,21 +162,49 @@ class SENPreTrainedModel(PreTrainedModel):
         tags: list[str] | None = None,
         **save_arguments: Any,
     ) -> str:
-        """As of any Transformers model; `include_neurons` as of `save_pretrained`, so that the repository stands alone."""
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        card = create_and_tag_model_card(repo_id, tags, token=token)  # type: ignore[arg-type]
+        """As of any Transformers model, with a model card that names encoders, licences and what is measured.
+
+        Args:
+            include_neurons: as of `save_pretrained`, so that the repository stands alone.
+            processor: saved beside the model, in the same commit.
+            tags: of the card, beside its own.
+            save_arguments: of `save_pretrained`.
+
+        Raises:
+            ValueError: a tower that is a folder of this machine, without `include_neurons`.
+            OSError: the Hub refuses, or cannot be reached; the repository is then as it was.
+        """
+        upload: dict[str, Any] = {
+            "commit_message": commit_message or f"Upload {type(self).__name__}",
+            "commit_description": commit_description,
+            "revision": revision,
+            "create_pr": create_pr,
+        }
+        given: dict[str, Any] = {"include_neurons": include_neurons, "private": private, "token": token, "tags": tags}
+        try:
+            from modeling_sen.publishing import push_model
+        except ImportError:  # a model that travels with its code leaves its card behind
+            return self._push_without_card(repo_id, processor, given, upload, save_arguments)
+        return push_model(self, repo_id, processor=processor, save_arguments=save_arguments, **given, **upload)
+
+    def _push_without_card(
+        self,
+        repo_id: str,
+        processor: Any,
+        given: dict[str, Any],
+        upload: dict[str, Any],
+        save_arguments: dict[str, Any],
+    ) -> str:
+        """With the card that the repository has, or that of Transformers."""
+        api = HfApi(token=given["token"])
+        repo_id = api.create_repo(repo_id, private=given["private"], exist_ok=True).repo_id
+        card = create_and_tag_model_card(repo_id, given["tags"], token=given["token"])
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, include_neurons=include_neurons, **save_arguments)
+            self.save_pretrained(folder, include_neurons=given["include_neurons"], **save_arguments)
+            if processor is not None:
+                processor.save_pretrained(folder)
             card.save(Path(folder, "README.md"))
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message or f"Upload {type(self).__name__}",
-                commit_description=commit_description,
-                revision=revision,
-                create_pr=create_pr,
-            )
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **upload))
 
     # --- parameters --------------------------------------------------------------------------------------------------
 

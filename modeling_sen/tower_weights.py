@@ -118,7 +118,6 @@ def save_tower(spec: NeuronSpec, neuron: Neuron, folder: Path, weights: Mapping[
                 shutil.copyfile(found, folder / name)
     except OSError as error:  # what was trained is not lost because of them
         logger.warning(f"neuron {spec.name!r}: its processor's files are not saved with its tower ({error})")
-    is_of_hub = neuron.commit is not None and not spec.is_relative
     return replace(
         spec,
         hub_id=f"./{folder.name}",
@@ -127,8 +126,17 @@ def save_tower(spec: NeuronSpec, neuron: Neuron, folder: Path, weights: Mapping[
         submodule=None,
         key_mapping=None,
         projection=None if neuron.projection is None else "projection.safetensors",
-        base_model=spec.base_model or (f"{spec.hub_id}@{neuron.commit}" if is_of_hub else None),
+        base_model=_origin(spec, neuron),
     )
+
+
+def _origin(spec: NeuronSpec, neuron: Neuron) -> str | None:
+    """What a copy of the tower is a copy of; `None` where that is a folder of this machine."""
+    if spec.base_model is not None or spec.is_relative:
+        return spec.base_model
+    if spec.is_builtin:
+        return spec.hub_id
+    return None if neuron.commit is None else f"{spec.hub_id}@{neuron.commit}"
 
 
 def _class_name(tower: nn.Module) -> str:

@@ -102,10 +102,12 @@ class VideoPipeline(Pipeline):
         self.processor.save_pretrained(save_directory)
 
     def push_to_hub(self, repo_id: str, *, include_neurons: bool = False, **kwargs: Any) -> None:
-        """Pushes model and processor, and nothing of the pipeline; `include_neurons` as of the model."""
-        # The model comes last, so that config.json is the one that it writes, with the commits of its neurons.
-        self.processor.push_to_hub(repo_id, **kwargs)
-        self.model.push_to_hub(repo_id, include_neurons=include_neurons, **kwargs)  # type: ignore
+        """Pushes model and processor in one commit, and nothing of the pipeline.
+
+        Args:
+            include_neurons, kwargs: as of the model.
+        """
+        self.model.push_to_hub(repo_id, include_neurons=include_neurons, processor=self.processor, **kwargs)  # type: ignore
 
 
 def _is_stream(video: Any) -> bool:

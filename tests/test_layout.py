@@ -53,7 +53,21 @@ GROUPS = {
     },
     "whole files": {"whole_file"},
     "world": {"world/"},
-    "around the model": {"encoding", "explain", "cost", "publishing", "text_tables", "training/", "evaluation/"},
+    "around the model": {
+        "encoding",
+        "explain",
+        "cost",
+        "text_tables",
+        "base_models",
+        "card_example",
+        "card_results",
+        "model_card",
+        "adapter_card",
+        "upload_files",
+        "publishing",
+        "training/",
+        "evaluation/",
+    },
     "conversion": {"conversion/"},
     "pipelines": {"pipelines/"},
     "commands": {"commands/"},
@@ -84,12 +98,14 @@ BACKWARDS = {
         "configuration_sen",
         "modeling_sen.recursive_association",
     ),  # variants are checked against the registries themselves
+    ("pretrained_sen", "modeling_sen.publishing"),  # the model's own `push_to_hub`
+    ("commands/push", "modeling_sen.auto"),  # models of all types are pushed
 }
 
 # Groups whose files Transformers copies beside a checkpoint, to run there without the package.
 TRAVELLING = {"configuration", "files", "neuron", "association", "model", "inputs"}
 # (travelling file, what it tries to import from the package, and does without elsewhere)
-TRIED = {("configuration_sen", "modeling_sen.presets")}
+TRIED = {("configuration_sen", "modeling_sen.presets"), ("pretrained_sen", "modeling_sen.publishing")}
 
 LONGEST = 400
 LONGER = {"modeling_sen/modeling_sen.py": 420}

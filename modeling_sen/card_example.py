@@ -1,0 +1,177 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The example on a model card: lines that load the model and use it, which are run on a generated clip before a push."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REAL_LABELS = ["a dog running", "a person cooking"]
+WORLD_LABELS = ["a red circle moving left", "a blue star shaking"]  # words that a tower of sen-tiny was taught
+
+_RECOGNITION = """\
+import modeling_sen
+from transformers import pipeline
+
+classify = pipeline("zero-shot-video-classification", model={location})
+print(classify({clip}, candidate_labels={labels}))"""
+
+_ENCODER = """\
+from modeling_sen import SENEncoder
+
+encoder = SENEncoder.from_pretrained({location})
+print(encoder.encode({clip}).shape)"""
+
+_HEAD = """\
+from {module} import {name}
+from modeling_sen import SENProcessor
+
+model = {name}.from_pretrained({location})
+processor = SENProcessor(model.base_model.config, model.base_model.neurons.base)
+print(list(model(**processor(videos={clip}))))"""
+
+_ADAPTER = """\
+from {module} import {name}
+from peft import PeftModel
+
+model = PeftModel.from_pretrained({name}.from_pretrained({base}), {location})
+print(model.peft_config["default"].peft_type)"""
+
+_REMOTE_SEN = """\
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained({location}, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained({location}, trust_remote_code=True)
+print(model(**processor(videos={clip})).fused_embeds.shape)"""
+
+_REMOTE_HEAD = """\
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained({location}, trust_remote_code=True)
+print(model.config)"""
+
+# In front of an example that is to do without the package.
+_HIDE_PACKAGE = """\
+import importlib.abc, sys
+
+class Hide(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "modeling_sen":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hide())
+"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a type of model is for.
+
+    Attributes:
+        name: of the package's pipeline; a tag of the card.
+        pipeline_tag: the nearest on the Hub's own list of tasks.
+        example: lines of Python with `{location}`, `{clip}` and `{labels}`; of a head also `{module}` and `{name}`.
+    """
+
+    name: str | None
+    pipeline_tag: str
+    example: str
+
+
+# Model type -> its task. A head adds its own.
+TASKS: dict[str, Task] = {"sen": Task("zero-shot-video-classification", "video-classification", _RECOGNITION)}
+_EMBEDDING = Task(None, "feature-extraction", _ENCODER)
+_UNKNOWN_HEAD = Task(None, "feature-extraction", _HEAD)
+
+
+def task_of(model: Any) -> Task:
+    """The entry of `TASKS`; without a text tower a SEN embeds videos."""
+    if model.config.model_type == "sen" and model.config.text_tower is None:
+        return _EMBEDDING
+    return TASKS.get(model.config.model_type, _UNKNOWN_HEAD)
+
+
+def example(model: Any, location: str) -> str:
+    """Lines of Python that load a model and use it on `clip.mp4`.
+
+    Args:
+        location: the repository or folder as a Python expression.
+    """
+    return task_of(model).example.format(location=location, **_words(model))
+
+
+def remote_example(model: Any, location: str) -> str:
+    """The same without the package, by code that travels with the checkpoint."""
+    template = _REMOTE_SEN if model.config.model_type == "sen" else _REMOTE_HEAD
+    return template.format(location=location, **_words(model))
+
+
+def adapter_example(module: str, name: str, base: str, location: str) -> str:
+    """Lines that put an adapter on the model that it was trained on."""
+    return _ADAPTER.format(module=module, name=name, base=base, location=location)
+
+
+def _words(model: Any) -> dict[str, str]:
+    specs = model.base_model.config.neuron_specs
+    modalities = {spec.modality for spec in specs}
+    # A clip as a file shows frames and sound; other modalities are given by name.
+    clip = '"clip.mp4"'
+    if not modalities & {"image", "video", "audio"}:
+        modality = sorted(modalities)[0]
+        clip = f'{{"{modality}": {"a dog barks" if modality == "text" else "clip.mp4"!r}}}'.replace("'", '"')
+    is_of_world = any((spec.base_model or spec.hub_id).startswith("builtin:") for spec in specs)
+    labels = str(WORLD_LABELS if is_of_world else REAL_LABELS).replace("'", '"')
+    module = type(model).__module__
+    package = "modeling_sen" if module == "modeling_sen.modeling_sen" else module
+    return {"clip": clip, "labels": labels, "module": package, "name": type(model).__name__}
+
+
+def run_example(code: str, where: str, offline: bool = False, without_package: bool = False) -> str:
+    """Runs an example in a process of its own, beside a generated `clip.mp4`.
+
+    Args:
+        where: what the example loads, for the error.
+        offline: no network.
+        without_package: as where the package is not installed.
+
+    Returns:
+        what it printed.
+
+    Raises:
+        RuntimeError: it failed; with its last line of error.
+    """
+    from modeling_sen.world.write import write_world
+
+    environment = dict(os.environ)
+    if offline:
+        environment["HF_HUB_OFFLINE"] = "1"
+    environment["PYTHONPATH"] = os.pathsep.join([*filter(None, sys.path), *_folders_of_own_modules(code)])
+    if without_package:
+        code = _HIDE_PACKAGE + code
+    with tempfile.TemporaryDirectory() as work:
+        write_world(Path(work, "world"), "test", 1, num_objects=1)
+        shutil.copy(Path(work, "world", "videos", "000000.mp4"), Path(work, "clip.mp4"))
+        environment["HF_MODULES_CACHE"] = str(Path(work, "modules"))  # not an older copy of the same code
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=work, env=environment, capture_output=True, text=True, check=False
+        )
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise RuntimeError(f"{where}: the example of its card fails ({reason}); nothing was pushed")
+    return done.stdout.strip()
+
+
+def _folders_of_own_modules(code: str) -> list[str]:
+    """Where modules lie that this process has by a file's name (`sen --import my_head.py`), not by a search."""
+    names = re.findall(r"^from (\w+) import", code, re.MULTILINE)
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in names]
+    return [os.path.dirname(os.path.abspath(file)) for file in files if file and not file.endswith("__init__.py")]
+
+
+__all__ = ["TASKS", "Task", "adapter_example", "example", "remote_example", "run_example", "task_of"]

@@ -1,0 +1,126 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""From the JSON of `sen eval` to a model card: entries of its model-index, with every digit, and a table for the eye.
+
+Results stand in `evaluation/` of a checkpoint's folder, `results.json` there or in folders below. Each says which weights
+it is a result of: results of others are never put on a card.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult
+
+FOLDER = "evaluation"
+_PLAIN = ("MdR", "MnR")  # ranks; all else is a share
+
+
+def read_results(folder: Path) -> dict[Path, dict[str, Any]]:
+    """File -> what `sen eval` wrote to it, for all results in the `evaluation/` of a checkpoint's folder.
+
+    Raises:
+        ValueError: a file that is no result of `sen eval`.
+    """
+    found = {}
+    for file in sorted((folder / FOLDER).rglob("results.json")):
+        try:
+            results = json.loads(file.read_text())
+            results["model"]["sha1"], results["protocol"]["name"], results["mean"], results["splits"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file}: expected the results of `sen eval` ({error!r})") from error
+        found[file] = results
+    return found
+
+
+def is_of_checkpoint(results: Mapping[str, Any]) -> bool:
+    """Whether a result needs nothing but the checkpoint: those of a fitted head are results of both."""
+    return results.get("head") is None
+
+
+def eval_results(results: Mapping[str, Any], task_name: str | None, pipeline_tag: str) -> list[EvalResult]:
+    """One entry for each metric, its value as measured: over several splits their mean."""
+    sources = [shown_source(part["source"]) for part in results["splits"]]
+    listed = [entry for part in results["data"] for entry in part.get("listed", [])]
+    on_hub = next((entry for entry in listed if entry.get("id")), None)
+    args: dict[str, Any] = {
+        "protocol": results["protocol"]["name"],
+        "protocol_version": results["protocol"]["version"],
+        "clips": sum(part["clips"] for part in results["splits"]),
+        "model_sha1": results["model"]["sha1"],
+        "modeling_sen": results["versions"]["modeling-sen"],
+    }
+    if lists := [entry["sha1"] for entry in listed if entry.get("sha1")]:
+        args["lists_sha1"] = lists
+    if results["num"] is not None:
+        args |= {"drawn": results["num"], "seed": results["seed"]}
+    entries = []
+    for name, value in results["mean"].items():
+        spread = results["std"][name]
+        entries.append(
+            EvalResult(
+                task_type=pipeline_tag,
+                task_name=task_name or results["task"],
+                dataset_type=on_hub["id"] if on_hub else results.get("dataset") or _kind(sources[0]),
+                dataset_name=results.get("dataset") or ", ".join(sources),
+                dataset_split=_split(results, sources),
+                dataset_revision=on_hub["revision"] if on_hub else None,
+                dataset_args=args,
+                metric_type="accuracy" if name == "top1" else name,
+                metric_name=name,
+                metric_value=value,
+                metric_args=None if spread is None else {"splits": len(sources), "std": spread},
+            )
+        )
+    return entries
+
+
+def merged(ours: Sequence[EvalResult], theirs: Sequence[EvalResult], sha1: str) -> list[EvalResult]:
+    """Our entries, and before them those of a card that stands already: of the same weights, and not measured again."""
+    again = {_identity(entry) for entry in ours}
+    kept = [
+        entry
+        for entry in theirs
+        if (entry.dataset_args or {}).get("model_sha1") == sha1 and _identity(entry) not in again
+    ]
+    return [*kept, *ours]
+
+
+def results_table(entries: Sequence[EvalResult]) -> str:
+    """Markdown: a row for each entry, shares in per cent with two decimals."""
+    rows = ["| data | clips | protocol | metric | value |", "|---|---|---|---|---|"]
+    for entry in entries:
+        args, spread = entry.dataset_args or {}, (entry.metric_args or {}).get("std")
+        is_share = not str(entry.metric_name).endswith(_PLAIN)
+        value = f"{100 * entry.metric_value:.2f} %" if is_share else f"{entry.metric_value:.2f}"
+        if spread is not None:
+            value += f" ± {100 * spread if is_share else spread:.2f} over {entry.metric_args['splits']} splits"  # type: ignore[index]
+        protocol = f"{args.get('protocol')} {args.get('protocol_version')}"
+        clips = f"{args.get('clips')}" + (f", drawn by seed {args['seed']}" if "drawn" in args else "")
+        rows.append(f"| {entry.dataset_name} | {clips} | {protocol} | {entry.metric_name} | {value} |")
+    return "\n".join(rows)
+
+
+def shown_source(source: str) -> str:
+    """A data set as a card names it: of files and folders of this machine only the last part of the path."""
+    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or Path(source).exists()
+    return Path(source).name if is_path and not source.startswith("world:") else source
+
+
+def _kind(source: str) -> str:
+    return "world" if source.startswith("world:") else source
+
+
+def _split(results: Mapping[str, Any], sources: Sequence[str]) -> str | None:
+    splits = {source.removeprefix("world:").partition("?")[0] for source in sources if source.startswith("world:")}
+    return ", ".join(sorted(splits)) or results.get("split")
+
+
+def _identity(entry: EvalResult) -> tuple[Any, ...]:
+    args = entry.dataset_args or {}
+    names = (entry.dataset_type, entry.dataset_name, entry.dataset_split, entry.metric_name)
+    return (*names, args.get("protocol"), args.get("drawn"), args.get("seed"))
+
+
+__all__ = ["FOLDER", "eval_results", "is_of_checkpoint", "merged", "read_results", "results_table", "shown_source"]

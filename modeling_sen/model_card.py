@@ -1,0 +1,320 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The model card of a SEN or a head, from `model_cards/template.md` and what stands beside the checkpoint.
+
+Beside it: `train.yaml` and `trainer_state.json` of the run (or one level up, where `sen train` leaves `best` and `last`),
+results of `sen eval` in `evaluation/`, and words of those who trained it in `card/`, a Markdown file for each of `SECTIONS`.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from modeling_sen.base_models import OWN_LICENCE, BaseModel, base_models
+from modeling_sen.card_example import example, remote_example, task_of
+from modeling_sen.card_results import results_table, shown_source
+from modeling_sen.configuration_sen import SENConfig
+
+# What `card/NAME.md` may add words to; `card/NAME_*.md` comes after it.
+SECTIONS = ("introduction", "base_models", "training_data", "measured", "limits")
+# Of cards that a program wrote and nobody changed.
+_STUBS = ("This model card has been automatically generated", "This model card has been generated automatically")
+_MARK = re.compile(r"\n<!-- written by modeling-sen; sha1 of the text: (\w+) -->\s*$")
+NO_TRAINING = "How it was trained is not recorded."
+NO_MEASURES = "No measurements are recorded."
+NO_LIMITS = "Those who trained it have recorded none."
+PAPER = "[arXiv 2506.07576](https://arxiv.org/abs/2506.07576)"
+
+
+def template_path() -> Path:
+    """Of the card's template: installed inside the package, in the repository beside it."""
+    package = Path(__file__).parent
+    return next(path for path in _template_places(package) if path.is_file())
+
+
+def _template_places(package: Path) -> tuple[Path, ...]:
+    return package / "model_cards" / "template.md", package.parent / "model_cards" / "template.md"
+
+
+def model_card(
+    model: Any,
+    config: SENConfig,
+    repo_id: str,
+    about: Path | None = None,
+    results: Sequence[EvalResult] = (),
+    licence: str = OWN_LICENCE,
+    fetch: Mapping[str, Any] | None = None,
+    location: str | None = None,
+    with_code: bool = False,
+    ran: str = "",
+    training: str | None = None,
+) -> ModelCard:
+    """The card of a model.
+
+    Args:
+        model: any model with a SEN, its towers loaded.
+        config: of its SEN, as it is saved.
+        about: folder of the checkpoint, for what stands beside it.
+        results: what is measured.
+        licence: of what was trained.
+        fetch: how the cards of the encoders' repositories are read.
+        location: where the example loads it from, as a Python expression; by default `repo_id`.
+        with_code: whether the repository holds the model's code.
+        ran: a sentence that says with what the example was run.
+        training: text about the training, in the place of that from `train.yaml`.
+    """
+    location = location or f'"{repo_id}"'
+    bases = base_models(model, config, fetch or {})
+    restricted = [base for base in bases if base.is_non_commercial]
+    task = task_of(model)
+    measured: dict[str, Any] = {"model_name": repo_id.split("/")[-1], "eval_results": list(results)} if results else {}
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=task.pipeline_tag,
+        tags=["sen", *filter(None, [task.name])],
+        base_model=list(dict.fromkeys(base.hub_id for base in bases if base.hub_id)) or None,
+        base_model_relation="adapter" if any(base.hub_id for base in bases) else None,
+        **licence_metadata(licence, restricted),
+        **measured,
+    )
+    words = words_beside(about)
+    return filled(
+        data,
+        title=repo_id.split("/")[-1],
+        introduction=joined(_introduction(model, bases), words["introduction"]),
+        restricted=restriction(restricted, licence),
+        install="pip install modeling-sen",
+        snippet=example(model, location),
+        remote_snippet=remote_example(model, location) if with_code else "",
+        ran=ran,
+        base_models=joined(_base_models(bases), words["base_models"]),
+        trained=_trained(model, bases),
+        training_data=joined(training or training_text(about), words["training_data"]) or NO_TRAINING,
+        measured=joined(words["measured"], _measured(results)) or NO_MEASURES,
+        limits=_limits(model, bases, words["limits"]),
+    )
+
+
+# --- cards that stand already ----------------------------------------------------------------------------------------
+
+
+def marked(card: ModelCard) -> ModelCard:
+    """Ends the text with its sha1, by which a later push knows whether somebody changed it."""
+    text = card.text.rstrip() + "\n"
+    card.text = f"{text}\n<!-- written by modeling-sen; sha1 of the text: {_sha1(text)} -->\n"
+    return card
+
+
+def is_generated(text: str) -> bool:
+    """Whether a card's text is as a program wrote it, so that nobody's words are lost with it."""
+    mark = _MARK.search(text)
+    if mark is None:
+        return not text.strip() or any(stub in text for stub in _STUBS)
+    return _sha1(text[: mark.start()]) == mark[1]
+
+
+def keeping_text(card: ModelCard, existing: ModelCard) -> ModelCard:
+    """The existing card with the metadata of the new one; tags of both."""
+    tags = list(dict.fromkeys([*(existing.data.get("tags") or []), *(card.data.get("tags") or [])]))
+    known = {name: value for name, value in card.data.__dict__.items() if value is not None}
+    existing.data.__dict__.update({**known, "tags": tags})
+    return existing
+
+
+def _sha1(text: str) -> str:
+    return hashlib.sha1(text.strip().encode()).hexdigest()
+
+
+# --- sections --------------------------------------------------------------------------------------------------------
+
+
+def filled(data: ModelCardData, **sections: str) -> ModelCard:
+    return marked(ModelCard.from_template(data, template_path=str(template_path()), **sections))
+
+
+def words_beside(about: Path | None) -> dict[str, str]:
+    """Section -> what `card/` says."""
+    found = dict.fromkeys(SECTIONS, "")
+    for section in SECTIONS if about is not None else ():
+        files = [about / "card" / f"{section}.md", *sorted((about / "card").glob(f"{section}_*.md"))]  # type: ignore[operator]
+        found[section] = joined(*(file.read_text().strip() for file in files if file.is_file()))
+    return found
+
+
+def joined(*parts: str) -> str:
+    return "\n\n".join(filter(None, parts))
+
+
+def licence_metadata(licence: str, restricted: Sequence[BaseModel]) -> dict[str, Any]:
+    if not restricted:
+        return {"license": licence}
+    first = restricted[0]
+    return {
+        "license": "other",
+        "license_name": str(first.licence),
+        "license_link": f"https://huggingface.co/{first.hub_id}" if first.hub_id else "LICENSE",
+    }
+
+
+def restriction(restricted: Sequence[BaseModel], licence: str) -> str:
+    if not restricted:
+        return ""
+    names = ", ".join(
+        f"`{base.name}` ({base.hub_id or 'a local folder'}) is under {base.licence}" for base in restricted
+    )
+    return f"{names}, and nothing here works without it. What was trained on top is under {licence}."
+
+
+def _introduction(model: Any, bases: Sequence[BaseModel]) -> str:
+    neurons = [base.name for base in bases if base.name != "class_text"]
+    rounds = model.base_model.config.num_rounds
+    what = "A Super Encoding Network (SEN)"
+    if model.config.model_type != "sen":
+        what = f"`{type(model).__name__}`, a head on a Super Encoding Network (SEN)"
+    return (
+        f"{what}: {len(neurons)} frozen {'encoder' if len(neurons) == 1 else 'encoders'} ({', '.join(neurons)}) and a small "
+        f"trained block that associates them in {rounds} {'round' if rounds == 1 else 'rounds'}, after {PAPER}."
+    )
+
+
+def _base_models(bases: Sequence[BaseModel]) -> str:
+    rows = ["| neuron | is given | base model | commit | licence | parameters |", "|---|---|---|---|---|---|"]
+    for base in bases:
+        name = "not recorded"
+        if base.is_builtin:
+            name = "a tower of the package modeling-sen"
+        elif base.hub_id:
+            name = f"[{base.hub_id}](https://huggingface.co/{base.hub_id})"
+        commit = f"`{base.revision[:12]}`" if base.revision else ""
+        size = "?" if base.parameters is None else f"{base.parameters:,}"
+        rows.append(f"| `{base.name}` | {base.sees} | {name} | {commit} | {base.licence or 'unknown'} | {size} |")
+    beside = [base for base in bases if base.is_beside]
+    text = "They are loaded from there, at these commits."
+    if beside:
+        which = (
+            "Copies of all of them" if len(beside) == len(bases) else f"Those of {', '.join(b.name for b in beside)}"
+        )
+        text = f"{which} are in this repository, in folders `neuron_NAME`."
+    elif all(base.is_builtin for base in bases):
+        text = "They come with the package."
+    return joined("\n".join(rows), text)
+
+
+def _trained(model: Any, bases: Sequence[BaseModel]) -> str:
+    config, own = model.base_model.config, sum(weight.numel() for weight in model.state_dict().values())
+    total = f"{own:,} parameters"
+    if all(base.parameters is not None for base in bases):
+        everything = sum(weight.numel() for weight in model.parameters())
+        total = f"{own:,} of {everything:,} parameters ({own / everything:.2%})"
+    what = "association" if model.config.model_type == "sen" else "association and head"
+    depth = {None: "the upper quarter", "all": "all"}.get(config.prompt_depth, f"the upper {config.prompt_depth}")
+    again = (
+        "no second look" if config.prompt == "none" else f"second look `{config.prompt}` through {depth} of its layers"
+    )
+    return (
+        f"{total} are the {what}, which was trained and is what `model.safetensors` holds: {config.num_rounds} rounds, "
+        f"{config.num_prompt_tokens} prompt tokens for each neuron, {again}."
+    )
+
+
+def training_text(
+    about: Path | None, settings: Mapping[str, Any] | None = None, state: Mapping[str, Any] | None = None
+) -> str:
+    """What is recorded of a run.
+
+    Args:
+        about: folder of the checkpoint, in which or above which `train.yaml` and `trainer_state.json` are looked for.
+        settings, state: their content, where it is known otherwise.
+    """
+    import yaml
+
+    folders = [] if about is None else [about]
+    if about is not None and (about.resolve().name in ("best", "last") or about.name.startswith("checkpoint-")):
+        folders.append(about.resolve().parent)
+    for folder in folders:
+        if settings is None and (folder / "train.yaml").is_file():
+            settings = yaml.safe_load((folder / "train.yaml").read_text())
+        if state is None and (folder / "trainer_state.json").is_file():
+            state = json.loads((folder / "trainer_state.json").read_text())
+    lines = []
+    if settings is not None and "train" in settings:
+        lines.append(f"- clips: {_clips(settings, 'train')}")
+        if settings.get("validation"):
+            lines.append(f"- validation: {_clips(settings, 'validation')}")
+        lines.append(f"- task: {settings['task']}, from `{shown_source(settings['model'])}`")
+    if state is not None:
+        batch = state.get("train_batch_size")
+        lines.append(f"- {state['global_step']} steps" + (f" of {batch} clips in each process" if batch else ""))
+    chosen = [name for name in ("learning_rate", "weight_decay", "seed") if settings and name in settings]
+    if chosen and settings:
+        lines.append("- " + ", ".join(f"{name.replace('_', ' ')} {settings[name]}" for name in chosen))
+    if state is not None and (measured := _validated(state)):
+        lines.append(f"- on the validation clips: {measured}")
+    return "\n".join(lines)
+
+
+def _clips(settings: Mapping[str, Any], name: str) -> str:
+    checksum = settings.get(f"{name}_sha256")
+    return f"`{shown_source(settings[name])}`" + (f" (sha256 of clips and targets `{checksum}`)" if checksum else "")
+
+
+def _validated(state: Mapping[str, Any]) -> str:
+    """What the Trainer measured at the best step, or at the last."""
+    rows = [row for row in state.get("log_history", []) if any(name.startswith("eval_") for name in row)]
+    if not rows:
+        return ""
+    row = next((row for row in rows if row["step"] == state.get("best_global_step")), rows[-1])
+    left_out = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+    values = [
+        f"{name.removeprefix('eval_')} {value:.4f}"
+        for name, value in row.items()
+        if name.startswith("eval_") and name not in left_out and isinstance(value, float)
+    ]
+    return f"{', '.join(values)} (step {row['step']})"
+
+
+def _measured(results: Sequence[EvalResult]) -> str:
+    if not results:
+        return ""
+    sums = sorted({(entry.dataset_args or {})["model_sha1"] for entry in results})
+    text = (
+        f"By `sen eval`, of configuration and weights with the sha1 `{'`, `'.join(sums)}`. The metadata of this card "
+        "has the values with all digits."
+    )
+    return joined(results_table(results), text)
+
+
+def _limits(model: Any, bases: Sequence[BaseModel], words: str) -> str:
+    lines = []
+    gate = getattr(model.base_model, "gate", None)
+    if gate is not None and not gate.any():
+        lines.append("- The association is untrained: its outputs are the mean of the frozen encoders'.")
+    if any(base.hub_id for base in bases):
+        lines.append("- Limits and biases of the base models are this model's too; their cards state them.")
+    if not words:
+        lines.append(f"- {NO_LIMITS}" if lines else NO_LIMITS)
+    return joined("\n".join(lines), words) if not words.startswith("- ") else "\n".join([*lines, words])
+
+
+__all__ = [
+    "NO_LIMITS",
+    "NO_MEASURES",
+    "NO_TRAINING",
+    "PAPER",
+    "SECTIONS",
+    "filled",
+    "is_generated",
+    "joined",
+    "keeping_text",
+    "licence_metadata",
+    "marked",
+    "model_card",
+    "restriction",
+    "training_text",
+    "words_beside",
+]

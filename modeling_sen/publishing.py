@@ -1,0 +1,317 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""To the Hub: a model in memory, a checkpoint's folder or an adapter, with its card, in one commit.
+
+Of a folder only what loads the model is uploaded: no states of training, no embeddings, nothing that names this machine.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, HfApi, ModelCard, constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors.torch import load_file
+from transformers import AutoModel
+from transformers.utils import logging
+
+from modeling_sen.adapter_card import adapter_card, example_of, read_adapter
+from modeling_sen.base_models import OWN_LICENCE
+from modeling_sen.card_example import example, remote_example, run_example, task_of
+from modeling_sen.card_results import eval_results, is_of_checkpoint, merged, read_results
+from modeling_sen.configuration_sen import SENConfig
+from modeling_sen.evaluation.clip_embeddings import model_sha1
+from modeling_sen.model_card import is_generated, keeping_text, model_card
+from modeling_sen.modeling_sen import SENModel
+from modeling_sen.processing_sen import SENProcessor
+from modeling_sen.upload_files import add_code, check_loads_elsewhere, copy_checkpoint, read_settings, saved_config
+
+logger = logging.get_logger(__name__)
+
+CARD = "README.md"
+_LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What a push uploads.
+
+    Attributes:
+        repo_id: of the repository.
+        files: path in the repository -> bytes, the card among them.
+        card: its text.
+        url: of the commit or pull request; `None` after a dry run.
+    """
+
+    repo_id: str
+    files: dict[str, int]
+    card: str
+    url: str | None
+
+
+def push_folder(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    with_code: bool = False,
+    include_neurons: bool = False,
+    licence: str = OWN_LICENCE,
+    dry_run: bool = False,
+    token: str | bool | None = None,
+    **upload_arguments: Any,
+) -> Publication:
+    """Pushes a saved checkpoint, or an adapter that peft saved, once the example of its card has run.
+
+    Args:
+        folder: with `config.json`, of a type that the Auto classes know, or `adapter_config.json`. What stands beside it is
+            told by the card, see `model_card`.
+        private: whether the repository is private, where it is new.
+        with_code: upload the model's code too, so that it loads with `trust_remote_code=True` without the package.
+        include_neurons: upload the towers too, so that the repository stands alone.
+        licence: of what was trained.
+        dry_run: do all but the upload, without network.
+        upload_arguments: of `HfApi.upload_folder` (`revision`, `create_pr`, `commit_message`, ...).
+
+    Raises:
+        FileNotFoundError: no checkpoint in the folder.
+        ValueError: it would not load elsewhere; results in `evaluation/` are of other weights.
+        RuntimeError: the example fails.
+        OSError: the Hub refuses, or cannot be reached; the repository is then as it was.
+    """
+    folder = Path(folder)
+    if repo_id.count("/") != 1:
+        raise ValueError(f"repository {repo_id!r}, expected ORGANISATION/NAME")
+    fetch: dict[str, Any] = {"token": token} if token is not None else {}
+    existing = None
+    if dry_run:
+        fetch["local_files_only"] = True
+    else:
+        existing = _existing_card(repo_id, upload_arguments.get("revision"), token)
+    with tempfile.TemporaryDirectory() as name:
+        staged = Path(name)
+        if (folder / "adapter_config.json").is_file():
+            what, card = "adapter", _stage_adapter(folder, staged, repo_id, licence, fetch)
+        elif (folder / "config.json").is_file():
+            how = (with_code, include_neurons)
+            what, card = _stage_model(folder, staged, repo_id, licence, fetch, existing, *how)
+        else:
+            raise FileNotFoundError(f"{folder}: found no config.json, expected the folder of a saved model or adapter")
+        card = _to_write(card, existing, repo_id)
+        card.save(staged / CARD)
+        url = None
+        if not dry_run:
+            upload_arguments.setdefault("commit_message", f"Upload {what}")
+            with upload_errors(repo_id):
+                api = HfApi(token=token)
+                api.create_repo(repo_id, private=private, exist_ok=True)
+                url = str(api.upload_folder(repo_id=repo_id, folder_path=staged, **upload_arguments))
+        sizes = {
+            path.relative_to(staged).as_posix(): path.stat().st_size for path in staged.rglob("*") if path.is_file()
+        }
+        return Publication(repo_id, dict(sorted(sizes.items())), str(card), url)
+
+
+def push_model(
+    model: Any,
+    repo_id: str,
+    *,
+    processor: SENProcessor | None = None,
+    include_neurons: bool = False,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    tags: list[str] | None = None,
+    save_arguments: Mapping[str, Any] | None = None,
+    **upload_arguments: Any,
+) -> str:
+    """Pushes a model in memory; see `SENPreTrainedModel.push_to_hub`. Its card's example is not run.
+
+    Returns:
+        the address of the commit or pull request.
+
+    Raises:
+        ValueError: a tower that is a folder of this machine, without `include_neurons`.
+        OSError: the Hub refuses, or cannot be reached; the repository is then as it was.
+    """
+    api = HfApi(token=token)
+    with upload_errors(repo_id):
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    existing = _existing_card(repo_id, upload_arguments.get("revision"), token)
+    fetch = {"token": token} if token is not None else {}
+    with tempfile.TemporaryDirectory() as name:
+        staged = Path(name)
+        model.save_pretrained(staged, include_neurons=include_neurons, **(save_arguments or {}))
+        if not (staged / "config.json").is_file():  # adapters that Transformers put on are saved alone
+            card = adapter_card(read_adapter(staged, type(model)), staged, repo_id, staged, fetch=fetch)
+        else:
+            if processor is not None or model.config.model_type == "sen":  # without it no pipeline loads the model
+                (processor or SENProcessor(model.config)).save_pretrained(staged)
+            config = saved_config(staged)
+            check_loads_elsewhere(config)
+            about = _unchanged_source(model, staged)
+            entries = _entries(model, about, existing, strict=False)
+            card = model_card(model, config, repo_id, about, entries, fetch=fetch)
+        card.data["tags"] = list(dict.fromkeys([*card.data["tags"], *(tags or [])]))
+        upload_arguments = {
+            **upload_arguments,
+            "commit_message": upload_arguments.get("commit_message") or f"Upload {type(model).__name__}",
+        }
+        _to_write(card, existing, repo_id).save(staged / CARD)
+        with upload_errors(repo_id):
+            return str(api.upload_folder(repo_id=repo_id, folder_path=staged, **upload_arguments))
+
+
+def trainer_card(
+    model: Any, checkpoint: Path, repo_id: str, licence: str | None = None, training: str = ""
+) -> ModelCard:
+    """The card that a Trainer writes.
+
+    Args:
+        model: a model with a SEN, or peft's around one.
+        checkpoint: folder that it was saved to.
+        training: text about the run.
+    """
+    licence = licence or OWN_LICENCE
+    if (checkpoint / "adapter_config.json").is_file():
+        return adapter_card(read_adapter(checkpoint), checkpoint, repo_id, checkpoint, licence)
+    return model_card(model, saved_config(checkpoint), repo_id, checkpoint, licence=licence, training=training or None)
+
+
+# --- what is uploaded ------------------------------------------------------------------------------------------------
+
+
+def _stage_model(
+    folder: Path,
+    staged: Path,
+    repo_id: str,
+    licence: str,
+    fetch: dict[str, Any],
+    existing: ModelCard | None,
+    with_code: bool,
+    include_neurons: bool,
+) -> tuple[str, ModelCard]:
+    """Fills a folder with what is uploaded; returns the name of the model's class, and the card."""
+    kind: Any = SENModel if read_settings(folder)["model_type"] == SENConfig.model_type else AutoModel
+    model = kind.from_pretrained(folder, **fetch)
+    entries = _entries(model, folder, existing, strict=True)
+    copy_checkpoint(folder, staged)
+    if include_neurons:
+        model.save_pretrained(staged, include_neurons=True)
+    if model.config.model_type == "sen" and not (staged / "processor_config.json").is_file():
+        SENProcessor(model.config).save_pretrained(staged)
+    config = saved_config(staged)
+    check_loads_elsewhere(config, with_code)
+    if with_code or getattr(model.config, "auto_map", None):
+        add_code(model, staged)
+    offline = "local_files_only" in fetch
+    run_example(example(model, repr(str(staged))), str(folder), offline)
+    if with_code:
+        run_example(remote_example(model, repr(str(staged))), str(folder), offline, without_package=True)
+    ran = _ran_with("transformers", "torch")
+    card = model_card(model, config, repo_id, folder, entries, licence, fetch, with_code=with_code, ran=ran)
+    return type(model).__name__, card
+
+
+def _stage_adapter(folder: Path, staged: Path, repo_id: str, licence: str, fetch: dict[str, Any]) -> ModelCard:
+    settings = read_adapter(folder)
+    copy_checkpoint(folder, staged)
+    run_example(example_of(settings, repr(str(staged))), str(folder), "local_files_only" in fetch)
+    return adapter_card(settings, staged, repo_id, folder, licence, fetch, _ran_with("transformers", "peft"))
+
+
+def _ran_with(*packages: str) -> str:
+    versions = ", ".join(f"{name} {version(name)}" for name in ("modeling-sen", *packages))
+    return f"Before the upload this ran on a generated clip, with {versions}."
+
+
+def _entries(model: Any, folder: Path | None, existing: ModelCard | None, strict: bool) -> list[EvalResult]:
+    """Of the model-index: what `sen eval` measured of these weights, on the card that stands there already and since.
+
+    Raises:
+        ValueError: results of other weights in the folder, where it is strict; else they are left out.
+    """
+    sha1, task = cache(lambda: model_sha1(model)), task_of(model)
+    entries: list[EvalResult] = []
+    for file, results in read_results(folder).items() if folder is not None else ():
+        if results["model"]["sha1"] != sha1():
+            if strict:
+                raise ValueError(
+                    f"{file}: found the sha1 {results['model']['sha1']} of the weights that were measured, expected the "
+                    f"checkpoint's, {sha1()}; run `sen eval` again, or remove the file"
+                )
+        elif is_of_checkpoint(results):
+            entries += eval_results(results, task.name, task.pipeline_tag)
+        else:
+            logger.warning(f"{file}: results of a fitted head, which are not those of the checkpoint, are left out")
+    theirs = None if existing is None else existing.data.get("eval_results")
+    return merged(entries, theirs, sha1()) if theirs else entries
+
+
+def _unchanged_source(model: Any, staged: Path) -> Path | None:
+    """The folder that a model was loaded from, where its weights are still those."""
+    folder = Path(model.name_or_path)
+    weights = [path / "model.safetensors" for path in (folder, staged)]
+    if not model.name_or_path or not all(path.is_file() for path in weights):
+        return None
+    before, now = map(load_file, weights)
+    same = before.keys() == now.keys() and all(before[name].equal(now[name]) for name in now)
+    return folder if same else None
+
+
+# --- the upload ------------------------------------------------------------------------------------------------------
+
+
+def _existing_card(repo_id: str, revision: str | None, token: str | bool | None) -> ModelCard | None:
+    try:
+        with upload_errors(repo_id):
+            path = hf_hub_download(repo_id, CARD, revision=revision, token=token)
+    except OSError as error:
+        if isinstance(error.__cause__, EntryNotFoundError | RepositoryNotFoundError | RevisionNotFoundError):
+            return None
+        raise
+    return ModelCard.load(path, ignore_metadata_errors=True)
+
+
+def _to_write(card: ModelCard, existing: ModelCard | None, repo_id: str) -> ModelCard:
+    """The new card, or the one that stands there with its metadata, where somebody wrote or changed that one's text."""
+    if existing is None or is_generated(existing.text):
+        return card
+    logger.warning(
+        f"{repo_id}: its card was written or changed by hand; the text stays, its metadata is brought up to date"
+    )
+    return keeping_text(card, existing)
+
+
+@contextmanager
+def upload_errors(repo_id: str) -> Iterator[None]:
+    """Says in one sentence what the Hub refused, or that it cannot be reached."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        reason = f"the Hub answered {status}" + (f" ({error.server_message})" if error.server_message else "")
+        if status == 401:
+            reason = f"the Hub does not take the token, or found none; {_LOGIN}"
+        elif status == 403:
+            reason = f"the token may not write there; {_LOGIN}, with a token that may"
+        raise OSError(f"{repo_id}: {reason}; nothing was changed") from error
+    except (HTTPError, ConnectionError) as error:
+        raise OSError(
+            f"{repo_id}: the connection to {constants.ENDPOINT} failed ({type(error).__name__}); a commit is whole or "
+            "not made, so push again"
+        ) from error
+
+
+__all__ = ["Publication", "push_folder", "push_model", "trainer_card", "upload_errors"]

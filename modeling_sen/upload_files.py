@@ -1,0 +1,120 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Which files of a checkpoint's folder are uploaded: what loads the model, and the model's code where that is asked for.
+
+No states of training, no embeddings, nothing that names this machine.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+from transformers.dynamic_module_utils import get_relative_import_files
+
+from modeling_sen.configuration_sen import SENConfig
+from modeling_sen.processing_sen import SENProcessor
+
+# At the root of the folder; folders beside it are those that config.json names as `./NAME`.
+_FILES = (
+    *("config.json", "generation_config.json", "*processor_config.json", "*.safetensors", "*.safetensors.index.json"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
+    *("chat_template*", "adapter_config.json"),
+)
+
+
+def checkpoint_files(folder: Path) -> list[str]:
+    """Paths, relative to a checkpoint's folder, of the files that load the model."""
+    found = {path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()}
+    if (folder / "config.json").is_file():
+        for name in _folders_beside(read_settings(folder)):
+            found |= {path for path in (folder / name).rglob("*") if path.is_file()}
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def copy_checkpoint(folder: Path, target: Path) -> None:
+    """Copies the files of `checkpoint_files`."""
+    for name in checkpoint_files(folder):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        copyfile(folder / name, target / name)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """A checkpoint's config.json.
+
+    Raises:
+        ValueError: it is damaged, or names no type of model.
+    """
+    file = folder / "config.json"
+    try:
+        settings = json.loads(file.read_text())
+        settings["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: expected the settings of a model ({error!r})") from error
+    return settings
+
+
+def saved_config(folder: Path) -> SENConfig:
+    """Of the SEN in a saved checkpoint, as config.json has it."""
+    settings = read_settings(folder)
+    return SENConfig.from_dict(settings.get("sen_config", settings))
+
+
+def check_loads_elsewhere(config: SENConfig, with_code: bool = False) -> None:
+    """
+    Args:
+        with_code: whether it is to load without the package, too.
+
+    Raises:
+        ValueError: a tower that is a folder of this machine, or of a package that is not there.
+    """
+    for spec in [*config.neuron_specs, *([config.text_tower_spec] if config.text_tower_spec else [])]:
+        if Path(spec.hub_id).is_dir() and not spec.is_relative:
+            raise ValueError(
+                f"neuron {spec.name!r}: its tower is the folder {spec.hub_id} of this machine, which others do not have; "
+                "upload it too, by include_neurons (sen push --include-neurons)"
+            )
+        if with_code and spec.is_builtin:
+            raise ValueError(
+                f"neuron {spec.name!r}: its tower is part of the package, which code in the repository is to do without; "
+                "upload it too, by include_neurons (sen push --include-neurons)"
+            )
+
+
+def add_code(model: Any, folder: Path) -> None:
+    """Copies the files that define model, configuration and processor beside a saved checkpoint, and names them there.
+
+    As Transformers does for classes that are registered for it, but for this checkpoint alone.
+
+    Raises:
+        ValueError: a class that no file defines.
+    """
+    classes: dict[str, dict[str, type]] = {"config.json": {"AutoConfig": type(model.config), "AutoModel": type(model)}}
+    if (folder / "processor_config.json").is_file():
+        classes["processor_config.json"] = {"AutoProcessor": SENProcessor}
+    for file, named in classes.items():
+        settings = json.loads((folder / file).read_text())
+        settings["auto_map"] = {
+            auto_class: f"{kind.__module__.split('.')[-1]}.{kind.__name__}" for auto_class, kind in named.items()
+        }
+        (folder / file).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        for kind in named.values():
+            source = getattr(sys.modules[kind.__module__], "__file__", None)
+            if source is None:
+                raise ValueError(f"{kind.__name__}: no file defines it, so its code cannot be uploaded")
+            for path in (source, *get_relative_import_files(source)):
+                copyfile(path, folder / Path(path).name)
+
+
+def _folders_beside(settings: Any) -> Iterator[str]:
+    """Folders that a configuration names anywhere as `./NAME`."""
+    if isinstance(settings, str) and settings.startswith("./") and ".." not in settings.split("/"):
+        yield settings.removeprefix("./")
+    elif isinstance(settings, dict | list):
+        for part in settings.values() if isinstance(settings, dict) else settings:
+            yield from _folders_beside(part)
+
+
+__all__ = ["add_code", "check_loads_elsewhere", "checkpoint_files", "copy_checkpoint", "read_settings", "saved_config"]
