@@ -122,7 +122,8 @@ def keeping_text(card: ModelCard, existing: ModelCard) -> ModelCard:
     """The existing card with the metadata of the new one; tags of both."""
     tags = list(dict.fromkeys([*(existing.data.get("tags") or []), *(card.data.get("tags") or [])]))
     known = {name: value for name, value in card.data.__dict__.items() if value is not None}
-    existing.data.__dict__.update({**known, "tags": tags})
+    # Results of weights that are replaced are not kept.
+    existing.data.__dict__.update({"eval_results": None, "model_name": None, **known, "tags": tags})
     return existing
 
 

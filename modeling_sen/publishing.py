@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +33,7 @@ from modeling_sen.card_example import example, remote_example, run_example, task
 from modeling_sen.card_results import eval_results, is_of_checkpoint, merged, read_results
 from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.evaluation.clip_embeddings import model_sha1
-from modeling_sen.model_card import is_generated, keeping_text, model_card
+from modeling_sen.model_card import is_generated, keeping_text, model_card, training_text
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.upload_files import add_code, check_loads_elsewhere, copy_checkpoint, read_settings, saved_config
@@ -173,20 +173,33 @@ def push_model(
             return str(api.upload_folder(repo_id=repo_id, folder_path=staged, **upload_arguments))
 
 
-def trainer_card(
-    model: Any, checkpoint: Path, repo_id: str, licence: str | None = None, training: str = ""
-) -> ModelCard:
-    """The card that a Trainer writes.
+def write_trainer_card(
+    trainer: Any, *, checkpoint: Path | None = None, license: str | None = None, tags: Any = None, **kwargs: Any
+) -> None:
+    """`create_model_card` for a `Trainer` of Transformers whose model has a SEN, or is peft's around one: the package's card.
 
     Args:
-        model: a model with a SEN, or peft's around one.
-        checkpoint: folder that it was saved to.
-        training: text about the run.
+        checkpoint: folder that the model was saved to, by default `output_dir`, where the card is written.
+        license, tags: of the card.
+        kwargs: others that `Trainer.create_model_card` takes are not read.
     """
-    licence = licence or OWN_LICENCE
+    if not trainer.is_world_process_zero():
+        return
+    output = Path(trainer.args.output_dir)
+    checkpoint, model = checkpoint or output, trainer.accelerator.unwrap_model(trainer.model)
+    repo_id, licence = trainer.hub_model_id or output.resolve().name, license or OWN_LICENCE
     if (checkpoint / "adapter_config.json").is_file():
-        return adapter_card(read_adapter(checkpoint), checkpoint, repo_id, checkpoint, licence)
-    return model_card(model, saved_config(checkpoint), repo_id, checkpoint, licence=licence, training=training or None)
+        card = adapter_card(read_adapter(checkpoint), checkpoint, repo_id, output, licence)
+    else:
+        own = {name: getattr(trainer.args, name) for name in ("learning_rate", "weight_decay", "seed")}
+        settings = None if (output / "train.yaml").is_file() else own
+        training = training_text(output, settings, asdict(trainer.state))
+        card = model_card(model, saved_config(checkpoint), repo_id, output, licence=licence, training=training)
+    card.data["tags"] = list(dict.fromkeys([*card.data["tags"], *([tags] if isinstance(tags, str) else tags or [])]))
+    existing = None
+    if trainer.hub_model_id is not None:
+        existing = _existing_card(repo_id, trainer.args.hub_revision, trainer.args.hub_token)
+    _to_write(card, existing, repo_id).save(output / CARD)
 
 
 # --- what is uploaded ------------------------------------------------------------------------------------------------
@@ -314,4 +327,4 @@ def upload_errors(repo_id: str) -> Iterator[None]:
         ) from error
 
 
-__all__ = ["Publication", "push_folder", "push_model", "trainer_card", "upload_errors"]
+__all__ = ["CARD", "Publication", "push_folder", "push_model", "upload_errors", "write_trainer_card"]

@@ -6,6 +6,8 @@ OUT/train.yaml          the settings, resolved: `sen train --config OUT/train.ya
 OUT/checkpoint-STEP     what an interrupted run goes on from, when the same command is given again
 OUT/best, OUT/last      checkpoints, once the run is finished: SENModel.from_pretrained, `sen classify --model`, ...
 OUT/trainer_state.json  its log; OUT/curve.png draws it
+
+With --push_to_hub the checkpoint to use is pushed when the run is finished, as `sen push` does.
 """
 
 import hashlib
@@ -22,6 +24,7 @@ from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.presets import PRESETS, resolve_checkpoint
 from modeling_sen.processing_sen import SENProcessor
+from modeling_sen.publishing import push_folder
 from modeling_sen.training.clip_dataset import ClipDataset
 from modeling_sen.training.data import LabelledClips, open_clips
 from modeling_sen.training.tasks import Recognition, Retrieval
@@ -105,6 +108,14 @@ def train_sen(settings: TrainSettings, training: SENTrainingArguments) -> Path:
             trainer._load_from_checkpoint(checkpoint)
         if checkpoint is not None or name == "last":
             trainer.save_whole(output / name)
+    if training.push_to_hub and training.process_index == 0:
+        push_folder(
+            chosen,
+            str(trainer.hub_model_id),
+            private=training.hub_private_repo,
+            token=training.hub_token,
+            revision=training.hub_revision,
+        )
     if unreadable is not None and unreadable.exists() and training.process_index == 0:
         count = len(set(unreadable.read_text().splitlines()))
         print(f"{count} clips could not be read and were left out: {unreadable}")

@@ -14,19 +14,23 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from torch import nn
 from transformers import SchedulerType, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, sort_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, get_last_checkpoint, sort_checkpoints
 
 from modeling_sen.modeling_sen import SENModel
+from modeling_sen.publishing import CARD, upload_errors, write_trainer_card
 from modeling_sen.training.curve import draw_curve
 from modeling_sen.training.train_settings import TRAINER_DEFAULTS
+from modeling_sen.upload_files import checkpoint_files
 
 UNFINISHED = ".unfinished"  # in the folder of a run: a checkpoint that is being written, or removed
 Task = Callable[[nn.Module, Mapping[str, Any]], Mapping[str, Any]]
@@ -64,6 +68,10 @@ class SENTrainingArguments(TrainingArguments):
         super().__post_init__()
         # Several GPUs are for several processes: `DataParallel` would cut class texts and cached trunks in pieces.
         self._n_gpu = min(self._n_gpu, 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the token: the Trainer pickles its arguments beside each checkpoint, and uploads them."""
+        return {**self.__dict__, "hub_token": None}
 
 
 def changed_arguments(arguments: SENTrainingArguments) -> dict[str, Any]:
@@ -245,7 +253,7 @@ class SENTrainer(Trainer):
     def save_whole(self, folder: Path) -> None:
         """`save_model` to a folder of its own, which appears whole or not at all."""
         unfinished = folder.with_name(UNFINISHED)
-        self.save_model(str(unfinished / folder.name))
+        self.save_model(str(unfinished / folder.name), _internal_call=True)  # without a push
         if self.args.should_save:
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(unfinished / folder.name, folder)
@@ -295,9 +303,61 @@ class SENTrainer(Trainer):
     def _running_loss_file(self, checkpoint: str) -> str:
         return os.path.join(checkpoint, f"running_loss_{self.args.process_index}.pth")
 
+    # --- the Hub -----------------------------------------------------------------------------------------------------
+
+    def create_model_card(self, **kwargs: Any) -> None:  # type: ignore[override]
+        """Writes the card of the package to `output_dir`, for a model with a SEN; see [`write_trainer_card`]."""
+        if self._sen is None:
+            super().create_model_card(**kwargs)
+        else:
+            write_trainer_card(self, **kwargs)
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As of `Trainer`; of `output_dir` only model, processor and card are uploaded, in one commit."""
+        if self._sen is None:
+            return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = token if token is not None else self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**kwargs)
+        self._finish_current_push()
+        output, api = Path(str(self.args.output_dir)), HfApi(token=token)
+        upload: Any = partial(api.upload_folder, run_as_future=not blocking)
+        with upload_errors(str(self.hub_model_id)):
+            return upload(
+                repo_id=str(self.hub_model_id),
+                folder_path=output,
+                allow_patterns=[*checkpoint_files(output), CARD],
+                commit_message=commit_message,
+                revision=revision or self.args.hub_revision,
+            )
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self._is_saving:  # then it is moved first
-            super()._push_from_checkpoint(checkpoint_folder)
+        if self._is_saving:  # then it is moved first
+            return
+        if self.args.hub_strategy != HubStrategy.END:
+            self.create_model_card(checkpoint=Path(checkpoint_folder))
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    @property
+    def _sen(self) -> SENModel | None:
+        """The SEN in the model, where there is one."""
+        found = getattr(self.accelerator.unwrap_model(self.model), "base_model", None)
+        found = getattr(found, "model", found)  # peft's
+        sen = getattr(found, "base_model", None)
+        return sen if isinstance(sen, SENModel) else None
 
 
 class _StopAfterStep(TrainerCallback):
