@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=1000, help="clips of each kind and seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13], help="seeds of the test clips")
     parser.add_argument("--split", choices=["test", "unseen_pairs"], default="test", help="of the world")
+    parser.add_argument("--card", type=Path, help="folder of a card's words: writes measured_SPLIT.md to it")
     parser.add_argument("--model", default=str(Path(modeling_sen.__file__).with_name("sen_tiny")))
     options = parser.parse_args()
 
@@ -77,6 +78,7 @@ def main() -> None:
     tokens = processor.tokenize([f"a video of {text}" for text in descriptions])
     texts = model.get_text_features(tokens["text_input_ids"], tokens["text_attention_mask"]).pooler_output
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    rows: dict[str, list[str]] = {}
     for title, objects in (("one object", "1"), ("three objects, one sounds", "3")):
         results = []
         started = time.perf_counter()
@@ -97,7 +99,27 @@ def main() -> None:
             for measure in results[0][neuron]:
                 values = 100 * np.array([result[neuron][measure] for result in results])
                 cells.append(f"{measure} {values.mean():5.1f} ± {values.std():.1f}")
+                rows.setdefault(neuron, []).append(f"{values.mean():.1f} ± {values.std():.1f}")
             print(f"  {neuron:14s} " + "   ".join(cells))
+    if options.card is not None:
+        text = (
+            ""
+            if options.split == "test"
+            else f"Pairs of colour and shape that never occur in training, {options.num} clips a set:\n\n"
+        )
+        (options.card / f"measured_{options.split}.md").write_text(text + card_table(rows))
+
+
+def card_table(rows: dict[str, list[str]]) -> str:
+    """The results as Markdown, without round 0, which is the frozen mean."""
+    lines = ["| | one object, of 512 | one of three, of 512 | of the 27 mixtures |", "|---|---|---|---|"]
+    for name, cells in rows.items():
+        number = name.removeprefix("SEN round ")
+        if number == "0":
+            continue
+        shown = f"SEN, round {number}" if number != name else name if name == "frozen mean" else f"`{name}` alone"
+        lines.append(f"| {shown} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

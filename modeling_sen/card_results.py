@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 FOLDER = "evaluation"
-_PLAIN = ("MdR", "MnR")  # ranks; all else is a share
+_RANKS = ("MdR", "MnR")  # metrics that are no shares
 
 
 def read_results(folder: Path) -> dict[Path, dict[str, Any]]:
@@ -51,6 +51,8 @@ def eval_results(results: Mapping[str, Any], task_name: str | None, pipeline_tag
         "model_sha1": results["model"]["sha1"],
         "modeling_sen": results["versions"]["modeling-sen"],
     }
+    if classes := [part["classes"] for part in results["data"] if "classes" in part]:
+        args["classes"] = max(classes)
     if lists := [entry["sha1"] for entry in listed if entry.get("sha1")]:
         args["lists_sha1"] = lists
     if results["num"] is not None:
@@ -64,6 +66,7 @@ def eval_results(results: Mapping[str, Any], task_name: str | None, pipeline_tag
                 task_name=task_name or results["task"],
                 dataset_type=on_hub["id"] if on_hub else results.get("dataset") or _kind(sources[0]),
                 dataset_name=results.get("dataset") or ", ".join(sources),
+                dataset_config=results.get("column"),
                 dataset_split=_split(results, sources),
                 dataset_revision=on_hub["revision"] if on_hub else None,
                 dataset_args=args,
@@ -89,16 +92,23 @@ def merged(ours: Sequence[EvalResult], theirs: Sequence[EvalResult], sha1: str) 
 
 def results_table(entries: Sequence[EvalResult]) -> str:
     """Markdown: a row for each entry, shares in per cent with two decimals."""
-    rows = ["| data | clips | protocol | metric | value |", "|---|---|---|---|---|"]
+    rows = ["| data | clips | classes | protocol | metric | value |", "|---|---|---|---|---|---|"]
     for entry in entries:
-        args, spread = entry.dataset_args or {}, (entry.metric_args or {}).get("std")
-        is_share = not str(entry.metric_name).endswith(_PLAIN)
-        value = f"{100 * entry.metric_value:.2f} %" if is_share else f"{entry.metric_value:.2f}"
-        if spread is not None:
-            value += f" ± {100 * spread if is_share else spread:.2f} over {entry.metric_args['splits']} splits"  # type: ignore[index]
-        protocol = f"{args.get('protocol')} {args.get('protocol_version')}"
-        clips = f"{args.get('clips')}" + (f", drawn by seed {args['seed']}" if "drawn" in args else "")
-        rows.append(f"| {entry.dataset_name} | {clips} | {protocol} | {entry.metric_name} | {value} |")
+        args, spread = entry.dataset_args or {}, entry.metric_args or {}
+        factor, unit = (1, "") if str(entry.metric_name).endswith(_RANKS) else (100, " %")
+        value = f"{factor * entry.metric_value:.2f}"
+        value += f" ± {factor * spread['std']:.2f}{unit} over {spread['splits']} splits" if spread else unit
+        column = f" ({entry.dataset_config})" if entry.dataset_config else ""
+        drawn = f", drawn by seed {args['seed']}" if "drawn" in args else ""
+        cells = (
+            f"{entry.dataset_name}{column}",
+            f"{args['clips']:,}{drawn}",
+            args.get("classes", ""),
+            f"{args['protocol']}, version {args['protocol_version']}",
+            entry.metric_name,
+            value,
+        )
+        rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows)
 
 
@@ -119,7 +129,7 @@ def _split(results: Mapping[str, Any], sources: Sequence[str]) -> str | None:
 
 def _identity(entry: EvalResult) -> tuple[Any, ...]:
     args = entry.dataset_args or {}
-    names = (entry.dataset_type, entry.dataset_name, entry.dataset_split, entry.metric_name)
+    names = (entry.dataset_type, entry.dataset_name, entry.dataset_config, entry.dataset_split, entry.metric_name)
     return (*names, args.get("protocol"), args.get("drawn"), args.get("seed"))
 
 

@@ -211,7 +211,7 @@ def _trained(model: Any, bases: Sequence[BaseModel]) -> str:
     total = f"{own:,} parameters"
     if all(base.parameters is not None for base in bases):
         everything = sum(weight.numel() for weight in model.parameters())
-        total = f"{own:,} of {everything:,} parameters ({own / everything:.2%})"
+        total = f"{own:,} of {everything:,} parameters ({100 * own / everything:.2f} %)"
     what = "association" if model.config.model_type == "sen" else "association and head"
     depth = {None: "the upper quarter", "all": "all"}.get(config.prompt_depth, f"the upper {config.prompt_depth}")
     again = (

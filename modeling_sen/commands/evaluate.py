@@ -75,7 +75,7 @@ def main(
 
     encoder = SENEncoder.from_pretrained(resolve_checkpoint(model), **model_arguments(device, dtype))
     run = describe_run(encoder, model, used)
-    results: dict[str, Any] = {"task": task, **run, "split": split, "num": num, "seed": seed}
+    results: dict[str, Any] = {"task": task, **run, "split": split, "column": column, "num": num, "seed": seed}
     if task == "retrieval":
         texts = [open_clips(source, "text", split, target_column=column) for source in sources]
         results |= measure_retrieval(encoder, used, texts, output, num, seed, batch_size, not as_json)
