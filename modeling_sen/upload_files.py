@@ -89,7 +89,7 @@ def add_code(model: Any, folder: Path) -> None:
     As Transformers does for classes that are registered for it, but for this checkpoint alone.
 
     Raises:
-        ValueError: a class that no file defines.
+        ValueError: a class that no file defines, or of which a file is missing that its code imports.
     """
     classes: dict[str, dict[str, type]] = {"config.json": {"AutoConfig": type(model.config), "AutoModel": type(model)}}
     if (folder / "processor_config.json").is_file():
@@ -101,11 +101,18 @@ def add_code(model: Any, folder: Path) -> None:
         }
         (folder / file).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
         for kind in named.values():
-            source = getattr(sys.modules[kind.__module__], "__file__", None)
-            if source is None:
-                raise ValueError(f"{kind.__name__}: no file defines it, so its code cannot be uploaded")
-            for path in (source, *get_relative_import_files(source)):
-                copyfile(path, folder / Path(path).name)
+            for path in _code_of(kind):
+                copyfile(path, folder / path.name)
+
+
+def _code_of(kind: type) -> list[Path]:
+    source = getattr(sys.modules[kind.__module__], "__file__", None)
+    if source is None:
+        raise ValueError(f"{kind.__name__}: no file defines it, so its code cannot be uploaded")
+    try:
+        return [Path(source), *map(Path, get_relative_import_files(source))]
+    except FileNotFoundError as error:
+        raise ValueError(f"{kind.__name__}: its code needs {error.filename}, which is not there") from error
 
 
 def _folders_beside(settings: Any) -> Iterator[str]:
