@@ -203,6 +203,7 @@ def measure_inference(towers: Path, repeats: int, threads: int) -> None:
     print_turns(turns, "once", {name: aim for name, (_, aim) in SENS.items()} | {"dense features of all": 0.01})
     del models, quarter
     once = peak_megabytes("once", towers, threads)
+    print(f"peak memory, once: {once:.0f} MB")
     for way in [*INFERENCE, "naive"]:
         peak = peak_megabytes(way, towers, threads)
         print(f"peak memory, {way}: {peak:.0f} MB, {peak / once:.2f}x of one pass (aim {MEMORY_AIM}x)")
