@@ -107,8 +107,8 @@ def observe(work: str, clip: str, commits: list[str]) -> dict:
     return found
 
 
-def run_online(url: str, work: Path, *given: Any) -> dict:
-    """`observe` in a process of its own whose Hub is the small one: the tests' own process is offline."""
+def run_observer(module: str, url: str, work: Path, *given: Any) -> dict:
+    """`observe` of a test module in a process of its own whose Hub is the small one: the tests' own process is offline."""
     environment = {
         **os.environ,
         "HF_ENDPOINT": url,
@@ -120,7 +120,7 @@ def run_online(url: str, work: Path, *given: Any) -> dict:
     }
     code = (
         "import json, sys, modeling_sen\n"  # first: the fixtures would say that there is no network
-        "from test_hub import observe\n"
+        f"from {module} import observe\n"
         "print(json.dumps(observe(*json.loads(sys.argv[1]))))"
     )
     command = [sys.executable, "-c", code, json.dumps([str(work), *given])]
@@ -151,7 +151,7 @@ def sen_commits(hub, towers, tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def online(hub, towers, sen_commits, tmp_path_factory) -> dict:
-    return run_online(hub.url, tmp_path_factory.mktemp("work"), towers["clip"], sen_commits)
+    return run_observer("test_hub", hub.url, tmp_path_factory.mktemp("work"), towers["clip"], sen_commits)
 
 
 def test_refusals_say_what_to_do_and_name_neuron_and_repository(online, hub):

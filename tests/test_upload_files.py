@@ -83,9 +83,7 @@ def test_a_head_brings_its_own_code(make_sen, tmp_path, monkeypatch):
     head = toy.ToyHead(toy.ToyConfig(sen_config=make_sen().config.to_dict()))
     head.base_model.load_neurons()
     head.save_pretrained(tmp_path / "toy", include_neurons=True)
-    with pytest.raises(
-        ValueError, match=r"ToyConfig: its code needs .*tests/\w+.py, which is not there"
-    ):
+    with pytest.raises(ValueError, match=r"ToyConfig: its code needs .*tests/\w+.py, which is not there"):
         add_code(head, tmp_path / "toy")
     package = shutil.copytree(Path(modeling_sen.__file__).parent, tmp_path / "package")
     monkeypatch.setattr(toy, "__file__", shutil.copy(toy.__file__, package))  # as a head of the package
