@@ -23,7 +23,13 @@ from transformers.utils.hub import create_and_tag_model_card
 
 from .checkpoint_folder import replaced_folder
 from .configuration_sen import TEXT_TOWER_NAME, SENConfig
-from .hub_files import FETCH_ARGUMENTS, HubSource, quiet_transformers, readable_weights
+from .hub_files import (
+    FETCH_ARGUMENTS,
+    HubSource,
+    naming_hub_errors,
+    quiet_transformers,
+    readable_weights,
+)
 
 # Weights under the names that checkpoints of the first development had.
 _RENAMED_WEIGHTS = {
@@ -78,17 +84,23 @@ class SENPreTrainedModel(PreTrainedModel):
         if source is not None and source.revision is not None:
             kwargs["revision"] = source.revision
         adapter = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")  # where Auto classes found one
-        if source is not None and (adapter or source.file("adapter_config.json", optional=True)):
+        with naming_hub_errors(f"{name}"):
+            if source is not None and not adapter:
+                adapter = source.file("adapter_config.json", optional=True) and name
+        if adapter:
             raise ValueError(  # Transformers would put it on before the towers are there
-                f"{adapter or name}: found an adapter (adapter_config.json), expected a SEN; load the SEN that it was "
-                f"trained on, and then peft's PeftModel.from_pretrained(model, {str(adapter or name)!r})"
+                f"{adapter}: found an adapter (adapter_config.json), expected a SEN; load the SEN that it was trained on, "
+                f"and then peft's PeftModel.from_pretrained(model, {str(adapter)!r})"
             )
         if source is not None and "config" not in kwargs:
             _check_model_type(source, cls.config_class.model_type)  # type: ignore[union-attr]
         wants_info = kwargs.pop("output_loading_info", False)
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
         kwargs = {"key_mapping": _RENAMED_WEIGHTS, **kwargs}
-        with quiet_transformers(), readable_weights(f"{name}"):  # what is missing raises below
+        # What is missing raises below.
+        with quiet_transformers(), readable_weights(f"{name}"), naming_hub_errors(f"{name}"):
+            if source is not None:
+                source.prefetch_model(kwargs)
             model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
         if info["missing_keys"] and source is not None:
             missing = sorted(info["missing_keys"])
