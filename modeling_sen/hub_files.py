@@ -15,6 +15,8 @@ from pickle import UnpicklingError
 from typing import Any
 
 from huggingface_hub import (
+    CommitOperationAdd,
+    HfApi,
     constants,
     hf_hub_download,
     is_offline_mode,
@@ -207,6 +209,17 @@ def _sen_tiny_folder() -> Path:
     return folder
 
 
+def commit_folder(api: HfApi, repo_id: str, folder: str | Path, commit_message: str, **kwargs: Any) -> str:
+    """Uploads the files of a folder in one commit. `HfApi.upload_folder` may make several, and fail between them.
+
+    Args:
+        kwargs: of `HfApi.create_commit`: `revision`, `create_pr`, ...
+    """
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    operations = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files]
+    return api.create_commit(repo_id, operations, commit_message=commit_message, **kwargs)
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Without load reports and progress bars: cutting a tower out leaves the rest unused, and what is missing raises."""
@@ -300,6 +313,7 @@ def _hub_problem(error: BaseException | None, login: str = "") -> str | None:
 __all__ = [
     "FETCH_ARGUMENTS",
     "HubSource",
+    "commit_folder",
     "naming_errors",
     "naming_hub_errors",
     "quiet_transformers",

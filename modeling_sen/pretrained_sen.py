@@ -26,6 +26,7 @@ from .configuration_sen import TEXT_TOWER_NAME, SENConfig
 from .hub_files import (
     FETCH_ARGUMENTS,
     HubSource,
+    commit_folder,
     naming_hub_errors,
     quiet_transformers,
     readable_weights,
@@ -173,17 +174,24 @@ class SENPreTrainedModel(PreTrainedModel):
         tags: list[str] | None = None,
         **save_arguments: Any,
     ) -> str:
-        """As of any Transformers model; `include_neurons` as of `save_pretrained`, so that the repository stands alone."""
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        card = create_and_tag_model_card(repo_id, tags, token=token)  # type: ignore[arg-type]
-        with tempfile.TemporaryDirectory() as folder:
+        """As of any Transformers model; `include_neurons` as of `save_pretrained`, so that the repository stands alone.
+
+        Raises:
+            OSError: the Hub refuses or fails. The repository has all files of this push then, or none.
+        """
+        with naming_hub_errors(repo_id), tempfile.TemporaryDirectory() as folder:
+            api = HfApi(token=token)
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            # The card that is there stays, also where the Hub fails to send it: this raises then.
+            HubSource(repo_id, fetch={"token": token}).prefetch("README.md")
+            card = create_and_tag_model_card(repo_id, tags, token=token)  # type: ignore[arg-type]
             self.save_pretrained(folder, include_neurons=include_neurons, **save_arguments)
             card.save(Path(folder, "README.md"))
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message or f"Upload {type(self).__name__}",
+            return commit_folder(
+                api,
+                repo_id,
+                folder,
+                commit_message or f"Upload {type(self).__name__}",
                 commit_description=commit_description,
                 revision=revision,
                 create_pr=create_pr,
