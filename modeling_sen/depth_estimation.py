@@ -65,7 +65,7 @@ class DepthEstimator:
         with naming_errors(f"depth_estimator ({self.source.location})", "pass token=..."):
             source = self.source.at_commit()
             source.prefetch_model({})
-            self._model = AutoModelForDepthEstimation.from_pretrained(source.location, **source.files).eval()
+            self._model = AutoModelForDepthEstimation.from_pretrained(source.location, **source.arguments).eval()
             settings = hub_settings(source)
         size = (settings or {}).get("size") or {"height": 384, "width": 384}
         multiple = (settings or {}).get("ensure_multiple_of") or (settings or {}).get("size_divisor") or 32

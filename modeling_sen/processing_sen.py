@@ -282,7 +282,7 @@ class SENProcessor(ProcessorMixin):
         def load(source: HubSource) -> Any:
             source = tower_source(source).at_commit()
             source.prefetch("preprocessor_config.json", "processor_config.json")
-            return AutoFeatureExtractor.from_pretrained(source.location, **source.files)
+            return AutoFeatureExtractor.from_pretrained(source.location, **source.arguments)
 
         return self._part(spec, load)
 

@@ -52,7 +52,7 @@ class TextReader:
         source = tower_source(source).at_commit()
         source.prefetch("config.json", *TOKENIZER_FILES)
         arguments = {} if layout is None else layout.tokenizer_arguments
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(source.location, **{**arguments, **source.files})
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(source.location, **{**arguments, **source.arguments})
         self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, _places(source), LONGEST_TEXT)
         self.prompt = "" if layout is None else layout.prompt
         self.lower_case = layout is not None and layout.lower_case
