@@ -60,7 +60,7 @@ class HubSource:
     location: str
     revision: str | None = None
     subfolder: str = ""
-    fetch: Mapping[str, Any] = field(default_factory=dict)
+    fetch: Mapping[str, Any] = field(default_factory=dict, repr=False)  # holds the token
     trust_remote_code: bool = False
 
     @classmethod
