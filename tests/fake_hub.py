@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import yaml
+from hub_faults import Fault
 
 _REPO = r"(?P<repo>[^/]+/[^/]+)"
 # Kind of request -> its path. `head` is the same as `file`, asked by HEAD; `store` the same as `storage`, by PUT.
@@ -71,32 +72,6 @@ class Repository:
 
 
 @dataclass
-class Fault:
-    """What goes wrong with some requests; see `Hub.fail`."""
-
-    kind: str
-    file: str = ""
-    skip: int = 0
-    times: int | None = None
-    status: int | None = None
-    received: int | None = None
-    sent: int | None = None
-    pause: float = 0.0
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def hits(self, kind: str, name: str) -> bool:
-        """Whether it is this request's turn; counts it."""
-        if kind != self.kind or not name.endswith(self.file) or self.times == 0:
-            return False
-        if self.skip:
-            self.skip -= 1
-            return False
-        if self.times is not None:
-            self.times -= 1
-        return True
-
-
-@dataclass
 class Request:
     kind: str
     name: str
@@ -133,20 +108,7 @@ class Hub:
         return repository.commit(files)
 
     def fail(self, kind: str, **settings: Any) -> None:
-        """Lets requests fail until `faults` is cleared.
-
-        Args:
-            kind: `create`, `validate`, `preupload`, `batch`, `store` (upload of a large file), `commit`, `info`, `tree`,
-                `head` (of a file), `file` (download), `storage` (download of a large file).
-            file: only files whose name ends so.
-            skip: so many requests of the kind are answered first.
-            times: so many fail, by default all.
-            status: the answer, e.g. 503.
-            received: the connection is cut after so many bytes of the request's body.
-            sent: the connection is cut after so many bytes of the answer's body.
-            pause: seconds without an answer, in the middle of the body where `sent` is given.
-            headers: of the answer, in place of the right ones.
-        """
+        """Lets requests fail until `faults` is cleared; the settings are those of `Fault`."""
         self.faults.append(Fault(kind, **settings))
 
 
@@ -196,7 +158,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, limit: int | None) -> bytes:
         if limit is not None:
-            self.rfile.read(min(limit, int(self.headers.get("Content-Length") or limit)))
+            is_chunked = self.headers.get("Transfer-Encoding") == "chunked"
+            self.rfile.read(limit if is_chunked else min(limit, int(self.headers.get("Content-Length") or 0)))
             raise _Cut
         if self.headers.get("Transfer-Encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -230,6 +193,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.sent is not None:
             self.wfile.flush()
             threading.Event().wait(fault.pause)
+        if (
+            fault.sent is not None or fault.headers
+        ):  # after a length that is wrong, nobody knows where the next answer begins
             raise _Cut
 
     # --- who may do what ---------------------------------------------------------------------------------------------
