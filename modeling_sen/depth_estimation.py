@@ -13,7 +13,7 @@ from transformers import AutoModelForDepthEstimation
 
 from .configuration_sen import NeuronSpec
 from .frame_transform import FrameTransform, hub_settings
-from .hub_files import HubSource
+from .hub_files import HubSource, naming_errors
 
 CACHED_CLIPS = 64
 # These predict the distance, where others predict its inverse; depth maps are brighter where nearer.
@@ -62,11 +62,11 @@ class DepthEstimator:
         return ((depth - lowest) / (highest - lowest).clamp(min=1e-6) * 255).round().to(torch.uint8).numpy()
 
     def _load(self) -> None:
-        try:
-            self._model = AutoModelForDepthEstimation.from_pretrained(self.source.location, **self.source.files).eval()
-            settings = hub_settings(self.source)
-        except OSError as error:
-            raise OSError(f"depth_estimator: {error}") from error
+        with naming_errors(f"depth_estimator ({self.source.location})", "pass token=..."):
+            source = self.source.at_commit()
+            source.prefetch_model({})
+            self._model = AutoModelForDepthEstimation.from_pretrained(source.location, **source.arguments).eval()
+            settings = hub_settings(source)
         size = (settings or {}).get("size") or {"height": 384, "width": 384}
         multiple = (settings or {}).get("ensure_multiple_of") or (settings or {}).get("size_divisor") or 32
         values = [size] if isinstance(size, int) else list(size.values())

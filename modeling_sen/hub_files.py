@@ -6,6 +6,7 @@ Every load goes through one [`HubSource`]; errors of the Hub are turned into one
 """
 
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,21 +14,35 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from huggingface_hub import constants, is_offline_mode
+from huggingface_hub import (
+    CommitOperationAdd,
+    HfApi,
+    constants,
+    hf_hub_download,
+    is_offline_mode,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import httpx
 from safetensors import SafetensorError
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
 from .configuration_sen import NeuronSpec
 
 # Arguments of `from_pretrained` that say how files are fetched.
 FETCH_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download")
+
+
+class HubFileError(OSError):
+    """A file that a repository has, or may have, could not be fetched; the message names both."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +60,7 @@ class HubSource:
     location: str
     revision: str | None = None
     subfolder: str = ""
-    fetch: Mapping[str, Any] = field(default_factory=dict)
+    fetch: Mapping[str, Any] = field(default_factory=dict, repr=False)  # holds the token
     trust_remote_code: bool = False
 
     @classmethod
@@ -135,10 +150,56 @@ class HubSource:
             optional: give `None` where the checkpoint has no such file.
 
         Raises:
-            OSError: no such checkpoint or, unless it is optional, file.
+            OSError: no such checkpoint or, unless it is optional, file; the Hub or the way to it failed.
         """
-        path = cached_file(self.location, name, _raise_exceptions_for_missing_entries=not optional, **self.files)
-        return None if path is None else Path(path)
+        path = f"{self.subfolder}/{name}" if self.subfolder else name
+        try:
+            is_folder = Path(self.location).is_dir()
+            found = Path(self.location, path) if is_folder else self._download(path)
+        except LocalEntryNotFoundError:
+            if not optional:
+                raise
+            return None
+        if found is not None and found.is_file():
+            return found
+        if not optional:
+            raise FileNotFoundError(f"{self.location}: the checkpoint has no file {path}")
+        return None
+
+    def _download(self, path: str) -> Path | None:
+        """A file of the repository, `None` where it has none. A file that the Hub fails to send is never taken for none."""
+        revision = getattr(self.revision, "resolved", self.revision) or ""
+        if re.fullmatch("[0-9a-f]{40}", revision) and not self.fetch.get("force_download"):
+            known = try_to_load_from_cache(self.location, path, self.fetch.get("cache_dir"), revision)
+            if known is not None:  # a path, or a mark that this commit has no such file
+                return Path(known) if isinstance(known, str) else None
+        try:
+            return Path(hf_hub_download(self.location, path, revision=self.revision, **self.fetch))
+        except RemoteEntryNotFoundError:
+            return None
+        except (OSError, ValueError, httpx.TransportError) as error:
+            if _concerns_all_files(error):
+                raise
+            problem = _hub_problem(error) or " ".join(str(error).split())
+            raise HubFileError(f"{self.location}/{path}: {problem}") from error
+
+    def prefetch(self, *names: str) -> None:
+        """Fetches those of the files that the checkpoint has, before a loader of Transformers asks for them.
+
+        Some of those loaders take a file that the Hub fails to send for one that is not there.
+
+        Raises:
+            OSError: as `file`.
+        """
+        for name in names:
+            self.file(name, optional=True)
+
+    def prefetch_model(self, arguments: Mapping[str, Any]) -> None:
+        """`prefetch` of configuration and weights, unless the arguments of `from_pretrained` ask for other weights."""
+        self.prefetch("config.json")
+        others = arguments.get("variant") or arguments.get("gguf_file") or arguments.get("use_safetensors") is False
+        if not others and self.file("model.safetensors", optional=True) is None:
+            self.prefetch("model.safetensors.index.json")
 
 
 def _sen_tiny_folder() -> Path:
@@ -146,6 +207,17 @@ def _sen_tiny_folder() -> Path:
     if not folder.is_dir() and (package := importlib.util.find_spec("modeling_sen")) and package.origin:
         folder = Path(package.origin).with_name("sen_tiny")  # remote code beside an installed package
     return folder
+
+
+def commit_folder(api: HfApi, repo_id: str, folder: str | Path, commit_message: str, **kwargs: Any) -> str:
+    """Uploads the files of a folder in one commit. `HfApi.upload_folder` may make several, and fail between them.
+
+    Args:
+        kwargs: of `HfApi.create_commit`: `revision`, `create_pr`, ...
+    """
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    operations = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files]
+    return api.create_commit(repo_id, operations, commit_message=commit_message, **kwargs)
 
 
 @contextmanager
@@ -172,37 +244,78 @@ def readable_weights(where: str) -> Iterator[None]:
 
 
 @contextmanager
-def naming_errors(what: str) -> Iterator[None]:
-    """Puts the name of what was loaded in front of Transformers' error message."""
+def naming_errors(what: str, or_else: str = "pass neuron_kwargs={NAME: {'token': ...}}") -> Iterator[None]:
+    """Puts the name of what was loaded in front of an error's message; see `naming_hub_errors` for errors of the Hub."""
     try:
         yield
     except UnpicklingError as error:
         raise OSError(f"{what}: its weights file holds more than tensors, and is not read") from error
-    except (OSError, ImportError, ValueError, RuntimeError, AssertionError) as error:  # the last: no such device
-        if problem := _hub_problem(error):
+    except (OSError, ImportError, ValueError, RuntimeError, AssertionError, httpx.TransportError) as error:
+        if problem := _hub_problem(error, f"log in with `hf auth login`, or {or_else}"):
             raise OSError(f"{what}: {problem}") from error
         kind = next((kind for kind in (OSError, ImportError, ValueError) if isinstance(error, kind)), RuntimeError)
         extra = " (or: pip install modeling-sen[pe])" if kind is ImportError and "timm" in str(error) else ""
         raise kind(f"{what}: {str(error).strip()}{extra}") from error
 
 
-_LOGIN = "log in with `hf auth login`, or pass neuron_kwargs={NAME: {'token': ...}}"
+@contextmanager
+def naming_hub_errors(what: str, or_else: str = "pass token=...") -> Iterator[None]:
+    """Turns the error of a Hub that refuses or fails into one sentence; other errors stay as they are.
+
+    Args:
+        what: was loaded or pushed.
+        or_else: what helps beside `hf auth login`, where a token is wanted.
+    """
+    try:
+        yield
+    except HubFileError:
+        raise
+    except (OSError, ValueError, RuntimeError, httpx.TransportError) as error:
+        problem = _hub_problem(error, f"log in with `hf auth login`, or {or_else}")
+        if problem is None:
+            raise
+        raise OSError(f"{what}: {problem}") from error
 
 
-def _hub_problem(error: BaseException | None) -> str | None:
+def _concerns_all_files(error: Exception) -> bool:
+    """Whether an error is one of the repository, the token or the network, and says nothing of the file asked for."""
+    if isinstance(error, LocalEntryNotFoundError):
+        return not isinstance(error.__cause__, HfHubHTTPError)  # no Hub was asked, or none answered
+    return isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403, 404)
+
+
+def _hub_problem(error: BaseException | None, login: str = "") -> str | None:
     """What the Hub refused and what helps, where the Hub is the cause of an error."""
+    hub = constants.ENDPOINT
     while error is not None:
+        if isinstance(error, HubFileError):
+            return str(error)
         if isinstance(error, GatedRepoError):  # before RepositoryNotFoundError, of which it is a kind
-            return f"the repository is gated; accept its terms on its page at {constants.ENDPOINT}, and {_LOGIN}"
+            return f"the repository is gated; accept its terms on its page at {hub}, and {login}"
         if isinstance(error, RevisionNotFoundError):
             return "the repository has no such branch, tag or commit"
         if isinstance(error, RepositoryNotFoundError):
-            return f"no such repository at {constants.ENDPOINT}, or a private one; for that, {_LOGIN}"
-        if isinstance(error, LocalEntryNotFoundError):
-            silent = f"nothing answers at {constants.ENDPOINT}"
+            return f"no such repository at {hub}, or a private one; for that, {login}"
+        if isinstance(error, LocalEntryNotFoundError) and not isinstance(error.__cause__, HfHubHTTPError):
+            silent = f"nothing answers at {hub}"
             return f"not in the cache, and {'offline mode (HF_HUB_OFFLINE=1) is on' if is_offline_mode() else silent}"
+        if isinstance(error, HfHubHTTPError) and not isinstance(error, RemoteEntryNotFoundError):
+            status, said = error.response.status_code, error.server_message
+            if status in (401, 403):
+                return f"{hub} refuses the token ({said}); {login}"
+            return f"{hub} answers {status} ({said}); try again later"
+        if isinstance(error, httpx.TransportError):
+            return f"the connection to {hub} broke ({error}); try again"
         error = error.__cause__
     return None
 
 
-__all__ = ["FETCH_ARGUMENTS", "HubSource", "naming_errors", "quiet_transformers", "readable_weights"]
+__all__ = [
+    "FETCH_ARGUMENTS",
+    "HubSource",
+    "commit_folder",
+    "naming_errors",
+    "naming_hub_errors",
+    "quiet_transformers",
+    "readable_weights",
+]

@@ -58,6 +58,7 @@ def load_neuron(
     with naming_errors(f"neuron {spec.name!r} ({spec.hub_id}{at_revision})"):
         root = source.at_commit()
         source, sentence = tower_source(root), _load_sentence_head(spec, root)
+        source.prefetch_model(kwargs)
         config = AutoConfig.from_pretrained(source.location, **source.arguments)
         settings = {"dtype": spec.dtype or "auto", **kwargs, **source.files}
         if spec.key_mapping:
@@ -274,6 +275,7 @@ def _read_config(given: Mapping[str, Any], spec: NeuronSpec, source: HubSource) 
     with naming_errors(f"neuron {given['name']!r} ({at_revision})" if "name" in given else at_revision):
         try:
             tower = tower_source(source)
+            tower.prefetch("config.json")
             return AutoConfig.from_pretrained(tower.location, **tower.arguments)
         except (OSError, ValueError):
             _refuse_adapter(source)

@@ -23,7 +23,14 @@ from transformers.utils.hub import create_and_tag_model_card
 
 from .checkpoint_folder import replaced_folder
 from .configuration_sen import TEXT_TOWER_NAME, SENConfig
-from .hub_files import FETCH_ARGUMENTS, HubSource, quiet_transformers, readable_weights
+from .hub_files import (
+    FETCH_ARGUMENTS,
+    HubSource,
+    commit_folder,
+    naming_hub_errors,
+    quiet_transformers,
+    readable_weights,
+)
 
 # Weights under the names that checkpoints of the first development had.
 _RENAMED_WEIGHTS = {
@@ -78,17 +85,23 @@ class SENPreTrainedModel(PreTrainedModel):
         if source is not None and source.revision is not None:
             kwargs["revision"] = source.revision
         adapter = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")  # where Auto classes found one
-        if source is not None and (adapter or source.file("adapter_config.json", optional=True)):
+        with naming_hub_errors(f"{name}"):
+            if source is not None and not adapter:
+                adapter = source.file("adapter_config.json", optional=True) and name
+        if adapter:
             raise ValueError(  # Transformers would put it on before the towers are there
-                f"{adapter or name}: found an adapter (adapter_config.json), expected a SEN; load the SEN that it was "
-                f"trained on, and then peft's PeftModel.from_pretrained(model, {str(adapter or name)!r})"
+                f"{adapter}: found an adapter (adapter_config.json), expected a SEN; load the SEN that it was trained on, "
+                f"and then peft's PeftModel.from_pretrained(model, {str(adapter)!r})"
             )
         if source is not None and "config" not in kwargs:
             _check_model_type(source, cls.config_class.model_type)  # type: ignore[union-attr]
         wants_info = kwargs.pop("output_loading_info", False)
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
         kwargs = {"key_mapping": _RENAMED_WEIGHTS, **kwargs}
-        with quiet_transformers(), readable_weights(f"{name}"):  # what is missing raises below
+        # What is missing raises below.
+        with quiet_transformers(), readable_weights(f"{name}"), naming_hub_errors(f"{name}"):
+            if source is not None:
+                source.prefetch_model(kwargs)
             model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
         if info["missing_keys"] and source is not None:
             missing = sorted(info["missing_keys"])
@@ -172,39 +185,21 @@ class SENPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: a tower that is a folder of this machine, without `include_neurons`.
-            OSError: the Hub refuses, or cannot be reached; the repository is then as it was.
+            OSError: the Hub refuses or fails. The repository has all files of this push then, or none.
         """
-        upload: dict[str, Any] = {
-            "commit_message": commit_message or f"Upload {type(self).__name__}",
-            "commit_description": commit_description,
-            "revision": revision,
-            "create_pr": create_pr,
-        }
-        given: dict[str, Any] = {"include_neurons": include_neurons, "private": private, "token": token, "tags": tags}
         try:
-            from modeling_sen.publishing import push_model
-        except ImportError:  # a model that travels with its code leaves its card behind
-            return self._push_without_card(repo_id, processor, given, upload, save_arguments)
-        return push_model(self, repo_id, processor=processor, save_arguments=save_arguments, **given, **upload)
-
-    def _push_without_card(
-        self,
-        repo_id: str,
-        processor: Any,
-        given: dict[str, Any],
-        upload: dict[str, Any],
-        save_arguments: dict[str, Any],
-    ) -> str:
-        """With the card that the repository has, or that of Transformers."""
-        api = HfApi(token=given["token"])
-        repo_id = api.create_repo(repo_id, private=given["private"], exist_ok=True).repo_id
-        card = create_and_tag_model_card(repo_id, given["tags"], token=given["token"])
+            from modeling_sen.publishing import add_card
+        except ImportError:  # a model that travels with its code leaves the making of cards behind
+            add_card = _add_plain_card
+        message, api = commit_message or f"Upload {type(self).__name__}", HfApi(token=token)
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, include_neurons=given["include_neurons"], **save_arguments)
+            self.save_pretrained(folder, include_neurons=include_neurons, **save_arguments)
             if processor is not None:
                 processor.save_pretrained(folder)
-            card.save(Path(folder, "README.md"))
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **upload))
+            with naming_hub_errors(repo_id):
+                repo_id = add_card(self, Path(folder), repo_id, api, private=private, revision=revision, tags=tags)
+                options = {"commit_description": commit_description, "revision": revision, "create_pr": create_pr}
+                return commit_folder(api, repo_id, folder, message, **options)
 
     # --- parameters --------------------------------------------------------------------------------------------------
 
@@ -219,6 +214,23 @@ class SENPreTrainedModel(PreTrainedModel):
         sen.ensure_loaded()
         trainable, total = self.trainable_parameters()
         print(f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}")
+
+
+def _add_plain_card(
+    model: Any,
+    folder: Path,
+    repo_id: str,
+    api: HfApi,
+    private: bool | None,
+    revision: str | None,
+    tags: list[str] | None,
+) -> str:
+    """Makes the repository, and puts its card into the folder, or that of Transformers; returns its full id."""
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    # The card that is there stays, also where the Hub fails to send it: this raises then.
+    HubSource(repo_id, fetch={"token": api.token}).prefetch("README.md")
+    create_and_tag_model_card(repo_id, tags, token=api.token).save(folder / "README.md")  # type: ignore[arg-type]
+    return repo_id
 
 
 def _check_model_type(source: HubSource, wanted: str) -> None:

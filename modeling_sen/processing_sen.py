@@ -31,7 +31,7 @@ from .clip_inputs import as_frames, is_clip_batch, is_file, opened_clip
 from .configuration_sen import NeuronSpec, SENConfig
 from .depth_estimation import DepthEstimator
 from .frame_transform import FrameTransform, hub_settings
-from .hub_files import HubSource
+from .hub_files import HubSource, commit_folder, naming_errors, naming_hub_errors
 from .neuron_registry import adapter_of_class
 from .sentence_layout import tower_source
 from .text_reader import TextReader
@@ -258,11 +258,8 @@ class SENProcessor(ProcessorMixin):
         """
         if spec.name not in self._parts:
             source = HubSource.of_neuron(spec, self.source, self._fetch)
-            try:
+            with naming_errors(f"neuron {spec.name!r} ({spec.hub_id})", "pass token=..."):
                 self._parts[spec.name] = make(source)
-            except (OSError, ValueError) as error:
-                kind = OSError if isinstance(error, OSError) else ValueError
-                raise kind(f"neuron {spec.name!r} ({spec.hub_id}): {error}") from error
         return self._parts[spec.name]
 
     def _transform(self, spec: NeuronSpec) -> FrameTransform:
@@ -283,8 +280,9 @@ class SENProcessor(ProcessorMixin):
 
     def _extractor(self, spec: NeuronSpec) -> Any:
         def load(source: HubSource) -> Any:
-            source = tower_source(source)
-            return AutoFeatureExtractor.from_pretrained(source.location, **source.files)
+            source = tower_source(source).at_commit()
+            source.prefetch("preprocessor_config.json", "processor_config.json")
+            return AutoFeatureExtractor.from_pretrained(source.location, **source.arguments)
 
         return self._part(spec, load)
 
@@ -306,10 +304,9 @@ class SENProcessor(ProcessorMixin):
             raise FileNotFoundError(f"{name}: no such checkpoint folder")
         source = HubSource.of(name, kwargs).at_commit()
         source = replace(source, revision=source.commit)
-        try:
+        with naming_errors(name, "pass token=..."):
+            source.prefetch("config.json")
             settings, _ = PreTrainedConfig.get_config_dict(source.location, **source.files)
-        except OSError as error:
-            raise OSError(f"{name}: {error}") from error
         if (model_type := settings.get("model_type")) != SENConfig.model_type:
             raise ValueError(f"{name}: its model type is {model_type!r}, expected 'sen'")
         return cls(SENConfig.from_pretrained(source.location, **source.files), source)
@@ -329,16 +326,18 @@ class SENProcessor(ProcessorMixin):
         """Pushes `processor_config.json`, and `config.json` where the repository has none: a model's may say more.
 
         Args:
-            kwargs: of `HfApi.create_repo` (`private`) and `HfApi.upload_folder` (`commit_message`, `revision`, ...).
+            kwargs: of `HfApi.create_repo` (`private`) and `HfApi.create_commit` (`commit_message`, `revision`, ...).
+
+        Raises:
+            OSError: the Hub refuses or fails.
         """
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=kwargs.pop("private", None), exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
+        with naming_hub_errors(repo_id), tempfile.TemporaryDirectory() as folder:
+            api = HfApi(token=token)
+            repo_id = api.create_repo(repo_id, private=kwargs.pop("private", None), exist_ok=True).repo_id
             self.save_pretrained(folder)
             if api.file_exists(repo_id, "config.json", revision=kwargs.get("revision")):
                 Path(folder, "config.json").unlink()
-            kwargs.setdefault("commit_message", f"Upload {type(self).__name__}")
-            return api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs)
+            return commit_folder(api, repo_id, folder, **{"commit_message": f"Upload {type(self).__name__}", **kwargs})
 
     def to_dict(self) -> dict[str, Any]:
         """Only the class: the settings are the model's configuration, kept once."""

@@ -7,22 +7,14 @@ Of a folder only what loads the model is uploaded: no states of training, no emb
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, HfApi, ModelCard, constants, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import EvalResult, HfApi, ModelCard
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file
 from transformers import AutoModel
 from transformers.utils import logging
@@ -33,6 +25,7 @@ from modeling_sen.card_example import example, remote_example, run_example, task
 from modeling_sen.card_results import eval_results, is_of_checkpoint, merged, read_results
 from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.evaluation.clip_embeddings import model_sha1
+from modeling_sen.hub_files import HubSource, commit_folder, naming_hub_errors
 from modeling_sen.model_card import is_generated, keeping_text, model_card, training_text
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
@@ -41,7 +34,7 @@ from modeling_sen.upload_files import add_code, check_loads_elsewhere, copy_chec
 logger = logging.get_logger(__name__)
 
 CARD = "README.md"
-_LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
+PROCESSOR = "processor_config.json"
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,7 @@ def push_folder(
     licence: str = OWN_LICENCE,
     dry_run: bool = False,
     token: str | bool | None = None,
-    **upload_arguments: Any,
+    **commit_arguments: Any,
 ) -> Publication:
     """Pushes a saved checkpoint, or an adapter that peft saved, once the example of its card has run.
 
@@ -83,23 +76,19 @@ def push_folder(
         include_neurons: upload the towers too, so that the repository stands alone.
         licence: of what was trained.
         dry_run: do all but the upload, without network.
-        upload_arguments: of `HfApi.upload_folder` (`revision`, `create_pr`, `commit_message`, ...).
+        commit_arguments: of `HfApi.create_commit` (`revision`, `create_pr`, `commit_message`, ...).
 
     Raises:
         FileNotFoundError: no checkpoint in the folder.
         ValueError: it would not load elsewhere; results in `evaluation/` are of other weights.
         RuntimeError: the example fails.
-        OSError: the Hub refuses, or cannot be reached; the repository is then as it was.
+        OSError: the Hub refuses or fails. The repository has all files of this push then, or none.
     """
     folder = Path(folder)
     if repo_id.count("/") != 1:
         raise ValueError(f"repository {repo_id!r}, expected ORGANISATION/NAME")
-    fetch: dict[str, Any] = {"token": token} if token is not None else {}
-    existing = None
-    if dry_run:
-        fetch["local_files_only"] = True
-    else:
-        existing = _existing_card(repo_id, upload_arguments.get("revision"), token)
+    fetch = {"local_files_only": True} if dry_run else _fetch(token)
+    existing = None if dry_run else _existing_card(repo_id, commit_arguments.get("revision"), token)
     with tempfile.TemporaryDirectory() as name:
         staged = Path(name)
         if (folder / "adapter_config.json").is_file():
@@ -113,64 +102,53 @@ def push_folder(
         card.save(staged / CARD)
         url = None
         if not dry_run:
-            upload_arguments.setdefault("commit_message", f"Upload {what}")
-            with upload_errors(repo_id):
+            with naming_hub_errors(repo_id):
                 api = HfApi(token=token)
                 api.create_repo(repo_id, private=private, exist_ok=True)
-                url = str(api.upload_folder(repo_id=repo_id, folder_path=staged, **upload_arguments))
+                arguments = {"commit_message": f"Upload {what}", **commit_arguments}
+                url = str(commit_folder(api, repo_id, staged, **arguments))
         sizes = {
             path.relative_to(staged).as_posix(): path.stat().st_size for path in staged.rglob("*") if path.is_file()
         }
         return Publication(repo_id, dict(sorted(sizes.items())), str(card), url)
 
 
-def push_model(
+def add_card(
     model: Any,
+    folder: Path,
     repo_id: str,
-    *,
-    processor: SENProcessor | None = None,
-    include_neurons: bool = False,
-    private: bool | None = None,
-    token: bool | str | None = None,
-    tags: list[str] | None = None,
-    save_arguments: Mapping[str, Any] | None = None,
-    **upload_arguments: Any,
+    api: HfApi,
+    private: bool | None,
+    revision: str | None,
+    tags: list[str] | None,
 ) -> str:
-    """Pushes a model in memory; see `SENPreTrainedModel.push_to_hub`. Its card's example is not run.
+    """Makes the repository of a model that was saved to a folder, and puts the card there; its example is not run.
 
     Returns:
-        the address of the commit or pull request.
+        the full id of the repository.
 
     Raises:
-        ValueError: a tower that is a folder of this machine, without `include_neurons`.
-        OSError: the Hub refuses, or cannot be reached; the repository is then as it was.
+        ValueError: a tower that is a folder of this machine.
+        OSError: the Hub refuses or fails.
     """
-    api = HfApi(token=token)
-    with upload_errors(repo_id):
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    existing = _existing_card(repo_id, upload_arguments.get("revision"), token)
-    fetch = {"token": token} if token is not None else {}
-    with tempfile.TemporaryDirectory() as name:
-        staged = Path(name)
-        model.save_pretrained(staged, include_neurons=include_neurons, **(save_arguments or {}))
-        if not (staged / "config.json").is_file():  # adapters that Transformers put on are saved alone
-            card = adapter_card(read_adapter(staged, type(model)), staged, repo_id, staged, fetch=fetch)
-        else:
-            if processor is not None or model.config.model_type == "sen":  # without it no pipeline loads the model
-                (processor or SENProcessor(model.config)).save_pretrained(staged)
-            config = saved_config(staged)
-            check_loads_elsewhere(config)
-            about = _unchanged_source(model, staged)
-            entries = _entries(model, about, existing, strict=False)
-            card = model_card(model, config, repo_id, about, entries, fetch=fetch)
-        card.data["tags"] = list(dict.fromkeys([*card.data["tags"], *(tags or [])]))
-        upload_arguments = {
-            **upload_arguments,
-            "commit_message": upload_arguments.get("commit_message") or f"Upload {type(model).__name__}",
-        }
-        _to_write(card, existing, repo_id).save(staged / CARD)
-        with upload_errors(repo_id):
-            return str(api.upload_folder(repo_id=repo_id, folder_path=staged, **upload_arguments))
+    is_adapter = not (folder / "config.json").is_file()  # adapters that Transformers put on are saved alone
+    if is_adapter:
+        settings = read_adapter(folder, type(model))
+    else:
+        check_loads_elsewhere(saved_config(folder))
+        if model.config.model_type == SENConfig.model_type and not (folder / PROCESSOR).is_file():
+            SENProcessor(model.config).save_pretrained(folder)  # without it no pipeline loads the model
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    existing, fetch = _existing_card(repo_id, revision, api.token), _fetch(api.token)
+    if is_adapter:
+        card = adapter_card(settings, folder, repo_id, folder, fetch=fetch)
+    else:
+        about = _unchanged_source(model, folder)
+        entries = card_entries(model, about, existing, strict=False)
+        card = model_card(model, saved_config(folder), repo_id, about, entries, fetch=fetch)
+    _add_tags(card, tags)
+    _to_write(card, existing, repo_id).save(folder / CARD)
+    return repo_id
 
 
 def write_trainer_card(
@@ -195,11 +173,40 @@ def write_trainer_card(
         settings = None if (output / "train.yaml").is_file() else own
         training = training_text(output, settings, asdict(trainer.state))
         card = model_card(model, saved_config(checkpoint), repo_id, output, licence=licence, training=training)
-    card.data["tags"] = list(dict.fromkeys([*card.data["tags"], *([tags] if isinstance(tags, str) else tags or [])]))
+    _add_tags(card, tags)
     existing = None
     if trainer.hub_model_id is not None:
         existing = _existing_card(repo_id, trainer.args.hub_revision, trainer.args.hub_token)
     _to_write(card, existing, repo_id).save(output / CARD)
+
+
+def card_entries(
+    model: Any, folder: Path | None, existing: ModelCard | None = None, strict: bool = True
+) -> list[EvalResult]:
+    """What a card's model-index has: results of `sen eval` of these weights.
+
+    Args:
+        folder: of the checkpoint, with results in `evaluation/`.
+        existing: a card whose results of the same weights stay.
+
+    Raises:
+        ValueError: results of other weights in the folder, where it is strict; else they are left out.
+    """
+    sha1, task = cache(lambda: model_sha1(model)), task_of(model)
+    entries: list[EvalResult] = []
+    for file, results in read_results(folder).items() if folder is not None else ():
+        if results["model"]["sha1"] != sha1():
+            if strict:
+                raise ValueError(
+                    f"{file}: found the sha1 {results['model']['sha1']} of the weights that were measured, expected the "
+                    f"checkpoint's, {sha1()}; run `sen eval` again, or remove the file"
+                )
+        elif is_of_checkpoint(results):
+            entries += eval_results(results, task.name, task.pipeline_tag)
+        else:
+            logger.warning(f"{file}: results of a fitted head, which are not those of the checkpoint, are left out")
+    theirs = None if existing is None else existing.data.get("eval_results")
+    return merged(entries, theirs, sha1()) if theirs else entries
 
 
 # --- what is uploaded ------------------------------------------------------------------------------------------------
@@ -218,11 +225,11 @@ def _stage_model(
     """Fills a folder with what is uploaded; returns the name of the model's class, and the card."""
     kind: Any = SENModel if read_settings(folder)["model_type"] == SENConfig.model_type else AutoModel
     model = kind.from_pretrained(folder, **fetch)
-    entries = _entries(model, folder, existing, strict=True)
+    entries = card_entries(model, folder, existing)
     copy_checkpoint(folder, staged)
     if include_neurons:
         model.save_pretrained(staged, include_neurons=True)
-    if model.config.model_type == "sen" and not (staged / "processor_config.json").is_file():
+    if model.config.model_type == SENConfig.model_type and not (staged / PROCESSOR).is_file():
         SENProcessor(model.config).save_pretrained(staged)
     config = saved_config(staged)
     check_loads_elsewhere(config, with_code)
@@ -249,29 +256,6 @@ def _ran_with(*packages: str) -> str:
     return f"Before the upload this ran on a generated clip, with {versions}."
 
 
-def _entries(model: Any, folder: Path | None, existing: ModelCard | None, strict: bool) -> list[EvalResult]:
-    """Of the model-index: what `sen eval` measured of these weights, on the card that stands there already and since.
-
-    Raises:
-        ValueError: results of other weights in the folder, where it is strict; else they are left out.
-    """
-    sha1, task = cache(lambda: model_sha1(model)), task_of(model)
-    entries: list[EvalResult] = []
-    for file, results in read_results(folder).items() if folder is not None else ():
-        if results["model"]["sha1"] != sha1():
-            if strict:
-                raise ValueError(
-                    f"{file}: found the sha1 {results['model']['sha1']} of the weights that were measured, expected the "
-                    f"checkpoint's, {sha1()}; run `sen eval` again, or remove the file"
-                )
-        elif is_of_checkpoint(results):
-            entries += eval_results(results, task.name, task.pipeline_tag)
-        else:
-            logger.warning(f"{file}: results of a fitted head, which are not those of the checkpoint, are left out")
-    theirs = None if existing is None else existing.data.get("eval_results")
-    return merged(entries, theirs, sha1()) if theirs else entries
-
-
 def _unchanged_source(model: Any, staged: Path) -> Path | None:
     """The folder that a model was loaded from, where its weights are still those."""
     folder = Path(model.name_or_path)
@@ -287,14 +271,15 @@ def _unchanged_source(model: Any, staged: Path) -> Path | None:
 
 
 def _existing_card(repo_id: str, revision: str | None, token: str | bool | None) -> ModelCard | None:
+    """The card that the repository has; `None` where it has none, or does not exist."""
     try:
-        with upload_errors(repo_id):
-            path = hf_hub_download(repo_id, CARD, revision=revision, token=token)
+        with naming_hub_errors(repo_id):
+            path = HubSource(repo_id, revision, fetch=_fetch(token)).file(CARD, optional=True)
     except OSError as error:
-        if isinstance(error.__cause__, EntryNotFoundError | RepositoryNotFoundError | RevisionNotFoundError):
+        if isinstance(error.__cause__, RepositoryNotFoundError | RevisionNotFoundError):
             return None
         raise
-    return ModelCard.load(path, ignore_metadata_errors=True)
+    return None if path is None else ModelCard.load(path, ignore_metadata_errors=True)
 
 
 def _to_write(card: ModelCard, existing: ModelCard | None, repo_id: str) -> ModelCard:
@@ -307,24 +292,14 @@ def _to_write(card: ModelCard, existing: ModelCard | None, repo_id: str) -> Mode
     return keeping_text(card, existing)
 
 
-@contextmanager
-def upload_errors(repo_id: str) -> Iterator[None]:
-    """Says in one sentence what the Hub refused, or that it cannot be reached."""
-    try:
-        yield
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        reason = f"the Hub answered {status}" + (f" ({error.server_message})" if error.server_message else "")
-        if status == 401:
-            reason = f"the Hub does not take the token, or found none; {_LOGIN}"
-        elif status == 403:
-            reason = f"the token may not write there; {_LOGIN}, with a token that may"
-        raise OSError(f"{repo_id}: {reason}; nothing was changed") from error
-    except (HTTPError, ConnectionError) as error:
-        raise OSError(
-            f"{repo_id}: the connection to {constants.ENDPOINT} failed ({type(error).__name__}); a commit is whole or "
-            "not made, so push again"
-        ) from error
+def _fetch(token: str | bool | None) -> dict[str, Any]:
+    """How files of repositories are fetched, see `FETCH_ARGUMENTS`."""
+    return {} if token is None else {"token": token}
 
 
-__all__ = ["CARD", "Publication", "push_folder", "push_model", "upload_errors", "write_trainer_card"]
+def _add_tags(card: ModelCard, tags: str | list[str] | None) -> None:
+    given = [tags] if isinstance(tags, str) else tags or []
+    card.data["tags"] = list(dict.fromkeys([*card.data["tags"], *given]))
+
+
+__all__ = ["CARD", "Publication", "add_card", "card_entries", "push_folder", "write_trainer_card"]

@@ -19,6 +19,18 @@ logger = logging.get_logger(__name__)
 
 # Tokens; a tokenizer that says more has no limit of its own.
 LONGEST_TEXT = 1 << 20
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
 # Their positions count from the padding token's number on: so many of them are no token's.
 _COUNT_FROM_PADDING = {"camembert", "clap_text_model", "data2vec-text", "ibert", "lilt", "longformer", "luke", "mpnet"}
 _COUNT_FROM_PADDING |= {"roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
@@ -37,9 +49,10 @@ class TextReader:
 
     def __init__(self, spec: NeuronSpec, source: HubSource):
         layout, adapter = read_layout(source), adapter_of_class(spec.class_name)
-        source = tower_source(source)
+        source = tower_source(source).at_commit()
+        source.prefetch("config.json", *TOKENIZER_FILES)
         arguments = {} if layout is None else layout.tokenizer_arguments
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(source.location, **{**arguments, **source.files})
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(source.location, **{**arguments, **source.arguments})
         self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, _places(source), LONGEST_TEXT)
         self.prompt = "" if layout is None else layout.prompt
         self.lower_case = layout is not None and layout.lower_case

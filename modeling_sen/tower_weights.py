@@ -17,6 +17,7 @@ from .configuration_sen import NeuronSpec
 from .hub_files import quiet_transformers
 from .neuron import Neuron
 from .prompt_injection import DroppedLayer
+from .text_reader import TOKENIZER_FILES
 
 logger = logging.get_logger(__name__)
 
@@ -25,16 +26,7 @@ _PROCESSOR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
     "video_preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
+    *TOKENIZER_FILES,
 )
 # Where peft keeps a module that it puts an adapter around.
 _WRAPPED = ("base_layer", "original_module")

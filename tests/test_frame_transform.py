@@ -321,5 +321,5 @@ def test_a_damaged_file_is_named(tmp_path):
 
 
 def test_a_checkpoint_that_is_not_there_raises():
-    with pytest.raises(OSError, match="cached files"):
+    with pytest.raises(OSError, match="local cache"):
         hub_settings(HubSource("nobody/nothing"))

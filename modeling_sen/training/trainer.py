@@ -10,11 +10,11 @@ import math
 import os
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from transformers import SchedulerType, Trainer, TrainerCallback, TrainerState, 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, get_last_checkpoint, sort_checkpoints
 
+from modeling_sen.hub_files import commit_folder, naming_hub_errors
 from modeling_sen.modeling_sen import SENModel
-from modeling_sen.publishing import CARD, upload_errors, write_trainer_card
+from modeling_sen.publishing import CARD, write_trainer_card
 from modeling_sen.training.curve import draw_curve
 from modeling_sen.training.train_settings import TRAINER_DEFAULTS
-from modeling_sen.upload_files import checkpoint_files
+from modeling_sen.upload_files import copy_checkpoint
 
 UNFINISHED = ".unfinished"  # in the folder of a run: a checkpoint that is being written, or removed
 Task = Callable[[nn.Module, Mapping[str, Any]], Mapping[str, Any]]
@@ -321,7 +322,7 @@ class SENTrainer(Trainer):
         private: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As of `Trainer`; of `output_dir` only model, processor and card are uploaded, in one commit."""
+        """As of `Trainer`; of `output_dir` only model, processor and card are uploaded, in one commit that is waited for."""
         if self._sen is None:
             return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
@@ -333,15 +334,13 @@ class SENTrainer(Trainer):
             return None
         self.create_model_card(**kwargs)
         self._finish_current_push()
-        output, api = Path(str(self.args.output_dir)), HfApi(token=token)
-        upload: Any = partial(api.upload_folder, run_as_future=not blocking)
-        with upload_errors(str(self.hub_model_id)):
-            return upload(
-                repo_id=str(self.hub_model_id),
-                folder_path=output,
-                allow_patterns=[*checkpoint_files(output), CARD],
-                commit_message=commit_message,
-                revision=revision or self.args.hub_revision,
+        output, repo_id = Path(str(self.args.output_dir)), str(self.hub_model_id)
+        with tempfile.TemporaryDirectory() as name, naming_hub_errors(repo_id):
+            copy_checkpoint(output, Path(name))
+            shutil.copyfile(output / CARD, Path(name, CARD))
+            message = commit_message or "End of training"
+            return commit_folder(
+                HfApi(token=token), repo_id, name, message, revision=revision or self.args.hub_revision
             )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
