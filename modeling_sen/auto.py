@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Make SEN known to the Auto classes and to `pipeline`; runs once, when `modeling_sen` is imported."""
 
+from functools import cache
+
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -12,6 +14,7 @@ from modeling_sen.presets import SEN_TINY
 from modeling_sen.processing_sen import SENProcessor
 
 
+@cache  # Transformers warns of a task that is registered again
 def register() -> None:
     """Registers configuration, model, processor and pipeline tasks with Transformers."""
     AutoConfig.register(SENConfig.model_type, SENConfig, exist_ok=True)

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, HfApi, ModelCard
+from huggingface_hub import EvalResult, HfApi, ModelCard, is_offline_mode
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file
 from transformers import AutoModel
@@ -87,6 +87,8 @@ def push_folder(
     folder = Path(folder)
     if repo_id.count("/") != 1:
         raise ValueError(f"repository {repo_id!r}, expected ORGANISATION/NAME")
+    if not dry_run and is_offline_mode():
+        raise OSError(f"{repo_id}: offline mode (HF_HUB_OFFLINE=1) is on, in which nothing can be pushed")
     fetch = {"local_files_only": True} if dry_run else _fetch(token)
     existing = None if dry_run else _existing_card(repo_id, commit_arguments.get("revision"), token)
     with tempfile.TemporaryDirectory() as name:

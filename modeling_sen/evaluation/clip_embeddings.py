@@ -138,7 +138,7 @@ def model_sha1(model: SENPreTrainedModel) -> str:
 
     The same wherever the checkpoint and its towers lie, beside it or in repositories of their own.
     """
-    settings = model.config.to_dict()
+    settings = model.config.to_diff_dict()  # what a version of Transformers adds with its default does not count
     sen: Any = model.base_model
     for part in (settings, settings.get("sen_config", {})):
         for name in _PLACES:
