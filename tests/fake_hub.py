@@ -8,8 +8,6 @@ import base64
 import hashlib
 import json
 import re
-import socket
-import struct
 import sys
 import threading
 from collections.abc import Iterator
@@ -143,8 +141,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(status, headers, content, fault)
         except _Cut:
             self.close_connection = True
-            # Closed with a reset, as where a cable is pulled: neither side waits for the other.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     do_GET = do_HEAD = do_POST = do_PUT = _answer
 
