@@ -6,6 +6,7 @@ Every load goes through one [`HubSource`]; errors of the Hub are turned into one
 """
 
 import importlib.util
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -169,11 +170,12 @@ class HubSource:
     def _download(self, path: str) -> Path | None:
         """A file of the repository, `None` where it has none. A file that the Hub fails to send is never taken for none."""
         revision = getattr(self.revision, "resolved", self.revision) or ""
-        if re.fullmatch("[0-9a-f]{40}", revision) and not self.fetch.get("force_download"):
-            known = try_to_load_from_cache(self.location, path, self.fetch.get("cache_dir"), revision)
-            if known is not None:  # a path, or a mark that this commit has no such file
-                return Path(known) if isinstance(known, str) else None
+        is_pinned = re.fullmatch("[0-9a-f]{40}", revision) and not self.fetch.get("force_download")
         try:
+            if is_pinned:
+                known = try_to_load_from_cache(self.location, path, self.fetch.get("cache_dir"), revision)
+                if known is not None:  # a path, or a mark that this commit has no such file
+                    return Path(known) if isinstance(known, str) else None
             return Path(hf_hub_download(self.location, path, revision=self.revision, **self.fetch))
         except RemoteEntryNotFoundError:
             return None
@@ -181,7 +183,7 @@ class HubSource:
             if _concerns_all_files(error):
                 raise
             problem = _hub_problem(error) or " ".join(str(error).split())
-            raise HubFileError(f"{self.location}/{path}: {problem}") from error
+            raise HubFileError(f"{self.location}: {path}: {problem}") from error
 
     def prefetch(self, *names: str) -> None:
         """Fetches those of the files that the checkpoint has, before a loader of Transformers asks for them.
@@ -198,8 +200,13 @@ class HubSource:
         """`prefetch` of configuration and weights, unless the arguments of `from_pretrained` ask for other weights."""
         self.prefetch("config.json")
         others = arguments.get("variant") or arguments.get("gguf_file") or arguments.get("use_safetensors") is False
-        if not others and self.file("model.safetensors", optional=True) is None:
-            self.prefetch("model.safetensors.index.json")
+        if others or self.fetch.get("force_download"):  # the loader would download them again
+            return
+        if Path(self.location).is_dir() or self.file("model.safetensors", optional=True):
+            return
+        index = self.file("model.safetensors.index.json", optional=True)
+        if index is not None:
+            self.prefetch(*sorted(set(json.loads(index.read_text())["weight_map"].values())))
 
 
 def _sen_tiny_folder() -> Path:

@@ -235,6 +235,7 @@ def _add_plain_card(
 
 def _check_model_type(source: HubSource, wanted: str) -> None:
     """The checkpoint's, or that of a part of it: a SEN is loaded from the checkpoint of its head, too."""
+    source.prefetch("config.json")
     settings, _ = PreTrainedConfig.get_config_dict(source.location, **source.files)
     parts = [settings, *(part for part in settings.values() if isinstance(part, dict))]
     if wanted not in [part.get("model_type") for part in parts]:

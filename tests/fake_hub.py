@@ -8,8 +8,6 @@ import base64
 import hashlib
 import json
 import re
-import socket
-import struct
 import sys
 import threading
 from collections.abc import Iterator
@@ -128,6 +126,7 @@ Answer = tuple[int, dict[str, str], Any]  # status, headers, content: bytes, or 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer's body would wait 40 ms for the client's acknowledgement of its headers
     hub: Hub
 
     def _answer(self) -> None:
@@ -143,8 +142,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(status, headers, content, fault)
         except _Cut:
             self.close_connection = True
-            # Closed with a reset, as where a cable is pulled: neither side waits for the other.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     do_GET = do_HEAD = do_POST = do_PUT = _answer
 
@@ -369,7 +366,7 @@ def fake_hub() -> Iterator[Hub]:
 
     server = _Server(("127.0.0.1", 0), Handler)
     hub = Handler.hub = Hub(f"http://127.0.0.1:{server.server_port}")
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     try:
         yield hub
     finally:

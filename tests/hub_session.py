@@ -1,25 +1,36 @@
-"""This process as a client of a small Hub: the tests are offline otherwise."""
+"""This process as a client of a small Hub (the tests are offline otherwise), and the ways to push to it."""
 
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub.hf_api
 import pytest
 import transformers.dynamic_module_utils
 import transformers.utils.hub
 from fake_hub import Hub
 from huggingface_hub import close_session, constants
+from test_pretrained_sen import load_toy_head
+
+from modeling_sen import SENModel, SENProcessor
+from modeling_sen.pipelines.video_pipeline import VideoPipeline
+
+# Of users who may write, may only read, and are not known.
+WRITER, READER, STRANGER = "hf_of_a_writer_secret", "hf_of_a_reader_secret", "hf_of_a_stranger_secret"
 
 
 @contextmanager
 def connected(hub: Hub, home: Path, token: str | None = None) -> Iterator[None]:
-    """Hub calls of this process go to `hub`, with a cache of its own, and wait for no retry.
+    """Hub calls of this process go to `hub`, with a cache of its own, and do not wait before they try again.
 
     Args:
-        home: in place of `HF_HOME`.
+        home: in place of `HF_HOME`; temporary folders are made in `home/temporary`.
         token: the one that a user has logged in with.
     """
+    (home / "temporary").mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
         patch.setattr(constants, "ENDPOINT", hub.url)
@@ -27,8 +38,10 @@ def connected(hub: Hub, home: Path, token: str | None = None) -> Iterator[None]:
         patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
         patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)  # of functions such as `file_exists`
         patch.setattr(transformers.utils.hub, "_hf_api", None)  # it remembers the Hub that it was made for
         patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(home / "modules"))
+        patch.setattr(tempfile, "tempdir", str(home / "temporary"))
         patch.setattr(time, "sleep", lambda seconds: None)
         patch.delenv("HF_TOKEN", raising=False)
         if token is not None:
@@ -37,3 +50,27 @@ def connected(hub: Hub, home: Path, token: str | None = None) -> Iterator[None]:
             yield
         finally:
             close_session()
+
+
+class AnyPipeline(VideoPipeline):
+    _forward = postprocess = None
+
+
+def as_pipeline(model: SENModel) -> AnyPipeline:
+    return AnyPipeline(model=model, processor=SENProcessor(model.config), device="cpu")
+
+
+def as_toy_head(model: SENModel) -> Any:
+    toy = load_toy_head()
+    head = toy.ToyHead(toy.ToyConfig(sen_config=model.config.to_dict()))
+    head.sen = model
+    return head
+
+
+# Name -> what is pushed of a SEN; each has `push_to_hub(repo_id, **arguments)`.
+PUSHED: dict[str, Callable[[SENModel], Any]] = {
+    "model": lambda model: model,
+    "processor": lambda model: SENProcessor(model.config),
+    "pipeline": as_pipeline,
+    "toy head": as_toy_head,
+}
