@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fake_hub import Hub
 from huggingface_hub import close_session, constants
 from test_pretrained_sen import load_toy_head
 
-from modeling_sen import SENModel, SENProcessor
+from modeling_sen import SENModel, SENProcessor, publishing
 from modeling_sen.pipelines.video_pipeline import VideoPipeline
 
 # Of users who may write, may only read, and are not known.
@@ -67,10 +68,24 @@ def as_toy_head(model: SENModel) -> Any:
     return head
 
 
+@dataclass
+class AsFolder:
+    """Saved to a folder, and that pushed, as by `sen push`; the example of its card is not run."""
+
+    model: SENModel
+
+    def push_to_hub(self, repo_id: str, include_neurons: bool = True, **arguments: Any) -> str | None:
+        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(publishing, "run_example", lambda *_, **__: "")
+            self.model.save_pretrained(folder)
+            return publishing.push_folder(folder, repo_id, include_neurons=include_neurons, **arguments).url
+
+
 # Name -> what is pushed of a SEN; each has `push_to_hub(repo_id, **arguments)`.
 PUSHED: dict[str, Callable[[SENModel], Any]] = {
     "model": lambda model: model,
     "processor": lambda model: SENProcessor(model.config),
     "pipeline": as_pipeline,
     "toy head": as_toy_head,
+    "folder": AsFolder,
 }

@@ -112,20 +112,22 @@ PUSH_FAULTS = {
 }
 
 
+@pytest.mark.parametrize("kind", ["model", "folder"])
 @pytest.mark.parametrize(("fault", "said"), PUSH_FAULTS.values(), ids=PUSH_FAULTS)
-def test_a_push_that_fails_leaves_the_repository_as_it_was(fault, said, model, hub, tmp_path):
+def test_a_push_that_fails_leaves_the_repository_as_it_was(fault, said, kind, model, hub, tmp_path):
+    pushed = PUSHED[kind](model)
     repository = hub.repositories["org/sen"]
     card = b"---\nlicense: mit\n---\nWritten by hand."
     repository.commit({**repository.files, "README.md": card})
     before = dict(repository.refs)
     hub.fail(**fault)
     with connected(hub, tmp_path, WRITER):
-        message = problem(lambda: model.push_to_hub("org/sen", include_neurons=True))
+        message = problem(lambda: pushed.push_to_hub("org/sen", include_neurons=True))
         assert message.startswith("org/sen: " + said.format(hub=hub.url, status=fault.get("status")))
         assert repository.refs == before
         assert left_in(tmp_path) == []
         hub.faults.clear()
-        model.push_to_hub("org/sen", include_neurons=True)
+        pushed.push_to_hub("org/sen", include_neurons=True)
         assert b"Written by hand." in repository.files["README.md"]
         torch.testing.assert_close(outputs(SENModel.from_pretrained("org/sen")), outputs(model), rtol=1e-5, atol=1e-6)
 
