@@ -167,6 +167,10 @@ assert again.sen.neurons["image"].commit == again.sen.neurons["audio"].commit ==
 head.save_pretrained({work!r} + "/by-id")
 pinned = toy.ToyConfig.from_pretrained({work!r} + "/by-id").sen_config.neuron_specs[0]
 assert (pinned.hub_id, pinned.revision) == ("org/clip", {clip_commit!r}), pinned
+from modeling_sen.publishing import push_folder
+toy.ToyConfig._auto_class = toy.ToyHead._auto_class = None
+head.save_pretrained({work!r} + "/folder")
+push_folder({work!r} + "/folder", "org/coded", with_code=True, include_neurons=True)
 """
 
 PULL = """
@@ -182,12 +186,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-model = AutoModel.from_pretrained("org/toy", trust_remote_code=True)
-assert type(model).__module__.startswith("transformers_modules."), type(model)
 stored = load_file({work!r} + "/pushed.safetensors")
 logits = stored.pop("logits")
-with torch.no_grad():
-    assert torch.equal(model(**stored)["logits"], logits)
+for name in ("org/toy", "org/coded"):
+    model = AutoModel.from_pretrained(name, trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers_modules."), type(model)
+    with torch.no_grad():
+        assert torch.equal(model(**stored)["logits"], logits)
 """
 
 
@@ -209,7 +214,7 @@ def run(code: str, url: str, work: Path, path: Path | None) -> None:
 def test_it_is_pushed_and_comes_back_by_its_code_where_the_package_is_not_installed(towers, tmp_path):
     """The head's file stands in a copy of the package, as a head of the package would."""
     package = shutil.copytree(PACKAGE, tmp_path / "copy" / "modeling_sen", symlinks=False)
-    for name in ("pipelines", "conversion"):
+    for name in ("pipelines", "conversion", "model_cards"):
         if not (package / name).exists():
             shutil.copytree(PACKAGE.parent / name, package / name)
     shutil.copy(TESTS / "toy_head.py", package)
@@ -220,7 +225,9 @@ def test_it_is_pushed_and_comes_back_by_its_code_where_the_package_is_not_instal
             tests=str(TESTS), ast=towers["ast"], work=str(tmp_path), commit=commit, clip_commit=clip_commit
         )
         run(code, hub.url, tmp_path, package.parent)
-        (files,) = list(hub.repositories["org/toy"].commits.values())[-1:]
-        assert {"config.json", "model.safetensors", "toy_head.py", "README.md"} <= set(files)
-        assert {"neuron_image/model.safetensors", "neuron_bank.py", "pretrained_sen.py"} <= set(files)
+        for name in ("org/toy", "org/coded"):
+            files = hub.repositories[name].files
+            assert {"config.json", "model.safetensors", "toy_head.py", "README.md"} <= set(files)
+            assert {"neuron_image/model.safetensors", "neuron_bank.py", "pretrained_sen.py"} <= set(files)
+            assert f"# {name.removeprefix('org/')}\n\n`ToyHead`, a head on".encode() in files["README.md"]
         run(PULL.format(work=str(tmp_path)), hub.url, tmp_path, None)
