@@ -235,7 +235,8 @@ def test_a_bank_refuses_queries_for_a_tower_that_takes_none(family, towers):
     spec = resolve_spec(towers[family], "tower")
     neuron = load_neuron(spec)
     config = SENConfig(neurons=[spec.to_dict()], prompt="queries", **SMALL)
-    expected = f"neuron '{spec.name}': {type(neuron.tower).__name__} takes no prompt 'queries', expected \"prompt\": \"tokens\""
+    expected = f"neuron '{spec.name}': {type(neuron.tower).__name__} takes no prompt 'queries', "
+    expected += 'expected "prompt": "tokens"'
     with pytest.raises(ValueError, match=expected):
         NeuronBank(config).add(neuron, torch.device("cpu"))
     with pytest.raises(ValueError, match=expected):
