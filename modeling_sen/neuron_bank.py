@@ -91,13 +91,14 @@ class NeuronBank(nn.ModuleDict):
 
     def add(self, neuron: Neuron, device: torch.device) -> None:
         """Adds a loaded tower, after a check that it takes the prompts it is to get and its embeddings fit the text space."""
-        variant = self.config.prompt_of(neuron.spec)
-        if variant == "queries" and neuron.spec.name in self.neuron_specs and not neuron.adapter.takes_queries:
-            raise ValueError(
-                f"neuron {neuron.spec.name!r}: {type(neuron.tower).__name__} takes no prompt 'queries', expected another for "
-                'it, e.g. "prompt": "tokens" in its specification'
-            )
         spec, is_text, width = neuron.spec, neuron.spec.name == TEXT_TOWER_NAME, self.config.projection_dim
+        takes_queries = neuron.prompted_tower is not None and neuron.adapter.takes_queries
+        if not is_text and not takes_queries and self.config.prompt_of(spec) == "queries":
+            instead = "after" if neuron.prompted_tower is None else "tokens"
+            raise ValueError(
+                f"neuron {spec.name!r}: {type(neuron.tower).__name__} takes no prompt 'queries', expected \"prompt\": "
+                f'"{instead}" in its specification'
+            )
         if (spec.aligned or is_text) and neuron.embedding_size != width:
             raise ValueError(
                 f"neuron {spec.name!r} {'embeds class texts' if is_text else 'is aligned'}, but its embeddings have width "

@@ -161,7 +161,7 @@ PRESETS: dict[str, SENPreset] = {
             "class_text": 63_428_096,
             "association": 3_475_286,
         },
-        peak_memory=1_181_425_664,
+        peak_memory=1_207_160_832,
     ),
     "clip-xclip-ast": SENPreset(
         "CLIP frames (aligned) + X-CLIP video tower + AST sound",
@@ -175,7 +175,7 @@ PRESETS: dict[str, SENPreset] = {
             "class_text": 63_428_096,
             "association": 4_952_918,
         },
-        peak_memory=1_909_542_912,
+        peak_memory=2_055_196_672,
     ),
     "clip-videomae-ast": SENPreset(
         "CLIP frames (aligned) + VideoMAE motion + AST sound",
@@ -189,7 +189,7 @@ PRESETS: dict[str, SENPreset] = {
             "class_text": 63_428_096,
             "association": 4_955_222,
         },
-        peak_memory=1_809_096_704,
+        peak_memory=1_863_270_400,
     ),
     "siglip2-videomae-ast": SENPreset(
         "SigLIP 2 frames (aligned) + VideoMAE motion + AST sound",
@@ -203,7 +203,7 @@ PRESETS: dict[str, SENPreset] = {
             "class_text": 282_303_744,
             "association": 5_021_014,
         },
-        peak_memory=2_062_245_888,
+        peak_memory=2_120_089_600,
     ),
     "siglip2-vjepa2-whisper": SENPreset(
         "SigLIP 2 frames (aligned) + V-JEPA 2, the specialist of motion + Whisper, that of speech",
@@ -217,7 +217,7 @@ PRESETS: dict[str, SENPreset] = {
             "class_text": 282_303_744,
             "association": 5_514_326,
         },
-        peak_memory=3_012_636_672,
+        peak_memory=3_084_496_896,
     ),
     "pe-av": SENPreset(
         "SigLIP 2 frames (aligned) + the video and audio towers of PE-AV, trained with each other",

@@ -235,9 +235,8 @@ def test_a_bank_refuses_queries_for_a_tower_that_takes_none(family, towers):
     spec = resolve_spec(towers[family], "tower")
     neuron = load_neuron(spec)
     config = SENConfig(neurons=[spec.to_dict()], prompt="queries", **SMALL)
-    expected = (
-        f"neuron '{spec.name}': {type(neuron.tower).__name__} takes no prompt 'queries', expected another for it"
-    )
+    expected = f"neuron '{spec.name}': {type(neuron.tower).__name__} takes no prompt 'queries', "
+    expected += 'expected "prompt": "tokens"'
     with pytest.raises(ValueError, match=expected):
         NeuronBank(config).add(neuron, torch.device("cpu"))
     with pytest.raises(ValueError, match=expected):
@@ -267,11 +266,12 @@ def test_types_by_rule(class_name, tmp_path):
             if spec.modality == "text":
                 mask = (torch.arange(shape[1]) < torch.tensor([[6], [shape[1]]])).long()
                 assert_equals_joint_pass(neuron, {**inputs, "attention_mask": mask})
-    elif takes_prompts:
-        asked = SENConfig(neurons=[{**spec.to_dict(), "prompt": "queries"}], **SMALL)
-        with pytest.raises(ValueError, match=f"{class_name} takes no prompt 'queries'"):
-            SENModel(asked).load_neurons()
-    else:
+        return
+    asked = SENConfig(neurons=[{**spec.to_dict(), "prompt": "queries"}], **SMALL)
+    instead = "tokens" if takes_prompts else "after"
+    with pytest.raises(ValueError, match=f'{class_name} takes no prompt \'queries\', expected "prompt": "{instead}"'):
+        SENModel(asked).load_neurons()
+    if not takes_prompts:
         with pytest.raises(ValueError, match="takes no prompts, expected prompt_side 'after' or prompt 'none' for it"):
             neuron.query(neuron.first_look(inputs, RECORD), make_prompts(neuron))
 

@@ -19,7 +19,11 @@ from benchmarks.association.association_task import AssociationTask
 from benchmarks.association.association_towers import ClipBatches
 
 ROWS = {
-    **{f"SEN K={rounds}": AblationRun(towers="local", config={"num_rounds": rounds}) for rounds in (0, 1, 2, 3, 4)},
+    **{
+        f"SEN K={rounds}, tokens": AblationRun(towers="local", config={"num_rounds": rounds, "prompt": "tokens"})
+        for rounds in (0, 1, 2, 3, 4)
+    },
+    "SEN K=3, queries": AblationRun(towers="local", config={"num_rounds": 3, "prompt": "queries"}),
     "SEN K=3, no second look": AblationRun(towers="local", config={"num_rounds": 3, "prompt": "none"}),
     "late fusion, 4 resampled trunk tokens": AblationRun(
         "late_fusion", "local", options={"source": "trunk", "num_resampled": 4}

@@ -28,7 +28,7 @@ class SENModelTester:
     hidden_size = 24
     num_hidden_layers = 2  # rounds
     is_training = True
-    prompt_depth: int | str | None = None
+    prompts: dict[str, object] = {}  # noqa: RUF012 (replaced, not changed)
 
     def __init__(self, parent: unittest.TestCase, towers: dict[str, str]):
         self.parent, self.towers = parent, towers
@@ -46,7 +46,7 @@ class SENModelTester:
             hidden_size=self.hidden_size,
             num_rounds=self.num_hidden_layers,
             num_prompt_tokens=2,
-            prompt_depth=self.prompt_depth,
+            **self.prompts,
             bottleneck_size=4,
             projection_dim=12,
             logit_scale_init_value=2.0,
@@ -123,8 +123,8 @@ class SENModelTest(ModelTesterMixin, unittest.TestCase):
         super().test_gradient_checkpointing_enable_disable()
 
     def check_training_gradient_checkpointing(self, gradient_checkpointing_kwargs=None):
-        """The layer that is watched is a tower's first: prompts have to enter there, or nothing is recomputed in it."""
-        self.model_tester.prompt_depth = "all"
+        """The layer that is watched is a tower's first: prompts have to join the tokens there, or nothing is recomputed."""
+        self.model_tester.prompts = {"prompt": "tokens", "prompt_depth": "all"}
         super().check_training_gradient_checkpointing(gradient_checkpointing_kwargs)
 
     def _text_features_prepare_config_and_inputs(self):
