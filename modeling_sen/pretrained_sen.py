@@ -184,6 +184,7 @@ class SENPreTrainedModel(PreTrainedModel):
             save_arguments: of `save_pretrained`.
 
         Raises:
+            ValueError: a tower that is a folder of this machine, without `include_neurons`.
             OSError: the Hub refuses or fails. The repository has all files of this push then, or none.
         """
         try:

@@ -130,13 +130,16 @@ def add_card(
         the full id of the repository.
 
     Raises:
+        ValueError: a tower that is a folder of this machine.
         OSError: the Hub refuses or fails.
     """
     is_adapter = not (folder / "config.json").is_file()  # adapters that Transformers put on are saved alone
     if is_adapter:
         settings = read_adapter(folder, type(model))
-    elif model.config.model_type == SENConfig.model_type and not (folder / PROCESSOR).is_file():
-        SENProcessor(model.config).save_pretrained(folder)  # without it no pipeline loads the model
+    else:
+        check_loads_elsewhere(saved_config(folder))
+        if model.config.model_type == SENConfig.model_type and not (folder / PROCESSOR).is_file():
+            SENProcessor(model.config).save_pretrained(folder)  # without it no pipeline loads the model
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     existing, fetch = _existing_card(repo_id, revision, api.token), _fetch(api.token)
     if is_adapter:

@@ -27,23 +27,25 @@ FRAMES = torch.zeros(4, 20, 30, 3, dtype=torch.uint8)
 
 
 @pytest.fixture(scope="module")
-def model(towers) -> SENModel:
+def folder(towers, tmp_path_factory) -> Path:
+    """The SEN as it is on the Hub; it stands alone."""
     toy = load_toy_head()
     AutoConfig.register("sen_toy", toy.ToyConfig, exist_ok=True)
     AutoModel.register(toy.ToyConfig, toy.ToyHead, exist_ok=True)
+    folder = tmp_path_factory.mktemp("checkpoints") / "sen"
     torch.manual_seed(1)
-    neurons = [{"hub_id": towers["clip"], "num_frames": 2}]
-    return random_weights(SENModel.from_neurons(neurons, projection_dim=12, **SMALL))
+    model = SENModel.from_neurons([{"hub_id": towers["clip"], "num_frames": 2}], projection_dim=12, **SMALL)
+    random_weights(model).save_pretrained(folder, include_neurons=True)
+    SENProcessor(model.config).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def folder(model, tmp_path_factory) -> Path:
-    """The SEN as it is on the Hub; the `model` is saved with another gate."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "sen"
-    model.save_pretrained(folder, include_neurons=True)
-    SENProcessor(model.config).save_pretrained(folder)
+def model(folder) -> SENModel:
+    """The SEN that is pushed: its gate is another."""
+    model = SENModel.from_pretrained(folder)
     model.gate.data.add_(0.1)
-    return folder
+    return model
 
 
 @pytest.fixture
@@ -122,12 +124,12 @@ def test_a_push_that_fails_leaves_the_repository_as_it_was(fault, said, kind, mo
     before = dict(repository.refs)
     hub.fail(**fault)
     with connected(hub, tmp_path, WRITER):
-        message = problem(lambda: pushed.push_to_hub("org/sen", include_neurons=True))
+        message = problem(lambda: pushed.push_to_hub("org/sen"))
         assert message.startswith("org/sen: " + said.format(hub=hub.url, status=fault.get("status")))
         assert repository.refs == before
         assert left_in(tmp_path) == []
         hub.faults.clear()
-        pushed.push_to_hub("org/sen", include_neurons=True)
+        pushed.push_to_hub("org/sen")
         assert b"Written by hand." in repository.files["README.md"]
         torch.testing.assert_close(outputs(SENModel.from_pretrained("org/sen")), outputs(model), rtol=1e-5, atol=1e-6)
 
@@ -303,7 +305,7 @@ OUTSIDE = ["../evil.safetensors", "/evil.safetensors", "..\\evil.safetensors", "
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_no_file_is_written_outside_the_cache(name, model, hub, tmp_path):
     """A list of files may name anything; a list of shards that names a file outside is refused."""
-    model.save_pretrained(tmp_path / "shards", include_neurons=True, max_shard_size="10KB")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
     hub.upload("org/shards", tmp_path / "shards")
     repository = hub.repositories["org/shards"]
     index = json.loads(repository.files["model.safetensors.index.json"])

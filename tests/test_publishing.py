@@ -293,7 +293,10 @@ def test_results_of_other_weights_are_refused(sen_folder, tmp_path, quick):
 
 
 def test_a_local_tower_is_refused(make_sen, tmp_path, quick):
-    make_sen().save_pretrained(tmp_path)
+    model = make_sen()
+    with pytest.raises(ValueError, match=r"neuron 'image': its tower is the folder .* by include_neurons"):
+        model.push_to_hub("org/sen")  # before the Hub is asked for anything: this process is offline
+    model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"neuron 'image': its tower is the folder .*--include-neurons"):
         push_folder(tmp_path, "org/sen", dry_run=True)
     assert quick == []
