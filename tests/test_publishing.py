@@ -102,7 +102,7 @@ def train(root: Path, model) -> list[str]:
         "use_cpu": True,
     }
     settings |= {"push_to_hub": True, "hub_token": os.environ["HF_TOKEN"], "remove_unused_columns": False}
-    settings |= {"report_to": "none"}
+    settings |= {"report_to": "none", "hub_strategy": "every_save"}
     for kind, arguments_of, name in (
         (SENTrainer, SENTrainingArguments, "own"),
         (Trainer, TrainingArguments, "stock"),

@@ -25,6 +25,8 @@ TRAINER_DEFAULTS: dict[str, tuple[Any, str]] = {
         True,
         "Leave out what remains of an epoch, so that all batches have one size; validation has all clips.",
     ),
+    # Transformers pushes the whole output folder at each save, with all paths of this machine in it.
+    "hub_strategy": ("end", "With push_to_hub: when to push. end: the finished model and its card, and nothing else."),
     # Patience is part of the state of a run.
     "restore_callback_states_from_checkpoint": (True, "Continue early stopping where it was."),
 }

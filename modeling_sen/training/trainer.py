@@ -59,6 +59,7 @@ class SENTrainingArguments(TrainingArguments):
     save_steps: float = _ours("save_steps")
     save_total_limit: int | None = _ours("save_total_limit")
     dataloader_drop_last: bool = _ours("dataloader_drop_last")
+    hub_strategy: HubStrategy | str = _ours("hub_strategy")  # noqa: RUF009 (a field)
     restore_callback_states_from_checkpoint: bool = _ours("restore_callback_states_from_checkpoint")
 
     def __post_init__(self) -> None:
