@@ -258,7 +258,7 @@ def naming_errors(what: str, or_else: str = "pass neuron_kwargs={NAME: {'token':
     except UnpicklingError as error:
         raise OSError(f"{what}: its weights file holds more than tensors, and is not read") from error
     except (OSError, ImportError, ValueError, RuntimeError, AssertionError, httpx.TransportError) as error:
-        if problem := _hub_problem(error, f"log in with `hf auth login`, or {or_else}"):
+        if problem := _hub_problem(error, f"log in with `hf auth login`, set HF_TOKEN, or {or_else}"):
             raise OSError(f"{what}: {problem}") from error
         kind = next((kind for kind in (OSError, ImportError, ValueError) if isinstance(error, kind)), RuntimeError)
         extra = " (or: pip install modeling-sen[pe])" if kind is ImportError and "timm" in str(error) else ""
@@ -278,7 +278,7 @@ def naming_hub_errors(what: str, or_else: str = "pass token=...") -> Iterator[No
     except HubFileError:
         raise
     except (OSError, ValueError, RuntimeError, httpx.TransportError) as error:
-        problem = _hub_problem(error, f"log in with `hf auth login`, or {or_else}")
+        problem = _hub_problem(error, f"log in with `hf auth login`, set HF_TOKEN, or {or_else}")
         if problem is None:
             raise
         raise OSError(f"{what}: {problem}") from error

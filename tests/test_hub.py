@@ -158,11 +158,11 @@ def test_refusals_say_what_to_do_and_name_neuron_and_repository(online, hub):
     for gated, missing, revision in online["problems"]:
         assert gated == (
             f"OSError: neuron 'image' (org/gated): the repository is gated; accept its terms on its page at {hub.url}, and "
-            "log in with `hf auth login`, or pass neuron_kwargs={NAME: {'token': ...}}"
+            "log in with `hf auth login`, set HF_TOKEN, or pass neuron_kwargs={NAME: {'token': ...}}"
         )
         assert missing == (
             f"OSError: neuron 'image' (org/none): no such repository at {hub.url}, or a private one; for that, log in with "
-            "`hf auth login`, or pass neuron_kwargs={NAME: {'token': ...}}"
+            "`hf auth login`, set HF_TOKEN, or pass neuron_kwargs={NAME: {'token': ...}}"
         )
         assert revision == (
             "OSError: neuron 'image' (org/clip, revision 'no-such'): the repository has no such branch, tag or commit"

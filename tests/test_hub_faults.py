@@ -172,7 +172,7 @@ def test_a_folder_is_never_committed_in_part(hub, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", PUSHED)
 def test_every_push_says_what_the_hub_refuses(kind, model, hub, tmp_path):
     pushed, before = PUSHED[kind](model), dict(hub.repositories["org/sen"].refs)
-    login = "log in with `hf auth login`, or pass token=..."
+    login = "log in with `hf auth login`, set HF_TOKEN, or pass token=..."
     refused = {
         STRANGER: "Invalid credentials in Authorization header",
         READER: "Forbidden: you must use a write token to upload to a repository.",
@@ -267,7 +267,7 @@ def test_a_processor_names_the_file(file, hub, tmp_path):
 @pytest.mark.parametrize("loads", [SENModel, SENProcessor])
 def test_a_pull_says_what_the_hub_refuses(loads, hub, tmp_path):
     hub.repositories["org/sen"].private = True
-    login = "log in with `hf auth login`, or pass token=..."
+    login = "log in with `hf auth login`, set HF_TOKEN, or pass token=..."
     missing = f"no such repository at {hub.url}, or a private one; for that, {login}"
     wrong = f"{hub.url} refuses the token (Invalid credentials in Authorization header); {login}"
     for token, repo_id, said in (
