@@ -80,6 +80,8 @@ def recording(layers: Sequence[nn.Module]) -> Iterator[list[RecordedLayer]]:
                 f"through Transformers' attention interface, expected one call for all {shape[1]} tokens; give the neuron "
                 "prompt 'tokens'"
             )
+        for call in record.calls:
+            call.keys, call.values = _alone(call.keys), _alone(call.values)
 
 
 def run_alone(layers: Sequence[nn.Module], records: Sequence[RecordedLayer], prompts: Tensor, place: int) -> Tensor:
@@ -199,6 +201,11 @@ def _attend(recorded: RecordedAttention) -> Callable:
         return base(module, query, keys, values, mask, **{**kwargs, "is_causal": False})
 
     return function
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """A copy where the memory behind a tensor is larger: where queries, keys and values are one product (ModernBERT)."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
 def _of_any_token(mask: Any) -> Tensor | None:

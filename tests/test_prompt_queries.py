@@ -312,3 +312,14 @@ def test_keys_have_the_towers_dtype_and_the_crowns_size(towers):
     found = neuron.query(look, make_prompts(neuron))
     exact = queried(make_neuron("videomae", towers, 2), inputs, make_prompts(neuron))
     torch.testing.assert_close(found.float(), exact, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("model_type", QUERIED)
+def test_nothing_is_held_beside_keys_and_values(model_type, towers):
+    """ModernBERT computes queries, keys and values by one product."""
+    look = make_neuron(model_type, towers, "all").first_look(make_inputs(model_type), RECORD)
+    calls = [call for layer in look.trunk.layers for call in layer.calls]
+    held = {tensor.untyped_storage().data_ptr(): tensor for call in calls for tensor in (call.keys, call.values)}
+    assert sum(tensor.untyped_storage().nbytes() for tensor in held.values()) == sum(
+        call.keys.nbytes + call.values.nbytes for call in calls
+    )
