@@ -80,12 +80,16 @@ def tracking_metrics(
     evaluated = (frames > query_frames if query_mode == "first" else frames != query_frames) & known  # (T, N)
     reappeared = evaluated & _from_reappearance(visibility, query_frames, known)
     squared = np.square(offset).sum(axis=-1)
-    numbers = {"occlusion_accuracy": _share(predicted_visible == visibility, evaluated)}
-    numbers |= _within_thresholds(squared, visibility, predicted_visible, evaluated)
+    whole = _within_thresholds(squared, visibility, predicted_visible, evaluated)
     after = _within_thresholds(squared, visibility, predicted_visible, reappeared)
-    for name in ("average_jaccard", "average_pts_within_thresh"):
-        numbers[f"{name}_reappeared"] = after[name]
-    return {**numbers, "temporal_coherence": _temporal_coherence(offset, visibility & known)}
+    averages = ("average_jaccard", "average_pts_within_thresh")
+    return {
+        **{name: whole[name] for name in averages},
+        "occlusion_accuracy": _share(predicted_visible == visibility, evaluated),
+        "temporal_coherence": _temporal_coherence(offset, visibility & known),
+        **{f"{name}_reappeared": after[name] for name in averages},
+        **{name: number for name, number in whole.items() if name not in averages},
+    }
 
 
 def mean_over_clips(clips: Sequence[Mapping[str, float]]) -> dict[str, float]:
