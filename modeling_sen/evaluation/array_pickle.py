@@ -10,7 +10,7 @@ afterwards from plain dtypes.
 import os
 import pickle
 import re
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -58,6 +58,12 @@ class _Bytes:
 
 class _Array:
     """numpy.ndarray, and the function that makes an empty one to be filled by `__setstate__`."""
+
+    data: Any
+    dtype: _Dtype
+    shape: tuple
+    order: Literal["C", "F"]
+    axes: tuple | None
 
     def __init__(self, *empty: Any):
         pass
