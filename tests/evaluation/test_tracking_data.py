@@ -230,7 +230,7 @@ def images_in(folder, frames, kind="png", first=0):
 
 @pytest.fixture
 def badja(tmp_path):
-    """Four frames of 24 x 32 pixels, joints marked at 48 x 64 in frames 0 and 2, the third joint never marked."""
+    """Four frames of 24 x 32 pixels, joints marked at 48 x 128 in frames 0 and 2, the third joint never marked."""
     frames = np.random.default_rng(0).integers(0, 256, (4, 24, 32, 3), dtype=np.uint8)
     entries = [
         {"image_path": "DAVIS/00000.jpg", "joints": [[7, 21], [0, 0], [0, 0]], "visibility": [True, False, False]},
@@ -242,13 +242,13 @@ def badja(tmp_path):
 
 def test_badja_joints_are_scaled_to_the_frames(badja):
     joints, folder, frames, _ = badja
-    clip = read_badja(joints, folder, "first", joints_size=(48, 64))
+    clip = read_badja(joints, folder, "first", joints_size=(48, 128))
     assert (clip.name, clip.frame_size) == ("horse", (24, 32))
     np.testing.assert_array_equal(clip.read_frames(), frames)
     np.testing.assert_array_equal(clip.annotated, [True, False, True, False])
-    np.testing.assert_array_equal(clip.queries, [[0, 10.25, 3.25], [2, 1.25, 2.25]])  # x = (column + 0.5) / 2 - 0.5
+    np.testing.assert_array_equal(clip.queries, [[0, 4.875, 3.25], [2, 0.375, 2.25]])  # x = (column + 0.5) / 4 - 0.5
     np.testing.assert_array_equal(clip.visibility, [[True, False], [False, False], [False, True], [False, False]])
-    np.testing.assert_array_equal(clip.tracks[2], [[15.25, 4.25], [1.25, 2.25]])
+    np.testing.assert_array_equal(clip.tracks[2], [[7.375, 4.25], [0.375, 2.25]])
     assert np.isnan(clip.tracks[[1, 3]]).all()
     assert np.isnan(clip.tracks[0, 1]).all(), "a joint that was not marked"
 
@@ -257,7 +257,7 @@ def test_badja_is_measured_at_its_marked_frames(badja):
     joints, folder, _, entries = badja
     entries[1]["visibility"][0] = True
     joints.write_text(json.dumps(entries))
-    clip = read_badja(joints, folder, "first", joints_size=(48, 64))
+    clip = read_badja(joints, folder, "first", joints_size=(48, 128))
     numbers = clip.metrics(np.nan_to_num(clip.tracks, nan=1e6), np.ones_like(clip.visibility))
     assert numbers["average_jaccard"] == numbers["occlusion_accuracy"] == 1.0
 
