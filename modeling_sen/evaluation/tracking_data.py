@@ -3,7 +3,8 @@
 """Readers of clips with true tracks or masks: TAP-Vid, BADJA, DAVIS and the generated world. No data set is shipped.
 
 Positions are x, y in pixels of the frames as they are stored, with pixel centres at whole numbers. TAP-Vid stores them as
-shares of width and height from the corner of the first pixel: x = share * width - 0.5.
+shares of width and height from the corner of the first pixel: x = share * width - 0.5. TAP-Vid's script for Kinetics stores
+points half a pixel nearer to that corner; they are read as its own evaluation reads them, without a correction.
 """
 
 import io

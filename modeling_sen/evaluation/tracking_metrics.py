@@ -52,6 +52,7 @@ def tracking_metrics(
           point that is too far counts in both terms of the denominator. `average_jaccard` is their mean.
         - `average_pts_within_thresh_reappeared`, `average_jaccard_reappeared`: the same over the frames from a point's first
           re-appearance on: the first frame where it is visible with a hidden frame between it and the query.
+          These two are ours. TAPNext++'s AJ_RD averages over re-appearances and their least durations instead.
 
         `temporal_coherence`, lower is better: the mean length, in pixels at 256 x 256, of the difference between the
         predicted and the true second differences of position, over triples of consecutive frames in which the point is truly
