@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import modeling_sen
+from modeling_sen.evaluation.tracking_metrics import mean_over_clips, tracking_metrics
 
 evaluate = pytest.importorskip("evaluate")
 
@@ -15,8 +16,8 @@ FOLDER = Path(modeling_sen.__file__).parent / "evaluation"
 METRICS = sorted(card.parent.name for card in FOLDER.glob("*/README.md"))
 
 
-def test_there_are_three():
-    assert METRICS == ["mean_class_accuracy", "top_k_accuracy", "video_text_retrieval"]
+def test_there_are_four():
+    assert METRICS == ["mean_class_accuracy", "point_tracking", "top_k_accuracy", "video_text_retrieval"]
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -46,3 +47,25 @@ def test_batches_add_up():
     for rows in (slice(0, 3), slice(3, 4)):
         metric.add_batch(predictions=scores[rows], references=labels[rows])
     assert metric.compute(k=[1]) == {"top1": 0.75}
+
+
+def test_clips_of_different_length_are_averaged_and_errors_are_those_of_the_function():
+    metric, draw = evaluate.load(str(FOLDER / "point_tracking")), np.random.default_rng(0)
+    predictions, references = [], []
+    for frames, points in ((5, 2), (9, 4)):
+        tracks, visibility = draw.random((2, frames, points, 2)) * 20, draw.random((2, frames, points)) < 0.6
+        queries = np.zeros((points, 3))
+        predictions.append({"tracks": tracks[0], "visibility": visibility[0]})
+        references.append(
+            {"tracks": tracks[1], "visibility": visibility[1], "queries": queries, "frame_size": (64, 96)}
+        )
+    found = metric.compute(predictions=predictions, references=references, query_mode="first")
+    expected = [
+        tracking_metrics(*one.values(), *other.values(), query_mode="first")
+        for one, other in zip(predictions, references, strict=True)
+    ]
+    assert found == pytest.approx(mean_over_clips(expected), nan_ok=True)
+    assert found["average_jaccard"] > 0
+    references[1]["queries"] = np.ones((4, 3)) * 9
+    with pytest.raises(ValueError, match=r"whole frame numbers t in 0..8, found 9"):
+        metric.compute(predictions=predictions, references=references, query_mode="first")
