@@ -43,10 +43,10 @@ def world(
             out, split, num, seed, num_objects=parse_objects(num_objects), size=size, num_frames=num_frames, hops=hops
         )
     else:
-        settled = ("split", "hops", "size", "num_frames", "num_objects")
+        fixed = ("split", "hops", "size", "num_frames", "num_objects")
         for option in context.command.params:
-            if option.name in settled and "DEFAULT" not in str(context.get_parameter_source(option.name)):
-                raise ValueError(f"{option.opts[0]} does not go with --preset, which settles it")
+            if option.name in fixed and "DEFAULT" not in str(context.get_parameter_source(option.name)):
+                raise ValueError(f"{option.opts[0]} cannot be used with --preset, which fixes its value")
         summary = write_tracking_world(out, preset, num, seed)
     if as_json:
         print(json.dumps(summary))

@@ -36,8 +36,9 @@ class TrackingClip:
 def tracking_clip(preset: str, seed: int) -> TrackingClip:
     """Draw a clip, the same on every machine.
 
-    Tracks are where the motion puts each point, rounded to 1/256 pixel. Half of the points lie on the background, half
-    on the sprites, each visible in four frames at least; there are 64, or fewer where most candidates stay hidden.
+    Tracks are where the motion puts each point, rounded to 1/256 pixel. Half of the points are drawn on the background,
+    half on the sprites, none on the occluders. Each is visible in four frames at least. There are 64 points, or fewer
+    where most candidates stay hidden.
 
     Args:
         preset: one of `TRACKING_PRESETS`.
@@ -63,7 +64,8 @@ def _candidates(scene: TrackingScene, masks: np.ndarray) -> tuple[np.ndarray, np
     """Twice the points that are wanted: paths (T, n, 2) int64, 1/256 pixel, and the surface (n,) int64 of each."""
     draws = IntegerStream((scene.noise, 11))
     count = 2 * POINTS
-    surface = np.array([draws.below(2) and draws.between(1, len(scene.surfaces) - 1) for _ in range(count)])
+    last = len(scene.surfaces) - 1 - scene.knobs.occluders
+    surface = np.array([draws.below(2) and draws.between(1, last) for _ in range(count)])
     paths = np.empty((len(masks), count, 2), dtype=np.int64)
     for label, one in enumerate(scene.surfaces):
         chosen = np.flatnonzero(surface == label)

@@ -1,8 +1,8 @@
 """Draws a tracking scene in integer arithmetic: textures, their warp into each frame, and the layers.
 
 For each pixel of a frame the place on the surface is found (turned and scaled back, the wave undone) and the texture is
-read there between its four nearest texels. Textures hold no detail finer than about eight pixels, so that a point
-keeps its colour wherever it lies between the pixels.
+read there between its four nearest texels. Textures have no detail finer than about eight pixels, so that the colour of a
+point does not depend on where it lies between the pixels.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from modeling_sen.world.tracking_scene import ONE, SINES, SIZE, TURN, Surface, T
 
 COARSEST = 32  # pixels, the largest cells of a texture
 BACKGROUND_SIDE = 512  # texels of the background, which repeats beyond
-SPRITE_SIDE = 256
+SPRITE_SIDE = 256  # its border is empty, and so wide that a window beyond it reads empty texels on the other side
 
 
 def draw_layers(scene: TrackingScene) -> tuple[np.ndarray, np.ndarray]:

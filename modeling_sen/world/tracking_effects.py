@@ -10,7 +10,7 @@ from modeling_sen.world.tracking_scene import SINES, TURN, TrackingKnobs
 
 
 def add_effects(frames: np.ndarray, knobs: TrackingKnobs, key: int) -> np.ndarray:
-    """Apply the effects that the knobs ask for, in the order light, blur, noise, JPEG.
+    """Apply the effects whose knobs are not zero, in the order light, blur, noise, JPEG.
 
     Args:
         frames: (T, H, W, 3) uint8.
@@ -31,7 +31,7 @@ def add_effects(frames: np.ndarray, knobs: TrackingKnobs, key: int) -> np.ndarra
 
 
 def _lit(frames: np.ndarray, percent: int, draws: IntegerStream) -> np.ndarray:
-    """Brightness swings, flickers, and differs from left to right."""
+    """Scale the brightness by a swing and a flicker over time and by a ramp from left to right."""
     times, _, width, _ = frames.shape
     turn = draws.below(TURN) + np.arange(times) * TURN // draws.between(16, 32)
     swing = percent * SINES[turn % TURN].astype(np.int64) * 256 // (100 * 32768)  # (T,), 256 to one
@@ -44,7 +44,7 @@ def _lit(frames: np.ndarray, percent: int, draws: IntegerStream) -> np.ndarray:
 
 
 def _blurred(frames: np.ndarray, most: int, draws: IntegerStream) -> np.ndarray:
-    """The focus comes and goes: a 1-2-1 filter along both axes, as often as the time asks for."""
+    """A 1-2-1 filter along both axes; how often it is applied swings between 0 and `most`."""
     turn = draws.below(TURN) + np.arange(len(frames)) * TURN // draws.between(16, 32)
     passes = (most * (SINES[turn % TURN].astype(np.int64) + 32768) + 32768) // 65536
     blurred = np.empty_like(frames)
@@ -69,7 +69,7 @@ def _noisy(frames: np.ndarray, deviation: int, draws: IntegerStream) -> np.ndarr
 
 
 def _compressed(frame: np.ndarray, quality: int) -> np.ndarray:
-    """A frame after JPEG. Colours keep their resolution: how they are enlarged again differs between libraries."""
+    """A frame after JPEG. Chroma is not subsampled: versions of the library differ in how they upsample it."""
     file = io.BytesIO()
     Image.fromarray(frame).save(file, "JPEG", quality=quality, subsampling=0)
     return np.asarray(Image.open(file))

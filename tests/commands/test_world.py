@@ -21,7 +21,7 @@ def test_the_command_prints_its_summary(tmp_path):
     assert "2 unseen_pairs clips of seed 5 (0 new)" in again.stdout
 
 
-def test_a_preset_gives_clips_for_tracking_and_settles_the_rest(tmp_path):
+def test_a_preset_gives_clips_for_tracking_and_refuses_other_options(tmp_path):
     app = typer.Typer()
     app.command()(world)
     told = CliRunner().invoke(app, [str(tmp_path / "out"), "--preset", "shake", "--num", "1", "--seed", "7"])
@@ -36,5 +36,5 @@ def test_a_preset_gives_clips_for_tracking_and_settles_the_rest(tmp_path):
         ("--hops", "1"),
     ]:
         told = CliRunner().invoke(app, [str(tmp_path / "other"), "--preset", "shake", option, value])
-        assert f"{option} does not go with --preset" in str(told.exception)
+        assert f"{option} cannot be used with --preset" in str(told.exception)
     assert not (tmp_path / "other").exists()

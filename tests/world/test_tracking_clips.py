@@ -147,7 +147,8 @@ def test_camera_effects_leave_the_truth_as_it_is(preset):
     assert {name for name in ARRAYS if base[name] != changed[name]} == {"frames"}
 
 
-def test_occluders_hide_points():
+def test_occluders_hide_points_and_carry_none():
+    assert clip("occluder").surface.max() < len(clip("occluder").scene.surfaces) - 2
     assert clip("occluder").visibility.mean() < clip("base").visibility.mean() - 0.05
 
 
