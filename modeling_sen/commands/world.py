@@ -10,6 +10,7 @@ import typer
 
 
 def world(
+    context: typer.Context,
     out: Annotated[Path, typer.Argument(help="Folder to write to; a run that was stopped is continued.")],
     split: Annotated[str, typer.Option(help="train, validation, test or unseen_pairs.")] = "train",
     num: Annotated[int, typer.Option(help="Number of clips.")] = 100,
@@ -23,18 +24,34 @@ def world(
         str | None,
         typer.Option("--objects", help="Sprites a clip: 3, or 1-4 for a range. Default 1-4, or 3 with --hops."),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Write clips for point tracking, 256 pixels wide, of seeds SEED, SEED + 1 and so on: base, rotation, "
+            "scale, deform, lighting, blur, noise, fast, smooth, repetitive, occluder, shake, lookalike, long or all. "
+            "Takes --num and --seed only."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Write generated clips with sound, of which everything is known."""
+    from modeling_sen.world.tracking_write import write_tracking_world
     from modeling_sen.world.write import parse_objects, write_world
 
-    summary = write_world(
-        out, split, num, seed, num_objects=parse_objects(num_objects), size=size, num_frames=num_frames, hops=hops
-    )
+    if preset is None:
+        summary = write_world(
+            out, split, num, seed, num_objects=parse_objects(num_objects), size=size, num_frames=num_frames, hops=hops
+        )
+    else:
+        fixed = ("split", "hops", "size", "num_frames", "num_objects")
+        for option in context.command.params:
+            if option.name in fixed and "DEFAULT" not in str(context.get_parameter_source(option.name)):
+                raise ValueError(f"{option.opts[0]} cannot be used with --preset, which fixes its value")
+        summary = write_tracking_world(out, preset, num, seed)
     if as_json:
         print(json.dumps(summary))
     else:
-        print(f"{out}: {summary['clips']} {split} clips of seed {seed} ({summary['written']} new)")
+        print(f"{out}: {summary['clips']} {preset or split} clips of seed {seed} ({summary['written']} new)")
 
 
 __all__ = ["world"]

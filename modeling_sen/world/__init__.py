@@ -5,6 +5,8 @@ from modeling_sen.world.drawing import Clip, render
 from modeling_sen.world.edits import Edit, edit
 from modeling_sen.world.scene import Background, Scene, Sprite, make_scene, positions
 from modeling_sen.world.sound import SAMPLING_RATE, sound_of
+from modeling_sen.world.tracking_clips import TrackingClip, tracking_clip
+from modeling_sen.world.tracking_scene import TRACKING_PRESETS
 from modeling_sen.world.tracks import tracks
 from modeling_sen.world.truth import (
     Question,
@@ -38,6 +40,7 @@ __all__ = [
     "SHAPES",
     "SIZES",
     "SPLITS",
+    "TRACKING_PRESETS",
     "WORLD_PRESETS",
     "Background",
     "Clip",
@@ -45,6 +48,7 @@ __all__ = [
     "Question",
     "Scene",
     "Sprite",
+    "TrackingClip",
     "WorldClips",
     "all_descriptions",
     "association_question",
@@ -59,5 +63,6 @@ __all__ = [
     "questions",
     "render",
     "sound_of",
+    "tracking_clip",
     "tracks",
 ]

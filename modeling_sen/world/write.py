@@ -13,6 +13,7 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,29 +59,49 @@ def write_world(out: str | os.PathLike, split: str, num: int, seed: int = 0, **s
         raise ValueError(f"size is {scene_options['size']} pixels: H.264 takes even sizes only")
     out = Path(out)
     start = time.perf_counter()
-    _check_and_write_settings(out, {"split": split, "seed": seed, **scene_options})
-    for folder in ("videos", "truth"):
-        (out / folder).mkdir(exist_ok=True)
-    missing = [index for index in range(num) if not _row_path(out, index).exists()]
-    try:
-        for index in tqdm(missing, desc=f"{split} clips", unit="clip", disable=None):
-            _write_clip(out, clips.scene(index))
-    finally:  # after an interruption the table lists what is there
-        rows = [_row_path(out, index) for index in range(num)]
-        table = "".join(row.read_text() for row in rows if row.exists())
-        with whole_file(out / "metadata.jsonl") as unfinished:
-            unfinished.write_text(table)
+    settings = {"split": split, "seed": seed, **scene_options}
+    written = write_clips(out, num, settings, lambda index: _write_clip(out, clips.scene(index)), split)
     return {
         "out": str(out),
         "split": split,
         "seed": seed,
         "clips": num,
-        "written": len(missing),
+        "written": written,
         "seconds": round(time.perf_counter() - start, 2),
     }
 
 
-def _row_path(out: Path, index: int) -> Path:
+def write_clips(out: Path, num: int, settings: dict[str, Any], write_clip: Callable[[int], None], name: str) -> int:
+    """Write the clips of a folder that are missing, and the table of all.
+
+    Args:
+        settings: what the clips are drawn with; a folder holds clips of one setting.
+        write_clip: writes the files of the clip with this index, and its row to `row_path` last.
+        name: of the clips, for the progress bar.
+
+    Returns:
+        The number of clips written now.
+
+    Raises:
+        ValueError: a folder that holds something else.
+    """
+    _check_and_write_settings(out, settings)
+    for folder in ("videos", "truth"):
+        (out / folder).mkdir(exist_ok=True)
+    missing = [index for index in range(num) if not row_path(out, index).exists()]
+    try:
+        for index in tqdm(missing, desc=f"{name} clips", unit="clip", disable=None):
+            write_clip(index)
+    finally:  # after an interruption the table lists what is there
+        rows = [row_path(out, index) for index in range(num)]
+        table = "".join(row.read_text() for row in rows if row.exists())
+        with whole_file(out / "metadata.jsonl") as unfinished:
+            unfinished.write_text(table)
+    return len(missing)
+
+
+def row_path(out: Path, index: int) -> Path:
+    """Where the row of a clip is: a clip that has it is complete."""
     return out / "truth" / f"{index:06d}.json"
 
 
@@ -120,7 +141,7 @@ def _write_clip(out: Path, scene: Scene) -> None:
         "seed": scene.seed,
         "index": scene.index,
     }
-    with whole_file(_row_path(out, scene.index)) as unfinished:
+    with whole_file(row_path(out, scene.index)) as unfinished:
         unfinished.write_text(json.dumps(row) + "\n")
 
 
