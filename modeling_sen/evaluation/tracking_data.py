@@ -21,6 +21,7 @@ from PIL import Image
 from modeling_sen.evaluation.array_pickle import load_array_pickle
 from modeling_sen.evaluation.tracking_metrics import sample_queries, tracking_metrics
 from modeling_sen.video_io import read_frames, read_video
+from modeling_sen.world.tracking_clips import tracking_clip
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 BADJA_SIZE = (1080, 1920)  # height and width of the frames that BADJA's joints were marked in
@@ -201,8 +202,26 @@ def read_davis(frames: str | os.PathLike, masks: str | os.PathLike) -> MaskedCli
     return MaskedClip(Path(frames).stem, stacked, source)
 
 
+def draw_tracked_clip(preset: str, seed: int, query_mode: str) -> TrackedClip:
+    """A clip of the generated world for point tracking, with its exact frames.
+
+    Args:
+        preset: one of `TRACKING_PRESETS`.
+        seed: 0 .. 2**64 - 1.
+        query_mode: "first" or "strided", see `sample_queries`.
+
+    Raises:
+        ValueError: another preset, seed or query mode.
+    """
+    clip = tracking_clip(preset, seed)
+    place, size = f"{preset}, seed {seed}", (clip.frames.shape[1], clip.frames.shape[2])
+    return _with_queries(place, place, clip.frames, size, clip.tracks, clip.visibility, query_mode)
+
+
 def read_world(folder: str | os.PathLike, query_mode: str) -> list[TrackedClip]:
     """Clips that `sen world` wrote. Frames are those of the mp4 files, which are compressed; tracks are exact.
+
+    Clips of a preset for tracking have exact frames too, see `draw_tracked_clip`.
 
     Raises:
         FileNotFoundError: no metadata.jsonl, or a file that it names is missing.

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from modeling_sen.evaluation import tracking_data
-from modeling_sen.evaluation.tracking_data import read_badja, read_davis, read_tapvid, read_world
+from modeling_sen.evaluation.tracking_data import draw_tracked_clip, read_badja, read_davis, read_tapvid, read_world
 from modeling_sen.evaluation.tracking_metrics import tracking_metrics
 from modeling_sen.world import make_scene, render, tracks
+from modeling_sen.world.tracking_clips import tracking_clip
+from modeling_sen.world.tracking_write import write_tracking_world
 from modeling_sen.world.write import write_world
 
 
@@ -203,6 +205,23 @@ def test_the_worlds_truth(tmp_path):
     os.replace(tmp_path / "world/videos/000000.mp4", tmp_path / "world/videos/kept.mp4")
     with pytest.raises(FileNotFoundError):
         read_world(tmp_path / "world", "first")
+
+
+@pytest.mark.parametrize("query_mode", ["first", "strided"])
+def test_clips_drawn_for_tracking_are_those_that_are_written(query_mode, tmp_path):
+    write_tracking_world(tmp_path / "world", "rotation", 1, seed=3)
+    (written,) = read_world(tmp_path / "world", query_mode)
+    drawn, exact = draw_tracked_clip("rotation", 3, query_mode), tracking_clip("rotation", 3)
+    np.testing.assert_array_equal(drawn.read_frames(), exact.frames)
+    assert drawn.frame_size == written.frame_size == (256, 256)
+    for name in ("queries", "tracks", "visibility"):
+        np.testing.assert_array_equal(getattr(drawn, name), getattr(written, name))
+    if query_mode == "first":
+        np.testing.assert_array_equal(drawn.queries, exact.queries)
+    numbers = drawn.metrics(drawn.tracks, drawn.visibility)
+    assert numbers["average_jaccard"] == numbers["occlusion_accuracy"] == 1
+    with pytest.raises(ValueError, match="unheard-of"):
+        draw_tracked_clip("unheard-of", 3, query_mode)
 
 
 def test_a_video_of_another_length_than_its_truth(tmp_path):
