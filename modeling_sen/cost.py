@@ -170,12 +170,14 @@ def _count(neuron: Neuron, config: SENConfig, processor: SENProcessor) -> tuple[
         prompting, context = variant(config, spec), torch.empty(1, config.num_prompt_tokens, config.bottleneck_size)
     with FlopCounterMode(display=False) as again, torch.no_grad():
         prompting(neuron, look, context)
-    of_prompts = again.get_flop_counts()[f"{type(prompting).__name__}.up"]  # the association's own product
+    own = again.get_flop_counts().get(
+        f"{type(prompting).__name__}.up", {}
+    )  # the association's product, not the tower's
     dtype: Any = spec.dtype or getattr(neuron.tower.config, "dtype", None) or torch.float32
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     calls = [call for layer in look.trunk.layers or () for call in layer.calls]
     elements = sum(call.keys.numel() + call.values.numel() for call in calls)
-    rounds = again.get_total_flops() - sum(of_prompts.values())
+    rounds = again.get_total_flops() - sum(own.values())
     return first.get_total_flops(), rounds, elements * dtype.itemsize
 
 

@@ -176,7 +176,7 @@ def _try(tower: nn.Module, modality: str) -> Trial:
     alike = [module for module in trial.modules() if type(module) is type(layers[0])]  # in other stages, too
     output_layers = shapes == [plain.shape] * len(alike)
     side = _prompt_side(trial, layers, inputs, plain, width)
-    queries = side is not None and _takes_queries(PromptedTower(trial, layers, 1, None, side), inputs, width)
+    queries = side is not None and _takes_queries(PromptedTower(trial, layers, len(layers), None, side), inputs, width)
     return Trial(width, grid, side, queries, output_layers)
 
 
@@ -211,8 +211,8 @@ def _prompt_side(trial: Any, layers: nn.ModuleList, inputs: dict[str, Any], plai
 
 
 def _takes_queries(prompted: PromptedTower, inputs: dict[str, Tensor], width: int) -> bool:
-    """Whether prompts can run through a layer without the tokens; not where it mixes tokens other than by attention."""
-    if any(isinstance(module, _MIXERS) for module in prompted.crown[0].modules()):
+    """Whether prompts can run through the layers without the tokens; not where one mixes tokens other than by attention."""
+    if any(isinstance(module, _MIXERS) for layer in prompted.crown for module in layer.modules()):
         return False
     try:
         with torch.device("meta"), torch.no_grad():

@@ -9,7 +9,7 @@ of queries only the prompts run through the crown, see `prompt_queries.py`.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -123,7 +123,6 @@ class PromptedTower:
             ValueError: `record`, but the layers' attention cannot be recorded, see [`recording`].
         """
         entered: list[Tensor] = []
-        layers: AbstractContextManager[list[RecordedLayer] | None] = nullcontext()
         left: list[Any] = []
         below: list[list[Any]] = [[] for _ in self.below]
         with ExitStack() as stack:
@@ -136,9 +135,7 @@ class PromptedTower:
                 stack.enter_context(_hook(self.trunk[-1].register_forward_hook(_keep_rest(left))))
             for module, shapes in zip(self.below, below, strict=True):
                 stack.enter_context(_hook(module.register_forward_hook(_keep_shapes(shapes))))
-            if record:
-                layers = recording(self.crown)
-            recorded = stack.enter_context(layers)
+            recorded = stack.enter_context(recording(self.crown)) if record else None
             outputs = run_to_output_layer(self.tower, self.all_layers, self.output_layer, inputs)
         if len(entered) != 1:
             raise RuntimeError(f"{type(self.tower).__name__}: a layer ran {len(entered)} times in one pass")

@@ -104,3 +104,15 @@ def random_weights(model: "modeling_sen.SENModel", gate: float = 0.7) -> "modeli
         model.gate.fill_(gate)
         model.logit_scale.fill_(2.0)
     return model
+
+
+def assert_gradient_is_that_of_finite_differences(parameter: torch.Tensor, loss, message: str | None = None) -> None:
+    """Of one element in the middle of a float64 parameter whose gradient of `loss()` was computed before."""
+    index, step, values = tuple(size // 2 for size in parameter.shape), 1e-5, []
+    with torch.no_grad():
+        for sign in (1, -2):
+            parameter[index] += sign * step
+            values.append(loss())
+        parameter[index] += step
+    expected = (values[0] - values[1]) / (2 * step)
+    torch.testing.assert_close(parameter.grad[index], expected, rtol=1e-4, atol=1e-8, msg=message)

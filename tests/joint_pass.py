@@ -6,8 +6,6 @@ takes part. What the second look of a tower gives with prompt `tokens` is tested
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -43,9 +41,8 @@ AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, eager_mask)  # masks are added, and there is one wherever attention is causal
 
 
-@contextmanager
-def _outputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """What the layer itself returns, prompts included."""
+def record_outputs(layer: nn.Module) -> list[Tensor]:
+    """What the layer itself puts out from now on, prompts included."""
     outputs: list[Tensor] = []
     forward = layer.forward
 
@@ -55,10 +52,7 @@ def _outputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
         return output
 
     layer.forward = recorded
-    try:
-        yield outputs
-    finally:
-        del layer.forward
+    return outputs
 
 
 def joint_pass(neuron: Neuron, inputs: dict[str, Tensor], prompts: Tensor) -> tuple[FirstLook, Tensor]:
@@ -71,10 +65,10 @@ def joint_pass(neuron: Neuron, inputs: dict[str, Tensor], prompts: Tensor) -> tu
     neuron.tower.set_attn_implementation(NAME)
     look, count = neuron.first_look(inputs), prompts.shape[1]
     place = slice(-count, None) if neuron.prompted_tower.prompt_side == "suffix" else slice(count)
+    outputs = record_outputs(neuron.prompted_tower.crown[-1])
     _PROMPTS.append(place)
     try:
-        with _outputs_of(neuron.prompted_tower.crown[-1]) as outputs:
-            state = neuron.look_again(look, prompts)
+        state = neuron.look_again(look, prompts)
     finally:
         _PROMPTS.pop()
     torch.testing.assert_close(state.last_hidden_state, look.state.last_hidden_state, atol=1e-5, rtol=0)

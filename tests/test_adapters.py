@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import SMALL, random_inputs, random_weights
+from conftest import SMALL, assert_gradient_is_that_of_finite_differences, random_inputs, random_weights
 from safetensors.torch import load_file
 from transformers import AutoModel, TrainingArguments
 from transformers.integrations import peft as transformers_peft
@@ -132,15 +132,7 @@ def test_gradients_of_adapters_are_those_of_finite_differences(saved):
     parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     assert all(p.grad is not None and bool(p.grad.any()) for _, p in parameters)
     for name, parameter in parameters[::5]:
-        index, step = tuple(size // 2 for size in parameter.shape), 1e-5
-        values = []
-        with torch.no_grad():
-            for sign in (1, -2):
-                parameter[index] += sign * step
-                values.append(loss())
-            parameter[index] += step
-        expected = (values[0] - values[1]) / (2 * step)
-        torch.testing.assert_close(parameter.grad[index], expected, rtol=1e-4, atol=1e-8, msg=name)
+        assert_gradient_is_that_of_finite_differences(parameter, loss, name)
 
 
 def test_gradients_are_the_same_with_activation_checkpointing(saved):

@@ -107,6 +107,22 @@ def test_neurons_re_associated_after_their_tower_cost_nothing_more(make_sen, tow
     assert cost.first_pass_flops > 0
 
 
+def test_a_variant_of_a_users_own_needs_no_product_of_its_own(make_sen, monkeypatch):
+    class FixedPrompts(torch.nn.Module):
+        records = PROMPT["tokens"].records
+
+        def __init__(self, config, spec):
+            super().__init__()
+            self.tokens = torch.nn.Parameter(torch.zeros(config.num_prompt_tokens, spec.hidden_size))
+
+        def forward(self, neuron, look, context):
+            return neuron.look_again(look, self.tokens.expand(len(context), -1, -1))
+
+    monkeypatch.setitem(PROMPT, "fixed", FixedPrompts)
+    costs, tokens = costs_of(make_sen(prompt="fixed")), costs_of(make_sen(prompt="tokens"))
+    assert {name: cost.round_flops for name, cost in costs.items()} == {n: c.round_flops for n, c in tokens.items()}
+
+
 def test_without_prompts_no_crown_runs_again(make_sen):
     prompted = costs_of(make_sen())
     for name, cost in costs_of(make_sen(prompt="none")).items():

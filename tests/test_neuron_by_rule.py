@@ -7,9 +7,11 @@ import torch
 import transformers
 from neuron_families import look_again
 from tower_table import LAYERS, VISION, WAVES
+from transformers import ViTConfig, ViTModel
 from transformers import logging as transformers_logging
 
 from modeling_sen import SENModel, list_neurons
+from modeling_sen.neuron_by_rule import adapter_for, find_layers
 from modeling_sen.neuron_registry import NEURON_ADAPTERS
 from modeling_sen.prompt_injection import _extend_mask
 
@@ -184,3 +186,22 @@ def test_frames_go_to_an_unregistered_picture_tower_one_by_one_whatever_the_moda
     model = SENModel.from_neurons([{"hub_id": folder, "modality": "depth", "num_frames": 3}], **SMALL)
     state = model(depth_pixel_values=torch.randn(2, 3, 3, 16, 16)).neuron_states["depth"]
     assert state.grid == (3, 2, 2)
+
+
+class NoAttention(torch.nn.Module):
+    def forward(self, hidden_states, *args, **kwargs):
+        return hidden_states, None
+
+
+class HalfAttended(ViTModel):
+    """Layers of one class, of which the first does not call attention."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        find_layers(self)[0].attention = NoAttention()
+
+
+@pytest.mark.parametrize(("tower_class", "takes_queries"), [(ViTModel, True), (HalfAttended, False)])
+def test_queries_are_tried_in_all_layers(tower_class, takes_queries):
+    adapter = adapter_for(tower_class(ViTConfig(**VISION)))
+    assert (adapter.takes_prompts, adapter.takes_queries) == (True, takes_queries)

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from joint_pass import record_outputs
 from neuron_families import FAMILIES, look_again, make_inputs, make_neuron, prompted_from_raw_inputs
 from torch import nn
 
@@ -39,20 +40,6 @@ def count_calls(module: nn.Module) -> list:
 
     module.forward = counted
     return calls
-
-
-def record_outputs(layer: nn.Module) -> list[torch.Tensor]:
-    """What the layer itself puts out from now on, prompts included."""
-    outputs: list[torch.Tensor] = []
-    forward = layer.forward
-
-    def recorded(*args, **kwargs):
-        output = forward(*args, **kwargs)
-        outputs.append(output[0] if isinstance(output, tuple) else output)
-        return output
-
-    layer.forward = recorded
-    return outputs
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, "all"])

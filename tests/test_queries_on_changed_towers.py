@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from conftest import random_inputs
+from conftest import assert_gradient_is_that_of_finite_differences, random_inputs
 from queried_sen import assert_same_gradients, gradients, sen, with_words, words_and_frames
 from torch._dynamo.utils import counters
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -147,14 +147,7 @@ def test_gradients_reach_adapters_through_the_prompts_alone(make_sen):
     assert len(adapters) == 2 * 2 * 4
     assert all(bool(parameter.grad.any()) for parameter in adapters)  # below the prompts, too: through keys and values
     for parameter in adapters[::3]:
-        index, step, values = tuple(size // 2 for size in parameter.shape), 1e-5, []
-        with torch.no_grad():
-            for sign in (1, -2):
-                parameter[index] += sign * step
-                values.append(loss())
-            parameter[index] += step
-        expected = (values[0] - values[1]) / (2 * step)
-        torch.testing.assert_close(parameter.grad[index], expected, rtol=1e-4, atol=1e-8)
+        assert_gradient_is_that_of_finite_differences(parameter, loss)
 
 
 def test_adapters_get_the_same_gradients_with_activation_checkpointing(make_sen):
