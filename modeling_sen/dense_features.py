@@ -14,6 +14,7 @@ from transformers import initialization as init
 
 from .configuration_sen import NeuronSpec, SENConfig
 from .neuron_registry import Grid
+from .prompting import normalised
 
 # Of the map from summary to scale and shift. The association of three base-size towers, all three modulated, then stays under
 # 20 MB.
@@ -54,7 +55,7 @@ class TokenModulation(nn.Module):
 
     def forward(self, tokens: Tensor, summary: Tensor) -> Tensor:
         """(batch, tokens, width), (batch, hidden_size) -> (batch, tokens, width) in the tokens' dtype."""
-        hidden = self.down(nn.functional.layer_norm(summary, summary.shape[-1:]))  # (batch, rank)
+        hidden = self.down(normalised(summary))  # (batch, rank)
         scale, shift = nn.functional.linear(hidden, self.weight).to(tokens).unsqueeze(1).chunk(2, dim=-1)
         return tokens + (tokens * scale + shift)  # in this order small scales are not lost in bfloat16
 
