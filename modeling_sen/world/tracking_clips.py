@@ -9,6 +9,7 @@ from modeling_sen.world.scene import UNIT, IntegerStream
 from modeling_sen.world.tracking_drawing import draw_layers
 from modeling_sen.world.tracking_effects import add_effects
 from modeling_sen.world.tracking_scene import SIZE, Surface, TrackingScene, make_tracking_scene, place
+from modeling_sen.world.tracks import visibility_of
 
 POINTS = 64
 LEAST_SEEN = 4  # frames in which a point is visible
@@ -50,7 +51,7 @@ def tracking_clip(preset: str, seed: int) -> TrackingClip:
     scene = make_tracking_scene(preset, seed)
     frames, masks = draw_layers(scene)
     paths, surface = _candidates(scene, masks)
-    visibility = _visibility(paths, surface, masks)
+    visibility = visibility_of(paths, surface, masks)
     kept = np.flatnonzero(visibility.sum(0) >= LEAST_SEEN)[:POINTS]
     tracks = (paths[:, kept] / UNIT).astype(np.float32)
     visibility = visibility[:, kept]
@@ -95,11 +96,3 @@ def _on_background(draws: IntegerStream, background: Surface, masks: np.ndarray,
         row, column = divmod(int(free[draws.below(len(free))]), SIZE)
         points[number] = np.array([column, row]) * UNIT - background.path[time]
     return points + draws.bytes(count, 2).astype(np.int64) - 128
-
-
-def _visibility(paths: np.ndarray, surface: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """(T, n) bool: the pixel nearest to the point shows the surface of the point."""
-    pixels = (paths + UNIT // 2) >> 8
-    inside = ((pixels >= 0) & (pixels < SIZE)).all(-1)
-    x, y = np.moveaxis(pixels.clip(0, SIZE - 1), -1, 0)
-    return inside & (masks[np.arange(len(masks))[:, None], y, x] == surface)

@@ -32,11 +32,22 @@ def tracks(
     surfaces = np.repeat(
         [*range(1, len(scene.sprites) + 1), 0], [points_per_sprite] * len(scene.sprites) + [background_points]
     )
+    return (points / UNIT).astype(np.float32), visibility_of(points, surfaces, masks)
+
+
+def visibility_of(points: np.ndarray, surfaces: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """(T, N) bool: the pixel nearest to each point shows the surface that the point is fixed to.
+
+    Args:
+        points: (T, N, 2) int64 x, y, 1/256 pixel.
+        surfaces: (N,) int, the value in `masks` of each point's surface.
+        masks: (T, size, size) uint8.
+    """
+    size = masks.shape[-1]
     pixels = (points + UNIT // 2) >> 8
-    inside = ((pixels >= 0) & (pixels < scene.size)).all(-1)
-    x, y = np.moveaxis(pixels.clip(0, scene.size - 1), -1, 0)
-    seen = masks[np.arange(scene.num_frames)[:, None], y, x]
-    return (points / UNIT).astype(np.float32), inside & (seen == surfaces)
+    inside = ((pixels >= 0) & (pixels < size)).all(-1)
+    x, y = np.moveaxis(pixels.clip(0, size - 1), -1, 0)
+    return inside & (masks[np.arange(len(masks))[:, None], y, x] == surfaces)
 
 
 def _points_inside(sprite: Sprite, count: int) -> np.ndarray:
