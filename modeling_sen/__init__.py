@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "PRESETS": "presets",
     "SEN_TINY": "presets",
+    "SEN_TINY_TRACKING": "presets",
     "DenseFeatures": "dense_features",
     "NeuronSpec": "configuration_sen",
     "SENConfig": "configuration_sen",
@@ -21,6 +22,8 @@ _MODULES = {
     "SENOutput": "sen_outputs",
     "SENPreTrainedModel": "pretrained_sen",
     "SENProcessor": "processing_sen",
+    "SENTrackingOutput": "tracking.tracking_output",
+    "VideoTrackingPipeline": "pipelines.video_tracking",
     "ZeroShotVideoClassificationPipeline": "pipelines.zero_shot_video_classification",
     "clip_grid": "neuron_registry",
     "image_grid": "neuron_registry",

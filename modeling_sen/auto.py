@@ -9,8 +9,9 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.modeling_sen import SENModel
+from modeling_sen.pipelines.video_tracking import VideoTrackingPipeline
 from modeling_sen.pipelines.zero_shot_video_classification import ZeroShotVideoClassificationPipeline
-from modeling_sen.presets import SEN_TINY
+from modeling_sen.presets import SEN_TINY, SEN_TINY_TRACKING
 from modeling_sen.processing_sen import SENProcessor
 
 
@@ -26,6 +27,13 @@ def register() -> None:
         pt_model=AutoModel,
         default={"model": (SEN_TINY, None)},
         type="multimodal",
+    )
+    PIPELINE_REGISTRY.register_pipeline(
+        "video-tracking",
+        pipeline_class=VideoTrackingPipeline,
+        pt_model=AutoModel,
+        default={"model": (SEN_TINY_TRACKING, None)},
+        type="video",
     )
 
 

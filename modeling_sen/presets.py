@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 SEN_TINY = str(Path(__file__).with_name("sen_tiny"))
+SEN_TINY_TRACKING = str(Path(SEN_TINY, "tracking"))
 
 
 def resolve_checkpoint(model: str) -> str:

@@ -23,7 +23,8 @@ from modeling_sen.processing_sen import SENProcessor
 
 
 class VideoPipeline(Pipeline):
-    """A pipeline that takes videos. A subclass defines
+    """A pipeline that takes videos. A subclass whose model takes something else than a processor's inputs also overrides
+    `preprocess` and `collate`, and sets `_load_processor` to False where it has no processor. A subclass defines
 
     - `_forward(inputs, **options)`, from the model's inputs, (clips * views, ...) tensors on the model's device, to a dict of
       tensors or lists with one row for each clip;
@@ -31,7 +32,7 @@ class VideoPipeline(Pipeline):
     - `_sanitize_parameters`, where it has options.
     """
 
-    processor: SENProcessor
+    processor: SENProcessor  # None for a task without one
     _load_processor = True
     _load_image_processor = False
     _load_video_processor = False
@@ -73,7 +74,11 @@ class VideoPipeline(Pipeline):
         return {"rows": self.processor.read_clip(video, num_views)}
 
     def forward(self, model_inputs: Mapping[str, Any], **forward_params: Any) -> Any:
-        return super().forward(self.processor.collate(model_inputs["rows"]), **forward_params)
+        return super().forward(self.collate(model_inputs["rows"]), **forward_params)
+
+    def collate(self, rows: Sequence[Any]) -> Mapping[str, Any]:
+        """What `preprocess` made of some clips -> what `_forward` takes."""
+        return self.processor.collate(rows)
 
     def get_iterator(
         self,
@@ -99,7 +104,8 @@ class VideoPipeline(Pipeline):
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Saves model and processor, and nothing of the pipeline: the stock method writes local paths into config.json."""
         self.model.save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory)
+        if self.processor is not None:
+            self.processor.save_pretrained(save_directory)
 
     def push_to_hub(self, repo_id: str, *, include_neurons: bool = False, **kwargs: Any) -> None:
         """Pushes model and processor in one commit, and nothing of the pipeline.

@@ -68,6 +68,7 @@ GROUPS = {
         "training/",
         "evaluation/",
     },
+    "tracking": {"tracking/"},
     "conversion": {"conversion/"},
     "pipelines": {"pipelines/"},
     "commands": {"commands/"},
@@ -86,8 +87,9 @@ BELOW = {
     "whole files": (),
     "world": ("whole files",),
     "around the model": ("model", "inputs", "world"),
+    "tracking": ("model", "inputs", "whole files"),
     "conversion": ("around the model",),
-    "pipelines": ("around the model",),
+    "pipelines": ("around the model", "tracking"),
     "commands": ("pipelines",),  # nothing stands on them
     "doors": ("pipelines",),  # which importing the package registers
 }
@@ -100,6 +102,7 @@ BACKWARDS = {
     ),  # variants are checked against the registries themselves
     ("pretrained_sen", "modeling_sen.publishing"),  # the model's own `push_to_hub`
     ("commands/push", "modeling_sen.auto"),  # models of all types are pushed
+    ("commands/track", "modeling_sen.auto"),  # any model that tracks is loaded by its type
 }
 
 # Groups whose files Transformers copies beside a checkpoint, to run there without the package.

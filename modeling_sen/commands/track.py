@@ -1,0 +1,96 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""`sen track`: the tracking pipeline on one file, to a table of positions and a video with the points drawn on it."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from modeling_sen.commands.model_options import Device, Dtype, model_arguments
+from modeling_sen.presets import SEN_TINY_TRACKING
+
+if TYPE_CHECKING:
+    from modeling_sen.pipelines.video_tracking import VideoTrackingPipeline
+
+
+def track(
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path or http(s) URL.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A file ending in .csv, .json or .npz.")],
+    points: Annotated[
+        Path | None, typer.Option(help="A csv, json or npy file of points: x, y on frame 0, or t, x, y.")
+    ] = None,
+    grid: Annotated[
+        int | None, typer.Option(help="Track a grid of so many points a side; 10 without any points.", min=1)
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Track points inside of a mask, a png of the frames' size.")
+    ] = None,
+    query_frame: Annotated[int, typer.Option(help="The frame of the grid or mask.", min=0)] = 0,
+    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny, the one inside.")] = "sen-tiny",
+    render: Annotated[Path | None, typer.Option(help="Also draw the points on the video, an mp4 file.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Track points through a video: positions, visibility and confidence in every frame."""
+    from modeling_sen.media_source import open_media_source
+    from modeling_sen.tracking.query_points import as_mask, as_query_points, check_one_kind
+    from modeling_sen.tracking.render import check_video_path
+    from modeling_sen.tracking.tracking_output import tracks_writer
+
+    # What is wrong with the options is said before any work.
+    tracks_writer(output)
+    if render is not None:
+        check_video_path(render)
+    check_one_kind(points, grid, mask, query_frame)
+    options: dict[str, Any] = {
+        "query_points": None if points is None else as_query_points(points),
+        "grid_size": grid,
+        "mask": None if mask is None else as_mask(mask),
+        "query_frame": query_frame,
+    }
+    with open_media_source(video) as source:  # opened once: a pipe or URL is read for tracking and for drawing
+        pipeline = _load(SEN_TINY_TRACKING if model == "sen-tiny" else model, **model_arguments(device, dtype))
+        with tqdm(desc="track", disable=None) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            tracked = pipeline(source, progress=show, **options)
+        tracked.save(output)
+        if render is not None:
+            tracked.render(source, render)
+    num_frames, num_points = tracked.visibility.shape
+    visible = float(tracked.visibility.mean())  # there is a point at least
+    if as_json:
+        summary = {
+            "video": video,
+            "output": str(output),
+            "render": None if render is None else str(render),
+            "frames": num_frames,
+            "points": num_points,
+            "visible": visible,
+        }
+        print(json.dumps(summary))
+    else:
+        print(f"{output}: {num_points} points in {num_frames} frames, visible in {100 * visible:.0f} % of them")
+        if render is not None:
+            print(render)
+
+
+def _load(checkpoint: str, device: str | None, dtype: str | None) -> "VideoTrackingPipeline":
+    from transformers import AutoModel
+
+    from modeling_sen.auto import register
+    from modeling_sen.pipelines.video_tracking import VideoTrackingPipeline
+
+    register()
+    tracker = AutoModel.from_pretrained(checkpoint, **({} if dtype is None else {"dtype": dtype}))
+    return VideoTrackingPipeline(model=tracker, device=device, task="video-tracking")
+
+
+__all__ = ["track"]

@@ -1,0 +1,61 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Writes frames as an mp4 file while they are made, at the times of the clip that they come from and with its sound.
+
+H.264 in 4:2:0, which every player shows, takes even sizes only: frames of an odd height or width get one more row or column,
+a copy of the last one.
+"""
+
+import os
+from collections.abc import Iterable
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from modeling_sen.tracking.clip_frames import FrameStream
+from modeling_sen.tracking.sound_track import sound_packets
+from modeling_sen.whole_file import whole_file
+
+
+def write_video(
+    path: str | os.PathLike, frames: Iterable[np.ndarray], frame_size: tuple[int, int], stream: FrameStream
+) -> None:
+    """Writes an mp4 file, complete or not at all.
+
+    Args:
+        frames: (H, W, 3) uint8 RGB, one for each of `stream.ticks`; taken one by one.
+        frame_size: (H, W).
+        stream: the clip, for its times, and for its sound where it is a file.
+    """
+    ticks, tick = stream.ticks.tolist(), stream.tick
+    # The last frame is shown as long as the one before it.
+    steps = np.diff(stream.ticks).tolist() or [round(1 / (24 * tick))]
+    rate = Fraction(1 / (tick * Fraction(sum(steps), len(steps)))).limit_denominator(1001)
+    with whole_file(path) as unfinished, av.open(str(unfinished), "w", format="mp4") as container:
+        video = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast"})
+        video.height, video.width = (length + length % 2 for length in frame_size)
+        video.pix_fmt = "yuv420p"
+        video.codec_context.time_base = tick
+        # Compressed sound is small: it is held and written between the frames that it belongs to.
+        sound = [] if stream.source is None else sound_packets(stream.source, container)
+        sound.reverse()  # taken from its end
+        for start, step, frame in zip(ticks, [*steps, steps[-1]], frames, strict=True):
+            while sound and sound[-1][0] <= start * tick:
+                container.mux(sound.pop()[1])
+            picture = av.VideoFrame.from_ndarray(_even(frame), format="rgb24")
+            picture.pts, picture.duration, picture.time_base = start, step, tick
+            container.mux(video.encode(picture))
+        container.mux(video.encode())
+        for _, packet in reversed(sound):
+            container.mux(packet)
+
+
+def _even(frame: np.ndarray) -> np.ndarray:
+    height, width = frame.shape[:2]
+    if height % 2 or width % 2:
+        frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return np.ascontiguousarray(frame)
+
+
+__all__ = ["write_video"]

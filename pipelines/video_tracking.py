@@ -1,0 +1,142 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+# mypy: disable-error-code="override"
+"""`pipeline("video-tracking")`: where points of one frame are in all other frames of a clip."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+
+from modeling_sen.clip_inputs import opened_clip
+from modeling_sen.pipelines.video_pipeline import VideoPipeline
+from modeling_sen.tracking.clip_frames import read_all_frames
+from modeling_sen.tracking.query_points import as_mask, as_query_points, check_one_kind, resolve_query_points
+from modeling_sen.tracking.tracking_output import SENTrackingOutput
+
+
+class PointTracker(Protocol):
+    """What the pipeline calls of a model."""
+
+    def track(
+        self,
+        frames: np.ndarray,
+        query_points: np.ndarray,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> SENTrackingOutput:
+        """Frames (T, H, W, 3) uint8; query points (N, 3) float32 t, x, y in pixels of these frames."""
+        ...
+
+
+class VideoTrackingPipeline(VideoPipeline):
+    """Tracks points through videos with a SEN that has a tracking head.
+
+    ```python
+    >>> import modeling_sen
+    >>> from transformers import pipeline
+
+    >>> track = pipeline("video-tracking", model=modeling_sen.SEN_TINY_TRACKING)
+    >>> tracked = track("clip.mp4", query_points=[[0, 120.5, 64], [10, 31, 200]])
+    >>> tracked.tracks.shape, tracked.visibility.shape
+    ((48, 2, 2), (48, 2))
+    >>> tracked.save("tracks.csv")
+    >>> tracked.render("clip.mp4", "tracked.mp4")
+    ```
+    """
+
+    _load_processor = False  # the model prepares frames itself, as it knows their size from the points
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if not hasattr(self.model, "track"):
+            raise ValueError(
+                f"model: expected a SEN with a tracking head, of model type 'sen_tracking', found {type(self.model).__name__}"
+            )
+
+    def __call__(
+        self,
+        video: Any = None,
+        query_points: Any = None,
+        *,
+        grid_size: int | None = None,
+        mask: Any = None,
+        query_frame: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Args:
+            video: a video or several, as [`VideoPipeline`] takes them. Of a dict of modalities the video is used. All frames
+                are tracked, and held in memory.
+            query_points: (N, 2) x, y on frame 0, or (N, 3) t, x, y: an array, tensor, list, or the path of a csv, json or npy
+                file. Pixels of the original frames, pixel centres at whole numbers; t is the number of a frame.
+            grid_size: instead, a grid of `grid_size` x `grid_size` points on one frame. Without any of the three: 10.
+            mask: instead, about 100 points inside of a mask of one frame: (H, W) bool or uint8, or the path of a png.
+            query_frame: the frame of a grid or mask, by default 0.
+            progress: is called with (done, total) while the model is at work on a clip.
+            kwargs: `batch_size`, `num_workers`. All but `video` may also be given to `pipeline(...)` once and for all;
+                points of a call replace those. The same points are tracked in each video of a batch.
+
+        Returns:
+            [`SENTrackingOutput`] for one video; a list of these for a list; an iterator for generators and datasets.
+
+        Raises:
+            ValueError: points that do not fit the clip, see `resolve_query_points`; or an input that cannot be read.
+            FileNotFoundError, ConnectionError, TypeError: see `read_video`.
+        """
+        given = {
+            "query_points": query_points,
+            "grid_size": grid_size,
+            "mask": mask,
+            "query_frame": query_frame,
+            "progress": progress,
+        }
+        options = {name: value for name, value in given.items() if value is not None}
+        return super().__call__(video, **options, **kwargs)
+
+    def _sanitize_parameters(
+        self,
+        query_points: Any = None,
+        grid_size: int | None = None,
+        mask: Any = None,
+        query_frame: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[dict, dict, dict]:
+        check_one_kind(query_points, grid_size, mask, 0 if query_frame is None else query_frame)
+        points: dict[str, Any] = {}
+        if query_points is not None:
+            points["query_points"] = as_query_points(query_points)  # files are read once
+        if grid_size is not None:
+            points["grid_size"] = grid_size
+        if mask is not None:
+            points["mask"] = as_mask(mask)
+        if query_frame is not None:
+            points["query_frame"] = query_frame
+        # As one parameter: points of a call replace all that `pipeline(...)` was given.
+        return {"points": points} if points else {}, {} if progress is None else {"progress": progress}, {}
+
+    def preprocess(self, video: Any, points: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+        with opened_clip(video) as entries:
+            if "video" not in entries:
+                raise ValueError(f"clip: expected a video, found {', '.join(entries) or 'nothing'}")
+            frames = read_all_frames(entries["video"])
+        query_points = resolve_query_points(len(frames), (frames.shape[1], frames.shape[2]), **points)
+        return {"rows": [(frames, query_points)]}
+
+    def collate(self, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+        return {"clips": rows}  # of any lengths and sizes: the model takes one at a time
+
+    def _forward(
+        self, inputs: Mapping[str, Any], progress: Callable[[int, int], None] | None = None
+    ) -> dict[str, list[dict[str, Any]]]:
+        model: PointTracker = self.model  # type: ignore[assignment]
+        # As dicts: the base class would turn outputs into those of its own kind.
+        return {"outputs": [dict(model.track(*clip, progress=progress)) for clip in inputs["clips"]]}
+
+    def postprocess(self, outputs: Mapping[str, Any]) -> SENTrackingOutput:
+        return SENTrackingOutput(**outputs["outputs"])
+
+
+__all__ = ["VideoTrackingPipeline"]
