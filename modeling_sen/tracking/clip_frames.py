@@ -57,7 +57,8 @@ class FrameStream:
     Attributes:
         name: what error messages call the clip.
         frames: each (H, W, 3) uint8 RGB, upright, all of one size.
-        ticks: (T,) int64, when each frame is shown, in units of `tick` seconds; the first one at 0, strictly increasing.
+        ticks: (T + 1,) int64, when each frame is first shown, and when the last one ends, in units of `tick` seconds; from 0
+            on, strictly increasing.
         source: the file, None where there is none.
     """
 
@@ -86,8 +87,8 @@ def stream_frames(video: Any, num_frames: int, fps: float | None = None) -> Iter
         given = given_frames(video)
         _check_number("video", len(given), num_frames)
         images = (read_video(image, 1).frames[0] for image in given)
-        ticks = np.round(np.arange(num_frames) / (fps or ARRAY_FRAME_RATE) / float(TICK)).astype(np.int64)
-        yield FrameStream("video", images, ticks, TICK, None)
+        times = np.arange(num_frames + 1) / (fps or ARRAY_FRAME_RATE)
+        yield FrameStream("video", images, _ticks(times, TICK), TICK, None)
         return
     if fps is not None:
         raise ValueError(f"fps: expected none for a video file, which has its own times, found {fps:g}")
@@ -98,10 +99,16 @@ def stream_frames(video: Any, num_frames: int, fps: float | None = None) -> Iter
         _check_number(source.name, len(index.times), num_frames)
         with source.container() as container:
             tick = video_stream(container, source.name).time_base or TICK
-        ticks = np.round(index.times / float(tick)).astype(np.int64)
-        if (np.diff(ticks) <= 0).any():  # times that were counted, as of AVI, need not fit the file's clock
-            tick, ticks = TICK, np.round(index.times / float(TICK)).astype(np.int64)
-        yield FrameStream(source.name, _decoded(source, index), ticks, tick, source)
+        times = np.append(index.times, index.duration)
+        if (
+            np.diff(_ticks(times, tick)) <= 0
+        ).any():  # times that were counted, as of AVI, need not fit the file's clock
+            tick = TICK
+        yield FrameStream(source.name, _decoded(source, index), _ticks(times, tick), tick, source)
+
+
+def _ticks(times: np.ndarray, tick: Fraction) -> np.ndarray:
+    return np.round(times / float(tick)).astype(np.int64)
 
 
 def _check_number(name: str, found: int, expected: int) -> None:

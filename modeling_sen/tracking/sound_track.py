@@ -4,6 +4,7 @@
 
 import logging
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import chain
 
 import av
@@ -69,9 +70,10 @@ def _encoded(
     layout = "mono" if context.layout.nb_channels == 1 else "stereo"
     coded = output.add_stream("aac", rate=rate, layout=layout, options={"aac_coder": "fast"})
     time = None  # of the next sample, counted: times of containers jitter
-    for piece, start in _resampled(container, stream, av.AudioResampler(format="fltp", layout=layout, rate=rate)):
+    # FFmpeg's mix of many channels to two is too loud in float samples.
+    for piece, start in _resampled(container, stream, av.AudioResampler(format="s16", layout=layout, rate=rate)):
         time = round((start - origin) * rate) if time is None else time
-        piece.pts = time
+        piece.pts, piece.time_base = time, Fraction(1, rate)
         time += piece.samples
         yield from coded.encode(piece)
     yield from coded.encode(None)

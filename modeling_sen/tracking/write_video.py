@@ -9,6 +9,7 @@ a copy of the last one.
 import os
 from collections.abc import Iterable
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -24,14 +25,12 @@ def write_video(
     """Writes an mp4 file, complete or not at all.
 
     Args:
-        frames: (H, W, 3) uint8 RGB, one for each of `stream.ticks`; taken one by one.
+        frames: (H, W, 3) uint8 RGB, one for each of `stream.frames`; taken one by one.
         frame_size: (H, W).
         stream: the clip, for its times, and for its sound where it is a file.
     """
     ticks, tick = stream.ticks.tolist(), stream.tick
-    # The last frame is shown as long as the one before it.
-    steps = np.diff(stream.ticks).tolist() or [round(1 / (24 * tick))]
-    rate = Fraction(1 / (tick * Fraction(sum(steps), len(steps)))).limit_denominator(1001)
+    rate = Fraction(1 / (tick * Fraction(ticks[-1], len(ticks) - 1))).limit_denominator(1001)
     with whole_file(path) as unfinished, av.open(str(unfinished), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast"})
         video.height, video.width = (length + length % 2 for length in frame_size)
@@ -40,11 +39,11 @@ def write_video(
         # Compressed sound is small: it is held and written between the frames that it belongs to.
         sound = [] if stream.source is None else sound_packets(stream.source, container)
         sound.reverse()  # taken from its end
-        for start, step, frame in zip(ticks, [*steps, steps[-1]], frames, strict=True):
+        for (start, end), frame in zip(pairwise(ticks), frames, strict=True):
             while sound and sound[-1][0] <= start * tick:
                 container.mux(sound.pop()[1])
             picture = av.VideoFrame.from_ndarray(_even(frame), format="rgb24")
-            picture.pts, picture.duration, picture.time_base = start, step, tick
+            picture.pts, picture.duration, picture.time_base = start, end - start, tick
             container.mux(video.encode(picture))
         container.mux(video.encode())
         for _, packet in reversed(sound):
