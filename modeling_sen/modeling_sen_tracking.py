@@ -40,7 +40,7 @@ class SENTrackingConfig(PreTrainedConfig):
     """
 
     model_type = "sen_tracking"
-    sub_configs_defaults = {"sen_config": SENConfig}  # noqa: RUF012 (as Transformers declares it)
+    sub_configs_defaults = {"sen_config": SENConfig}  # type: ignore[dict-item]  # noqa: RUF012 (Transformers' own)
 
     sen_config: dict | SENConfig | None = None
     tracked_neurons: list[str] | None = None
@@ -63,14 +63,14 @@ class SENPointTracks(ModelOutput):
 
 
 class SENForVideoTracking(SENPreTrainedModel):
-    config: SENTrackingConfig
+    config: SENTrackingConfig  # type: ignore[assignment]
     main_input_name = "frames"
 
     def __init__(self, config: SENTrackingConfig):
         super().__init__(config)
         if config.sen_config is None:
             raise ValueError("config.sen_config is None: a tracker needs a SEN")
-        self.sen = SENModel(config.sen_config)
+        self.sen = SENModel(config.sen_config)  # type: ignore[arg-type]  # the base class made it a configuration
         self.read_neurons = list(config.tracked_neurons or ())
         for name in self.read_neurons:
             self.sen._check_neuron(name)

@@ -35,7 +35,7 @@ class DenseFlow:
 
     def _estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         if not hasattr(self.own, "estimator"):
-            self.own.estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+            self.own.estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         return self.own.estimator.calc(first, second, None)
 
     def start(self, first: np.ndarray, second: np.ndarray) -> "Future[np.ndarray]":
