@@ -22,6 +22,14 @@ from transformers import pipeline
 classify = pipeline("zero-shot-video-classification", model={location})
 print(classify({clip}, candidate_labels={labels}))"""
 
+_TRACKING = """\
+import modeling_sen
+from transformers import pipeline
+
+track = pipeline("video-tracking", model={location})
+tracked = track({clip}, query_points=[[20, 30], [40, 12]])
+print(tracked.tracks.shape, tracked.visibility.mean())"""
+
 _ENCODER = """\
 from modeling_sen import SENEncoder
 
@@ -56,6 +64,14 @@ from transformers import AutoModel
 model = AutoModel.from_pretrained({location}, trust_remote_code=True)
 print(model.config)"""
 
+_REMOTE_TRACKING = """\
+import torch
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained({location}, trust_remote_code=True)
+frames = torch.randint(256, (8, 64, 64, 3), dtype=torch.uint8)
+print(model(frames, query_points=torch.tensor([[0.0, 20.0, 30.0]])).tracks.shape)"""
+
 # In front of an example that is to do without the package.
 _HIDE_PACKAGE = """\
 import importlib.abc, sys
@@ -77,16 +93,22 @@ class Task:
         name: of the package's pipeline; a tag of the card.
         pipeline_tag: the nearest on the Hub's own list of tasks.
         example: lines of Python with `{location}`, `{clip}` and `{labels}`; of a head also `{module}` and `{name}`.
+        remote_example: the same without the package, by code that travels with the checkpoint.
     """
 
     name: str | None
     pipeline_tag: str
     example: str
+    remote_example: str = _REMOTE_HEAD
 
 
 # Model type -> its task. A head adds its own.
-TASKS: dict[str, Task] = {"sen": Task("zero-shot-video-classification", "video-classification", _RECOGNITION)}
-_EMBEDDING = Task(None, "feature-extraction", _ENCODER)
+TASKS: dict[str, Task] = {
+    "sen": Task("zero-shot-video-classification", "video-classification", _RECOGNITION, _REMOTE_SEN),
+    # The Hub's list has no task of points in video; models that find and match points have this one.
+    "sen_tracking": Task("video-tracking", "keypoint-detection", _TRACKING, _REMOTE_TRACKING),
+}
+_EMBEDDING = Task(None, "feature-extraction", _ENCODER, _REMOTE_SEN)
 _UNKNOWN_HEAD = Task(None, "feature-extraction", _HEAD)
 
 
@@ -108,8 +130,7 @@ def example(model: Any, location: str) -> str:
 
 def remote_example(model: Any, location: str) -> str:
     """The same without the package, by code that travels with the checkpoint."""
-    template = _REMOTE_SEN if model.config.model_type == "sen" else _REMOTE_HEAD
-    return template.format(location=location, **_words(model))
+    return task_of(model).remote_example.format(location=location, **_words(model))
 
 
 def adapter_example(module: str, name: str, base: str, location: str) -> str:

@@ -293,7 +293,9 @@ def _measured(results: Sequence[EvalResult]) -> str:
 def _limits(model: Any, bases: Sequence[BaseModel], words: str) -> str:
     lines = []
     gate = getattr(model.base_model, "gate", None)
-    if gate is not None and not gate.any():
+    if (
+        gate is not None and not gate.any() and not model.base_model.config.dense_neurons
+    ):  # heads on tokens leave it shut
         lines.append("- The association is untrained: its outputs are the mean of the frozen encoders'.")
     if any(base.hub_id for base in bases):
         lines.append("- Limits and biases of the base models are this model's too; their cards state them.")

@@ -16,13 +16,14 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
-from .configuration_sen import SENConfig
+from .configuration_sen import NeuronSpec, SENConfig
 from .modeling_sen import SENModel
 from .point_network import PointNetwork, find_peaks
 from .pretrained_sen import SENPreTrainedModel
 from .processing_sen import SENProcessor
 
 WINDOWS = 8  # windows of frames that the SEN reads at once
+SEMANTIC = ("sharpening.", "semantic_")  # how the names of those weights of the network begin that read tokens
 
 
 class SENTrackingConfig(PreTrainedConfig):
@@ -37,6 +38,7 @@ class SENTrackingConfig(PreTrainedConfig):
         visibility_threshold: a point counts as visible from this probability on, of being visible and found within 4 pixels
             at 256 x 256.
         calibration: scale and shift of the logit of that probability, fitted on clips that no weight was trained on.
+        initializer_range: standard deviation of the initial weights.
     """
 
     model_type = "sen_tracking"
@@ -49,6 +51,7 @@ class SENTrackingConfig(PreTrainedConfig):
     refinement_steps: int = 4
     visibility_threshold: float = 0.5
     calibration: tuple[float, float] | list[float] = (1.0, 0.0)
+    initializer_range: float = 0.02
 
 
 @dataclass
@@ -68,8 +71,6 @@ class SENForVideoTracking(SENPreTrainedModel):
 
     def __init__(self, config: SENTrackingConfig):
         super().__init__(config)
-        if config.sen_config is None:
-            raise ValueError("config.sen_config is None: a tracker needs a SEN")
         self.sen = SENModel(config.sen_config)  # type: ignore[arg-type]  # the base class made it a configuration
         self.read_neurons = list(config.tracked_neurons or ())
         for name in self.read_neurons:
@@ -87,38 +88,50 @@ class SENForVideoTracking(SENPreTrainedModel):
         window: int = 8,
         **settings: Any,
     ) -> "SENForVideoTracking":
-        """A tracker with the frozen pixel networks of another, and with a SEN whose dense features are to be trained.
+        """A tracker with the frozen pixel networks of another, and with dense features of a SEN, which are to be trained.
+
+        The SEN's association is copied, its towers are shared; the SEN given stays as it is. Until the features are trained,
+        tracks are those of the pixel networks alone.
 
         Args:
-            sen: is used as it is, its towers included. Image neurons then read every frame of a window.
-            tracker: a trained one.
-            neurons: to read; by default all that take frames. Their frames are stretched to the size that the neuron takes.
-            settings: fields of [`SENTrackingConfig`].
+            sen: its image neurons read every frame of a window in the tracker, its video neurons as many as before.
+            tracker: a trained one, with or without features of a SEN.
+            neurons: to read; by default all of images and video. Frames are stretched to the size that a neuron takes, and
+                nothing is cropped.
+            window: see [`SENTrackingConfig`].
+            settings: other fields of [`SENTrackingConfig`]; by default those of the tracker.
 
         Raises:
-            ValueError: no such neuron, or none that takes frames.
+            ValueError: no such neuron, or none of images or video; a neuron whose frames have no fixed size.
         """
-        names = [name for name, spec in sen.specs.items() if spec.takes_frames] if neurons is None else list(neurons)
+        names = [name for name, spec in sen.specs.items() if _reads_video(spec)] if neurons is None else list(neurons)
         if not names:
-            raise ValueError("sen: expected a neuron that takes frames, found none")
+            raise ValueError(f"sen: expected a neuron of images or video, found {', '.join(sen.specs)}")
         for name in names:
             sen._check_neuron(name)
-        sen.add_dense_modulation(*names)
-        kept = {name: getattr(tracker.config, name) for name in ("longest_side", "refinement_steps")}
-        config = SENTrackingConfig(
-            sen_config=sen.config.to_dict(), tracked_neurons=names, window=window, **{**kept, **settings}
+            if not _reads_video(sen.specs[name]):
+                raise ValueError(f"neurons: {name!r} reads {sen.specs[name].modality}, expected images or video")
+        sen.ensure_loaded()
+        kept = ("longest_side", "refinement_steps", "visibility_threshold", "calibration")
+        model = cls(
+            SENTrackingConfig(
+                sen_config=_config_for_windows(sen, names, window),
+                tracked_neurons=names,
+                window=window,
+                **{**{name: getattr(tracker.config, name) for name in kept}, **settings},
+            )
         )
-        model = cls(config)
-        model.sen = sen
-        weights = {
-            name: value
-            for name, value in tracker.network.state_dict().items()
-            if "semantic" not in name and "sharpening" not in name
-        }
-        model.network.load_state_dict(weights, strict=False)
-        for name, parameter in model.network.named_parameters():
-            parameter.requires_grad_(name not in weights)
-        return model.eval()
+        model.sen.neurons.share(sen.neurons)
+        model.sen.load_state_dict(sen.state_dict(), strict=False)  # it may lack the modulation
+        pixels = {name: value for name, value in tracker.network.state_dict().items() if not name.startswith(SEMANTIC)}
+        model.network.load_state_dict(pixels, strict=False)
+        model.freeze_pixel_networks()
+        return model.to(sen.gate.device).eval()
+
+    def freeze_pixel_networks(self) -> None:
+        """Leaves to training what reads the SEN, and the SEN's association."""
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(name.startswith(SEMANTIC))
 
     # --- features of the SEN -----------------------------------------------------------------------------------------
 
@@ -212,6 +225,24 @@ class SENForVideoTracking(SENPreTrainedModel):
         except ImportError as error:
             raise ImportError(f"tracking needs the package modeling-sen with its extra `tracking`: {error}") from error
         return PointStream(self)
+
+
+def _reads_video(spec: NeuronSpec) -> bool:
+    return spec.modality in ("image", "video")
+
+
+def _config_for_windows(sen: SENModel, names: Sequence[str], window: int) -> dict[str, Any]:
+    """The SEN's configuration, with neurons that read windows of consecutive frames, whole, and modulate their tokens."""
+    settings, processor = sen.config.to_dict(), SENProcessor(sen.config, sen.neurons.base)
+    settings["dense_neurons"] = list(dict.fromkeys([*(settings["dense_neurons"] or []), *names]))
+    for neuron in settings["neurons"]:
+        if neuron["name"] in names:
+            size = list(processor.frame_size(neuron["name"]))
+            neuron["preprocessing"] = {**(neuron.get("preprocessing") or {}), "size": size, "crop": size}
+            neuron["sampling"] = "uniform"  # of as many frames as there are: each, in order
+            if neuron["modality"] == "image":
+                neuron["num_frames"] = window
+    return settings
 
 
 __all__ = ["SENForVideoTracking", "SENPointTracks", "SENTrackingConfig"]

@@ -109,6 +109,20 @@ class NeuronBank(nn.ModuleDict):
         self.loaded_names[spec.name] = shared[0] if shared else frozenset(weight_names(neuron))
         self[spec.name] = neuron if "device_map" in self.arguments.get(spec.name, {}) else neuron.to(device)
 
+    def share(self, other: "NeuronBank") -> None:
+        """Takes over the loaded towers of another bank, which has the same neurons; both then hold the same weights."""
+        self.base, self.arguments = other.base, other.arguments
+        for name, neuron in other.items():
+            self[name] = Neuron(
+                self.specs[name],
+                neuron.tower,
+                neuron.projection,
+                self.config.prompt_depth,
+                neuron.source,
+                neuron.sentence,
+            )
+            self.loaded_names[name] = other.loaded_names[name]
+
     def added_names(self, name: str) -> list[str]:
         """Parameters and buffers of a neuron that it had not when it was loaded, such as those of adapters."""
         loaded = self.loaded_names[name]

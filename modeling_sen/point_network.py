@@ -6,6 +6,7 @@ The pyramid's features say where a point is. Tokens of a SEN's neurons, sharpene
 point it is; their weights in matching and scoring start at zero.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -108,6 +109,7 @@ class PointNetwork(nn.Module):
         self.sharpening = SharpeningHead(widths) if widths else None
         self.match_scale = nn.Parameter(torch.full((2,), SHARPNESS))  # logarithms, of strides 4 and 8
         if widths:
+            # In units of the first scale of a cosine: with steps of the usual size they would grow too slowly.
             self.semantic_scale = nn.Parameter(torch.zeros(()))  # of matching
             self.semantic_score = nn.Parameter(torch.zeros(2))  # weight of a cosine, and what is added
 
@@ -152,7 +154,7 @@ class PointNetwork(nn.Module):
         cost = scale[0] * fine + scale[1] * coarse
         if encoded.semantic is not None and queries.semantic is not None:
             cosines = torch.einsum("nc,tchw->nthw", queries.semantic, encoded.semantic.to(self.match_scale))
-            cost = cost + self.semantic_scale * cosines
+            cost = cost + math.exp(SHARPNESS) * self.semantic_scale * cosines
         return cost
 
     def score(self, encoded: EncodedFrames, queries: EncodedQueries, places: Tensor, poses: Tensor) -> Tensor:
@@ -161,7 +163,7 @@ class PointNetwork(nn.Module):
         if encoded.semantic is not None:
             found = sample_features(encoded.semantic.to(places), places, STRIDES[1])  # (T, N, 32)
             cosines = torch.einsum("tnc,nc->tn", found, queries.semantic)
-            scores = scores + self.semantic_score[0] * cosines + self.semantic_score[1]
+            scores = scores + math.exp(SHARPNESS) * (self.semantic_score[0] * cosines + self.semantic_score[1])
         return scores
 
     def refine(

@@ -76,6 +76,30 @@ def sen_folder(towers, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def built_trackers() -> dict:
+    return {}
+
+
+@pytest.fixture
+def pixel_tracker(make_sen, built_trackers) -> "modeling_sen.SENForVideoTracking":
+    """A tracker with random networks of pixels, which reads no neuron."""
+    if "pixels" not in built_trackers:
+        torch.manual_seed(3)
+        config = modeling_sen.SENTrackingConfig(sen_config=make_sen().config.to_dict(), window=4, refinement_steps=2)
+        built_trackers["pixels"] = modeling_sen.SENForVideoTracking(config).eval()
+    return copy.deepcopy(built_trackers["pixels"])
+
+
+@pytest.fixture
+def tiny_tracker(make_sen, pixel_tracker, built_trackers) -> "modeling_sen.SENForVideoTracking":
+    """The same networks of pixels, with untrained features of tiny CLIP frames and VideoMAE motion."""
+    if "tokens" not in built_trackers:
+        torch.manual_seed(4)
+        built_trackers["tokens"] = modeling_sen.SENForVideoTracking.from_sen(make_sen(), pixel_tracker, window=4)
+    return copy.deepcopy(built_trackers["tokens"])
+
+
+@pytest.fixture(scope="session")
 def clips(tmp_path_factory) -> list[Path]:
     """Three mp4 files of two seconds with sound."""
     from modeling_sen.world.write import write_world

@@ -106,6 +106,7 @@ BACKWARDS = {
     ("modeling_sen_tracking", "modeling_sen.tracking.track_clip"),  # what is not a network stays behind
     ("modeling_sen_tracking", "modeling_sen.tracking.stream"),
     ("commands/push", "modeling_sen.auto"),  # models of all types are pushed
+    ("commands/train", "modeling_sen.auto"),
     ("commands/track", "modeling_sen.auto"),  # any model that tracks is loaded by its type
 }
 

@@ -20,6 +20,7 @@ from recipes.sen_tiny.card import CARD, card_text
 
 # Of the Hub's own list (huggingface.js, packages/tasks/src/pipelines.ts): those about video, and features.
 HUB_TASKS = {"video-classification", "video-text-to-text", "video-to-video", "text-to-video", "feature-extraction"}
+HUB_TASKS |= {"keypoint-detection"}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 RESULTS = {
@@ -193,6 +194,16 @@ def test_a_head_is_loaded_by_its_own_class(make_sen):
     )
     assert "are the association and head" in card.text
     assert metadata(card)["pipeline_tag"] in HUB_TASKS
+
+
+def test_a_tracker_has_the_example_of_its_pipeline(tiny_tracker):
+    card = model_card(tiny_tracker, tiny_tracker.sen.config, "org/tracker")
+    data = metadata(card)
+    assert data["pipeline_tag"] in HUB_TASKS
+    assert {"sen", "video-tracking"} <= set(data["tags"])
+    assert 'track = pipeline("video-tracking", model="org/tracker")' in section(card, "Use")
+    assert "are the association and head" in section(card, "Trained")
+    assert "untrained" not in section(card, "Limits")  # the gate of the fused embedding is not of a tracker
 
 
 def test_training_is_told_without_paths_of_this_machine(tmp_path):

@@ -14,8 +14,9 @@ from fake_hub import fake_hub
 from huggingface_hub import ModelCard
 from test_hub import run_observer
 from test_pretrained_sen import load_toy_head
+from transformers import AutoModel
 
-from modeling_sen import SEN_TINY, SENModel, SENProcessor, publishing
+from modeling_sen import SEN_TINY, SENForVideoTracking, SENModel, SENProcessor, SENTrackingConfig, publishing
 from modeling_sen.pipelines.video_pipeline import VideoPipeline
 from modeling_sen.publishing import push_folder
 
@@ -77,7 +78,25 @@ def observe(work: str) -> dict:
     head = toy.ToyHead(toy.ToyConfig(sen_config=model.config.to_dict()))
     head.base_model.load_neurons()
     head.push_to_hub("org/toy")
+    found["tracks"] = push_trackers(root, model)
     return found
+
+
+def push_trackers(root: Path, sen) -> list[list]:
+    """Tracks of a tracker, and of those that come back from the Hub: with towers of their own repository, and beside it."""
+    pixels = SENForVideoTracking(SENTrackingConfig(sen_config=sen.config.to_dict()))
+    tracker = SENForVideoTracking.from_sen(sen, pixels, window=2)
+    for parameter in (tracker.network.semantic_scale, tracker.network.semantic_score):
+        parameter.data.fill_(0.7)
+    tracker.save_pretrained(root / "tracker")
+    push_folder(root / "tracker", "org/tracker")
+    push_folder(root / "tracker", "org/alone", include_neurons=True)
+    frames = torch.randint(256, (3, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        return [
+            model(frames, torch.tensor([[0.0, 9.0, 20.0]])).tracks.tolist()
+            for model in (tracker, *map(AutoModel.from_pretrained, ("org/tracker", "org/alone")))
+        ]
 
 
 def train(root: Path, model) -> list[str]:
@@ -237,6 +256,18 @@ def test_a_head_is_pushed_with_its_card(online, hub):
     card = card_of(files)
     assert "`ToyHead`, a head on a Super Encoding Network" in card.text
     assert card.data["base_model"] == ["org/clip"]
+
+
+def test_a_tracker_comes_back_with_and_without_its_towers(online, hub):
+    sent, *back = online["tracks"]
+    assert back == [sent, sent]
+    (files,), (alone,) = commits(hub, "tracker"), commits(hub, "alone")
+    assert set(files) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
+    assert {"neuron_image/model.safetensors", "neuron_class_text/model.safetensors"} <= set(alone)
+    card = card_of(files)
+    assert card.data["pipeline_tag"] == "keypoint-detection"
+    assert card.data["base_model"] == ["org/clip"]
+    assert 'pipeline("video-tracking", model="org/tracker")' in card.text
 
 
 # --- refused before anything is sent: the tests' own process is offline -------------------------------------------------

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from modeling_sen import SENConfig, SENModel, SENProcessor
+from modeling_sen.upload_files import add_code
 
 PACKAGE = Path(__file__).resolve().parents[1] / "modeling_sen"
 ALLOWED = {"torch", "transformers", "huggingface_hub", "safetensors", "numpy"}
@@ -128,6 +129,42 @@ def test_a_checkpoint_with_code_works_without_the_package(make_sen, towers, tmp_
     found = load_file(tmp_path / "found.safetensors")
     assert found["logits"].tolist() == output.logits_per_video.tolist()
     assert found["fused"].tolist() == output.fused_embeds.tolist()
+
+
+TRACK = """
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained({folder!r}, trust_remote_code=True)
+assert type(model).__module__.startswith("transformers_modules."), type(model)
+given = load_file({work!r} + "/given.safetensors")
+with torch.no_grad():
+    save_file({{"tracks": model(**given).tracks}}, {work!r} + "/found.safetensors")
+try:
+    model.track(given["frames"].numpy(), given["query_points"].numpy())
+except ImportError as error:
+    assert "modeling-sen" in str(error), error
+else:
+    raise SystemExit("the search for paths ran without the package")
+"""
+
+
+def test_a_tracker_with_code_refines_tracks_without_the_package(tiny_tracker, tmp_path):
+    tiny_tracker.network.semantic_scale.data.fill_(0.7)
+    folder = tmp_path / "tracker"
+    tiny_tracker.save_pretrained(folder, include_neurons=True)
+    add_code(tiny_tracker, folder)
+    given = {
+        "frames": torch.randint(256, (5, 32, 48, 3), dtype=torch.uint8),
+        "query_points": torch.tensor([[0, 9.0, 20.0], [3, 30.0, 8.0]]),
+    }
+    save_file(given, tmp_path / "given.safetensors")
+    hidden = LOAD.format(folder="", work="").partition("try:")[0]  # the package cannot be imported
+    run_isolated(hidden + TRACK.format(folder=str(folder), work=str(tmp_path)), tmp_path)
+    with torch.no_grad():
+        expected = tiny_tracker(**given).tracks
+    assert torch.equal(load_file(tmp_path / "found.safetensors")["tracks"], expected)
 
 
 def reached(name: str) -> list[Path]:

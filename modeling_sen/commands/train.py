@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from modeling_sen.training.train_settings import TRAINER_DEFAULTS, TrainSettings
+from modeling_sen.training.train_settings import TASK_DEFAULTS, TRAINER_DEFAULTS, TrainSettings
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train a SEN on clips with labels or texts. Run again after an interruption, it goes on where it was.
+    """Train a SEN on clips with labels or texts, or a tracker. Run again after an interruption, it goes on where it was.
 
     Several processes: torchrun --nproc_per_node 2 -m modeling_sen.commands.train --output_dir OUT ...
     """
@@ -30,15 +30,22 @@ def run(arguments: Sequence[str]) -> None:
         _parser().print_help()
         return
     settings, training = read_arguments(arguments)
-    from modeling_sen.training.train_sen import train_sen
+    if settings.task == "tracking":
+        from modeling_sen.auto import register
+        from modeling_sen.training.train_tracking import train_tracking
 
-    chosen = train_sen(settings, training)
+        register()  # a push loads heads by their type
+        chosen, load, verb = train_tracking(settings, training), "SENForVideoTracking", "track"
+    else:
+        from modeling_sen.training.train_sen import train_sen
+
+        chosen, load, verb = train_sen(settings, training), "SENModel", "classify"
     if training.process_index == 0:
-        print(f"{chosen}: load it with SENModel.from_pretrained, or name it to sen classify --model")
+        print(f"{chosen}: load it with {load}.from_pretrained, or name it to sen {verb} --model")
 
 
 def usual_flags(**flags: Any) -> None:
-    """Train a SEN on clips with labels or texts. Run again after an interruption, it goes on where it was.
+    """Train a SEN on clips with labels or texts, or a tracker. Run again after an interruption, it goes on where it was.
 
     Every flag of transformers.TrainingArguments works; `sen train --help-all` lists them. Several processes: torchrun
     --nproc_per_node 2 -m modeling_sen.commands.train --output_dir OUT ...
@@ -121,7 +128,9 @@ def read_arguments(arguments: Sequence[str]) -> "tuple[TrainSettings, SENTrainin
         except ValueError as error:
             raise ValueError(f"{config}: {error}") from error
         arguments = [*in_file, *arguments]
-    settings, training, _ = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    task = parser.parse_args(arguments).task
+    defaults = [f"--{name}={value}" for name, value in TASK_DEFAULTS.get(task, {}).items()]
+    settings, training, _ = parser.parse_args_into_dataclasses([*defaults, *arguments], look_for_args_file=False)
     return settings, training
 
 

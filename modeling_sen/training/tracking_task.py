@@ -16,17 +16,18 @@ HIDDEN = 0.2  # weight of a position where the point is hidden
 CLOSE = 3.0  # pixels within which a place is the query's
 FAR = 6.0  # pixels beyond which an error grows with its logarithm
 PEAKS = 40  # best cells of the matching cost, of which one is scored
+WEIGHTS = {"matching": 0.3, "scoring": 0.5, "confidence": 0.5}  # in the sum of the losses; others have one
 
 
 def matching_loss(cost: Tensor, clip: TrainingClip) -> Tensor:
     """Cross-entropy of the cells of each frame, with the weight of the target on the four cells around the point."""
     height, width = cost.shape[-2:]
     cells = (clip.tracks + 0.5) / 4 - 0.5
-    inside = ((cells >= -0.5) & (cells <= torch.tensor([width, height]) - 0.5)).all(-1)
+    inside = ((cells >= -0.5) & (cells <= cells.new_tensor([width, height]) - 0.5)).all(-1)
     times, points = (clip.visibility & inside & ~_is_query(clip)).nonzero(as_tuple=True)
     logits = cost[points, times].flatten(1).log_softmax(-1)  # (points, cells)
     chosen = cells[times, points]
-    low, loss = chosen.floor(), torch.zeros(())
+    low, loss = chosen.floor(), cost.new_zeros(())
     right, down = (chosen - low).unbind(-1)
     for column in (0, 1):
         for row in (0, 1):
@@ -40,15 +41,15 @@ def scoring_loss(
     network: PointNetwork, encoded: EncodedFrames, queries: EncodedQueries, cost: Tensor, clip: TrainingClip
 ) -> Tensor:
     """Cross-entropy of the scores of one of the best cells, upright, and of a place near the point, nearly in its pose."""
-    shape, width = clip.visibility.shape, cost.shape[-1]
+    shape, width, on = clip.visibility.shape, cost.shape[-1], {"device": cost.device}
     with torch.no_grad():
         best = cost.flatten(2).topk(PEAKS, dim=-1).indices  # (N, T, peaks)
-        drawn = best.gather(2, torch.randint(PEAKS, (*best.shape[:2], 1)))[..., 0].T
+        drawn = best.gather(2, torch.randint(PEAKS, (*best.shape[:2], 1), **on))[..., 0].T
         peaks = torch.stack([drawn % width, drawn // width], dim=-1) * 4 + 1.5
-        near = clip.tracks + torch.randn_like(clip.tracks) * 10 ** (torch.rand(*shape, 1) * 2.2 - 1)
-        poses = clip.poses + torch.randn_like(clip.poses) * 10 ** (torch.rand(*shape, 1) * 2 - 2.7)
-        upright = torch.tensor([1.0, 0.0]).expand_as(poses)
-        poses = torch.where(torch.rand(*shape, 1) < 0.3, upright, poses)
+        near = clip.tracks + torch.randn_like(clip.tracks) * 10 ** (torch.rand(*shape, 1, **on) * 2.2 - 1)
+        poses = clip.poses + torch.randn_like(clip.poses) * 10 ** (torch.rand(*shape, 1, **on) * 2 - 2.7)
+        upright = poses.new_tensor([1.0, 0.0]).expand_as(poses)
+        poses = torch.where(torch.rand(*shape, 1, **on) < 0.3, upright, poses)
     losses = []
     for places, turned in ((peaks, upright), (near, poses)):
         close = clip.visibility & ((places - clip.tracks).norm(dim=-1) < CLOSE)
@@ -96,8 +97,7 @@ def tracking_loss(network: PointNetwork, clip: TrainingClip, tokens: list[Tensor
         "scoring": scoring_loss(network, encoded, queries, cost, clip),
         **refinement_loss(steps, clip),
     }
-    weights = {"matching": 0.3, "scoring": 0.5, "confidence": 0.5}
-    loss = torch.stack([weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
+    loss = _weighted_sum(losses)
     with torch.no_grad():
         last, kept = steps[-1], ~_is_query(clip)
         error = (last.tracks - clip.tracks).norm(dim=-1)[clip.visibility & kept]
@@ -107,6 +107,22 @@ def tracking_loss(network: PointNetwork, clip: TrainingClip, tokens: list[Tensor
     return {"loss": loss, **losses, **measures}
 
 
+def semantic_loss(network: PointNetwork, clip: TrainingClip, tokens: list[Tensor]) -> dict[str, Tensor]:
+    """The losses that tokens take part in, and `loss`, their weighted sum: refinement does not read them."""
+    encoded = network.encode_frames(clip.frames, tokens)
+    queries = network.encode_queries(encoded, clip.query_points)
+    cost = network.match(encoded, queries)
+    losses = {
+        "matching": matching_loss(cost, clip),
+        "scoring": scoring_loss(network, encoded, queries, cost, clip),
+    }
+    return {"loss": _weighted_sum(losses), **losses}
+
+
+def _weighted_sum(losses: dict[str, Tensor]) -> Tensor:
+    return torch.stack([WEIGHTS.get(name, 1.0) * value for name, value in losses.items()]).sum()
+
+
 def _is_query(clip: TrainingClip) -> Tensor:
     """(T, N) bool: the query's own frame, where nothing is predicted."""
-    return torch.arange(len(clip.frames))[:, None] == clip.query_points[:, 0]
+    return torch.arange(len(clip.frames), device=clip.frames.device)[:, None] == clip.query_points[:, 0]

@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import EarlyStoppingCallback, IntervalStrategy
@@ -28,11 +28,12 @@ from modeling_sen.publishing import push_folder
 from modeling_sen.training.clip_dataset import ClipDataset
 from modeling_sen.training.data import LabelledClips, open_clips
 from modeling_sen.training.tasks import Recognition, Retrieval
-from modeling_sen.training.train_settings import TrainSettings
+from modeling_sen.training.train_settings import TASK_DEFAULTS, TrainSettings
 from modeling_sen.training.trainer import SENTrainer, SENTrainingArguments, changed_arguments
 from modeling_sen.whole_file import whole_file
 
 TARGETS = {"recognition": "label", "retrieval": "text"}  # task -> what each clip has
+Model = TypeVar("Model", bound=torch.nn.Module)
 # Arguments that change no number of a run, by how their names begin: it may be resumed with others.
 FREE_ON_RESUME = (
     *("output_dir", "log_", "logging_", "save_", "push_to_hub", "hub_", "report_to", "run_name", "project"),
@@ -60,7 +61,7 @@ def train_sen(settings: TrainSettings, training: SENTrainingArguments) -> Path:
             )
         )
     output.mkdir(parents=True, exist_ok=True)
-    _check_and_write(settings, training, clips, output / "train.yaml")
+    check_and_write(settings, training, clips, output / "train.yaml")
     chosen = output / ("last" if settings.validation is None else "best")
     if (output / "last").exists():  # it is written when all else is
         return chosen
@@ -98,6 +99,49 @@ def train_sen(settings: TrainSettings, training: SENTrainingArguments) -> Path:
         processing_class=processor,
         callbacks=callbacks,
     )
+    run_and_save(trainer, output, chosen)
+    if unreadable is not None and unreadable.exists() and training.process_index == 0:
+        count = len(set(unreadable.read_text().splitlines()))
+        print(f"{count} clips could not be read and were left out: {unreadable}")
+    return chosen
+
+
+def load_sen(model: str) -> tuple[SENModel, SENProcessor]:
+    """A SEN with its towers, and its processor: new from a preset, else from a checkpoint (`"sen-tiny"`: the one inside).
+
+    Raises:
+        OSError, RuntimeError, ValueError: see `SENModel.from_pretrained`.
+    """
+    if model in PRESETS:
+        config = SENConfig.from_preset(model)
+        return SENModel(config).load_neurons(), SENProcessor(config)
+    folder = resolve_checkpoint(model)
+    loaded = in_full_precision(SENModel.from_pretrained(folder))
+    return loaded, SENProcessor.from_pretrained(folder)
+
+
+def in_full_precision(model: Model) -> Model:
+    """With what is trained in float32: small steps vanish in half precision."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def _validate_and_keep_the_best(training: SENTrainingArguments, metric: str) -> None:
+    """Where nothing else is asked for: validates after each epoch, and the task's own metric says what is best."""
+    if training.eval_strategy == IntervalStrategy.NO:
+        training.eval_strategy = IntervalStrategy.EPOCH
+    if training.metric_for_best_model is None:
+        training.metric_for_best_model, training.greater_is_better = metric, True
+    training.load_best_model_at_end = True
+    if training.save_total_limit == 1:  # of which the Trainer would leave the best one only
+        training.save_total_limit = 2
+
+
+def run_and_save(trainer: SENTrainer, output: Path, chosen: Path) -> None:
+    """Trains, or goes on; then writes `best` and `last`, and pushes the one that was chosen where that is asked for."""
+    training = trainer.args
     trainer.resume()
     trainer.save_state()
     for name, checkpoint in (
@@ -116,47 +160,21 @@ def train_sen(settings: TrainSettings, training: SENTrainingArguments) -> Path:
             token=training.hub_token,
             revision=training.hub_revision,
         )
-    if unreadable is not None and unreadable.exists() and training.process_index == 0:
-        count = len(set(unreadable.read_text().splitlines()))
-        print(f"{count} clips could not be read and were left out: {unreadable}")
-    return chosen
 
 
-def load_sen(model: str) -> tuple[SENModel, SENProcessor]:
-    """A SEN with its towers, and its processor: new from a preset, else from a checkpoint (`"sen-tiny"`: the one inside).
-
-    Raises:
-        OSError, RuntimeError, ValueError: see `SENModel.from_pretrained`.
-    """
-    if model in PRESETS:
-        config = SENConfig.from_preset(model)
-        return SENModel(config).load_neurons(), SENProcessor(config)
-    folder = resolve_checkpoint(model)
-    loaded = SENModel.from_pretrained(folder)
-    for parameter in loaded.parameters():
-        if parameter.requires_grad:  # small steps vanish in half precision
-            parameter.data = parameter.data.float()
-    return loaded, SENProcessor.from_pretrained(folder)
-
-
-def _validate_and_keep_the_best(training: SENTrainingArguments, metric: str) -> None:
-    """Where nothing else is asked for: validates after each epoch, and the task's own metric says what is best."""
-    if training.eval_strategy == IntervalStrategy.NO:
-        training.eval_strategy = IntervalStrategy.EPOCH
-    if training.metric_for_best_model is None:
-        training.metric_for_best_model, training.greater_is_better = metric, True
-    training.load_best_model_at_end = True
-    if training.save_total_limit == 1:  # of which the Trainer would leave the best one only
-        training.save_total_limit = 2
-
-
-def _check_and_write(
+def check_and_write(
     settings: TrainSettings, training: SENTrainingArguments, clips: Sequence[LabelledClips], path: Path
 ) -> None:
-    """Writes train.yaml, after a check that a run that is there already had the same settings and the same clips."""
+    """Writes train.yaml, after a check that a run that is there already had the same settings and the same clips.
+
+    Raises:
+        ValueError: it had others.
+    """
     import yaml
 
-    wanted: dict[str, Any] = {**asdict(settings), **changed_arguments(training)}
+    # Those with a default of the task's are written in any case: the file is to be read for any task.
+    of_task = {name: training.to_dict()[name] for name in TASK_DEFAULTS.get(settings.task, ())}
+    wanted: dict[str, Any] = {**asdict(settings), **of_task, **changed_arguments(training)}
     for name, each in zip(("train", "validation"), clips, strict=False):
         content = "\n".join(f"{key}\t{target}" for key, target in zip(each.keys, each.targets, strict=True))
         wanted[f"{name}_sha256"] = hashlib.sha256(content.encode()).hexdigest()

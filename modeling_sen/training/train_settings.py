@@ -31,6 +31,27 @@ TRAINER_DEFAULTS: dict[str, tuple[Any, str]] = {
     "restore_callback_states_from_checkpoint": (True, "Continue early stopping where it was."),
 }
 
+# What the task "tracking" is trained on: clips that are drawn as they are needed, each once.
+TRACKING_CLIPS = "world:tracking"
+# Task -> arguments of the Trainer with defaults of their own.
+TASK_DEFAULTS: dict[str, dict[str, Any]] = {
+    "tracking": {
+        "per_device_train_batch_size": 1,
+        "max_steps": 300,
+        "learning_rate": 2e-3,
+        "save_steps": 100,
+    }
+}
+# Settings that the task "tracking" does not take.
+_NOT_OF_TRACKING = (
+    "validation",
+    "video_column",
+    "target_column",
+    "early_stopping_patience",
+    "cache",
+    "skip_unreadable",
+)
+
 
 def _setting(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
@@ -42,13 +63,16 @@ class TrainSettings:
 
     train: str = _setting(
         "",
-        "Training clips: a folder, a csv, jsonl or parquet table, world:SPLIT?num=N, or a data set's id on the Hub.",
+        "Training clips: a folder, a csv, jsonl or parquet table, world:SPLIT?num=N, or a data set's id on the Hub; "
+        "for tracking world:tracking, its default.",
     )
-    task: Literal["recognition", "retrieval"] = _setting(
-        "recognition", "recognition (clips with labels) or retrieval (clips with texts)."
+    task: Literal["recognition", "retrieval", "tracking"] = _setting(
+        "recognition", "recognition (clips with labels), retrieval (clips with texts) or tracking (drawn clips)."
     )
     validation: str | None = _setting(None, "Validation clips, in any of these forms.")
-    model: str = _setting("sen-tiny", "A preset, a checkpoint folder or Hub id of a SEN, or sen-tiny.")
+    model: str = _setting(
+        "sen-tiny", "A preset, a checkpoint folder or Hub id of a SEN, or sen-tiny; for tracking also of a tracker."
+    )
     train_split: str = _setting("train", "Split of a Hub data set, or sub-folder, that is trained on.")
     validation_split: str = _setting("validation", "The same for validation.")
     video_column: str | None = _setting(None, "Column of the clips; by default the first with a usual name.")
@@ -68,6 +92,8 @@ class TrainSettings:
     )
 
     def __post_init__(self) -> None:
+        if self.task == "tracking":
+            self._check_tracking()
         if not self.train:
             raise ValueError("expected --train, or train in the file given as --config")
         if not all("{}" in template for template in self.templates):
@@ -75,5 +101,12 @@ class TrainSettings:
         if self.early_stopping_patience is not None and self.validation is None:
             raise ValueError("early_stopping_patience needs validation clips")
 
+    def _check_tracking(self) -> None:
+        self.train = self.train or TRACKING_CLIPS
+        if self.train != TRACKING_CLIPS:
+            raise ValueError(f"train: found {self.train!r}, expected {TRACKING_CLIPS!r} for the task 'tracking'")
+        if given := [name for name in _NOT_OF_TRACKING if getattr(self, name)]:
+            raise ValueError(f"the task 'tracking' does not take {', '.join(given)}: its clips are drawn, each once")
 
-__all__ = ["TRAINER_DEFAULTS", "TrainSettings"]
+
+__all__ = ["TASK_DEFAULTS", "TRACKING_CLIPS", "TRAINER_DEFAULTS", "TrainSettings"]

@@ -1,4 +1,4 @@
-r"""Writes sen-tiny's model card: `python -m recipes.sen_tiny.card`, from the weights and what stands beside them.
+r"""Writes the model cards of sen-tiny and its tracker: `python -m recipes.sen_tiny.card`, from weights and what is beside them.
 
 New weights need new figures first; `card/limits.md` and `card/measured_towers.md` have some in their words. Of a run of
 `sen eval` only `results.json` is kept:
@@ -10,21 +10,32 @@ sen eval sen-tiny "world:test?num=1000&seed=11&num_objects=1" "world:test?num=10
 """
 
 from pathlib import Path
+from typing import Any
 
-from modeling_sen import SEN_TINY, SENModel
+from modeling_sen import SEN_TINY, SEN_TINY_TRACKING, SENForVideoTracking, SENModel
 from modeling_sen.model_card import model_card
 from modeling_sen.publishing import card_entries
 
 CARD = Path(__file__).parents[2] / "model_cards" / "sen-tiny.md"
+TRACKING_CARD = CARD.with_name("sen-tiny-tracking.md")
 
 
 def card_text() -> str:
-    model = SENModel.from_pretrained(SEN_TINY)
-    # Where there is no repository, the example names the folder inside the package.
-    results, location = card_entries(model, Path(SEN_TINY)), "modeling_sen.SEN_TINY"
-    return str(model_card(model, model.config, "sen-tiny", Path(SEN_TINY), results, location=location))
+    return _card(SENModel.from_pretrained(SEN_TINY), "sen-tiny", SEN_TINY, "modeling_sen.SEN_TINY")
+
+
+def tracking_card_text() -> str:
+    model = SENForVideoTracking.from_pretrained(SEN_TINY_TRACKING)
+    return _card(model, "sen-tiny-tracking", SEN_TINY_TRACKING, "modeling_sen.SEN_TINY_TRACKING")
+
+
+def _card(model: Any, name: str, folder: str, location: str) -> str:
+    """Where there is no repository, the example names the folder inside the package by its `location`."""
+    results = card_entries(model, Path(folder))
+    return str(model_card(model, model.base_model.config, name, Path(folder), results, location=location))
 
 
 if __name__ == "__main__":
-    CARD.write_text(card_text())
-    print(CARD)
+    for path, text in ((CARD, card_text()), (TRACKING_CARD, tracking_card_text())):
+        path.write_text(text)
+        print(path)

@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from modeling_sen.training.trainer import Measure, SENTrainer, SENTrainingArguments, changed_arguments
+from modeling_sen.training.trainer import Measure, SENTrainer, SENTrainingArguments, Task, changed_arguments
 
 
 def numbered_arguments(folder: Path, steps: int, **changes: Any) -> SENTrainingArguments:
@@ -20,17 +19,23 @@ def numbered_arguments(folder: Path, steps: int, **changes: Any) -> SENTrainingA
 
 def train_on_numbers(
     module: nn.Module,
-    batch_at: Callable[[int], Mapping[str, torch.Tensor]],
+    batch_at: Callable[[int], Mapping[str, Any]],
     arguments: SENTrainingArguments,
     measure: Measure | None = None,
+    task: Task | None = None,
 ) -> SENTrainer:
-    """Trains `module` on `batch_at(0)`, `batch_at(1)`, ...; a second call resumes, or loads what is finished."""
+    """Trains `module` on `batch_at(0)`, `batch_at(1)`, ...; a second call resumes, or loads what is finished.
+
+    Args:
+        measure, task: of [`SENTrainer`].
+    """
     trainer = SENTrainer(
         module,
         arguments,
         train_dataset=range(arguments.max_steps),
         data_collator=lambda numbers: batch_at(*numbers),
         measure=measure,
+        task=task,
     )
     if trainer.resume() is not None:
         trainer.save_state()

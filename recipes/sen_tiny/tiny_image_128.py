@@ -21,8 +21,8 @@ LAYERS = 2  # which keeps all six towers within 5 MB
 
 
 class LargeImageTower(nn.Module):
-    """The tower with the frozen text tower it is trained against. Called on a batch of `TinyBatches(..., size=128,
-    pictures_only=True)` it returns the losses."""
+    """The tower with the frozen text tower it is trained against; its heads start as those of `towers`. Called on a batch
+    of `TinyBatches(..., size=128, pictures_only=True)` it returns the losses."""
 
     def __init__(self, towers: TinyTowers):
         super().__init__()

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     ASTConfig,
@@ -209,6 +209,17 @@ def export_towers(towers: TinyTowers, tokenizer: CLIPTokenizer, folder: Path) ->
             std=batches.MEL_STD,
         ),
     )
+
+
+def exported_pictures(folder: Path, tokenizer: CLIPTokenizer) -> TinyTowers:
+    """Towers whose image and text tower and scale are those that `export_towers` wrote; all else is new, the heads too."""
+    towers = TinyTowers(tokenizer)
+    for name in ("image", "text"):
+        kind = type(getattr(towers, name))
+        setattr(towers, name, kind.from_pretrained(folder / name, dtype=torch.float32))
+    scale = load_file(folder / "text" / "logit_scale.safetensors")["logit_scale"]
+    towers.logit_scale.data.copy_(scale)
+    return towers
 
 
 def save_tower(

@@ -16,7 +16,13 @@ from modeling_sen.world.vocabulary import all_descriptions
 from recipes.sen_tiny.numbered_batches import keep_record, numbered_arguments, train_on_numbers
 from recipes.sen_tiny.tiny_batches import IGNORED, TinyBatches, validation_clips
 from recipes.sen_tiny.tiny_image_128 import SIZE, LargeImageTower
-from recipes.sen_tiny.tiny_towers import TinyTowers, export_towers, picture_processor, save_tower
+from recipes.sen_tiny.tiny_towers import (
+    TinyTowers,
+    export_towers,
+    exported_pictures,
+    picture_processor,
+    save_tower,
+)
 from recipes.sen_tiny.tiny_video import LongerVideo
 from recipes.sen_tiny.train_tiny_association import association_arguments, train_association
 
@@ -90,16 +96,16 @@ def image_128_arguments(output: Path, steps: int = 800, **changes: Any) -> SENTr
 
 def train_image_128(
     output: Path,
-    towers: TinyTowers,
+    folder: Path,
     arguments: SENTrainingArguments,
     batch_size: int = BATCH_SIZE,
     num_validation_clips: int = 256,
 ) -> LargeImageTower:
-    """Trains the image tower for 128 pixels against the trained text tower and writes it to `output`."""
+    """Trains the image tower for 128 pixels on from that in `folder`, against the text tower there; writes it to `output`."""
     torch.manual_seed(arguments.seed)
     # a seed of its own: other clips than the towers saw
     batches = TinyBatches(arguments.seed + 1, batch_size, size=SIZE, pictures_only=True)
-    tower = LargeImageTower(towers)
+    tower = LargeImageTower(exported_pictures(folder, batches.tokenizer))
     validate = TowerValidation(batches, num_validation_clips)
     trainer = train_on_numbers(tower, batches, arguments, lambda model: validate(tower))
     save_tower(tower.image, output / "image_128", {}, picture_processor("CLIPImageProcessor", SIZE))
@@ -167,13 +173,14 @@ def main(
     if stage not in (*STAGES, "all"):
         raise typer.BadParameter(f"{stage!r}: expected {', '.join(STAGES)} or all", param_hint="--stage")
     torch.set_num_threads(2)
-    towers = train_towers(output, towers_arguments(output))
-    if stage != "towers":
-        train_video(output, towers, video_arguments(output))
+    if stage != "image_128":  # which starts from the towers that were written
+        towers = train_towers(output, towers_arguments(output))
+        if stage != "towers":
+            train_video(output, towers, video_arguments(output))
     if stage in ("association", "all"):
         train_association(output, association_arguments(output, SEED))
     if stage in ("image_128", "all"):
-        train_image_128(output, towers, image_128_arguments(output))
+        train_image_128(output, output, image_128_arguments(output))
 
 
 if __name__ == "__main__":

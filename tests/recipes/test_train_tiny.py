@@ -23,7 +23,15 @@ from modeling_sen.training import trainer
 from recipes.sen_tiny import train_tiny_association
 from recipes.sen_tiny.tiny_batches import TinyBatches, validation_clips
 from recipes.sen_tiny.tiny_image_128 import LargeImageTower
-from recipes.sen_tiny.tiny_towers import PICTURE_MEAN, PICTURE_STD, TinyTowers, as_colour, name_patches, normalise
+from recipes.sen_tiny.tiny_towers import (
+    PICTURE_MEAN,
+    PICTURE_STD,
+    TinyTowers,
+    as_colour,
+    exported_pictures,
+    name_patches,
+    normalise,
+)
 from recipes.sen_tiny.train_tiny import (
     image_128_arguments,
     towers_arguments,
@@ -64,7 +72,7 @@ SMALL = {"batch_size": 4, "num_validation_clips": 8}
 def trained(tmp_path_factory):
     output = tmp_path_factory.mktemp("sen_tiny")
     towers = train_towers(output, short(towers_arguments, output), **SMALL)
-    large = train_image_128(output, towers, short(image_128_arguments, output, steps=2), **SMALL)
+    large = train_image_128(output, output, short(image_128_arguments, output, steps=2), **SMALL)
     return output, towers, large
 
 
@@ -198,6 +206,15 @@ def test_the_large_image_tower_starts_from_the_small_one():
         "image",
         "dense_heads",
     }
+
+
+def test_the_large_image_tower_needs_only_what_was_written(trained):
+    output, towers, _ = trained
+    loaded = exported_pictures(output, TinyBatches(seed=0, batch_size=4).tokenizer)
+    for name in ("image", "text"):
+        for key, value in getattr(towers, name).state_dict().items():
+            assert torch.equal(getattr(loaded, name).state_dict()[key], value.half().float()), key
+    assert torch.equal(loaded.logit_scale, towers.logit_scale.half().float())
 
 
 def test_the_video_stage_trains_the_video_tower_and_nothing_else(trained, tmp_path):
