@@ -1,4 +1,4 @@
-r"""Writes the model cards of sen-tiny and its tracker: `python -m recipes.sen_tiny.card`, from weights and what is beside them.
+r"""Writes the cards of sen-tiny and its tracker: `python -m recipes.sen_tiny.card`, from weights and what is beside them.
 
 New weights need new figures first; `card/limits.md` and `card/measured_towers.md` have some in their words. Of a run of
 `sen eval` only `results.json` is kept:
