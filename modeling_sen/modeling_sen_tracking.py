@@ -37,6 +37,7 @@ class SENTrackingConfig(PreTrainedConfig):
         visibility_threshold: a point counts as visible from this probability on, of being visible and found within 4 pixels
             at 256 x 256.
         calibration: scale and shift of the logit of that probability, fitted on clips that no weight was trained on.
+        initializer_range: standard deviation of the initial weights.
     """
 
     model_type = "sen_tracking"
@@ -49,6 +50,7 @@ class SENTrackingConfig(PreTrainedConfig):
     refinement_steps: int = 4
     visibility_threshold: float = 0.5
     calibration: tuple[float, float] | list[float] = (1.0, 0.0)
+    initializer_range: float = 0.02
 
 
 @dataclass
