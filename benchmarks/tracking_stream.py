@@ -57,9 +57,8 @@ def run_large_clip(model, frames: np.ndarray) -> None:
     queries = np.concatenate([np.zeros((100, 1)), random.uniform(0, (853, 479), (100, 2))], axis=1)
     before, start = resident(), time.perf_counter()
     model.track(large, queries)
-    print(
-        f"854 x 480, 50 frames, 100 queries: {time.perf_counter() - start:.1f} s, {resident() - before:.0f} MB more are held after"
-    )
+    seconds, more = time.perf_counter() - start, resident() - before
+    print(f"854 x 480, 50 frames, 100 queries: {seconds:.1f} s, {more:.0f} MB more are held after")
 
 
 def main() -> None:

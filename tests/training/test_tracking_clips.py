@@ -17,12 +17,14 @@ def clip(request):
 
 def test_shapes_and_ranges(clip):
     times, points = clip.visibility.shape
-    assert clip.frames.shape == (times, 256, 256, 3) and clip.frames.dtype == torch.uint8
+    assert clip.frames.shape == (times, 256, 256, 3)
+    assert clip.frames.dtype == torch.uint8
     assert clip.tracks.shape == clip.poses.shape == clip.initial_tracks.shape == (times, points, 2)
     assert clip.initial_poses.shape == (times, points, 2)
     assert (clip.visibility.sum(0) >= LEAST_SEEN).all()
     for each in (clip.tracks, clip.poses, clip.query_points, clip.initial_tracks, clip.initial_poses):
-        assert each.dtype == torch.float32 and torch.isfinite(each).all()
+        assert each.dtype == torch.float32
+        assert torch.isfinite(each).all()
 
 
 def test_queries_are_visible_points_of_their_tracks(clip):
@@ -76,4 +78,5 @@ def test_training_scenes_are_no_validation_or_test_scenes(monkeypatch):
     monkeypatch.setattr("modeling_sen.training.tracking_clips.scene_with_knobs", recorded)
     for number in range(2):
         training_clip(number)
-    assert seeds == [FIRST_SEED, FIRST_SEED + 1] and FIRST_SEED >= 10**7
+    assert seeds == [FIRST_SEED, FIRST_SEED + 1]
+    assert FIRST_SEED >= 10**7
