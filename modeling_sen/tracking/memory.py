@@ -7,8 +7,8 @@ from modeling_sen.point_network import SEMANTIC
 from modeling_sen.tracking.path_search import NUM_CANDIDATES
 from modeling_sen.tracking.track_clip import LONG, QUERIES, read_size
 
-# Of a candidate: place and pose in float32, total in float32, what came before in int64.
-CANDIDATE_BYTES = 2 * 8 + 4 + 8
+# Of a candidate: place and pose in float32, whether it is seen, total in float32, what came before in int64.
+CANDIDATE_BYTES = 2 * 8 + 1 + 4 + 8
 
 
 def memory_estimate(
@@ -30,5 +30,5 @@ def memory_estimate(
     channels += SEMANTIC / STRIDES[1] ** 2 if semantic else 0
     features = channels * (2 if num_frames > LONG else 4)
     resized = 4 if (height, width) != tuple(frame_size) else 1  # colours, where they are another copy, and grey
-    states = min(num_points, QUERIES) * (NUM_CANDIDATES + 1) * CANDIDATE_BYTES
+    states = min(num_points, QUERIES) * NUM_CANDIDATES * CANDIDATE_BYTES
     return round(num_frames * (original + height * width * (resized + features) + states))

@@ -93,12 +93,11 @@ class ClipTracker:
         wrong: np.ndarray,
         searched: Callable[[], None],
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Tracks and poses (T, N, 2) along the best paths, with straight lines where a point is hidden."""
+        """Tracks and poses (T, N, 2) along the best paths."""
         points, starts = query_points[:, 1:].numpy(), query_points[:, 0].numpy()
         places = np.repeat(points[None], len(self.grey), axis=0)
         poses = np.zeros_like(places)
         poses[..., 0] = 1
-        seen = starts == np.arange(len(self.grey))[:, None]
         for way in (1, -1):
             order = range(len(self.grey))[::way]
             states: list[FrameStates] = []
@@ -116,14 +115,10 @@ class ClipTracker:
                 after.start(starts == frame)
                 states.append(after)
                 searched()
-            found = trace_back(states)
-            away = seen | (starts * way >= np.array(order)[:, None] * way)[::way]
-            new_places, new_poses, new_seen = (each[::way] for each in found)
-            places, poses = (
-                np.where(away[..., None], old, new) for old, new in ((places, new_places), (poses, new_poses))
-            )
-            seen = np.where(away, seen, new_seen)
-        return joined(places, seen), joined(poses, seen)
+            found_places, found_poses = (each[::way] for each in trace_back(states))
+            reached = (starts * way < np.arange(len(self.grey))[:, None] * way)[..., None]
+            places, poses = np.where(reached, found_places, places), np.where(reached, found_poses, poses)
+        return places, poses
 
     def _start_flows(
         self, coming: dict[tuple[int, int], "Future[np.ndarray]"], frame: int, way: int, wanted: bool
@@ -169,16 +164,3 @@ def frame_score(network: PointNetwork, frame: EncodedFrames, queries: EncodedQue
         return network.score(frame.expand(len(place)), chosen, place, pose).T.numpy()
 
     return score
-
-
-def joined(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Values (T, N, 2) where seen (T, N), and what lies on straight lines between them elsewhere.
-
-    Points that are never seen keep their values.
-    """
-    frames, lines = np.arange(len(values)), values.astype(np.float32)
-    for row in np.flatnonzero(~seen.all(axis=0) & seen.any(axis=0)):
-        at = np.flatnonzero(seen[:, row])
-        for axis in (0, 1):
-            lines[:, row, axis] = np.interp(frames, at, values[at, row, axis])
-    return lines
