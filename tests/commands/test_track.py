@@ -33,7 +33,12 @@ def test_a_table_is_written_and_a_summary_printed(tracker_folder, clips, tmp_pat
     with open(tmp_path / "tracks.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 16 * 100
-    assert [rows[100][name] for name in ("frame", "point", "x", "y")] == ["1", "0", "2.6", "0.6"]  # 1.1, 1.1 and a step
+    assert [rows[100][name] for name in ("frame", "point", "x", "y")] == [
+        "1",
+        "0",
+        "2.6",
+        "0.6",
+    ]  # 1.1, 1.1 and a step
     seen = round(100 * np.mean([int(row["visible"]) for row in rows]))
     assert capsys.readouterr().out == f"{tmp_path}/tracks.csv: 100 points in 16 frames, visible in {seen} % of them\n"
 
