@@ -9,6 +9,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.modeling_sen import SENModel
+from modeling_sen.modeling_sen_tracking import SENForVideoTracking, SENTrackingConfig
 from modeling_sen.pipelines.video_tracking import VideoTrackingPipeline
 from modeling_sen.pipelines.zero_shot_video_classification import ZeroShotVideoClassificationPipeline
 from modeling_sen.presets import SEN_TINY, SEN_TINY_TRACKING
@@ -20,6 +21,8 @@ def register() -> None:
     """Registers configuration, model, processor and pipeline tasks with Transformers."""
     AutoConfig.register(SENConfig.model_type, SENConfig, exist_ok=True)
     AutoModel.register(SENConfig, SENModel, exist_ok=True)
+    AutoConfig.register(SENTrackingConfig.model_type, SENTrackingConfig, exist_ok=True)
+    AutoModel.register(SENTrackingConfig, SENForVideoTracking, exist_ok=True)
     AutoProcessor.register(SENConfig, SENProcessor, exist_ok=True)
     PIPELINE_REGISTRY.register_pipeline(
         "zero-shot-video-classification",

@@ -68,6 +68,7 @@ GROUPS = {
         "training/",
         "evaluation/",
     },
+    "heads": {"point_features", "point_refiner", "point_network", "modeling_sen_tracking"},
     "tracking": {"tracking/"},
     "conversion": {"conversion/"},
     "pipelines": {"pipelines/"},
@@ -86,8 +87,9 @@ BELOW = {
     "inputs": ("neuron",),  # beside the model, which never decodes files
     "whole files": (),
     "world": ("whole files",),
-    "around the model": ("model", "inputs", "world"),
-    "tracking": ("model", "inputs", "whole files"),
+    "around the model": ("heads", "world"),
+    "heads": ("model", "inputs"),
+    "tracking": ("heads", "whole files"),
     "conversion": ("around the model",),
     "pipelines": ("around the model", "tracking"),
     "commands": ("pipelines",),  # nothing stands on them
@@ -101,14 +103,21 @@ BACKWARDS = {
         "modeling_sen.recursive_association",
     ),  # variants are checked against the registries themselves
     ("pretrained_sen", "modeling_sen.publishing"),  # the model's own `push_to_hub`
+    ("modeling_sen_tracking", "modeling_sen.tracking.track_clip"),  # what is not a network stays behind
+    ("modeling_sen_tracking", "modeling_sen.tracking.stream"),
     ("commands/push", "modeling_sen.auto"),  # models of all types are pushed
     ("commands/track", "modeling_sen.auto"),  # any model that tracks is loaded by its type
 }
 
 # Groups whose files Transformers copies beside a checkpoint, to run there without the package.
-TRAVELLING = {"configuration", "files", "neuron", "association", "model", "inputs"}
+TRAVELLING = {"configuration", "files", "neuron", "association", "model", "inputs", "heads"}
 # (travelling file, what it tries to import from the package, and does without elsewhere)
-TRIED = {("configuration_sen", "modeling_sen.presets"), ("pretrained_sen", "modeling_sen.publishing")}
+TRIED = {
+    ("configuration_sen", "modeling_sen.presets"),
+    ("pretrained_sen", "modeling_sen.publishing"),
+    ("modeling_sen_tracking", "modeling_sen.tracking.track_clip"),
+    ("modeling_sen_tracking", "modeling_sen.tracking.stream"),
+}
 
 LONGEST = 400
 LONGER = {"modeling_sen/modeling_sen.py": 420}
@@ -233,7 +242,9 @@ def test_travelling_files_import_by_from_dot_name_and_others_absolutely():
 
 
 def test_travelling_files_are_those_that_the_copier_takes():
-    first = [package()[name] for name in ("configuration_sen", "modeling_sen", "processing_sen")]
+    first = [
+        package()[name] for name in ("configuration_sen", "modeling_sen", "processing_sen", "modeling_sen_tracking")
+    ]
     copied = {Path(path).stem for one in first for path in (one, *get_relative_import_files(str(one)))}
     assert copied == {name for name in package() if group_of(name) in TRAVELLING}
 

@@ -48,7 +48,11 @@ def tracking_clip(preset: str, seed: int) -> TrackingClip:
     Raises:
         ValueError: another preset or seed.
     """
-    scene = make_tracking_scene(preset, seed)
+    return draw_tracking_scene(make_tracking_scene(preset, seed))
+
+
+def draw_tracking_scene(scene: TrackingScene) -> TrackingClip:
+    """The clip of a scene; see `tracking_clip`."""
     frames, masks = draw_layers(scene)
     paths, surface = _candidates(scene, masks)
     visibility = visibility_of(paths, surface, masks)

@@ -105,7 +105,11 @@ def make_tracking_scene(preset: str, seed: int) -> TrackingScene:
         raise ValueError(f"unknown tracking preset {preset!r}: expected one of {', '.join(TRACKING_PRESETS)}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}: expected 0 .. 2**64 - 1")
-    knobs = TRACKING_PRESETS[preset]
+    return scene_with_knobs(TRACKING_PRESETS[preset], seed, preset)
+
+
+def scene_with_knobs(knobs: TrackingKnobs, seed: int, preset: str) -> TrackingScene:
+    """As `make_tracking_scene`, with knobs of one's own under the name `preset`."""
     # The splits of the world have smaller counters than 64. Each part has its own draws: no knob shifts another's.
     draws, shaking, *apart = (IntegerStream((seed, 0), counter=(part, 64)) for part in range(10))
     noise = draws.word()

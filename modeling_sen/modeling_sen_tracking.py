@@ -1,0 +1,219 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""SENForVideoTracking: any point of a video, followed through all its frames.
+
+Convolutions over the pixels say where a point is, dense features of a SEN's neurons which point it is. The head is ours; the
+paper's tracker optimises a model of each clip (CaDeX++) with SEN features.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.utils import ModelOutput
+
+from .configuration_sen import SENConfig
+from .modeling_sen import SENModel
+from .point_network import PointNetwork, find_peaks
+from .pretrained_sen import SENPreTrainedModel
+from .processing_sen import SENProcessor
+
+WINDOWS = 8  # windows of frames that the SEN reads at once
+
+
+class SENTrackingConfig(PreTrainedConfig):
+    """Configuration of a [`SENForVideoTracking`].
+
+    Args:
+        sen_config: of the SEN.
+        tracked_neurons: names of the neurons whose dense features are read; none for pixels alone.
+        window: consecutive frames that the SEN reads as one clip.
+        longest_side: pixels; larger frames are tracked at this size. Positions are returned in pixels of the original.
+        refinement_steps: of each track.
+        visibility_threshold: a point counts as visible from this probability on, of being visible and found within 4 pixels
+            at 256 x 256.
+        calibration: scale and shift of the logit of that probability, fitted on clips that no weight was trained on.
+        initializer_range: standard deviation of the initial weights.
+    """
+
+    model_type = "sen_tracking"
+    sub_configs_defaults = {"sen_config": SENConfig}  # type: ignore[dict-item]  # noqa: RUF012 (Transformers' own)
+
+    sen_config: dict | SENConfig | None = None
+    tracked_neurons: list[str] | None = None
+    window: int = 8
+    longest_side: int = 512
+    refinement_steps: int = 4
+    visibility_threshold: float = 0.5
+    calibration: tuple[float, float] | list[float] = (1.0, 0.0)
+    initializer_range: float = 0.02
+
+
+@dataclass
+class SENPointTracks(ModelOutput):
+    """`tracks` (T, N, 2) x, y in pixels of the frames given; `visibility_logits` (T, N); `confidence_logits` (T, N), of a
+    visible point being within 4 pixels of its place.
+    """
+
+    tracks: Tensor | None = None
+    visibility_logits: Tensor | None = None
+    confidence_logits: Tensor | None = None
+
+
+class SENForVideoTracking(SENPreTrainedModel):
+    config: SENTrackingConfig  # type: ignore[assignment]
+    main_input_name = "frames"
+
+    def __init__(self, config: SENTrackingConfig):
+        super().__init__(config)
+        if config.sen_config is None:
+            raise ValueError("config.sen_config is None: a tracker needs a SEN")
+        self.sen = SENModel(config.sen_config)  # type: ignore[arg-type]  # the base class made it a configuration
+        self.read_neurons = list(config.tracked_neurons or ())
+        for name in self.read_neurons:
+            self.sen._check_neuron(name)
+        self.network = PointNetwork([self.sen.specs[name].hidden_size for name in self.read_neurons])
+        self._processor: SENProcessor | None = None
+        self.post_init()
+
+    @classmethod
+    def from_sen(
+        cls,
+        sen: SENModel,
+        tracker: "SENForVideoTracking",
+        neurons: Sequence[str] | None = None,
+        window: int = 8,
+        **settings: Any,
+    ) -> "SENForVideoTracking":
+        """A tracker with the frozen pixel networks of another, and with a SEN whose dense features are to be trained.
+
+        Args:
+            sen: is used as it is, its towers included. Image neurons then read every frame of a window.
+            tracker: a trained one.
+            neurons: to read; by default all that take frames. Their frames are stretched to the size that the neuron takes.
+            settings: fields of [`SENTrackingConfig`].
+
+        Raises:
+            ValueError: no such neuron, or none that takes frames.
+        """
+        names = [name for name, spec in sen.specs.items() if spec.takes_frames] if neurons is None else list(neurons)
+        if not names:
+            raise ValueError("sen: expected a neuron that takes frames, found none")
+        for name in names:
+            sen._check_neuron(name)
+        sen.add_dense_modulation(*names)
+        kept = {name: getattr(tracker.config, name) for name in ("longest_side", "refinement_steps")}
+        config = SENTrackingConfig(
+            sen_config=sen.config.to_dict(), tracked_neurons=names, window=window, **{**kept, **settings}
+        )
+        model = cls(config)
+        model.sen = sen
+        weights = {
+            name: value
+            for name, value in tracker.network.state_dict().items()
+            if "semantic" not in name and "sharpening" not in name
+        }
+        model.network.load_state_dict(weights, strict=False)
+        for name, parameter in model.network.named_parameters():
+            parameter.requires_grad_(name not in weights)
+        return model.eval()
+
+    # --- features of the SEN -----------------------------------------------------------------------------------------
+
+    @property
+    def processor(self) -> SENProcessor:
+        if self._processor is None:
+            self._processor = SENProcessor(self.sen.config, self.sen.neurons.base)
+        return self._processor
+
+    def read_tokens(self, frames: np.ndarray) -> list[Tensor]:
+        """Dense features of the neurons that are read, (T, h, w, width) each, of frames (T, H, W, 3) uint8.
+
+        The SEN reads windows of consecutive frames; the last is filled with the last frame. A neuron with fewer steps in time
+        than frames gives each step to the frames around it.
+        """
+        if not self.read_neurons:
+            return []
+        window = self.config.window
+        filled = np.concatenate([frames, np.repeat(frames[-1:], -len(frames) % window, axis=0)])
+        clips = filled.reshape(-1, window, *frames.shape[1:])
+        found: dict[str, list[Tensor]] = {name: [] for name in self.read_neurons}
+        for start in range(0, len(clips), WINDOWS):
+            inputs = self.processor(videos=list(clips[start : start + WINDOWS])).to(self.device)
+            output = self.sen(**inputs)
+            for name in self.read_neurons:
+                features = self.sen.dense_features(name, output)
+                tokens = features.tokens.unflatten(1, features.grid)  # (windows, t, h, w, width)
+                steps = torch.arange(window, device=tokens.device) * tokens.shape[1] // window
+                found[name].append(tokens[:, steps].flatten(0, 1))
+        return [torch.cat(parts)[: len(frames)] for parts in found.values()]
+
+    # --- tracking ----------------------------------------------------------------------------------------------------
+
+    def forward(
+        self, frames: Tensor, query_points: Tensor, initial_tracks: Tensor | None = None, **kwargs: Any
+    ) -> SENPointTracks:
+        """Refines tracks, without the search for paths that [`track`] makes first.
+
+        Args:
+            frames: (T, H, W, 3) uint8, height and width multiples of 8.
+            query_points: (N, 3) t, x, y.
+            initial_tracks: (T, N, 2); by default the best match in each frame.
+        """
+        encoded = self.network.encode_frames(frames, self.read_tokens(frames.cpu().numpy()))
+        queries = self.network.encode_queries(encoded, query_points)
+        if initial_tracks is None:
+            initial_tracks = find_peaks(self.network.match(encoded, queries), 1)[:, :, 0].transpose(0, 1)
+        poses = torch.zeros_like(initial_tracks)
+        poses[..., 0] = 1
+        time = torch.arange(len(frames), device=frames.device)[:, None] - query_points[:, 0]
+        steps = self.config.refinement_steps
+        last = self.network.refine(encoded, queries, query_points[:, 1:], time, initial_tracks, poses, steps)[-1]
+        return SENPointTracks(last.tracks, last.visibility_logits, last.confidence_logits)
+
+    @torch.inference_mode()
+    def track(
+        self,
+        frames: np.ndarray,
+        query_points: np.ndarray,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Any:
+        """Follows points through a clip, forwards and backwards from their query frames. A query's track depends on no other.
+
+        Args:
+            frames: (T, H, W, 3) uint8.
+            query_points: (N, 3) t, x, y, in pixels of the frames, with pixel centres at whole numbers.
+            progress: called with the steps that are done, and their number.
+
+        Returns:
+            [`SENTrackingOutput`].
+
+        Raises:
+            ImportError: OpenCV is not installed (the extra `tracking`).
+            ValueError: frames or points that do not fit.
+        """
+        try:
+            from modeling_sen.tracking.track_clip import track_clip
+        except ImportError as error:
+            raise ImportError(f"tracking needs the package modeling-sen with its extra `tracking`: {error}") from error
+        return track_clip(self, frames, query_points, progress)
+
+    def stream(self) -> Any:
+        """A [`PointStream`]: tracks points in frames as they come, from the past alone.
+
+        Raises:
+            ImportError: OpenCV is not installed (the extra `tracking`).
+        """
+        try:
+            from modeling_sen.tracking.stream import PointStream
+        except ImportError as error:
+            raise ImportError(f"tracking needs the package modeling-sen with its extra `tracking`: {error}") from error
+        return PointStream(self)
+
+
+__all__ = ["SENForVideoTracking", "SENPointTracks", "SENTrackingConfig"]

@@ -1,0 +1,50 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Dense optical flow between frames: DIS of OpenCV (Kroeger et al., ECCV 2016, arXiv 1603.03590), at its medium preset."""
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+try:
+    import cv2
+except ImportError as error:
+    raise ImportError("video tracking needs OpenCV: pip install 'modeling-sen[tracking]'") from error
+
+GAPS = (1, 2, 4, 8)  # frames between the two frames of a flow
+
+
+def grey_frame(frame: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 RGB -> (H, W) uint8."""
+    return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+
+
+def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8 -> (height, width, 3) uint8; averages where it shrinks."""
+    shrinks = size[0] < frame.shape[0]
+    return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+class DenseFlow:
+    """Flows between grey frames (H, W) uint8, estimated in threads of their own."""
+
+    def __init__(self, threads: int):
+        self.pool = ThreadPoolExecutor(threads)
+        self.own = threading.local()  # an estimator is not safe to share
+
+    def _estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        if not hasattr(self.own, "estimator"):
+            self.own.estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        return self.own.estimator.calc(first, second, None)
+
+    def start(self, first: np.ndarray, second: np.ndarray) -> "Future[np.ndarray]":
+        """The flow (H, W, 2) float32, to come: a pixel of the first frame at x, y is at x, y + flow in the second."""
+        return self.pool.submit(self._estimate, first, second)
+
+
+def move(points: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Points (..., 2) float32 x, y after the flow (H, W, 2) at them, read between its pixels."""
+    x, y = (np.ascontiguousarray(points[..., axis], dtype=np.float32).reshape(-1, 1) for axis in (0, 1))
+    shift = cv2.remap(flow, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return points + shift.reshape(points.shape)

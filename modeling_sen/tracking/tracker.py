@@ -1,0 +1,184 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Tracks points through a whole clip, from each query's frame forwards and backwards."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modeling_sen.point_network import EncodedFrames, EncodedQueries, PointNetwork, find_peaks
+from modeling_sen.point_refiner import RefinedTracks
+from modeling_sen.tracking.cycle import cycle_is_wrong
+from modeling_sen.tracking.flow import GAPS, DenseFlow
+from modeling_sen.tracking.path_search import NUM_PEAKS, FrameStates, PathCosts, Score, advance, trace_back
+
+COST_CELLS = 2**23  # cells of the matching cost at once
+COMPARED = 2**13  # places that are compared with their queries at once
+
+
+@dataclass
+class FoundTracks:
+    """`tracks` (T, N, 2) float32 x, y; `probability` (T, N) float32, of the point being visible within four pixels."""
+
+    tracks: np.ndarray
+    probability: np.ndarray
+
+
+class ClipTracker:
+    """The frames of a clip, encoded once, in which any number of points are tracked.
+
+    Args:
+        network: of the tracker.
+        encoded: the T frames.
+        grey: (T, H, W) uint8, the same frames.
+        flow: estimates the flow between them.
+        steps: of refinement.
+        costs: of paths.
+    """
+
+    def __init__(
+        self,
+        network: PointNetwork,
+        encoded: EncodedFrames,
+        grey: np.ndarray,
+        flow: DenseFlow,
+        steps: int,
+        costs: PathCosts | None = None,
+    ):
+        self.network, self.encoded, self.grey, self.flow = network, encoded, grey, flow
+        self.steps, self.costs = steps, costs or PathCosts()
+
+    def track(self, query_points: Tensor, searched: Callable[[], None]) -> FoundTracks:
+        """Tracks of queries (N, 3) t, x, y; each is the query itself in the query's frame, with a probability of one.
+
+        Args:
+            searched: called after each frame that is searched, forwards and then backwards: 2 * T times.
+        """
+        queries = self.network.encode_queries(self.encoded, query_points)
+        peaks, wrong = self._peaks(queries, query_points)
+        tracks, poses = self._search(queries, query_points, peaks, wrong, searched)
+        refined = refine(self.network, self.encoded, queries, query_points, tracks, poses, self.steps)
+        probability = refined.visibility_logits.sigmoid() * refined.confidence_logits.sigmoid()
+        numbers, rows = query_points[:, 0].long(), torch.arange(len(query_points))
+        found = refined.tracks.clone()
+        found[numbers, rows], probability[numbers, rows] = query_points[:, 1:], 1.0
+        return FoundTracks(found.numpy(), probability.numpy())
+
+    def _peaks(self, queries: EncodedQueries, query_points: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Peaks (N, T, peaks, 2), and which of them do not match back."""
+        height, width = self.encoded.levels[1].shape[-2:]
+        frames = max(1, COST_CELLS // (len(query_points) * height * width))
+        peaks = torch.cat(
+            [
+                find_peaks(self.network.match(self.encoded[start : start + frames], queries), NUM_PEAKS)
+                for start in range(0, len(self.encoded), frames)
+            ],
+            dim=1,
+        )
+        if not self.costs.wrong_cycle:
+            return peaks.numpy(), np.zeros(peaks.shape[:3], dtype=bool)
+        numbers = query_points[:, 0].unique().long()
+        own = EncodedFrames(tuple(level[numbers] for level in self.encoded.levels), None)
+        return peaks.numpy(), cycle_is_wrong(self.network, self.encoded, own, query_points, peaks).numpy()
+
+    def _search(
+        self,
+        queries: EncodedQueries,
+        query_points: Tensor,
+        peaks: np.ndarray,
+        wrong: np.ndarray,
+        searched: Callable[[], None],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tracks and poses (T, N, 2) along the best paths, with straight lines where a point is hidden."""
+        points, starts = query_points[:, 1:].numpy(), query_points[:, 0].numpy()
+        places = np.repeat(points[None], len(self.grey), axis=0)
+        poses = np.zeros_like(places)
+        poses[..., 0] = 1
+        seen = starts == np.arange(len(self.grey))[:, None]
+        for way in (1, -1):
+            order = range(len(self.grey))[::way]
+            states: list[FrameStates] = []
+            coming: dict[tuple[int, int], Future[np.ndarray]] = {}
+            for number, frame in enumerate(order):
+                for ahead in order[number : number + 2]:  # the flows of the next frame while this one is searched
+                    self._start_flows(coming, ahead, way, bool((starts * way < ahead * way).any()))
+                active = np.flatnonzero(starts * way < frame * way)
+                after = FrameStates.unreached(points)
+                if len(active):
+                    past = {gap: states[number - gap] for gap in GAPS if gap <= number}
+                    flows = {gap: coming.pop((frame, gap)).result() for gap in past}
+                    score = frame_score(self.network, self.encoded[frame : frame + 1], queries, active)
+                    after = advance(past, flows, peaks[:, frame], wrong[:, frame], active, score, self.costs)
+                after.start(starts == frame)
+                states.append(after)
+                searched()
+            found = trace_back(states)
+            away = seen | (starts * way >= np.array(order)[:, None] * way)[::way]
+            new_places, new_poses, new_seen = (each[::way] for each in found)
+            places, poses = (
+                np.where(away[..., None], old, new) for old, new in ((places, new_places), (poses, new_poses))
+            )
+            seen = np.where(away, seen, new_seen)
+        return joined(places, seen), joined(poses, seen)
+
+    def _start_flows(
+        self, coming: dict[tuple[int, int], "Future[np.ndarray]"], frame: int, way: int, wanted: bool
+    ) -> None:
+        """Flows to a frame from those before it, by (frame, gap)."""
+        for gap in GAPS:
+            origin = frame - way * gap
+            if wanted and 0 <= origin < len(self.grey) and (frame, gap) not in coming:
+                coming[frame, gap] = self.flow.start(self.grey[origin], self.grey[frame])
+
+
+def refine(
+    network: PointNetwork,
+    encoded: EncodedFrames,
+    queries: EncodedQueries,
+    query_points: Tensor,
+    tracks: np.ndarray,
+    poses: np.ndarray,
+    steps: int,
+) -> RefinedTracks:
+    """Refines tracks (T, N, 2) of a few queries at a time."""
+    time = torch.arange(len(tracks))[:, None] - query_points[:, 0]
+    start, start_poses = torch.from_numpy(tracks).float(), torch.from_numpy(poses).float()
+    parts = []
+    for chosen in torch.arange(len(query_points)).split(max(1, COMPARED // len(tracks))):
+        points = query_points[chosen, 1:]
+        found = network.refine(
+            encoded, queries[chosen], points, time[:, chosen], start[:, chosen], start_poses[:, chosen], steps
+        )
+        parts.append(found[-1])
+    return RefinedTracks(
+        *(torch.cat([getattr(part, name) for part in parts], dim=1) for name in RefinedTracks.__dataclass_fields__)
+    )
+
+
+def frame_score(network: PointNetwork, frame: EncodedFrames, queries: EncodedQueries, active: np.ndarray) -> Score:
+    """The score of places in one frame, of the queries of the numbers `active`."""
+    chosen, frame = queries[torch.from_numpy(active)], frame.to(torch.float32)
+
+    def score(places: np.ndarray, poses: np.ndarray) -> np.ndarray:
+        # The candidates take the place of frames: (candidates, n, 2).
+        place, pose = (torch.from_numpy(each.swapaxes(0, 1)) for each in (places, poses))
+        return network.score(frame.expand(len(place)), chosen, place, pose).T.numpy()
+
+    return score
+
+
+def joined(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Values (T, N, 2) where seen (T, N), and what lies on straight lines between them elsewhere.
+
+    Points that are never seen keep their values.
+    """
+    frames, lines = np.arange(len(values)), values.astype(np.float32)
+    for row in np.flatnonzero(~seen.all(axis=0) & seen.any(axis=0)):
+        at = np.flatnonzero(seen[:, row])
+        for axis in (0, 1):
+            lines[:, row, axis] = np.interp(frames, at, values[at, row, axis])
+    return lines

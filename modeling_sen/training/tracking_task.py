@@ -1,0 +1,112 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What point tracking is trained on: to match a query everywhere, to score places, and to refine tracks."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modeling_sen.point_network import EncodedFrames, EncodedQueries, PointNetwork
+from modeling_sen.point_refiner import SURE, RefinedTracks
+from modeling_sen.training.tracking_clips import TrainingClip
+
+STEPS = 3  # of refinement
+DISCOUNT = 0.7  # of a step's loss against that of the next
+HIDDEN = 0.2  # weight of a position where the point is hidden
+CLOSE = 3.0  # pixels within which a place is the query's
+FAR = 6.0  # pixels beyond which an error grows with its logarithm
+PEAKS = 40  # best cells of the matching cost, of which one is scored
+
+
+def matching_loss(cost: Tensor, clip: TrainingClip) -> Tensor:
+    """Cross-entropy of the cells of each frame, with the weight of the target on the four cells around the point."""
+    height, width = cost.shape[-2:]
+    cells = (clip.tracks + 0.5) / 4 - 0.5
+    inside = ((cells >= -0.5) & (cells <= torch.tensor([width, height]) - 0.5)).all(-1)
+    times, points = (clip.visibility & inside & ~_is_query(clip)).nonzero(as_tuple=True)
+    logits = cost[points, times].flatten(1).log_softmax(-1)  # (points, cells)
+    chosen = cells[times, points]
+    low, loss = chosen.floor(), torch.zeros(())
+    right, down = (chosen - low).unbind(-1)
+    for column in (0, 1):
+        for row in (0, 1):
+            weight = (right if column else 1 - right) * (down if row else 1 - down)
+            x, y = (low[:, 0] + column).clamp(0, width - 1).long(), (low[:, 1] + row).clamp(0, height - 1).long()
+            loss = loss - (weight * logits.gather(1, (y * width + x)[:, None])[:, 0]).mean()
+    return loss
+
+
+def scoring_loss(
+    network: PointNetwork, encoded: EncodedFrames, queries: EncodedQueries, cost: Tensor, clip: TrainingClip
+) -> Tensor:
+    """Cross-entropy of the scores of one of the best cells, upright, and of a place near the point, nearly in its pose."""
+    shape, width = clip.visibility.shape, cost.shape[-1]
+    with torch.no_grad():
+        best = cost.flatten(2).topk(PEAKS, dim=-1).indices  # (N, T, peaks)
+        drawn = best.gather(2, torch.randint(PEAKS, (*best.shape[:2], 1)))[..., 0].T
+        peaks = torch.stack([drawn % width, drawn // width], dim=-1) * 4 + 1.5
+        near = clip.tracks + torch.randn_like(clip.tracks) * 10 ** (torch.rand(*shape, 1) * 2.2 - 1)
+        poses = clip.poses + torch.randn_like(clip.poses) * 10 ** (torch.rand(*shape, 1) * 2 - 2.7)
+        upright = torch.tensor([1.0, 0.0]).expand_as(poses)
+        poses = torch.where(torch.rand(*shape, 1) < 0.3, upright, poses)
+    losses = []
+    for places, turned in ((peaks, upright), (near, poses)):
+        close = clip.visibility & ((places - clip.tracks).norm(dim=-1) < CLOSE)
+        scores = network.score(encoded, queries, places, turned)
+        losses.append(F.binary_cross_entropy_with_logits(scores, close.float()))
+    return torch.stack(losses).sum()
+
+
+def refinement_loss(steps: list[RefinedTracks], clip: TrainingClip) -> dict[str, Tensor]:
+    """Losses of position, pose, visibility and confidence of all steps, the last ones with more weight."""
+    counted = (~_is_query(clip)).float()
+    seen = clip.visibility.float()
+    weight = counted * (seen + HIDDEN * (1 - seen))
+    total = {name: torch.zeros(()) for name in ("position", "pose", "visibility", "confidence")}
+    for number, step in enumerate(steps):
+        error = ((step.tracks - clip.tracks).square().sum(-1) + 0.01).sqrt()  # (T, N)
+        bounded = torch.where(error < FAR, error, FAR * (1 + (error.clamp(min=FAR) / FAR).log()))
+        turned = (step.poses - clip.poses).abs().sum(-1).clamp(max=1.0)
+        visible = F.binary_cross_entropy_with_logits(step.visibility_logits, seen, reduction="none")
+        sure = F.binary_cross_entropy_with_logits(
+            step.confidence_logits, (error.detach() < SURE).float(), reduction="none"
+        )
+        discount = DISCOUNT ** (len(steps) - 1 - number)
+        for name, loss, weights in (
+            ("position", bounded, weight),
+            ("pose", turned, weight),
+            ("visibility", visible, counted),
+            ("confidence", sure, counted * seen),
+        ):
+            total[name] = total[name] + discount * (loss * weights).sum() / weights.sum()
+    return total
+
+
+def tracking_loss(network: PointNetwork, clip: TrainingClip, tokens: list[Tensor]) -> dict[str, Tensor]:
+    """All losses of a clip, and `loss`, their weighted sum; `tokens` of each neuron that is read, (T, h, w, width)."""
+    encoded = network.encode_frames(clip.frames, tokens)
+    queries = network.encode_queries(encoded, clip.query_points)
+    cost = network.match(encoded, queries)
+    time = torch.arange(len(clip.frames))[:, None] - clip.query_points[:, 0]
+    steps = network.refine(
+        encoded, queries, clip.query_points[:, 1:], time, clip.initial_tracks, clip.initial_poses, STEPS
+    )
+    losses = {
+        "matching": matching_loss(cost, clip),
+        "scoring": scoring_loss(network, encoded, queries, cost, clip),
+        **refinement_loss(steps, clip),
+    }
+    weights = {"matching": 0.3, "scoring": 0.5, "confidence": 0.5}
+    loss = torch.stack([weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
+    with torch.no_grad():
+        last, kept = steps[-1], ~_is_query(clip)
+        error = (last.tracks - clip.tracks).norm(dim=-1)[clip.visibility & kept]
+        right = ((last.visibility_logits > 0) == clip.visibility)[kept]
+        measures = {f"within_{limit}": (error < limit).float().mean() for limit in (1, 4)}
+        measures["visibility_right"] = right.float().mean()
+    return {"loss": loss, **losses, **measures}
+
+
+def _is_query(clip: TrainingClip) -> Tensor:
+    """(T, N) bool: the query's own frame, where nothing is predicted."""
+    return torch.arange(len(clip.frames))[:, None] == clip.query_points[:, 0]
