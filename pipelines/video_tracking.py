@@ -130,13 +130,16 @@ class VideoTrackingPipeline(VideoPipeline):
 
     def _forward(
         self, inputs: Mapping[str, Any], progress: Callable[[int, int], None] | None = None
-    ) -> dict[str, list[dict[str, Any]]]:
+    ) -> dict[str, list[np.ndarray]]:
         model: PointTracker = self.model  # type: ignore[assignment]
-        # As dicts: the base class would turn outputs into those of its own kind.
-        return {"outputs": [dict(model.track(*clip, progress=progress)) for clip in inputs["clips"]]}
+        outputs = [model.track(*clip, progress=progress) for clip in inputs["clips"]]
+        # As arrays of each clip: the base class would make an output of its own kind of one of ours.
+        return {name: [np.asarray(output[name]) for output in outputs] for name in outputs[0]}
 
     def postprocess(self, outputs: Mapping[str, Any]) -> SENTrackingOutput:
-        return SENTrackingOutput(**outputs["outputs"])
+        fields = {name: rows[0] for name, rows in outputs.items()}
+        height, width = fields.pop("frame_size").tolist()
+        return SENTrackingOutput(**fields, frame_size=(height, width))
 
 
 __all__ = ["VideoTrackingPipeline"]

@@ -1,10 +1,10 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The path of a point through the frames: in each frame it is at one of a few candidate places, or hidden.
+"""The path of a point through the frames: in each frame it is at one of a few candidate places, seen there or hidden.
 
 Candidates are where flow brings the best places of 1, 2, 4 and 8 frames before, and peaks of the matching cost. The best
-path is found by dynamic programming (Viterbi): places have scores; shifts that disagree with the flow, hiding and
-re-appearing cost. All arrays are of N queries, which do not touch each other.
+path is found by dynamic programming (Viterbi): a place counts with its score where the point is seen, with a constant where
+it is hidden, and shifts that disagree with the flow cost. All arrays are of N queries, which do not touch each other.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,21 +26,23 @@ SCALES = (0.3, 3.0)  # of a pose
 class PathCosts:
     """In units of the score, which is a logit."""
 
-    shift: float = 0.5  # a pixel of disagreement with the flow
-    most_shift: float = 8.0  # pixels, of which more cost the same
-    hide: float = 0.5
-    reappear: float = 1.0
+    shift: float = 0.3  # a pixel of disagreement with the flow
+    jump: float = 2.4  # at most, from a place where the point is seen
+    reappear: float = 1.2  # at most, from a place where it is hidden
+    hidden: float = 1.5  # a frame in which the point is hidden at its place
     wrong_cycle: float = 0.0  # of a peak that does not match back to the query
 
 
 @dataclass
 class FrameStates:
-    """What the search holds of a frame: `places` and `poses` (N, candidates, 2); `totals` (N, candidates + 1), of the best
-    path that ends there, the last hidden; `before` (N, candidates + 1), the state of that path in the frame before.
+    """What the search holds of a frame: `places` and `poses` (N, candidates, 2); `seen` (N, candidates) bool, whether the
+    point is seen there, or hidden; `totals` (N, candidates), of the best path that ends there; `before` (N, candidates), the
+    candidate of that path in the frame before.
     """
 
     places: np.ndarray
     poses: np.ndarray
+    seen: np.ndarray
     totals: np.ndarray
     before: np.ndarray
 
@@ -50,12 +52,13 @@ class FrameStates:
         places = np.repeat(points[:, None].astype(np.float32), NUM_CANDIDATES, axis=1)
         poses = np.zeros_like(places)
         poses[..., 0] = 1
-        totals = np.full((len(points), NUM_CANDIDATES + 1), NEVER, dtype=np.float32)
-        return cls(places, poses, totals, np.zeros(totals.shape, dtype=np.int64))
+        totals = np.full((len(points), NUM_CANDIDATES), NEVER, dtype=np.float32)
+        return cls(places, poses, np.zeros(totals.shape, dtype=bool), totals, np.zeros(totals.shape, dtype=np.int64))
 
     def start(self, chosen: np.ndarray) -> None:
         """Makes this the query frame of the chosen (N,) bool: the only path so far is at the point."""
         self.totals[chosen, 0] = 0
+        self.seen[chosen, 0] = True
 
     def append(self, others: "FrameStates") -> None:
         """Adds queries."""
@@ -69,7 +72,7 @@ class FrameStates:
 
     def best_places(self) -> tuple[np.ndarray, np.ndarray]:
         """Place and pose (N, 2) of the best candidate."""
-        rows, best = np.arange(len(self.places)), self.totals[:, :-1].argmax(1)
+        rows, best = np.arange(len(self.places)), self.totals.argmax(1)
         return self.places[rows, best], self.poses[rows, best]
 
 
@@ -92,7 +95,7 @@ def advance(
         past: gap -> states of the frame that many before; with 1.
         flows: gap -> flow (H, W, 2) from that frame to this one.
         peaks: (N, peaks, 2) x, y; cycle_is_wrong: (N, peaks) bool.
-        active: (n,) the queries whose frame is past.
+        active: (n,) numbers of the queries whose frame is past.
         score: of the active queries.
     """
     before, flow = past[1], flows[1]
@@ -101,18 +104,16 @@ def advance(
     scores[:, -NUM_PEAKS:] -= costs.wrong_cycle * cycle_is_wrong[active]
     height, width = flow.shape[:2]
     outside = ((places < -0.5) | (places > np.array([width, height]) - 0.5)).any(axis=-1)
-    scores[outside] = NEVER
+    scores[outside] = -costs.hidden
 
     expected = move(before.places[active], flow)  # (n, candidates, 2)
     missed = np.linalg.norm(places[:, None] - expected[:, :, None], axis=-1)  # (n, before, now)
-    seen = before.totals[active][:, :-1, None] - costs.shift * missed.clip(max=costs.most_shift)
-    hidden = before.totals[active][:, -1:] - costs.reappear
-    ways = np.concatenate([seen, np.repeat(hidden[:, None], NUM_CANDIDATES, axis=2)], axis=1)  # (n, before + 1, now)
-    hiding = before.totals[active] - np.append(np.full(NUM_CANDIDATES, costs.hide, dtype=np.float32), 0)
+    most = np.where(before.seen[active], costs.jump, costs.reappear)[:, :, None]
+    ways = before.totals[active][:, :, None] - np.minimum(costs.shift * missed, most)
     after = FrameStates.unreached(before.places[:, 0])
-    after.places[active], after.poses[active] = places, poses
-    after.totals[active] = np.concatenate([ways.max(1) + scores, hiding.max(1, keepdims=True)], axis=1)
-    after.before[active] = np.concatenate([ways.argmax(1), hiding.argmax(1)[:, None]], axis=1)
+    after.places[active], after.poses[active], after.seen[active] = places, poses, scores > -costs.hidden
+    after.totals[active] = ways.max(1) + scores.clip(min=-costs.hidden)
+    after.before[active] = ways.argmax(1)
     return after
 
 
@@ -120,7 +121,7 @@ def _candidates(
     past: Mapping[int, FrameStates], flows: Mapping[int, np.ndarray], peaks: np.ndarray, active: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Places and poses (n, candidates, 2)."""
-    best = np.argsort(-past[1].totals[active, :-1], axis=1)[:, :CHAINED, None]
+    best = np.argsort(-past[1].totals[active], axis=1)[:, :CHAINED, None]
     starts = np.take_along_axis(past[1].places[active], best, axis=1)
     turned = np.take_along_axis(past[1].poses[active], best, axis=1)
     places, poses = [move(starts, flows[1])], [_turn_with_flow(turned, starts, flows[1])]
@@ -157,18 +158,13 @@ def _turn_with_flow(poses: np.ndarray, points: np.ndarray, flow: np.ndarray) -> 
     return turned * (scale.clip(*SCALES) / scale)
 
 
-def trace_back(states: list[FrameStates]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The best paths that end in the last frame: places and poses (T, N, 2), and seen (T, N) bool.
-
-    Before the query frame a path stays where it was queried, unseen.
-    """
+def trace_back(states: list[FrameStates]) -> tuple[np.ndarray, np.ndarray]:
+    """The best paths that end in the last frame: places and poses (T, N, 2), before the query's frame its own."""
     rows, state = np.arange(len(states[-1].totals)), states[-1].totals.argmax(axis=1)
-    places, poses, seen = [], [], []
+    places, poses = [], []
     for each in reversed(states):
         reached = each.totals.max(axis=1) > NEVER / 2
-        chosen = np.where(state < NUM_CANDIDATES, state, 0)
-        places.append(each.places[rows, chosen])
-        poses.append(each.poses[rows, chosen])
-        seen.append(reached & (state < NUM_CANDIDATES))
+        places.append(each.places[rows, state])
+        poses.append(each.poses[rows, state])
         state = np.where(reached, each.before[rows, state], 0)
-    return np.stack(places[::-1]), np.stack(poses[::-1]), np.stack(seen[::-1])
+    return np.stack(places[::-1]), np.stack(poses[::-1])

@@ -17,7 +17,7 @@ from modeling_sen.video_decoder import video_stream
 
 logger = logging.getLogger(__name__)
 
-COPIED = ("aac", "mp3")
+COPIED = ("aac", "mp3", "mp3float")  # names of decoders
 # Samples per second that AAC has a number for.
 AAC_RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
 

@@ -14,7 +14,7 @@ from modeling_sen.point_network import EncodedFrames, EncodedQueries, find_peaks
 from modeling_sen.tracking.flow import GAPS, DenseFlow, grey_frame, resize_frame
 from modeling_sen.tracking.path_search import NUM_PEAKS, FrameStates, PathCosts, advance, trace_back
 from modeling_sen.tracking.track_clip import calibrated, encode, read_size
-from modeling_sen.tracking.tracker import frame_score, joined, refine
+from modeling_sen.tracking.tracker import frame_score, refine
 
 if TYPE_CHECKING:
     from modeling_sen.modeling_sen_tracking import SENForVideoTracking
@@ -139,17 +139,18 @@ class PointStream:
         flows = {gap: flow.result() for gap, flow in coming.items()}
         active = np.arange(len(self.ids))
         score = frame_score(self.model.network, newest, queries, active)
-        return advance(past, flows, peaks, np.zeros(peaks.shape[:2], dtype=bool), active, score, self.costs)
+        after = advance(past, flows, peaks, np.zeros(peaks.shape[:2], dtype=bool), active, score, self.costs)
+        after.totals -= after.totals.max(axis=1, keepdims=True)  # so that sums stay small, however long the stream is
+        return after
 
     def _refined(self, queries: EncodedQueries) -> tuple[np.ndarray, np.ndarray]:
         """Points (N, 2) and probabilities (N,) in the newest frame, from the frames that are remembered."""
-        places, poses, seen = trace_back(list(self.states))  # (T, N, 2)
+        places, poses = trace_back(list(self.states))  # (T, N, 2)
         first = self.number - len(self.frames) + 1
-        points = torch.from_numpy(self.query_points)
+        points = torch.from_numpy(self.query_points).clone()
         points[:, 0] -= first  # below 0 where the query's frame is forgotten
         encoded = EncodedFrames.join([each.to(torch.float32) for each in self.frames])
-        tracks, turned = joined(places, seen), joined(poses, seen)
-        last = refine(self.model.network, encoded, queries, points, tracks, turned, self.model.config.refinement_steps)
+        last = refine(self.model.network, encoded, queries, points, places, poses, self.model.config.refinement_steps)
         probability = last.visibility_logits[-1].sigmoid() * last.confidence_logits[-1].sigmoid()
         return last.tracks[-1].numpy(), probability.numpy()
 

@@ -52,13 +52,18 @@ def track_clip(
         scale = np.divide(read, size)[::-1]  # x, y
         inner = query_points.copy()
         inner[:, 1:] = (query_points[:, 1:] + 0.5) * scale - 0.5
-        for start in range(0, len(inner), QUERIES):
+        starts = range(0, len(inner), QUERIES)
+        steps = iter(range(1, 2 * len(frames) * len(starts) + 1))
+
+        def searched() -> None:
+            if progress is not None:
+                progress(next(steps), 2 * len(frames) * len(starts))
+
+        for start in starts:
             chosen = slice(start, start + QUERIES)
-            found = tracker.track(torch.from_numpy(inner[chosen]).float())
+            found = tracker.track(torch.from_numpy(inner[chosen]).float(), searched)
             tracks[:, chosen] = (found.tracks + 0.5) / scale - 0.5
             probability[:, chosen] = calibrated(found.probability, model.config.calibration)
-            if progress is not None:
-                progress(min(start + QUERIES, len(inner)), len(inner))
     visible = probability >= model.config.visibility_threshold
     times, rows = query_points[:, 0].astype(int), np.arange(len(query_points))
     tracks[times, rows], probability[times, rows], visible[times, rows] = query_points[:, 1:], 1.0, True

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Tracks points through a whole clip, from each query's frame forwards and backwards."""
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -51,11 +52,15 @@ class ClipTracker:
         self.network, self.encoded, self.grey, self.flow = network, encoded, grey, flow
         self.steps, self.costs = steps, costs or PathCosts()
 
-    def track(self, query_points: Tensor) -> FoundTracks:
-        """Tracks of queries (N, 3) t, x, y; each is the query itself in the query's frame, with a probability of one."""
+    def track(self, query_points: Tensor, searched: Callable[[], None]) -> FoundTracks:
+        """Tracks of queries (N, 3) t, x, y; each is the query itself in the query's frame, with a probability of one.
+
+        Args:
+            searched: called after each frame that is searched, forwards and then backwards: 2 * T times.
+        """
         queries = self.network.encode_queries(self.encoded, query_points)
         peaks, wrong = self._peaks(queries, query_points)
-        tracks, poses = self._search(queries, query_points, peaks, wrong)
+        tracks, poses = self._search(queries, query_points, peaks, wrong, searched)
         refined = refine(self.network, self.encoded, queries, query_points, tracks, poses, self.steps)
         probability = refined.visibility_logits.sigmoid() * refined.confidence_logits.sigmoid()
         numbers, rows = query_points[:, 0].long(), torch.arange(len(query_points))
@@ -81,14 +86,18 @@ class ClipTracker:
         return peaks.numpy(), cycle_is_wrong(self.network, self.encoded, own, query_points, peaks).numpy()
 
     def _search(
-        self, queries: EncodedQueries, query_points: Tensor, peaks: np.ndarray, wrong: np.ndarray
+        self,
+        queries: EncodedQueries,
+        query_points: Tensor,
+        peaks: np.ndarray,
+        wrong: np.ndarray,
+        searched: Callable[[], None],
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Tracks and poses (T, N, 2) along the best paths, with straight lines where a point is hidden."""
+        """Tracks and poses (T, N, 2) along the best paths."""
         points, starts = query_points[:, 1:].numpy(), query_points[:, 0].numpy()
         places = np.repeat(points[None], len(self.grey), axis=0)
         poses = np.zeros_like(places)
         poses[..., 0] = 1
-        seen = starts == np.arange(len(self.grey))[:, None]
         for way in (1, -1):
             order = range(len(self.grey))[::way]
             states: list[FrameStates] = []
@@ -105,14 +114,11 @@ class ClipTracker:
                     after = advance(past, flows, peaks[:, frame], wrong[:, frame], active, score, self.costs)
                 after.start(starts == frame)
                 states.append(after)
-            found = trace_back(states)
-            away = seen | (starts * way >= np.array(order)[:, None] * way)[::way]
-            new_places, new_poses, new_seen = (each[::way] for each in found)
-            places, poses = (
-                np.where(away[..., None], old, new) for old, new in ((places, new_places), (poses, new_poses))
-            )
-            seen = np.where(away, seen, new_seen)
-        return joined(places, seen), joined(poses, seen)
+                searched()
+            found_places, found_poses = (each[::way] for each in trace_back(states))
+            reached = (starts * way < np.arange(len(self.grey))[:, None] * way)[..., None]
+            places, poses = np.where(reached, found_places, places), np.where(reached, found_poses, poses)
+        return places, poses
 
     def _start_flows(
         self, coming: dict[tuple[int, int], "Future[np.ndarray]"], frame: int, way: int, wanted: bool
@@ -158,16 +164,3 @@ def frame_score(network: PointNetwork, frame: EncodedFrames, queries: EncodedQue
         return network.score(frame.expand(len(place)), chosen, place, pose).T.numpy()
 
     return score
-
-
-def joined(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Values (T, N, 2) where seen (T, N), and what lies on straight lines between them elsewhere.
-
-    Points that are never seen keep their values.
-    """
-    frames, lines = np.arange(len(values)), values.astype(np.float32)
-    for row in np.flatnonzero(~seen.all(axis=0) & seen.any(axis=0)):
-        at = np.flatnonzero(seen[:, row])
-        for axis in (0, 1):
-            lines[:, row, axis] = np.interp(frames, at, values[at, row, axis])
-    return lines

@@ -16,6 +16,7 @@ import numpy as np
 
 from modeling_sen.tracking.clip_frames import FrameStream
 from modeling_sen.tracking.sound_track import sound_packets
+from modeling_sen.video_decoder import granted_threads
 from modeling_sen.whole_file import whole_file
 
 
@@ -36,6 +37,7 @@ def write_video(
         video.height, video.width = (length + length % 2 for length in frame_size)
         video.pix_fmt = "yuv420p"
         video.codec_context.time_base = tick
+        video.thread_count = granted_threads()
         # Compressed sound is small: it is held and written between the frames that it belongs to.
         sound = [] if stream.source is None else sound_packets(stream.source, container)
         sound.reverse()  # taken from its end

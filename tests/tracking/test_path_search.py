@@ -46,44 +46,36 @@ def run(num_frames, flow, peaks, score, costs=PathCosts(), wrong=None):  # noqa:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_best_path_is_that_of_an_enumeration(seed):
     random = np.random.default_rng(seed)
-    flow, costs = still((1.5, -0.5)), PathCosts(shift=0.4, most_shift=6.0, hide=0.7, reappear=1.1)
+    flow, costs = still((1.5, -0.5)), PathCosts(shift=0.4, jump=3.0, reappear=0.9, hidden=1.1)
     peaks = random.uniform(5, 35, (2, 4, NUM_PEAKS, 2)).astype(np.float32)
     states, asked = run(4, flow, peaks, lambda number, places: random.normal(0, 3, places.shape[:2]), costs)
-    places, _, seen = trace_back(states)
-    hidden = NUM_CANDIDATES
+    places, _ = trace_back(states)
     for row in range(2):
         best, chosen = -np.inf, ()
-        for path in itertools.product(range(NUM_CANDIDATES + 1), repeat=3):
-            total, before = 0.0, 0
+        for path in itertools.product(range(NUM_CANDIDATES), repeat=3):
+            total, before, seen = 0.0, 0, True
             for number, state in enumerate(path, start=1):
-                if state == hidden:
-                    total -= costs.hide if before != hidden else 0
-                else:
-                    total += asked[number - 1][row, state]
-                    if before == hidden:
-                        total -= costs.reappear
-                    else:
-                        expected = states[number - 1].places[row, before] + (1.5, -0.5)
-                        missed = np.linalg.norm(states[number].places[row, state] - expected)
-                        total -= costs.shift * min(missed, costs.most_shift)
-                before = state
+                expected = states[number - 1].places[row, before] + (1.5, -0.5)
+                missed = np.linalg.norm(states[number].places[row, state] - expected)
+                total -= min(costs.shift * missed, costs.jump if seen else costs.reappear)
+                score, before = asked[number - 1][row, state], state
+                seen = score > -costs.hidden
+                total += score if seen else -costs.hidden
             if total > best:
                 best, chosen = total, path
         assert states[-1].totals[row].max() == pytest.approx(best, abs=1e-4)
-        assert seen[:, row].tolist() == [True, *(state != hidden for state in chosen)]
         for number, state in enumerate(chosen, start=1):
-            if state != hidden:
-                np.testing.assert_array_equal(places[number, row], states[number].places[row, state])
+            np.testing.assert_array_equal(places[number, row], states[number].places[row, state])
 
 
 def test_flow_moves_the_places_and_a_peak_that_scores_better_wins():
     peaks = np.full((2, 6, NUM_PEAKS, 2), 45.0, dtype=np.float32)
     states, _ = run(6, still((2.0, 1.0)), peaks, lambda number, places: np.ones(places.shape[:2]))
-    places, poses, seen = trace_back(states)
+    places, poses = trace_back(states)
     expected = POINTS + np.arange(6)[:, None, None] * np.float32([2.0, 1.0])
     np.testing.assert_allclose(places, expected, atol=1e-4)
     np.testing.assert_allclose(poses, np.broadcast_to([1.0, 0.0], poses.shape), atol=1e-6)
-    assert seen.all()
+    assert all(each.seen[:, 0].all() for each in states)
 
     def at_the_peak(number, places):
         scores = np.full(places.shape[:2], -4.0)
@@ -91,17 +83,18 @@ def test_flow_moves_the_places_and_a_peak_that_scores_better_wins():
         return scores
 
     peaks[:, :, 0] = (33.0, 7.0)
-    places, _, _ = trace_back(run(6, still(), peaks, at_the_peak)[0])
+    places, _ = trace_back(run(6, still(), peaks, at_the_peak)[0])
     np.testing.assert_array_equal(places[1:], np.broadcast_to(np.float32([33.0, 7.0]), (5, 2, 2)))
 
 
-def test_where_nothing_matches_points_are_hidden_and_return():
+def test_where_nothing_matches_points_are_hidden_where_the_flow_brings_them():
     peaks = np.full((2, 6, NUM_PEAKS, 2), 45.0, dtype=np.float32)
+    low = [2, 3, 4]
     states, _ = run(
-        6, still(), peaks, lambda number, places: np.full(places.shape[:2], -9.0 if 2 <= number < 5 else 3.0)
+        6, still((1.0, 0.0)), peaks, lambda number, at: np.full(at.shape[:2], -9.0 if number in low else 3.0)
     )
-    seen = trace_back(states)[2]
-    assert seen[:, 0].tolist() == [True, True, False, False, False, True]
+    assert [bool(each.seen[0, 0]) for each in states] == [True, True, False, False, False, True]
+    np.testing.assert_allclose(trace_back(states)[0][:, 0, 0], 10 + np.arange(6), atol=1e-4)
 
 
 def test_poses_follow_a_flow_that_turns_and_grows():
@@ -120,16 +113,14 @@ def test_poses_follow_a_flow_that_turns_and_grows():
     np.testing.assert_allclose(after.places[:, 0], (POINTS - 20) @ matrix.T + 20, atol=1e-3)
 
 
-def test_places_outside_of_the_frame_are_never_taken():
+def test_places_outside_of_the_frame_are_hidden():
     peaks = np.full((2, 8, NUM_PEAKS, 2), -9.0, dtype=np.float32)
     states, _ = run(8, still((6.0, 0.0)), peaks, lambda number, places: np.full(places.shape[:2], 5.0))
-    places, _, seen = trace_back(states)
-    inside = (places[..., 0] <= SIZE[1] - 0.5) & seen
-    assert (inside == seen).all()
-    assert seen[:, 0].tolist() == [10 + 6 * t <= SIZE[1] - 0.5 for t in range(8)]
+    assert [bool(each.seen[0, 0]) for each in states] == [10 + 6 * t <= SIZE[1] - 0.5 for t in range(8)]
+    assert not any(each.seen[:, -NUM_PEAKS:].any() for each in states)
 
 
-def test_a_query_that_starts_later_is_unseen_before():
+def test_a_query_that_starts_later_is_at_its_point_before():
     first, second = FrameStates.unreached(POINTS), FrameStates.unreached(POINTS)
     first.start(np.array([True, False]))
     peaks = np.zeros((2, NUM_PEAKS, 2), dtype=np.float32)
@@ -138,8 +129,9 @@ def test_a_query_that_starts_later_is_unseen_before():
         {1: first}, {1: still()}, peaks, wrong, np.array([0]), lambda p, q: np.ones(p.shape[:2]), PathCosts()
     )
     second.start(np.array([False, True]))
-    places, _, seen = trace_back([first, second])
-    assert seen.tolist() == [[True, False], [True, True]]
+    places, _ = trace_back([first, second])
+    assert first.seen.any(axis=1).tolist() == [True, False]
+    assert second.seen.any(axis=1).tolist() == [True, True]
     np.testing.assert_array_equal(places[:, 1], POINTS[[1, 1]])
 
 
@@ -148,4 +140,4 @@ def test_rows_are_added_and_forgotten():
     states.append(FrameStates.unreached(np.float32([[1, 2]])))
     states.keep(np.array([2, 0]))
     np.testing.assert_array_equal(states.places[:, 0], np.float32([[1, 2], [10, 12]]))
-    assert states.totals.shape == (2, NUM_CANDIDATES + 1)
+    assert states.totals.shape == (2, NUM_CANDIDATES)
