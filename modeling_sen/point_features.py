@@ -109,9 +109,9 @@ def query_patches(levels: tuple[Tensor, ...], query_points: Tensor) -> list[Tens
         parts = []
         for frame in frames.unique().tolist():
             chosen = points[frames == frame]
-            sampled = sample_features(level[frame : frame + 1], chosen.reshape(1, -1, 2), stride)
+            sampled = sample_features(level[frame : frame + 1].to(chosen), chosen.reshape(1, -1, 2), stride)
             parts.append(sampled.unflatten(1, (len(chosen), CELLS))[0])
-        joined = torch.cat(parts) if parts else level.new_zeros(0, CELLS, level.shape[1])
+        joined = torch.cat(parts) if parts else points.new_zeros(0, CELLS, level.shape[1])
         patches.append(joined[torch.argsort(order)])
     return patches
 

@@ -132,10 +132,10 @@ class PointNetwork(nn.Module):
             return EncodedQueries(patches, None)
         numbers = query_points[:, 0].round().long()
         rows = [
-            sample_features(encoded.semantic[number : number + 1], point[None, None, 1:], STRIDES[1])[0, 0]
+            sample_features(encoded.semantic[number : number + 1].to(point), point[None, None, 1:], STRIDES[1])[0, 0]
             for number, point in zip(numbers.tolist(), query_points, strict=True)
         ]
-        return EncodedQueries(patches, torch.stack(rows) if rows else encoded.semantic.new_zeros(0, SEMANTIC))
+        return EncodedQueries(patches, torch.stack(rows) if rows else query_points.new_zeros(0, SEMANTIC))
 
     def match(self, encoded: EncodedFrames, queries: EncodedQueries, centre: int = CELLS // 2) -> Tensor:
         """The matching cost: logits (N, T, H / 4, W / 4) of each place in each frame being the query's.

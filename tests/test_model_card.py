@@ -12,11 +12,11 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from test_pretrained_sen import load_toy_head
 
-from modeling_sen import SEN_TINY, SENModel, base_models
+from modeling_sen import SEN_TINY, SEN_TINY_TRACKING, SENModel, base_models
 from modeling_sen.card_results import eval_results
 from modeling_sen.model_card import is_generated, keeping_text, model_card, training_text
 from modeling_sen.upload_files import saved_config
-from recipes.sen_tiny.card import CARD, card_text
+from recipes.sen_tiny.card import CARD, TRACKING_CARD, card_text, tracking_card_text
 
 # Of the Hub's own list (huggingface.js, packages/tasks/src/pipelines.ts): those about video, and features.
 HUB_TASKS = {"video-classification", "video-text-to-text", "video-to-video", "text-to-video", "feature-extraction"}
@@ -290,3 +290,10 @@ def test_the_card_of_sen_tiny_is_as_its_files_say():
     assert CARD.read_text() == card_text()
     text = CARD.read_text()
     assert all(words.read_text().strip() in text for words in Path(SEN_TINY, "card").glob("*.md"))
+
+
+@pytest.mark.skipif(not Path(SEN_TINY_TRACKING, "config.json").is_file(), reason="the tracker is not trained yet")
+def test_the_card_of_sen_tinys_tracker_is_as_its_files_say():
+    assert TRACKING_CARD.read_text() == tracking_card_text()
+    text = TRACKING_CARD.read_text()
+    assert all(words.read_text().strip() in text for words in Path(SEN_TINY_TRACKING, "card").glob("*.md"))

@@ -173,6 +173,22 @@ def test_gradients_reach_sharpening_modulation_and_association_and_no_pixel_netw
     assert not any(name.startswith(frozen) for name in reached)
 
 
+def test_features_of_long_clips_are_held_in_half_precision(tiny_tracker):
+    tracker, frames = with_semantics(tiny_tracker), moving_frames()
+    found = []
+    with torch.no_grad():
+        whole = tracker.network.encode_frames(torch.from_numpy(frames), tracker.read_tokens(frames))
+        for encoded in (whole, whole.to(torch.float16)):
+            queries = tracker.network.encode_queries(encoded, QUERIES)
+            places, poses = QUERIES[:, 1:].expand(6, 3, 2), torch.tensor([1.0, 0.0]).expand(6, 3, 2)
+            found.append(
+                (tracker.network.match(encoded, queries), tracker.network.score(encoded, queries, places, poses))
+            )
+    for single, half in zip(*found, strict=True):
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, single, atol=2e-2, rtol=0)
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
