@@ -126,7 +126,8 @@ class SENForVideoTracking(SENPreTrainedModel):
         pixels = {name: value for name, value in tracker.network.state_dict().items() if not name.startswith(SEMANTIC)}
         model.network.load_state_dict(pixels, strict=False)
         model.freeze_pixel_networks()
-        return model.to(sen.gate.device).eval()
+        model.to(sen.gate.device)  # type: ignore[arg-type]
+        return model.eval()
 
     def freeze_pixel_networks(self) -> None:
         """Leaves to training what reads the SEN, and the SEN's association."""

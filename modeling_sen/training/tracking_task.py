@@ -41,15 +41,15 @@ def scoring_loss(
     network: PointNetwork, encoded: EncodedFrames, queries: EncodedQueries, cost: Tensor, clip: TrainingClip
 ) -> Tensor:
     """Cross-entropy of the scores of one of the best cells, upright, and of a place near the point, nearly in its pose."""
-    shape, width, on = clip.visibility.shape, cost.shape[-1], {"device": cost.device}
+    shape, width, device = clip.visibility.shape, cost.shape[-1], cost.device
     with torch.no_grad():
         best = cost.flatten(2).topk(PEAKS, dim=-1).indices  # (N, T, peaks)
-        drawn = best.gather(2, torch.randint(PEAKS, (*best.shape[:2], 1), **on))[..., 0].T
+        drawn = best.gather(2, torch.randint(PEAKS, (*best.shape[:2], 1), device=device))[..., 0].T
         peaks = torch.stack([drawn % width, drawn // width], dim=-1) * 4 + 1.5
-        near = clip.tracks + torch.randn_like(clip.tracks) * 10 ** (torch.rand(*shape, 1, **on) * 2.2 - 1)
-        poses = clip.poses + torch.randn_like(clip.poses) * 10 ** (torch.rand(*shape, 1, **on) * 2 - 2.7)
+        near = clip.tracks + torch.randn_like(clip.tracks) * 10 ** (torch.rand(*shape, 1, device=device) * 2.2 - 1)
+        poses = clip.poses + torch.randn_like(clip.poses) * 10 ** (torch.rand(*shape, 1, device=device) * 2 - 2.7)
         upright = poses.new_tensor([1.0, 0.0]).expand_as(poses)
-        poses = torch.where(torch.rand(*shape, 1, **on) < 0.3, upright, poses)
+        poses = torch.where(torch.rand(*shape, 1, device=device) < 0.3, upright, poses)
     losses = []
     for places, turned in ((peaks, upright), (near, poses)):
         close = clip.visibility & ((places - clip.tracks).norm(dim=-1) < CLOSE)
