@@ -77,8 +77,7 @@ def tracking_metrics(
     known = _checked_annotated(annotated, len(tracks))
     offset = (predicted - tracks) * _scale(frame_size)  # (T, N, 2), pixels at 256 x 256
 
-    frames = np.arange(len(tracks))[:, None]
-    evaluated = (frames > query_frames if query_mode == "first" else frames != query_frames) & known  # (T, N)
+    evaluated = _evaluated(query_frames, known, query_mode)
     reappeared = evaluated & _from_reappearance(visibility, query_frames, known)
     squared = np.square(offset).sum(axis=-1)
     whole = _within_thresholds(squared, visibility, predicted_visible, evaluated)
@@ -104,6 +103,55 @@ def mean_over_clips(clips: Sequence[Mapping[str, float]]) -> dict[str, float]:
         raise ValueError("clips: expected the metrics of at least one clip, found none")
     columns = {name: np.array([clip[name] for clip in clips]) for name in clips[0]}
     return {name: _share(column, ~np.isnan(column)) for name, column in columns.items()}
+
+
+def standard_errors(clips: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Standard error of each mean of `mean_over_clips`: standard deviation (n - 1) over the root of n, of the clips where the
+    number is not NaN. NaN where fewer than two clips have the number.
+
+    Raises:
+        ValueError: no clips.
+    """
+    if not clips:
+        raise ValueError("clips: expected the metrics of at least one clip, found none")
+    errors = {}
+    for name in clips[0]:
+        column = np.array([clip[name] for clip in clips])
+        column = column[~np.isnan(column)]
+        errors[name] = float(column.std(ddof=1) / np.sqrt(len(column))) if len(column) > 1 else float("nan")
+    return errors
+
+
+def evaluated_frames(
+    queries: np.ndarray, num_frames: int, query_mode: str, annotated: np.ndarray | None = None
+) -> np.ndarray:
+    """(T, N) bool: the frames in which `tracking_metrics` evaluates each of the queries (N, 3) t, x, y.
+
+    Raises:
+        ValueError: a query frame that is not a frame of the clip, another query mode, or `annotated` of another shape.
+    """
+    _check_mode(query_mode)
+    query_frames = _checked_query_frames(queries, num_frames, len(queries))
+    return _evaluated(query_frames, _checked_annotated(annotated, num_frames), query_mode)
+
+
+def found_points(
+    predicted_tracks: np.ndarray,
+    tracks: np.ndarray,
+    visibility: np.ndarray,
+    frame_size: tuple[int, int],
+    threshold: float = 4,
+) -> np.ndarray:
+    """(T, N) bool: the point is truly visible, and its predicted position less than the threshold away.
+
+    Args:
+        predicted_tracks, tracks: (T, N, 2) x, y.
+        visibility: (T, N) bool, the truth.
+        frame_size: (height, width) of the frames that the coordinates belong to.
+        threshold: pixels at 256 x 256.
+    """
+    offset = (np.asarray(predicted_tracks, dtype=np.float64) - tracks) * _scale(frame_size)
+    return visibility & (np.square(offset).sum(axis=-1) < threshold**2)
 
 
 def sample_queries(tracks: np.ndarray, visibility: np.ndarray, query_mode: str) -> tuple[np.ndarray, np.ndarray]:
@@ -149,6 +197,12 @@ def _within_thresholds(
     for average, name in (("average_pts_within_thresh", "pts_within"), ("average_jaccard", "jaccard")):
         numbers[average] = float(np.mean([numbers[f"{name}_{threshold}"] for threshold in THRESHOLDS]))
     return numbers
+
+
+def _evaluated(query_frames: np.ndarray, known: np.ndarray, query_mode: str) -> np.ndarray:
+    """(T, N) bool of query frames (N,) and annotated frames (T, 1) bool."""
+    frames = np.arange(len(known))[:, None]
+    return (frames > query_frames if query_mode == "first" else frames != query_frames) & known
 
 
 def _from_reappearance(visible: np.ndarray, query_frames: np.ndarray, known: np.ndarray) -> np.ndarray:
