@@ -100,6 +100,7 @@ BACKWARDS = {
     ),  # variants are checked against the registries themselves
     ("pretrained_sen", "modeling_sen.publishing"),  # the model's own `push_to_hub`
     ("commands/push", "modeling_sen.auto"),  # models of all types are pushed
+    ("commands/evaluate_tracking", "modeling_sen.auto"),  # a model of any type that tracks is measured
 }
 
 # Groups whose files Transformers copies beside a checkpoint, to run there without the package.

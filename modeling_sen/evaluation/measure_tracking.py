@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import torch
 from tqdm import tqdm
+from transformers import AutoModel
 
 from modeling_sen.evaluation.clip_results import ClipResults, null_to_nan
 from modeling_sen.evaluation.measure import over_splits
@@ -35,6 +37,26 @@ class PointTracks(Protocol):
 
 # Frames (T, H, W, 3) uint8 and queries (N, 3) t, x, y -> tracks.
 Tracker: TypeAlias = Callable[[np.ndarray, np.ndarray], PointTracks]
+
+
+def load_tracker(checkpoint: str, device: str | None = None, dtype: str | None = None) -> Any:
+    """A model with a method `track`, which is a [`Tracker`].
+
+    Args:
+        checkpoint: folder or Hub id.
+        device: where the model runs; by default the first GPU, or the CPU.
+        dtype: of the model, e.g. `"bfloat16"`; by default the one it was saved in.
+
+    Raises:
+        ValueError: the model has no such method.
+        OSError, RuntimeError: the checkpoint cannot be found or is not whole.
+    """
+    model = AutoModel.from_pretrained(checkpoint, **({} if dtype is None else {"dtype": dtype}))
+    if not hasattr(model, "track"):
+        raise ValueError(
+            f"{checkpoint}: expected a model that tracks points, found one of type {model.config.model_type!r}"
+        )
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
 
 def measure_tracking(
@@ -103,4 +125,4 @@ def _over_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**mean, "calibration_error": error, "seconds": seconds, "standard_errors": standard_errors(numbers)}
 
 
-__all__ = ["PointTracks", "Tracker", "measure_clip", "measure_tracking"]
+__all__ = ["PointTracks", "Tracker", "load_tracker", "measure_clip", "measure_tracking"]

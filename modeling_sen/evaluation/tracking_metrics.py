@@ -64,7 +64,7 @@ def tracking_metrics(
         ValueError: shapes that do not fit, no query, positions that are not finite (true ones where the point is visible),
             visibility that is not bool, a query frame that is not a frame of the clip, or another query mode.
     """
-    _check_mode(query_mode)
+    check_query_mode(query_mode)
     tracks, visibility = _checked_tracks("tracks", tracks, "visibility", visibility)
     predicted, predicted_visible = _checked_tracks(
         "predicted_tracks", predicted_tracks, "predicted_visibility", predicted_visibility
@@ -130,7 +130,7 @@ def evaluated_frames(
     Raises:
         ValueError: a query frame that is not a frame of the clip, another query mode, or `annotated` of another shape.
     """
-    _check_mode(query_mode)
+    check_query_mode(query_mode)
     query_frames = _checked_query_frames(queries, num_frames, len(queries))
     return _evaluated(query_frames, _checked_annotated(annotated, num_frames), query_mode)
 
@@ -170,7 +170,7 @@ def sample_queries(tracks: np.ndarray, visibility: np.ndarray, query_mode: str) 
     Raises:
         ValueError: shapes that do not fit, no tracks, or another query mode.
     """
-    _check_mode(query_mode)
+    check_query_mode(query_mode)
     _checked_tracks("tracks", tracks, "visibility", visibility)
     tracks, visibility = np.asarray(tracks), np.asarray(visibility)
     if query_mode == "first":
@@ -276,6 +276,7 @@ def _checked_annotated(annotated: np.ndarray | None, num_frames: int) -> np.ndar
     return known[:, None]
 
 
-def _check_mode(query_mode: str) -> None:
+def check_query_mode(query_mode: str) -> None:
+    """Raises ValueError for another than "first" and "strided"."""
     if query_mode not in QUERY_MODES:
         raise ValueError(f"query_mode is {query_mode!r}, expected one of {', '.join(QUERY_MODES)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modeling_sen.evaluation.measure import draw_rows
 from modeling_sen.evaluation.tracking_data import TrackedClip, draw_tracked_clip, read_tapvid, read_world
+from modeling_sen.evaluation.tracking_metrics import check_query_mode
 from modeling_sen.training.data import file_key
 from modeling_sen.world.tracking_scene import TRACKING_PRESETS
 
@@ -42,6 +43,7 @@ def open_tracking_set(source: str, query_mode: str, num: int | None = None, seed
         FileNotFoundError: no such preset, folder or file.
         ValueError: files of another kind, a clip without a query, another query mode, or a seed below 0.
     """
+    check_query_mode(query_mode)
     if source in TRACKING_PRESETS:
         seeds = range(seed, seed + (num or PRESET_CLIPS))
         keys = [f"{source}, seed {one}" for one in seeds]
