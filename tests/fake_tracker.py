@@ -12,6 +12,9 @@ STEP = np.array([1.5, -0.5], dtype=np.float32)  # x, y
 class FakeTrackerConfig(PreTrainedConfig):
     model_type = "fake_tracker"
 
+    longest_side: int = 512
+    tracked_neurons: list | None = None
+
 
 class FakeTracker(PreTrainedModel):
     config_class = FakeTrackerConfig

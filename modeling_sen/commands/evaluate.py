@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modeling_sen.commands.evaluate_tracking import evaluate_tracking, print_tracking
 from modeling_sen.commands.evaluation_options import (
     BatchSize,
     ClassNames,
@@ -25,20 +26,23 @@ from modeling_sen.whole_file import whole_file
 if TYPE_CHECKING:
     from modeling_sen.evaluation.protocols import Protocol
 
-TASKS = ("recognition", "retrieval")
+TASKS = ("recognition", "retrieval", "tracking")
 
 
 def main(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id, or sen-tiny.")],
     data: Annotated[
         list[str] | None,
-        typer.Argument(help="Test sets, one for each split: list files, folders, tables, world:..., ID@COMMIT."),
+        typer.Argument(
+            help="Test sets, one for each split: list files, folders, tables, world:..., ID@COMMIT. With --task tracking: "
+            "presets of `sen world`, folders that it wrote, TAP-Vid pickles."
+        ),
     ] = None,
     protocol: ProtocolName = "own",
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results and embeddings.")] = Path(
         "evaluation"
     ),
-    task: Annotated[str, typer.Option(help="recognition or retrieval.")] = "recognition",
+    task: Annotated[str, typer.Option(help="recognition, retrieval or tracking.")] = "recognition",
     dataset: DatasetName = None,
     root: Root = None,
     class_names: ClassNames = None,
@@ -47,9 +51,13 @@ def main(
     template: Templates = None,
     head: Annotated[Path | None, typer.Option(help="A head of `sen fit` instead of class texts.")] = None,
     num: Annotated[
-        int | None, typer.Option(help="Only so many clips of each split, drawn by the seed.", min=1)
+        int | None,
+        typer.Option(help="Only so many clips of each split, drawn by the seed. Of a preset by default 10.", min=1),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of that draw; of a preset the first clip's.")] = 0,
+    query_mode: Annotated[
+        str | None, typer.Option(help="Of tracking: first (default), or strided, every fifth frame.")
+    ] = None,
     skip_missing: Annotated[bool, typer.Option(help="Leave out listed clips that do not exist.")] = False,
     batch_size: BatchSize = 8,
     device: Device = None,
@@ -59,7 +67,33 @@ def main(
 ) -> None:
     """Measure a SEN on test clips. Run again after an interruption, it goes on."""
     if task not in TASKS:
-        raise ValueError(f"--task {task!r}, expected {' or '.join(TASKS)}")
+        raise ValueError(f"--task {task!r}, expected one of {', '.join(TASKS)}")
+    if task == "tracking":
+        recognition_only = (head, root, template, class_names, plot, dataset, column, skip_missing)
+        if any(recognition_only) or protocol != "own":
+            raise ValueError(
+                "--task tracking takes tracked clips: no --protocol, --dataset, --head, --root, --template, --class-names, "
+                "--column, --skip-missing, --plot"
+            )
+        run_on = model_arguments(device, dtype)
+        results = {"task": task} | evaluate_tracking(
+            resolve_checkpoint(model),
+            data or [],
+            query_mode or "first",
+            num,
+            seed,
+            output,
+            **run_on,
+            show_progress=not as_json,
+        )
+        text = _written(results, output)
+        if as_json:
+            print(text)
+        else:
+            print_tracking(results, output / "results.json")
+        return
+    if query_mode is not None:
+        raise ValueError(f"--query-mode is of --task tracking, found --task {task}")
     if task == "retrieval" and (head is not None or root is not None or template or class_names or plot):
         raise ValueError(
             "--task retrieval takes clips with texts: no --head, --root, --template, --class-names, --plot"
@@ -75,7 +109,7 @@ def main(
 
     encoder = SENEncoder.from_pretrained(resolve_checkpoint(model), **model_arguments(device, dtype))
     run = describe_run(encoder, model, used)
-    results: dict[str, Any] = {"task": task, **run, "split": split, "column": column, "num": num, "seed": seed}
+    results = {"task": task, **run, "split": split, "column": column, "num": num, "seed": seed}
     if task == "retrieval":
         texts = [open_clips(source, "text", split, target_column=column) for source in sources]
         results |= measure_retrieval(encoder, used, texts, output, num, seed, batch_size, not as_json)
@@ -87,11 +121,17 @@ def main(
         results |= measure_recognition(
             encoder, used, sets, templates, output, fitted, num, seed, batch_size, plot, not as_json
         )
+    text = _written(results, output)
+    print(text if as_json else _summary(results, output))
+
+
+def _written(results: dict[str, Any], output: Path) -> str:
+    """The text of results.json, once it is there."""
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=2)
     with whole_file(output / "results.json") as unfinished:
         unfinished.write_text(text + "\n")
-    print(text if as_json else _summary(results, output))
+    return text
 
 
 def _hub_source(protocol: "Protocol", dataset: str | None) -> str:

@@ -37,7 +37,8 @@ def track(
 ) -> None:
     """Track points through a video: positions, visibility and confidence in every frame."""
     from modeling_sen.media_source import open_media_source
-    from modeling_sen.tracking.query_points import as_mask, as_query_points, check_one_kind
+    from modeling_sen.tracking.clip_frames import clip_shape
+    from modeling_sen.tracking.query_points import as_mask, as_query_points, check_one_kind, resolve_query_points
     from modeling_sen.tracking.render import check_video_path
     from modeling_sen.tracking.tracking_output import tracks_writer
 
@@ -53,14 +54,19 @@ def track(
         "query_frame": query_frame,
     }
     with open_media_source(video) as source:  # opened once: a pipe or URL is read for tracking and for drawing
+        num_frames, *size = clip_shape(source)
+        queries = resolve_query_points(num_frames, (size[0], size[1]), **options)
         pipeline = _load(SEN_TINY_TRACKING if model == "sen-tiny" else model, **model_arguments(device, dtype))
+        needed = _memory(pipeline.model, num_frames, (size[0], size[1]), len(queries))
+        what = f"{num_frames} frames of {size[1]} x {size[0]}, {len(queries)} points"
+        typer.echo(f"{what}: about {needed / 1e6:,.0f} MB of memory, besides the model's", err=True)
         with tqdm(desc="track", disable=None) as bar:
 
             def show(done: int, total: int) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            tracked = pipeline(source, progress=show, **options)
+            tracked = pipeline(source, progress=show, query_points=queries)
         tracked.save(output)
         if render is not None:
             tracked.render(source, render)
@@ -80,6 +86,13 @@ def track(
         print(f"{output}: {num_points} points in {num_frames} frames, visible in {100 * visible:.0f} % of them")
         if render is not None:
             print(render)
+
+
+def _memory(model: Any, num_frames: int, size: tuple[int, int], num_points: int) -> int:
+    from modeling_sen.tracking.memory import memory_estimate
+
+    config = model.config
+    return memory_estimate(num_frames, size, num_points, config.longest_side, bool(config.tracked_neurons))
 
 
 def _load(checkpoint: str, device: str | None, dtype: str | None) -> "VideoTrackingPipeline":

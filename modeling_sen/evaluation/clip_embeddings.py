@@ -110,23 +110,34 @@ def describe_run(encoder: SENEncoder, model: str, protocol: Protocol) -> dict[st
     Args:
         model: the name to put down.
     """
-    neurons = encoder.model.neurons.values()
-    packages = ("modeling-sen", "transformers", "torch", "av", "pillow")
     described = asdict(replace(protocol, templates={}))
     described["resample"] = protocol.resample.name
     return {
         "protocol": {name: value for name, value in described.items() if name not in ("templates", "hub_datasets")},
+        **describe_model(encoder.model, model, encoder.processor.commit),
+    }
+
+
+def describe_model(model: SENPreTrainedModel, name: str, revision: str | None) -> dict[str, Any]:
+    """Weights and versions of packages, JSON-able.
+
+    Args:
+        name, revision: of the checkpoint, to put down.
+    """
+    sen: Any = model.base_model
+    packages = ("modeling-sen", "transformers", "torch", "av", "pillow")
+    return {
         "model": {
-            "name": model,
-            "revision": encoder.processor.commit,
-            "sha1": model_sha1(encoder.model),
+            "name": name,
+            "revision": revision,
+            "sha1": model_sha1(model),
             "neurons": [
                 {
                     "name": neuron.spec.name,
                     "hub_id": neuron.spec.hub_id,
                     "revision": neuron.commit or neuron.spec.revision,
                 }
-                for neuron in neurons
+                for neuron in sen.neurons.values()
             ],
         },
         "versions": {package: version(package) for package in packages},

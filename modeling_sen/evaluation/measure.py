@@ -88,7 +88,7 @@ def measure_recognition(
             scale = encoder.model.logit_scale.exp().item()
             scores = class_scores(embeddings, class_embeds, scale, protocol.aggregation)
         splits.append(_recognition(scores, drawn, output, f"-{number}" if len(sets) > 1 else "", plot))
-    return {"data": data, **_over_splits(splits)}
+    return {"data": data, **over_splits(splits)}
 
 
 def measure_retrieval(
@@ -124,7 +124,7 @@ def measure_retrieval(
         similarity = encoder.encode_text(drawn.targets) @ mean_embeddings(embeddings)[rows].T
         metrics = retrieval_metrics(similarity, of)
         splits.append({"source": drawn.source, "clips": len(rows), "texts": len(of), **metrics})
-    return {"data": data, **_over_splits(splits)}
+    return {"data": data, **over_splits(splits)}
 
 
 def class_scores(embeddings: np.ndarray, class_embeds: np.ndarray, logit_scale: float, aggregation: str) -> np.ndarray:
@@ -140,7 +140,12 @@ def draw_clips(clips: LabelledClips, num: int | None, seed: int) -> LabelledClip
     """`num` clips drawn by a seed, in their order; all where there are no more."""
     if num is None or num >= len(clips):
         return clips
-    return take_clips(clips, sorted(np.random.default_rng(seed).permutation(len(clips))[:num].tolist()))
+    return take_clips(clips, draw_rows(len(clips), num, seed))
+
+
+def draw_rows(count: int, num: int, seed: int) -> list[int]:
+    """`num` of the rows 0 .. count - 1, drawn by a seed, in their order."""
+    return sorted(np.random.default_rng(seed).permutation(count)[:num].tolist())
 
 
 def _recognition(scores: np.ndarray, part: TestSet, output: Path, suffix: str, plot: bool) -> dict[str, Any]:
@@ -165,10 +170,11 @@ def _recognition(scores: np.ndarray, part: TestSet, output: Path, suffix: str, p
     }
 
 
-def _over_splits(splits: list[dict[str, Any]]) -> dict[str, Any]:
+def over_splits(splits: list[dict[str, Any]]) -> dict[str, Any]:
+    """JSON-able: the splits, and mean and standard deviation over them of each float that they name."""
     numbers = [{name: value for name, value in part.items() if isinstance(value, float)} for part in splits]
     mean, spread = mean_and_spread(numbers)
     return {"splits": splits, "mean": mean, "std": spread}
 
 
-__all__ = ["class_scores", "draw_clips", "measure_recognition", "measure_retrieval"]
+__all__ = ["class_scores", "draw_clips", "draw_rows", "measure_recognition", "measure_retrieval", "over_splits"]

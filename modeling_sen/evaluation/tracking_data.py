@@ -19,7 +19,13 @@ import numpy as np
 from PIL import Image
 
 from modeling_sen.evaluation.array_pickle import load_array_pickle
-from modeling_sen.evaluation.tracking_metrics import sample_queries, tracking_metrics
+from modeling_sen.evaluation.tracking_calibration import calibration_bins
+from modeling_sen.evaluation.tracking_metrics import (
+    evaluated_frames,
+    found_points,
+    sample_queries,
+    tracking_metrics,
+)
 from modeling_sen.video_io import read_frames, read_video
 from modeling_sen.world.tracking_clips import tracking_clip
 
@@ -73,6 +79,19 @@ class TrackedClip:
             self.query_mode,
             self.annotated,
         )
+
+    def calibration(self, tracks: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+        """`calibration_bins` of the confidence (T, N) that a point is visible and less than 4 pixels, at 256 x 256, from the
+        predicted position (T, N, 2), over the frames that are evaluated.
+
+        Raises:
+            ValueError: confidence of another shape or outside of 0..1.
+        """
+        if confidence.shape != self.visibility.shape:
+            raise ValueError(f"confidence: expected shape {self.visibility.shape}, found {confidence.shape}")
+        evaluated = evaluated_frames(self.queries, len(self.tracks), self.query_mode, self.annotated)
+        found = found_points(tracks, self.tracks, self.visibility, self.frame_size)
+        return calibration_bins(confidence[evaluated], found[evaluated])
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,21 +64,20 @@ def tracking_metrics(
         ValueError: shapes that do not fit, no query, positions that are not finite (true ones where the point is visible),
             visibility that is not bool, a query frame that is not a frame of the clip, or another query mode.
     """
-    _check_mode(query_mode)
-    tracks, visibility = _checked_tracks("tracks", tracks, "visibility", visibility)
-    predicted, predicted_visible = _checked_tracks(
+    check_query_mode(query_mode)
+    tracks, visibility = checked_tracks("tracks", tracks, "visibility", visibility)
+    predicted, predicted_visible = checked_tracks(
         "predicted_tracks", predicted_tracks, "predicted_visibility", predicted_visibility
     )
-    _check_finite("predicted_tracks", predicted)
-    _check_finite("tracks of visible points", tracks[visibility])
+    check_finite("predicted_tracks", predicted)
+    check_finite("tracks of visible points", tracks[visibility])
     if predicted.shape != tracks.shape:
         raise ValueError(f"predicted_tracks: expected the shape of tracks {tracks.shape}, found {predicted.shape}")
-    query_frames = _checked_query_frames(queries, *visibility.shape)
+    query_frames = checked_query_frames(queries, *visibility.shape)
     known = _checked_annotated(annotated, len(tracks))
-    offset = (predicted - tracks) * _scale(frame_size)  # (T, N, 2), pixels at 256 x 256
+    offset = (predicted - tracks) * metric_scale(frame_size)  # (T, N, 2), pixels at 256 x 256
 
-    frames = np.arange(len(tracks))[:, None]
-    evaluated = (frames > query_frames if query_mode == "first" else frames != query_frames) & known  # (T, N)
+    evaluated = _evaluated(query_frames, known, query_mode)
     reappeared = evaluated & _from_reappearance(visibility, query_frames, known)
     squared = np.square(offset).sum(axis=-1)
     whole = _within_thresholds(squared, visibility, predicted_visible, evaluated)
@@ -86,7 +85,7 @@ def tracking_metrics(
     averages = ("average_jaccard", "average_pts_within_thresh")
     return {
         **{name: whole[name] for name in averages},
-        "occlusion_accuracy": _share(predicted_visible == visibility, evaluated),
+        "occlusion_accuracy": share_of(predicted_visible == visibility, evaluated),
         "temporal_coherence": _temporal_coherence(offset, visibility & known),
         **{f"{name}_reappeared": after[name] for name in averages},
         **{name: number for name, number in whole.items() if name not in averages},
@@ -103,7 +102,56 @@ def mean_over_clips(clips: Sequence[Mapping[str, float]]) -> dict[str, float]:
     if not clips:
         raise ValueError("clips: expected the metrics of at least one clip, found none")
     columns = {name: np.array([clip[name] for clip in clips]) for name in clips[0]}
-    return {name: _share(column, ~np.isnan(column)) for name, column in columns.items()}
+    return {name: share_of(column, ~np.isnan(column)) for name, column in columns.items()}
+
+
+def standard_errors(clips: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Standard error of each mean of `mean_over_clips`: standard deviation (n - 1) over the root of n, of the clips where the
+    number is not NaN. NaN where fewer than two clips have the number.
+
+    Raises:
+        ValueError: no clips.
+    """
+    if not clips:
+        raise ValueError("clips: expected the metrics of at least one clip, found none")
+    errors = {}
+    for name in clips[0]:
+        column = np.array([clip[name] for clip in clips])
+        column = column[~np.isnan(column)]
+        errors[name] = float(column.std(ddof=1) / np.sqrt(len(column))) if len(column) > 1 else float("nan")
+    return errors
+
+
+def evaluated_frames(
+    queries: np.ndarray, num_frames: int, query_mode: str, annotated: np.ndarray | None = None
+) -> np.ndarray:
+    """(T, N) bool: the frames in which `tracking_metrics` evaluates each of the queries (N, 3) t, x, y.
+
+    Raises:
+        ValueError: a query frame that is not a frame of the clip, another query mode, or `annotated` of another shape.
+    """
+    check_query_mode(query_mode)
+    query_frames = checked_query_frames(queries, num_frames, len(queries))
+    return _evaluated(query_frames, _checked_annotated(annotated, num_frames), query_mode)
+
+
+def found_points(
+    predicted_tracks: np.ndarray,
+    tracks: np.ndarray,
+    visibility: np.ndarray,
+    frame_size: tuple[int, int],
+    threshold: float = 4,
+) -> np.ndarray:
+    """(T, N) bool: the point is truly visible, and its predicted position less than the threshold away.
+
+    Args:
+        predicted_tracks, tracks: (T, N, 2) x, y.
+        visibility: (T, N) bool, the truth.
+        frame_size: (height, width) of the frames that the coordinates belong to.
+        threshold: pixels at 256 x 256.
+    """
+    offset = (np.asarray(predicted_tracks, dtype=np.float64) - tracks) * metric_scale(frame_size)
+    return visibility & (np.square(offset).sum(axis=-1) < threshold**2)
 
 
 def sample_queries(tracks: np.ndarray, visibility: np.ndarray, query_mode: str) -> tuple[np.ndarray, np.ndarray]:
@@ -122,8 +170,8 @@ def sample_queries(tracks: np.ndarray, visibility: np.ndarray, query_mode: str) 
     Raises:
         ValueError: shapes that do not fit, no tracks, or another query mode.
     """
-    _check_mode(query_mode)
-    _checked_tracks("tracks", tracks, "visibility", visibility)
+    check_query_mode(query_mode)
+    checked_tracks("tracks", tracks, "visibility", visibility)
     tracks, visibility = np.asarray(tracks), np.asarray(visibility)
     if query_mode == "first":
         numbers = np.flatnonzero(visibility.any(axis=0))
@@ -144,11 +192,17 @@ def _within_thresholds(
         true_positives = within & visible & predicted_visible & evaluated
         false_positives = ~(within & visible) & predicted_visible & evaluated
         found = (visible & evaluated).sum() + false_positives.sum()
-        numbers[f"pts_within_{threshold}"] = _share(within, visible & evaluated)
+        numbers[f"pts_within_{threshold}"] = share_of(within, visible & evaluated)
         numbers[f"jaccard_{threshold}"] = float(true_positives.sum() / found) if found else float("nan")
     for average, name in (("average_pts_within_thresh", "pts_within"), ("average_jaccard", "jaccard")):
         numbers[average] = float(np.mean([numbers[f"{name}_{threshold}"] for threshold in THRESHOLDS]))
     return numbers
+
+
+def _evaluated(query_frames: np.ndarray, known: np.ndarray, query_mode: str) -> np.ndarray:
+    """(T, N) bool of query frames (N,) and annotated frames (T, 1) bool."""
+    frames = np.arange(len(known))[:, None]
+    return (frames > query_frames if query_mode == "first" else frames != query_frames) & known
 
 
 def _from_reappearance(visible: np.ndarray, query_frames: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -167,22 +221,22 @@ def _from_reappearance(visible: np.ndarray, query_frames: np.ndarray, known: np.
 def _temporal_coherence(offset: np.ndarray, visible: np.ndarray) -> float:
     # The second difference of the offsets is the difference of the second differences.
     acceleration = np.linalg.norm(offset[2:] - 2 * offset[1:-1] + offset[:-2], axis=-1)  # (T - 2, N)
-    return _share(acceleration, visible[2:] & visible[1:-1] & visible[:-2])
+    return share_of(acceleration, visible[2:] & visible[1:-1] & visible[:-2])
 
 
-def _share(values: np.ndarray, counted: np.ndarray) -> float:
+def share_of(values: np.ndarray, counted: np.ndarray) -> float:
     """Mean of the values that are counted; NaN of none."""
     return float(values[counted].mean()) if counted.any() else float("nan")
 
 
-def _scale(frame_size: tuple[int, int]) -> np.ndarray:
+def metric_scale(frame_size: tuple[int, int]) -> np.ndarray:
     size = np.asarray(frame_size)
     if size.shape != (2,) or size.dtype.kind not in "iu" or (size < 1).any():
         raise ValueError(f"frame_size: expected (height, width) in pixels, found {frame_size!r}")
     return METRIC_SIZE / size[::-1]  # x, y
 
 
-def _checked_tracks(
+def checked_tracks(
     tracks_name: str, tracks: np.ndarray, visibility_name: str, visibility: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     tracks, visibility = np.asarray(tracks), np.asarray(visibility)
@@ -199,12 +253,12 @@ def _checked_tracks(
     return tracks.astype(np.float64), visibility
 
 
-def _check_finite(name: str, positions: np.ndarray) -> None:
+def check_finite(name: str, positions: np.ndarray) -> None:
     if not np.isfinite(positions).all():
         raise ValueError(f"{name}: expected finite positions, found NaN or infinity")
 
 
-def _checked_query_frames(queries: np.ndarray, num_frames: int, num_points: int) -> np.ndarray:
+def checked_query_frames(queries: np.ndarray, num_frames: int, num_points: int) -> np.ndarray:
     queries = np.asarray(queries, dtype=np.float64)
     if queries.shape != (num_points, 3):
         raise ValueError(f"queries: expected t, x, y of shape ({num_points}, 3), found shape {queries.shape}")
@@ -222,6 +276,7 @@ def _checked_annotated(annotated: np.ndarray | None, num_frames: int) -> np.ndar
     return known[:, None]
 
 
-def _check_mode(query_mode: str) -> None:
+def check_query_mode(query_mode: str) -> None:
+    """Raises ValueError for another than "first" and "strided"."""
     if query_mode not in QUERY_MODES:
         raise ValueError(f"query_mode is {query_mode!r}, expected one of {', '.join(QUERY_MODES)}")

@@ -13,7 +13,7 @@ import numpy as np
 from modeling_sen.frame_index import FrameIndex, index_frames
 from modeling_sen.media_source import MediaSource, open_media_source
 from modeling_sen.video_decoder import decoded_frames, upright, use_threads, video_stream
-from modeling_sen.video_io import ARRAY_FRAME_RATE, classify_video_input, given_frames, read_video
+from modeling_sen.video_io import ARRAY_FRAME_RATE, classify_video_input, given_frames, read_frames, read_video
 
 # Bytes of decoded frames that a file may come to: a tracker holds all of them.
 LARGEST_CLIP = 8 << 30
@@ -48,6 +48,16 @@ def read_all_frames(video: Any) -> np.ndarray:
             return found.frames
         # Others were repeated in the place of those that cannot be decoded.
         return found.frames[np.unique(found.indices, return_index=True)[1]]
+
+
+def clip_shape(source: MediaSource) -> tuple[int, int, int]:
+    """Frames, height and width of a file's clip, upright. Frames that cannot be decoded are counted.
+
+    Raises:
+        ValueError: as `read_video`.
+    """
+    height, width = read_frames(source, [0]).frames.shape[1:3]
+    return len(index_frames(source).times), height, width
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from modeling_sen.point_network import EncodedFrames, EncodedQueries, find_peaks
 from modeling_sen.tracking.flow import GAPS, DenseFlow, grey_frame, resize_frame
 from modeling_sen.tracking.path_search import NUM_PEAKS, FrameStates, PathCosts, advance, trace_back
 from modeling_sen.tracking.track_clip import calibrated, encode, read_size
-from modeling_sen.tracking.tracker import frame_score, refine
+from modeling_sen.tracking.tracker import frame_score, refine, seen_probability
 
 if TYPE_CHECKING:
     from modeling_sen.modeling_sen_tracking import SENForVideoTracking
@@ -151,8 +151,7 @@ class PointStream:
         points[:, 0] -= first  # below 0 where the query's frame is forgotten
         encoded = EncodedFrames.join([each.to(torch.float32) for each in self.frames])
         last = refine(self.model.network, encoded, queries, points, places, poses, self.model.config.refinement_steps)
-        probability = last.visibility_logits[-1].sigmoid() * last.confidence_logits[-1].sigmoid()
-        return last.tracks[-1].numpy(), probability.numpy()
+        return last.tracks[-1].numpy(), seen_probability(last, self.grey[-1].shape)[-1].numpy()
 
     def _scale(self) -> np.ndarray:
         height, width = self.size  # type: ignore[misc]

@@ -96,7 +96,7 @@ def read_size(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
 
 
 def calibrated(probability: np.ndarray, calibration: tuple[float, float] | list[float]) -> np.ndarray:
-    """Probabilities whose logits are scaled and shifted."""
-    probability = probability.clip(1e-6, 1 - 1e-6)
-    logits = np.log(probability / (1 - probability)) * calibration[0] + calibration[1]
-    return (1 / (1 + np.exp(-logits))).astype(np.float32)
+    """Probabilities whose logits are scaled and shifted; zero stays zero."""
+    inner = probability.clip(1e-6, 1 - 1e-6)
+    logits = np.log(inner / (1 - inner)) * calibration[0] + calibration[1]
+    return np.where(probability > 0, 1 / (1 + np.exp(-logits)), 0).astype(np.float32)

@@ -62,7 +62,7 @@ class ClipTracker:
         peaks, wrong = self._peaks(queries, query_points)
         tracks, poses = self._search(queries, query_points, peaks, wrong, searched)
         refined = refine(self.network, self.encoded, queries, query_points, tracks, poses, self.steps)
-        probability = refined.visibility_logits.sigmoid() * refined.confidence_logits.sigmoid()
+        probability = seen_probability(refined, self.grey.shape[1:])
         numbers, rows = query_points[:, 0].long(), torch.arange(len(query_points))
         found = refined.tracks.clone()
         found[numbers, rows], probability[numbers, rows] = query_points[:, 1:], 1.0
@@ -152,6 +152,14 @@ def refine(
     return RefinedTracks(
         *(torch.cat([getattr(part, name) for part in parts], dim=1) for name in RefinedTracks.__dataclass_fields__)
     )
+
+
+def seen_probability(refined: RefinedTracks, frame_size: tuple[int, ...]) -> Tensor:
+    """(T, N), the probability of a point being visible within four pixels of its track; zero outside of the frame."""
+    height, width = frame_size
+    x, y = refined.tracks.unbind(-1)
+    inside = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
+    return refined.visibility_logits.sigmoid() * refined.confidence_logits.sigmoid() * inside
 
 
 def frame_score(network: PointNetwork, frame: EncodedFrames, queries: EncodedQueries, active: np.ndarray) -> Score:

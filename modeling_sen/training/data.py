@@ -104,7 +104,7 @@ def _open_table(path: Path, target: str, video_column: str | None, target_column
         if not file.is_file():
             raise FileNotFoundError(f"{path}, row {row}, column {name!r}: no such file {file}")
         files.append(str(file))
-        keys.append(_file_key(file))
+        keys.append(file_key(file))
     return LabelledClips(str(path), _checked_targets(path, target_name, columns[target_name]), keys, files.__getitem__)
 
 
@@ -149,10 +149,11 @@ def _open_class_folders(folder: Path) -> LabelledClips:
             "found neither"
         )
     labels = [file.relative_to(folder).parts[0] for file in files]
-    return LabelledClips(str(folder), labels, [_file_key(file) for file in files], lambda row: str(files[row]))
+    return LabelledClips(str(folder), labels, [file_key(file) for file in files], lambda row: str(files[row]))
 
 
-def _file_key(file: Path) -> str:
+def file_key(file: Path) -> str:
+    """Identifies a file and its content: a file that was written again has another key."""
     status = file.stat()
     return f"{file.resolve()}:{status.st_mtime_ns}:{status.st_size}"
 

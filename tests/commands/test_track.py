@@ -40,7 +40,9 @@ def test_a_table_is_written_and_a_summary_printed(tracker_folder, clips, tmp_pat
         "0.6",
     ]  # 1.1, 1.1 and a step
     seen = round(100 * np.mean([int(row["visible"]) for row in rows]))
-    assert capsys.readouterr().out == f"{tmp_path}/tracks.csv: 100 points in 16 frames, visible in {seen} % of them\n"
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path}/tracks.csv: 100 points in 16 frames, visible in {seen} % of them\n"
+    assert "16 frames of 32 x 32, 100 points: about 1 MB of memory, besides the model's\n" in printed.err
 
 
 def test_the_summary_is_printed_as_json(tracker_folder, clips, tmp_path, capsys):

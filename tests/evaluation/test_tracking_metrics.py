@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from modeling_sen.evaluation.tracking_metrics import mean_over_clips, sample_queries, tracking_metrics
+from modeling_sen.evaluation.tracking_metrics import mean_over_clips, sample_queries, standard_errors, tracking_metrics
 
 MODES = ("first", "strided")
 SQUARE = (256, 256)
@@ -307,8 +307,12 @@ def test_clips_count_the_same_whatever_their_points():
     ]
     assert mean_over_clips(clips) == {"average_jaccard": 0.5, "x": 0.5}
     assert math.isnan(mean_over_clips(clips[:1])["x"])
-    with pytest.raises(ValueError, match="at least one clip, found none"):
-        mean_over_clips([])
+    errors = standard_errors(clips)
+    assert errors == pytest.approx({"average_jaccard": 0.5 / math.sqrt(3), "x": math.sqrt(0.125) / math.sqrt(2)})
+    assert math.isnan(standard_errors(clips[:2])["x"])
+    for function in (mean_over_clips, standard_errors):
+        with pytest.raises(ValueError, match="at least one clip, found none"):
+            function([])
 
 
 GOOD = line(4, 2)

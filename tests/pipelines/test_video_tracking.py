@@ -121,7 +121,6 @@ def test_streams_and_data_sets_are_tracked_one_by_one(track, clips):
         results = track(stream, grid_size=2)
         assert not isinstance(results, list)
         assert all(same(*pair) for pair in zip(results, expected, strict=True))
-    assert same(track(list(clips), grid_size=2, num_workers=1)[2], expected[2])
 
 
 def test_every_frame_of_an_uneven_file_is_tracked(track, tmp_path):
