@@ -94,19 +94,27 @@ class Task:
         pipeline_tag: the nearest on the Hub's own list of tasks.
         example: lines of Python with `{location}`, `{clip}` and `{labels}`; of a head also `{module}` and `{name}`.
         remote_example: the same without the package, by code that travels with the checkpoint.
+        install: the command that installs what the example needs.
     """
 
     name: str | None
     pipeline_tag: str
     example: str
     remote_example: str = _REMOTE_HEAD
+    install: str = "pip install modeling-sen"
 
 
 # Model type -> its task. A head adds its own.
 TASKS: dict[str, Task] = {
     "sen": Task("zero-shot-video-classification", "video-classification", _RECOGNITION, _REMOTE_SEN),
     # The Hub's list has no task of points in video; models that find and match points have this one.
-    "sen_tracking": Task("video-tracking", "keypoint-detection", _TRACKING, _REMOTE_TRACKING),
+    "sen_tracking": Task(
+        "video-tracking",
+        "keypoint-detection",
+        _TRACKING,
+        _REMOTE_TRACKING,
+        "pip install 'modeling-sen[tracking]'",
+    ),
 }
 _EMBEDDING = Task(None, "feature-extraction", _ENCODER, _REMOTE_SEN)
 _UNKNOWN_HEAD = Task(None, "feature-extraction", _HEAD)

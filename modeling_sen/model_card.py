@@ -88,7 +88,7 @@ def model_card(
         title=repo_id.split("/")[-1],
         introduction=joined(_introduction(model, bases), words["introduction"]),
         restricted=restriction(restricted, licence),
-        install="pip install modeling-sen",
+        install=task.install,
         snippet=example(model, location),
         remote_snippet=remote_example(model, location) if with_code else "",
         ran=ran,

@@ -202,6 +202,7 @@ def test_a_tracker_has_the_example_of_its_pipeline(tiny_tracker):
     assert data["pipeline_tag"] in HUB_TASKS
     assert {"sen", "video-tracking"} <= set(data["tags"])
     assert 'track = pipeline("video-tracking", model="org/tracker")' in section(card, "Use")
+    assert "pip install 'modeling-sen[tracking]'" in section(card, "Use")
     assert "are the association and head" in section(card, "Trained")
     assert "untrained" not in section(card, "Limits")  # the gate of the fused embedding is not of a tracker
 
