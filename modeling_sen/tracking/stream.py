@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from modeling_sen.point_network import EncodedFrames, EncodedQueries, find_peaks
+from modeling_sen.tracking.cycle import cycle_is_wrong
 from modeling_sen.tracking.flow import GAPS, DenseFlow, grey_frame, resize_frame
 from modeling_sen.tracking.path_search import NUM_PEAKS, FrameStates, PathCosts, advance, trace_back
 from modeling_sen.tracking.track_clip import calibrated, encode, read_size
@@ -57,6 +58,7 @@ class PointStream:
         self.ids, self.next_id = np.zeros(0, dtype=np.int64), 0
         self.queries: EncodedQueries | None = None
         self.query_points = np.zeros((0, 3), dtype=np.float32)  # t, x, y at the size that is read
+        self.query_frames: dict[int, EncodedFrames] = {}  # those that a query lies in, by number
 
     @torch.inference_mode()
     def add(self, points: object) -> np.ndarray:
@@ -82,6 +84,8 @@ class PointStream:
         new = self.model.network.encode_queries(self.frames[-1].to(torch.float32), torch.from_numpy(inner))
         self.queries = new if self.queries is None else self.queries.join(new)
         inner[:, 0] = self.number
+        if len(inner):
+            self.query_frames[self.number] = self.frames[-1].to(torch.float16)
         self.query_points = np.concatenate([self.query_points, inner])
         for state in self.states:
             state.append(FrameStates.unreached(inner[:, 1:]))
@@ -102,6 +106,9 @@ class PointStream:
         kept = np.flatnonzero(~np.isin(self.ids, dropped))
         self.ids, self.query_points = self.ids[kept], self.query_points[kept]
         self.queries = None if self.queries is None else self.queries[torch.from_numpy(kept)]
+        self.query_frames = {
+            number: frame for number, frame in self.query_frames.items() if (self.query_points[:, 0] == number).any()
+        }
         for state in self.states:
             state.keep(kept)
 
@@ -134,12 +141,15 @@ class PointStream:
         gaps = [gap for gap in GAPS if gap <= len(self.states)]
         coming = {gap: self.flow.start(self.grey[-1 - gap], self.grey[-1]) for gap in gaps}
         newest = self.frames[-1].to(torch.float32)
-        peaks = find_peaks(self.model.network.match(newest, queries), NUM_PEAKS)[:, 0].numpy()
+        network, points = self.model.network, torch.from_numpy(self.query_points)
+        peaks = find_peaks(network.match(newest, queries), NUM_PEAKS)  # (N, 1, peaks, 2)
+        own = EncodedFrames.join([self.query_frames[number] for number in sorted(self.query_frames)])
+        wrong = cycle_is_wrong(network, newest, own, points, peaks)[:, 0].numpy()
         past = {gap: self.states[-gap] for gap in gaps}
         flows = {gap: flow.result() for gap, flow in coming.items()}
         active = np.arange(len(self.ids))
-        score = frame_score(self.model.network, newest, queries, active)
-        after = advance(past, flows, peaks, np.zeros(peaks.shape[:2], dtype=bool), active, score, self.costs)
+        score = frame_score(network, newest, queries, active)
+        after = advance(past, flows, peaks[:, 0].numpy(), wrong, active, score, self.costs)
         after.totals -= after.totals.max(axis=1, keepdims=True)  # so that sums stay small, however long the stream is
         return after
 

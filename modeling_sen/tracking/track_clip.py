@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from modeling_sen.modeling_sen_tracking import SENForVideoTracking
 
 CELL = 8  # pixels; frames are read at whole cells of the coarsest level
+SMALLEST = 16  # pixels of a side; DIS needs 12
 QUERIES = 256  # tracked at once
 ENCODED = 16  # frames at once
 LONG = 96  # frames, from which on features are held in half precision
@@ -89,9 +90,9 @@ def encode(model: "SENForVideoTracking", frames: np.ndarray) -> EncodedFrames:
 
 
 def read_size(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
-    """(height, width) at which frames are read: multiples of 8, the longer side at most `longest_side`."""
+    """(height, width) at which frames are read: multiples of 8 from 16 on, the longer side at most `longest_side`."""
     scale = min(1.0, longest_side / max(size))
-    height, width = (max(CELL, round(side * scale / CELL) * CELL) for side in size)
+    height, width = (max(SMALLEST, round(side * scale / CELL) * CELL) for side in size)
     return height, width
 
 

@@ -79,8 +79,6 @@ class ClipTracker:
             ],
             dim=1,
         )
-        if not self.costs.wrong_cycle:
-            return peaks.numpy(), np.zeros(peaks.shape[:3], dtype=bool)
         numbers = query_points[:, 0].unique().long()
         own = EncodedFrames(tuple(level[numbers] for level in self.encoded.levels), None)
         return peaks.numpy(), cycle_is_wrong(self.network, self.encoded, own, query_points, peaks).numpy()
