@@ -90,13 +90,21 @@ def tokens_arguments(output: Path, steps: int = 300, **changes: Any) -> SENTrain
     return numbered_arguments(output / "training" / "tokens", steps, **{**own, **changes})
 
 
-def train_tokens(output: Path, network: PointNetwork, arguments: SENTrainingArguments) -> SENForVideoTracking:
-    """Trains association and head over the frozen networks of pixels and the tower in `output`."""
+def train_tokens(
+    output: Path, network: PointNetwork, config: SENConfig, arguments: SENTrainingArguments, frozen: bool = False
+) -> SENForVideoTracking:
+    """Trains association and head over the frozen networks of pixels and the towers of a SEN.
+
+    Args:
+        frozen: the head alone, on tokens as the towers return them.
+    """
     torch.manual_seed(arguments.seed)
-    sen = SENModel(tracking_sen_config(str((output / TOWER).resolve()))).load_neurons()
+    sen = SENModel(config).load_neurons()
     pixels = SENForVideoTracking(SENTrackingConfig(sen_config=sen.config.to_dict()))
     pixels.network = network
     tracker = SENForVideoTracking.from_sen(sen, pixels, window=WINDOW)
+    if frozen:
+        tracker.sen.requires_grad_(False)
     draw = DrawnClips(arguments.seed)
     keep_record(
         train_on_numbers(tracker, lambda number: draw([number]), arguments, task=tracking_step), output, "tokens"
@@ -159,7 +167,8 @@ def main(
     if last >= 1 and not (output / TOWER).exists():
         train_image_128(output, Path(SEN_TINY), image_128_arguments(output))
     if last >= 2:
-        tracker = train_tokens(output, network, tokens_arguments(output))
+        config = tracking_sen_config(str((output / TOWER).resolve()))
+        tracker = train_tokens(output, network, config, tokens_arguments(output))
         if last >= 3:
             calibrate(output, tracker, CLIPS)
         if last >= 4:

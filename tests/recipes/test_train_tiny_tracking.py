@@ -46,7 +46,8 @@ def test_the_stages_leave_a_checkpoint_in_half_precision_that_stands_alone(tower
     monkeypatch.setattr(train_tracking, "training_clip", small_clip)
     few = {"warmup_steps": 1, "dataloader_num_workers": 0, "dataloader_prefetch_factor": None, "disable_tqdm": True}
     network = recipe.train_points(tower, recipe.points_arguments(tower, 1, **few))
-    tracker = recipe.train_tokens(tower, network, recipe.tokens_arguments(tower, 2, **few))
+    config = recipe.tracking_sen_config(str(tower / "image_128"))
+    tracker = recipe.train_tokens(tower, network, config, recipe.tokens_arguments(tower, 2, **few))
     for name, weight in network.state_dict().items():
         assert torch.equal(tracker.network.state_dict()[name], weight), name
     assert tracker.sen.config.num_rounds == 3
