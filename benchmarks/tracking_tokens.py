@@ -1,7 +1,7 @@
 """Trains trackers that differ in what they read of a SEN, over the same networks of pixels, for `tracking_quality.py`.
 
 `pixels` reads none; `frozen` the tower's own tokens; `rounds_1` to `rounds_3` a SEN of so many rounds with queries, `tokens`
-of three rounds with `prompt="tokens"`; `vit` a SEN over the encoder in the folder given. The head has the same steps everywhere.
+of three rounds with `prompt="tokens"`; `vit` a SEN over the encoder in the folder given. All heads have the same steps.
 
     python benchmarks/tracking_tokens.py OUT [--variants pixels frozen] [--steps 300] [--seed 0] [--vit FOLDER]
 """
