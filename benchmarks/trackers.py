@@ -1,8 +1,8 @@
 """Trackers by name, for the benchmarks of tracking.
 
 `static`: a point that stays where it was queried. `lk`, `dis`: pyramidal Lucas-Kanade and DIS optical flow, see
-`flow_chains.py` (OpenCV). They are sure of what they show: confidence 1 where visible, 0 elsewhere. Any other name is a
-checkpoint.
+`flow_chains.py` (OpenCV). They are sure of what they show: confidence 1 where visible, 0 elsewhere. `sen-tiny`: the tracker inside
+the package. Any other name is a checkpoint.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 
 from modeling_sen.evaluation.clip_embeddings import model_sha1
 from modeling_sen.evaluation.measure_tracking import Tracker, load_tracker
-from modeling_sen.presets import resolve_checkpoint
+from modeling_sen.presets import SEN_TINY_TRACKING, resolve_checkpoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,5 +57,5 @@ def make_tracker(name: str) -> tuple[Tracker, str]:
     """
     if name in TRACKERS:
         return TRACKERS[name](), name
-    model = load_tracker(resolve_checkpoint(name))
+    model = load_tracker(resolve_checkpoint(name, SEN_TINY_TRACKING))
     return model.track, f"model-{model_sha1(model)[:16]}"

@@ -10,9 +10,9 @@ SEN_TINY = str(Path(__file__).with_name("sen_tiny"))
 SEN_TINY_TRACKING = str(Path(SEN_TINY, "tracking"))
 
 
-def resolve_checkpoint(model: str) -> str:
-    """`"sen-tiny"`, as commands call the checkpoint inside the package, becomes its folder; others are as they were."""
-    return SEN_TINY if model == "sen-tiny" else model
+def resolve_checkpoint(model: str, sen_tiny: str = SEN_TINY) -> str:
+    """`"sen-tiny"`, as commands call what is inside the package, becomes the folder `sen_tiny`; others are as they were."""
+    return sen_tiny if model == "sen-tiny" else model
 
 
 @dataclass(frozen=True)

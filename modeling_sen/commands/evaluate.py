@@ -20,7 +20,7 @@ from modeling_sen.commands.evaluation_options import (
 )
 from modeling_sen.commands.model_options import Device, Dtype, model_arguments
 from modeling_sen.evaluation.protocols import find_protocol
-from modeling_sen.presets import resolve_checkpoint
+from modeling_sen.presets import SEN_TINY_TRACKING, resolve_checkpoint
 from modeling_sen.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def main(
             )
         run_on = model_arguments(device, dtype)
         results = {"task": task} | evaluate_tracking(
-            resolve_checkpoint(model),
+            resolve_checkpoint(model, SEN_TINY_TRACKING),
             data or [],
             query_mode or "first",
             num,

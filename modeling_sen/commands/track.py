@@ -10,7 +10,7 @@ import typer
 from tqdm import tqdm
 
 from modeling_sen.commands.model_options import Device, Dtype, model_arguments
-from modeling_sen.presets import SEN_TINY_TRACKING
+from modeling_sen.presets import SEN_TINY_TRACKING, resolve_checkpoint
 
 if TYPE_CHECKING:
     from modeling_sen.pipelines.video_tracking import VideoTrackingPipeline
@@ -56,7 +56,7 @@ def track(
     with open_media_source(video) as source:  # opened once: a pipe or URL is read for tracking and for drawing
         num_frames, *size = clip_shape(source)
         queries = resolve_query_points(num_frames, (size[0], size[1]), **options)
-        pipeline = _load(SEN_TINY_TRACKING if model == "sen-tiny" else model, **model_arguments(device, dtype))
+        pipeline = _load(resolve_checkpoint(model, SEN_TINY_TRACKING), **model_arguments(device, dtype))
         needed = _memory(pipeline.model, num_frames, (size[0], size[1]), len(queries))
         what = f"{num_frames} frames of {size[1]} x {size[0]}, {len(queries)} points"
         typer.echo(f"{what}: about {needed / 1e6:,.0f} MB of memory, besides the model's", err=True)
