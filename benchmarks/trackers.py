@@ -1,8 +1,8 @@
 """Trackers by name, for the benchmarks of tracking.
 
 `static`: a point that stays where it was queried. `lk`, `dis`: pyramidal Lucas-Kanade and DIS optical flow, see
-`flow_chains.py` (OpenCV). They are sure of what they show: confidence 1 where visible, 0 elsewhere. `sen-tiny`: the tracker inside
-the package. Any other name is a checkpoint.
+`flow_chains.py` (OpenCV). They are sure of what they show: confidence 1 where visible, 0 elsewhere. `sen-tiny`: the tracker
+inside the package. Any other name is a checkpoint.
 """
 
 from collections.abc import Callable
