@@ -36,7 +36,7 @@ class SENTrackingConfig(PreTrainedConfig):
         longest_side: pixels; larger frames are tracked at this size. Positions are returned in pixels of the original.
         refinement_steps: of each track.
         visibility_threshold: a point counts as visible from this probability on, of being visible and found within 4 pixels
-            at 256 x 256.
+            at 256 x 256. The default is best by AJ, on clips of the seeds 3000 to 3002 of five presets; it hardly matters.
         calibration: scale and shift of the logit of that probability, fitted on clips that no weight was trained on.
         initializer_range: standard deviation of the initial weights.
     """
@@ -49,7 +49,7 @@ class SENTrackingConfig(PreTrainedConfig):
     window: int = 8
     longest_side: int = 512
     refinement_steps: int = 4
-    visibility_threshold: float = 0.5
+    visibility_threshold: float = 0.4
     calibration: tuple[float, float] | list[float] = (1.0, 0.0)
     initializer_range: float = 0.02
 
