@@ -146,21 +146,26 @@ class SENForVideoTracking(SENPreTrainedModel):
         """Dense features of the neurons that are read, (T, h, w, width) each, of frames (T, H, W, 3) uint8.
 
         The SEN reads windows of consecutive frames; the last is filled with the last frame. A neuron with fewer steps in time
-        than frames gives each step to the frames around it.
+        than frames gives each step to the frames around it. Of less than a window, as in streams, an image neuron reads no
+        frame twice.
         """
         if not self.read_neurons:
             return []
-        window = self.config.window
+        window, count = self.config.window, min(self.config.window, len(frames))
         filled = np.concatenate([frames, np.repeat(frames[-1:], -len(frames) % window, axis=0)])
         clips = filled.reshape(-1, window, *frames.shape[1:])
         found: dict[str, list[Tensor]] = {name: [] for name in self.read_neurons}
         for start in range(0, len(clips), WINDOWS):
             inputs = self.processor(videos=list(clips[start : start + WINDOWS])).to(self.device)
+            for name in self.read_neurons:
+                if self.sen.specs[name].modality == "image":
+                    inputs[f"{name}_pixel_values"] = inputs[f"{name}_pixel_values"][:, :count]
             output = self.sen(**inputs)
             for name in self.read_neurons:
                 features = self.sen.dense_features(name, output)
                 tokens = features.tokens.unflatten(1, features.grid)  # (windows, t, h, w, width)
-                steps = torch.arange(window, device=tokens.device) * tokens.shape[1] // window
+                read = count if self.sen.specs[name].modality == "image" else window
+                steps = torch.arange(count, device=tokens.device) * tokens.shape[1] // read
                 found[name].append(tokens[:, steps].flatten(0, 1))
         return [torch.cat(parts)[: len(frames)] for parts in found.values()]
 
