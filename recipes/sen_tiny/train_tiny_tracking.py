@@ -145,6 +145,7 @@ def export(output: Path, tracker: SENForVideoTracking, folder: Path) -> None:
     config = SENTrackingConfig.from_pretrained(folder)
     (spec,) = config.sen_config.neurons  # type: ignore[union-attr]
     spec["hub_id"] = "./neuron_image"
+    spec["base_model"] = "builtin:image"  # of which it has two layers, trained on
     config.save_pretrained(folder)
     shutil.copytree(output / TOWER, folder / "neuron_image", dirs_exist_ok=True)
     for stage in ("points", "image_128", "tokens"):
