@@ -66,8 +66,12 @@ class SENPointTracks(ModelOutput):
 
 
 class SENForVideoTracking(SENPreTrainedModel):
+    """A SEN and the networks that track points. [`track`] takes whole clips, [`stream`] frames as they come."""
+
     config: SENTrackingConfig  # type: ignore[assignment]
     main_input_name = "frames"
+    # bfloat16 would round positions to whole pixels.
+    _keep_in_fp32_modules_strict = ["network"]  # noqa: RUF012 (Transformers' own declaration)
 
     def __init__(self, config: SENTrackingConfig):
         super().__init__(config)

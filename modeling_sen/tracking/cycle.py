@@ -33,7 +33,7 @@ def cycle_is_wrong(
         sample_features(level.float(), by_frame, stride).reshape(times, queries, count, -1).transpose(0, 1)
         for level, stride in zip(encoded.levels, STRIDES, strict=True)
     ]  # (N, T, count, channels)
-    wrong = torch.zeros(peaks.shape[:3], dtype=torch.bool)
+    wrong = torch.zeros(peaks.shape[:3], dtype=torch.bool, device=peaks.device)
     for number, frame in enumerate(query_points[:, 0].unique()):
         for chosen in (query_points[:, 0] == frame).nonzero()[:, 0].split(max(1, BATCH // (times * count))):
             vectors = [row[chosen].flatten(0, 2)[:, None] for row in rows]

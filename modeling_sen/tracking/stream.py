@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from modeling_sen.point_network import EncodedFrames, EncodedQueries, find_peaks
 from modeling_sen.tracking.cycle import cycle_is_wrong
@@ -81,7 +82,7 @@ class PointStream:
             )
         inner = given.copy()
         inner[:, 1:] = (given[:, 1:] + 0.5) * self._scale() - 0.5
-        new = self.model.network.encode_queries(self.frames[-1].to(torch.float32), torch.from_numpy(inner))
+        new = self.model.network.encode_queries(self.frames[-1].to(torch.float32), self._on_device(inner))
         self.queries = new if self.queries is None else self.queries.join(new)
         inner[:, 0] = self.number
         if len(inner):
@@ -105,7 +106,7 @@ class PointStream:
             raise ValueError(f"ids: expected ids of points that are tracked, found {unknown}")
         kept = np.flatnonzero(~np.isin(self.ids, dropped))
         self.ids, self.query_points = self.ids[kept], self.query_points[kept]
-        self.queries = None if self.queries is None else self.queries[torch.from_numpy(kept)]
+        self.queries = None if self.queries is None else self.queries[self._on_device(kept)]
         self.query_frames = {
             number: frame for number, frame in self.query_frames.items() if (self.query_points[:, 0] == number).any()
         }
@@ -141,15 +142,15 @@ class PointStream:
         gaps = [gap for gap in GAPS if gap <= len(self.states)]
         coming = {gap: self.flow.start(self.grey[-1 - gap], self.grey[-1]) for gap in gaps}
         newest = self.frames[-1].to(torch.float32)
-        network, points = self.model.network, torch.from_numpy(self.query_points)
+        network, points = self.model.network, self._on_device(self.query_points)
         peaks = find_peaks(network.match(newest, queries), NUM_PEAKS)  # (N, 1, peaks, 2)
         own = EncodedFrames.join([self.query_frames[number] for number in sorted(self.query_frames)])
-        wrong = cycle_is_wrong(network, newest, own, points, peaks)[:, 0].numpy()
+        wrong = cycle_is_wrong(network, newest, own, points, peaks)[:, 0].cpu().numpy()
         past = {gap: self.states[-gap] for gap in gaps}
         flows = {gap: flow.result() for gap, flow in coming.items()}
         active = np.arange(len(self.ids))
         score = frame_score(network, newest, queries, active)
-        after = advance(past, flows, peaks[:, 0].numpy(), wrong, active, score, self.costs)
+        after = advance(past, flows, peaks[:, 0].cpu().numpy(), wrong, active, score, self.costs)
         after.totals -= after.totals.max(axis=1, keepdims=True)  # so that sums stay small, however long the stream is
         return after
 
@@ -157,11 +158,14 @@ class PointStream:
         """Points (N, 2) and probabilities (N,) in the newest frame, from the frames that are remembered."""
         places, poses = trace_back(list(self.states))  # (T, N, 2)
         first = self.number - len(self.frames) + 1
-        points = torch.from_numpy(self.query_points).clone()
+        points = self._on_device(self.query_points)
         points[:, 0] -= first  # below 0 where the query's frame is forgotten
         encoded = EncodedFrames.join([each.to(torch.float32) for each in self.frames])
         last = refine(self.model.network, encoded, queries, points, places, poses, self.model.config.refinement_steps)
-        return last.tracks[-1].numpy(), seen_probability(last, self.grey[-1].shape)[-1].numpy()
+        return last.tracks[-1].cpu().numpy(), seen_probability(last, self.grey[-1].shape)[-1].cpu().numpy()
+
+    def _on_device(self, values: np.ndarray) -> Tensor:
+        return torch.tensor(values, device=self.model.device)  # a copy
 
     def _scale(self) -> np.ndarray:
         height, width = self.size  # type: ignore[misc]

@@ -62,7 +62,7 @@ def track_clip(
 
         for start in starts:
             chosen = slice(start, start + QUERIES)
-            found = tracker.track(torch.from_numpy(inner[chosen]).float(), searched)
+            found = tracker.track(torch.tensor(inner[chosen], device=model.device).float(), searched)
             tracks[:, chosen] = (found.tracks + 0.5) / scale - 0.5
             probability[:, chosen] = calibrated(found.probability, model.config.calibration)
     visible = probability >= model.config.visibility_threshold
@@ -83,7 +83,7 @@ def encode(model: "SENForVideoTracking", frames: np.ndarray) -> EncodedFrames:
     parts = []
     for start in range(0, len(frames), ENCODED):
         chosen = slice(start, start + ENCODED)
-        here = torch.from_numpy(np.ascontiguousarray(frames[chosen]))
+        here = torch.from_numpy(np.ascontiguousarray(frames[chosen])).to(model.device)
         encoded = model.network.encode_frames(here, [each[chosen] for each in tokens])
         parts.append(encoded.to(torch.float16) if len(frames) > LONG else encoded)
     return EncodedFrames.join(parts)

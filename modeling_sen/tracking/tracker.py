@@ -66,7 +66,7 @@ class ClipTracker:
         numbers, rows = query_points[:, 0].long(), torch.arange(len(query_points))
         found = refined.tracks.clone()
         found[numbers, rows], probability[numbers, rows] = query_points[:, 1:], 1.0
-        return FoundTracks(found.numpy(), probability.numpy())
+        return FoundTracks(found.cpu().numpy(), probability.cpu().numpy())
 
     def _peaks(self, queries: EncodedQueries, query_points: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Peaks (N, T, peaks, 2), and which of them do not match back."""
@@ -81,7 +81,8 @@ class ClipTracker:
         )
         numbers = query_points[:, 0].unique().long()
         own = EncodedFrames(tuple(level[numbers] for level in self.encoded.levels), None)
-        return peaks.numpy(), cycle_is_wrong(self.network, self.encoded, own, query_points, peaks).numpy()
+        wrong = cycle_is_wrong(self.network, self.encoded, own, query_points, peaks)
+        return peaks.cpu().numpy(), wrong.cpu().numpy()
 
     def _search(
         self,
@@ -92,7 +93,8 @@ class ClipTracker:
         searched: Callable[[], None],
     ) -> tuple[np.ndarray, np.ndarray]:
         """Tracks and poses (T, N, 2) along the best paths."""
-        points, starts = query_points[:, 1:].numpy(), query_points[:, 0].numpy()
+        starts, points = np.split(query_points.cpu().numpy(), [1], axis=1)
+        starts = starts[:, 0]
         places = np.repeat(points[None], len(self.grey), axis=0)
         poses = np.zeros_like(places)
         poses[..., 0] = 1
@@ -138,10 +140,11 @@ def refine(
     steps: int,
 ) -> RefinedTracks:
     """Refines tracks (T, N, 2) of a few queries at a time."""
-    time = torch.arange(len(tracks))[:, None] - query_points[:, 0]
-    start, start_poses = torch.from_numpy(tracks).float(), torch.from_numpy(poses).float()
+    device = query_points.device
+    time = torch.arange(len(tracks), device=device)[:, None] - query_points[:, 0]
+    start, start_poses = (torch.tensor(each, device=device).float() for each in (tracks, poses))
     parts = []
-    for chosen in torch.arange(len(query_points)).split(max(1, COMPARED // len(tracks))):
+    for chosen in torch.arange(len(query_points), device=device).split(max(1, COMPARED // len(tracks))):
         points = query_points[chosen, 1:]
         found = network.refine(
             encoded, queries[chosen], points, time[:, chosen], start[:, chosen], start_poses[:, chosen], steps
@@ -162,11 +165,13 @@ def seen_probability(refined: RefinedTracks, frame_size: tuple[int, ...]) -> Ten
 
 def frame_score(network: PointNetwork, frame: EncodedFrames, queries: EncodedQueries, active: np.ndarray) -> Score:
     """The score of places in one frame, of the queries of the numbers `active`."""
-    chosen, frame = queries[torch.from_numpy(active)], frame.to(torch.float32)
+    frame = frame.to(torch.float32)
+    device = frame.levels[0].device
+    chosen = queries[torch.tensor(active, device=device)]
 
     def score(places: np.ndarray, poses: np.ndarray) -> np.ndarray:
         # The candidates take the place of frames: (candidates, n, 2).
-        place, pose = (torch.from_numpy(each.swapaxes(0, 1)) for each in (places, poses))
-        return network.score(frame.expand(len(place)), chosen, place, pose).T.numpy()
+        place, pose = (torch.tensor(each.swapaxes(0, 1), device=device) for each in (places, poses))
+        return network.score(frame.expand(len(place)), chosen, place, pose).T.cpu().numpy()
 
     return score

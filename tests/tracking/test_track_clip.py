@@ -179,3 +179,10 @@ def test_calibration_scales_and_shifts_the_logit():
     np.testing.assert_allclose(calibrated(probability, (1.0, 0.0)), probability, rtol=1e-5)
     expected = torch.sigmoid(torch.logit(torch.tensor(probability)) * 0.5 + 0.3)
     np.testing.assert_allclose(calibrated(probability, (0.5, 0.3)), expected, rtol=1e-5)
+
+
+def test_the_networks_run_in_single_precision_whatever_the_towers_run_in(frames, queries, tracked):
+    model = AutoModel.from_pretrained(modeling_sen.SEN_TINY_TRACKING, dtype=torch.bfloat16)
+    assert {each.dtype for each in model.network.parameters()} == {torch.float32}
+    assert {each.dtype for each in model.sen.parameters()} == {torch.bfloat16}
+    assert agreement(model.track(frames, queries), tracked.tracks, tracked.visibility) > 0.95
