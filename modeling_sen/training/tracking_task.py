@@ -8,7 +8,7 @@ from torch import Tensor
 
 from modeling_sen.point_network import EncodedFrames, EncodedQueries, PointNetwork
 from modeling_sen.point_refiner import SURE, RefinedTracks
-from modeling_sen.training.tracking_clips import TrainingClip
+from modeling_sen.training.training_clips import TrainingClip
 
 STEPS = 3  # of refinement
 DISCOUNT = 0.7  # of a step's loss against that of the next

@@ -18,11 +18,11 @@ from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.modeling_sen_tracking import SENForVideoTracking, SENTrackingConfig
 from modeling_sen.presets import PRESETS, SEN_TINY_TRACKING, resolve_checkpoint
-from modeling_sen.training.tracking_clips import TrainingClip, training_clip
 from modeling_sen.training.tracking_task import semantic_loss
 from modeling_sen.training.train_sen import check_and_write, in_full_precision, run_and_save
 from modeling_sen.training.train_settings import TrainSettings
 from modeling_sen.training.trainer import SENTrainer, SENTrainingArguments
+from modeling_sen.training.training_clips import TrainingClip, training_clip
 
 CLIPS_OF_A_SEED = 10**6
 

@@ -20,10 +20,10 @@ from modeling_sen.modeling_sen import SENModel
 from modeling_sen.modeling_sen_tracking import SENForVideoTracking, SENTrackingConfig
 from modeling_sen.point_network import PointNetwork
 from modeling_sen.presets import SEN_TINY, SEN_TINY_TRACKING
-from modeling_sen.training.tracking_clips import TrainingClip, training_clip
 from modeling_sen.training.tracking_task import tracking_loss
 from modeling_sen.training.train_tracking import DrawnClips, tracking_step
 from modeling_sen.training.trainer import SENTrainingArguments
+from modeling_sen.training.training_clips import TrainingClip, training_clip
 from recipes.sen_tiny.numbered_batches import keep_record, numbered_arguments, train_on_numbers
 from recipes.sen_tiny.tracking_calibration import CLIPS, fit_calibration, measured_points
 from recipes.sen_tiny.train_tiny import image_128_arguments, train_image_128

@@ -16,10 +16,10 @@ from modeling_sen.commands.train import read_arguments
 from modeling_sen.modeling_sen_tracking import SEMANTIC
 from modeling_sen.training import train_tracking as module
 from modeling_sen.training import trainer
-from modeling_sen.training.tracking_clips import TrainingClip
 from modeling_sen.training.train_settings import TrainSettings
 from modeling_sen.training.train_tracking import load_tracker, train_tracking
 from modeling_sen.training.trainer import SENTrainingArguments
+from modeling_sen.training.training_clips import TrainingClip
 
 
 def small_clip(number):

@@ -12,7 +12,7 @@ pytest.importorskip("accelerate")
 
 from modeling_sen import SENForVideoTracking
 from modeling_sen.training import train_tracking, trainer
-from modeling_sen.training.tracking_clips import TrainingClip
+from modeling_sen.training.training_clips import TrainingClip
 from recipes.sen_tiny import tracking_calibration
 from recipes.sen_tiny import train_tiny_tracking as recipe
 from recipes.sen_tiny.tiny_towers import picture_config, picture_processor, save_tower

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from modeling_sen.point_network import PointNetwork
 from modeling_sen.point_refiner import RefinedTracks
-from modeling_sen.training.tracking_clips import training_clip
 from modeling_sen.training.tracking_task import DISCOUNT, FAR, HIDDEN, matching_loss, refinement_loss, tracking_loss
+from modeling_sen.training.training_clips import training_clip
 
 
 @pytest.fixture(scope="module")

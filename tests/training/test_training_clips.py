@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_sen.point_features import sample_features, turn
-from modeling_sen.training.tracking_clips import FIRST_SEED, LEAST_SEEN, training_clip
+from modeling_sen.training.training_clips import FIRST_SEED, LEAST_SEEN, training_clip
 from modeling_sen.world.tracking_scene import TrackingKnobs, scene_with_knobs
 
 NUMBERS = (0, 1, 4, 7)
@@ -46,7 +46,7 @@ def test_the_same_number_gives_the_same_clip_and_another_another():
 def test_what_surrounds_a_point_is_where_its_pose_says(monkeypatch):
     """The colours four pixels away from a point, turned by its pose, are those of the query frame."""
     plain = TrackingKnobs(rotation=6, zoom=30)
-    monkeypatch.setattr("modeling_sen.training.tracking_clips._drawn_knobs", lambda random: plain)
+    monkeypatch.setattr("modeling_sen.training.training_clips._drawn_knobs", lambda random: plain)
     offsets = torch.tensor([[4.0, 0.0], [0.0, 4.0], [-4.0, 0.0], [0.0, -4.0]])
     turned, upright = [], []
     for number in range(6):
@@ -75,7 +75,7 @@ def test_training_scenes_are_no_validation_or_test_scenes(monkeypatch):
         seeds.append(seed)
         return scene_with_knobs(knobs, seed, preset)
 
-    monkeypatch.setattr("modeling_sen.training.tracking_clips.scene_with_knobs", recorded)
+    monkeypatch.setattr("modeling_sen.training.training_clips.scene_with_knobs", recorded)
     for number in range(2):
         training_clip(number)
     assert seeds == [FIRST_SEED, FIRST_SEED + 1]
