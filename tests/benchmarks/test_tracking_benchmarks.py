@@ -1,6 +1,7 @@
 """The benchmarks of tracking: trackers by name, tables of the world's presets and of real clips, runs that go on."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import tracking_quality
 import tracking_real_clips
 from PIL import Image
 from real_clips import CLIPS, moved, resized
-from trackers import SureTracks, make_tracker
+from trackers import make_tracker, streamed, sure
 from tracking_real_clips import measure_real_clip
 
 from modeling_sen import SEN_TINY
@@ -40,7 +41,7 @@ def data(tmp_path_factory):
 def follow_the_square(frames, queries):
     since = np.arange(len(frames))[:, None] - queries[:, 0]
     tracks = queries[:, 1:] + since[..., None] * (2, 0)
-    return SureTracks(tracks, np.ones(since.shape, dtype=bool))
+    return sure(tracks, np.ones(since.shape, dtype=bool))
 
 
 def test_a_point_that_stays_and_a_name_without_tracker():
@@ -87,7 +88,7 @@ def test_real_clips_are_measured_both_ways(data):
             found.visibility[-1, :32] = False
             return found
         assert len(queries) == 32
-        return SureTracks(found.tracks + np.array([10, 0]), found.visibility)
+        return sure(found.tracks + np.array([10, 0]), found.visibility)
 
     found = measure_real_clip(half, clip)
     assert found["cycle_seen"] == 0.5
@@ -187,3 +188,31 @@ def test_all_shared_clips_are_read(shared_data):
         assert found.get("inside", 0) < 0.6, "objects move"
         expected = {"horsejump-high": {"inside", "joints"}, "7scenes_000-023": {"reprojected_within_4"}}
         assert expected.get(name, set()) <= found.keys()
+
+
+class NextPoint:
+    """A stream in which every point moves by one pixel a frame."""
+
+    def __init__(self):
+        self.points = np.zeros((0, 2), dtype=np.float32)
+
+    def step(self, frame):
+        self.points = self.points + 1
+        count = len(self.points)
+        return SimpleNamespace(points=self.points, visibility=np.ones(count, bool), confidence=np.full(count, 0.5))
+
+    def add(self, points):
+        self.points = np.concatenate([self.points, points])
+
+
+def test_a_stream_gives_tracks_from_the_query_frame_on():
+    queries = np.array([[2, 10.0, 20.0], [0, 5.0, 6.0], [3, 1.0, 1.0]], dtype=np.float32)
+
+    class Model:
+        stream = NextPoint
+
+    found = streamed(Model())(np.zeros((4, 8, 8, 3), dtype=np.uint8), queries)
+    assert found.visibility.T.tolist() == [[False, False, True, True], [True] * 4, [False, False, False, True]]
+    np.testing.assert_array_equal(found.tracks[:, 1], [[5, 6], [6, 7], [7, 8], [8, 9]])
+    np.testing.assert_array_equal(found.tracks[2:, 0], [[10, 20], [11, 21]])
+    np.testing.assert_array_equal(found.confidence[:, 1], [1, 0.5, 0.5, 0.5])
