@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Tracks points in frames as they come, from the past alone, in memory that does not grow with their number."""
+"""Tracks points in frames as they come, from the past alone; memory does not grow with the number of frames."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -15,6 +15,7 @@ from modeling_sen.point_network import EncodedFrames, EncodedQueries, find_peaks
 from modeling_sen.tracking.cycle import cycle_is_wrong
 from modeling_sen.tracking.flow import GAPS, DenseFlow, grey_frame, resize_frame
 from modeling_sen.tracking.path_search import NUM_PEAKS, FrameStates, PathCosts, advance, trace_back
+from modeling_sen.tracking.query_points import resolve_query_points
 from modeling_sen.tracking.track_clip import calibrated, encode, read_size
 from modeling_sen.tracking.tracker import frame_score, refine, seen_probability
 
@@ -71,8 +72,6 @@ class PointStream:
         Raises:
             ValueError: no frame yet, or points that are not in it.
         """
-        from modeling_sen.tracking.query_points import resolve_query_points
-
         if self.size is None:
             raise ValueError("points: expected a frame first, by step(frame), found none")
         given = resolve_query_points(1, self.size, query_points=points)
