@@ -135,7 +135,9 @@ def _candidates(
         places.append(place[:, None])
         poses.append(pose[:, None])
     places.append(peaks[active])
-    poses.append(np.repeat(turned[:, :1], NUM_PEAKS, axis=1))
+    upright = np.zeros_like(peaks[active])
+    upright[..., 0] = 1  # poses that are carried along drift over hundreds of frames: here they start anew
+    poses.append(upright)
     return np.concatenate(places, axis=1).astype(np.float32), np.concatenate(poses, axis=1).astype(np.float32)
 
 
