@@ -110,6 +110,7 @@ def test_poses_follow_a_flow_that_turns_and_grows():
     after = advance({1: first}, {1: flow}, peaks, ones, np.arange(2), lambda p, q: np.ones(p.shape[:2]), PathCosts())
     expected = scale * np.array([np.cos(angle), np.sin(angle)])
     np.testing.assert_allclose(after.poses[:, :CHAINED], np.broadcast_to(expected, (2, CHAINED, 2)), atol=1e-4)
+    np.testing.assert_array_equal(after.poses[:, -NUM_PEAKS:], np.broadcast_to([1.0, 0.0], (2, NUM_PEAKS, 2)))
     np.testing.assert_allclose(after.places[:, 0], (POINTS - 20) @ matrix.T + 20, atol=1e-3)
 
 
