@@ -16,7 +16,7 @@ from modeling_sen.tracking.flow import GAPS, move
 
 CHAINED = 2  # best places of the frame before that the flow moves on
 NUM_PEAKS = 3
-NUM_CANDIDATES = CHAINED + len(GAPS) - 1 + NUM_PEAKS
+NUM_CANDIDATES = CHAINED + len(GAPS) + NUM_PEAKS
 NEVER = -1e9
 REACH = 6.0  # pixels to each side, over which the flow's own turn and scale are read
 SCALES = (0.3, 3.0)  # of a pose
@@ -28,8 +28,8 @@ class PathCosts:
 
     shift: float = 0.3  # a pixel of disagreement with the flow
     jump: float = 6.0  # at most, from a place where the point is seen
-    reappear: float = 1.0  # at most, from a place where it is hidden
-    hidden: float = 1.8  # a frame in which the point is hidden at its place
+    reappear: float = 1.8  # at most, from a place where it is hidden
+    hidden: float = 1.4  # a frame in which the point is hidden at its place
     wrong_cycle: float = 6.0  # of a peak that does not match back to the query
 
 
@@ -101,7 +101,8 @@ def advance(
     before, flow = past[1], flows[1]
     places, poses = _candidates(past, flows, peaks, active)
     scores = score(places, poses)
-    scores[:, -NUM_PEAKS:] -= costs.wrong_cycle * cycle_is_wrong[active]
+    wrong = cycle_is_wrong[active]
+    scores[:, -1 - NUM_PEAKS :] -= costs.wrong_cycle * np.concatenate([wrong[:, :1], wrong], axis=1)
     height, width = flow.shape[:2]
     outside = ((places < -0.5) | (places > np.array([width, height]) - 0.5)).any(axis=-1)
     scores[outside] = -costs.hidden
@@ -134,10 +135,11 @@ def _candidates(
             pose = np.where(reached, _turn_with_flow(turned_start, start, flows[gap]), pose)
         places.append(place[:, None])
         poses.append(pose[:, None])
-    places.append(peaks[active])
+    # Poses that are carried along drift over hundreds of frames: at peaks they start anew; at the highest both are tried.
+    places += [peaks[active][:, :1], peaks[active]]
     upright = np.zeros_like(peaks[active])
-    upright[..., 0] = 1  # poses that are carried along drift over hundreds of frames: here they start anew
-    poses.append(upright)
+    upright[..., 0] = 1
+    poses += [turned[:, :1], upright]
     return np.concatenate(places, axis=1).astype(np.float32), np.concatenate(poses, axis=1).astype(np.float32)
 
 
