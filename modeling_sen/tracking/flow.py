@@ -12,6 +12,7 @@ try:
 except ImportError as error:
     raise ImportError("video tracking needs OpenCV: pip install 'modeling-sen[tracking]'") from error
 
+MOST_POINTS = 2**14  # that OpenCV reads at once; it takes less than 2**15
 GAPS = (1, 2, 4, 8)  # frames between the two frames of a flow
 
 
@@ -45,6 +46,10 @@ class DenseFlow:
 
 def move(points: np.ndarray, flow: np.ndarray) -> np.ndarray:
     """Points (..., 2) float32 x, y after the flow (H, W, 2) at them, read between its pixels."""
-    x, y = (np.ascontiguousarray(points[..., axis], dtype=np.float32).reshape(-1, 1) for axis in (0, 1))
-    shift = cv2.remap(flow, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return points + shift.reshape(points.shape)
+    flat = points.reshape(-1, 2).astype(np.float32)
+    shifts = [
+        cv2.remap(flow, part[:, :1], part[:, 1:], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        for part in np.split(flat, range(MOST_POINTS, len(flat), MOST_POINTS))
+        if len(part)
+    ]
+    return points + np.concatenate([np.zeros((0, 1, 2), np.float32), *shifts]).reshape(points.shape)

@@ -37,7 +37,6 @@ class ClipTracker:
         grey: (T, H, W) uint8, the same frames.
         flow: estimates the flow between them.
         steps: of refinement.
-        costs: of paths.
     """
 
     def __init__(
@@ -47,13 +46,12 @@ class ClipTracker:
         grey: np.ndarray,
         flow: DenseFlow,
         steps: int,
-        costs: PathCosts | None = None,
     ):
         self.network, self.encoded, self.grey, self.flow = network, encoded, grey, flow
-        self.steps, self.costs = steps, costs or PathCosts()
+        self.steps, self.costs = steps, PathCosts()
 
     def track(self, query_points: Tensor, searched: Callable[[], None]) -> FoundTracks:
-        """Tracks of queries (N, 3) t, x, y; each is the query itself in the query's frame, with a probability of one.
+        """Tracks of queries (N, 3) t, x, y, as the networks find them, in the query's frame too.
 
         Args:
             searched: called after each frame that is searched, forwards and then backwards: 2 * T times.
@@ -63,10 +61,7 @@ class ClipTracker:
         tracks, poses = self._search(queries, query_points, peaks, wrong, searched)
         refined = refine(self.network, self.encoded, queries, query_points, tracks, poses, self.steps)
         probability = seen_probability(refined, self.grey.shape[1:])
-        numbers, rows = query_points[:, 0].long(), torch.arange(len(query_points))
-        found = refined.tracks.clone()
-        found[numbers, rows], probability[numbers, rows] = query_points[:, 1:], 1.0
-        return FoundTracks(found.cpu().numpy(), probability.cpu().numpy())
+        return FoundTracks(refined.tracks.cpu().numpy(), probability.cpu().numpy())
 
     def _peaks(self, queries: EncodedQueries, query_points: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Peaks (N, T, peaks, 2), and which of them do not match back."""

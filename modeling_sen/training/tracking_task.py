@@ -97,14 +97,7 @@ def tracking_loss(network: PointNetwork, clip: TrainingClip, tokens: list[Tensor
         "scoring": scoring_loss(network, encoded, queries, cost, clip),
         **refinement_loss(steps, clip),
     }
-    loss = _weighted_sum(losses)
-    with torch.no_grad():
-        last, kept = steps[-1], ~_is_query(clip)
-        error = (last.tracks - clip.tracks).norm(dim=-1)[clip.visibility & kept]
-        right = ((last.visibility_logits > 0) == clip.visibility)[kept]
-        measures = {f"within_{limit}": (error < limit).float().mean() for limit in (1, 4)}
-        measures["visibility_right"] = right.float().mean()
-    return {"loss": loss, **losses, **measures}
+    return {"loss": _weighted_sum(losses), **losses}
 
 
 def semantic_loss(network: PointNetwork, clip: TrainingClip, tokens: list[Tensor]) -> dict[str, Tensor]:

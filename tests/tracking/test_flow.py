@@ -45,3 +45,11 @@ def test_without_opencv_the_extra_is_named(monkeypatch, pixel_tracker):
     for use in (pixel_tracker.stream, lambda: pixel_tracker.track(np.zeros((1, 16, 16, 3), np.uint8), [[0, 1, 1]])):
         with pytest.raises(ImportError, match=r"pip install 'modeling-sen\[tracking\]'"):
             use()
+
+
+def test_more_points_than_opencv_reads_at_once():
+    flow = np.random.default_rng(0).normal(size=(20, 30, 2)).astype(np.float32)
+    points = np.random.default_rng(1).uniform(0, 19, (40_000, 2)).astype(np.float32)
+    moved = move(points, flow)
+    np.testing.assert_array_equal(moved[[5, 39_999]], move(points[[5, 39_999]], flow))
+    assert move(points[:0], flow).shape == (0, 2)
