@@ -24,20 +24,14 @@ def register() -> None:
     AutoConfig.register(SENTrackingConfig.model_type, SENTrackingConfig, exist_ok=True)
     AutoModel.register(SENTrackingConfig, SENForVideoTracking, exist_ok=True)
     AutoProcessor.register(SENConfig, SENProcessor, exist_ok=True)
-    PIPELINE_REGISTRY.register_pipeline(
-        "zero-shot-video-classification",
-        pipeline_class=ZeroShotVideoClassificationPipeline,
-        pt_model=AutoModel,
-        default={"model": (SEN_TINY, None)},
-        type="multimodal",
-    )
-    PIPELINE_REGISTRY.register_pipeline(
-        "video-tracking",
-        pipeline_class=VideoTrackingPipeline,
-        pt_model=AutoModel,
-        default={"model": (SEN_TINY_TRACKING, None)},
-        type="video",
-    )
+    for task, pipeline_class, folder, kind in (
+        ("zero-shot-video-classification", ZeroShotVideoClassificationPipeline, SEN_TINY, "multimodal"),
+        ("video-tracking", VideoTrackingPipeline, SEN_TINY_TRACKING, "video"),
+    ):
+        default = {"model": (folder, None)}
+        PIPELINE_REGISTRY.register_pipeline(
+            task, pipeline_class=pipeline_class, pt_model=AutoModel, default=default, type=kind
+        )
 
 
 __all__ = ["register"]

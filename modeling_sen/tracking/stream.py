@@ -81,7 +81,7 @@ class PointStream:
             )
         inner = given.copy()
         inner[:, 1:] = (given[:, 1:] + 0.5) * self._scale() - 0.5
-        new = self.model.network.encode_queries(self.frames[-1].to(torch.float32), self._on_device(inner))
+        new = self.model.network.encode_queries(self.frames[-1], self._on_device(inner))
         self.queries = new if self.queries is None else self.queries.join(new)
         inner[:, 0] = self.number
         if len(inner):
@@ -140,7 +140,7 @@ class PointStream:
     def _advance(self, queries: EncodedQueries) -> FrameStates:
         gaps = [gap for gap in GAPS if gap <= len(self.states)]
         coming = {gap: self.flow.start(self.grey[-1 - gap], self.grey[-1]) for gap in gaps}
-        newest = self.frames[-1].to(torch.float32)
+        newest = self.frames[-1]
         network, points = self.model.network, self._on_device(self.query_points)
         peaks = find_peaks(network.match(newest, queries), NUM_PEAKS)  # (N, 1, peaks, 2)
         own = EncodedFrames.join([self.query_frames[number] for number in sorted(self.query_frames)])
@@ -159,7 +159,7 @@ class PointStream:
         first = self.number - len(self.frames) + 1
         points = self._on_device(self.query_points)
         points[:, 0] -= first  # below 0 where the query's frame is forgotten
-        encoded = EncodedFrames.join([each.to(torch.float32) for each in self.frames])
+        encoded = EncodedFrames.join(list(self.frames))
         last = refine(self.model.network, encoded, queries, points, places, poses, self.model.config.refinement_steps)
         return last.tracks[-1].cpu().numpy(), seen_probability(last, self.grey[-1].shape)[-1].cpu().numpy()
 

@@ -14,9 +14,18 @@ from modeling_sen.point_network import EncodedFrames, EncodedQueries, PointNetwo
 from modeling_sen.point_refiner import RefinedTracks
 from modeling_sen.tracking.cycle import cycle_is_wrong
 from modeling_sen.tracking.flow import GAPS, DenseFlow
-from modeling_sen.tracking.path_search import NUM_PEAKS, FrameStates, PathCosts, Score, advance, trace_back
+from modeling_sen.tracking.path_search import (
+    NUM_CANDIDATES,
+    NUM_PEAKS,
+    FrameStates,
+    PathCosts,
+    Score,
+    advance,
+    trace_back,
+)
 
 COST_CELLS = 2**23  # cells of the matching cost at once
+SCORED = 256  # queries whose candidates are scored at once
 COMPARED = 2**13  # places that are compared with their queries at once
 
 
@@ -160,13 +169,20 @@ def seen_probability(refined: RefinedTracks, frame_size: tuple[int, ...]) -> Ten
 
 def frame_score(network: PointNetwork, frame: EncodedFrames, queries: EncodedQueries, active: np.ndarray) -> Score:
     """The score of places in one frame, of the queries of the numbers `active`."""
-    frame = frame.to(torch.float32)
+    frame = frame.to(torch.float32).expand(NUM_CANDIDATES)
     device = frame.levels[0].device
-    chosen = queries[torch.tensor(active, device=device)]
 
     def score(places: np.ndarray, poses: np.ndarray) -> np.ndarray:
         # The candidates take the place of frames: (candidates, n, 2).
         place, pose = (torch.tensor(each.swapaxes(0, 1), device=device) for each in (places, poses))
-        return network.score(frame.expand(len(place)), chosen, place, pose).T.cpu().numpy()
+        scores = [
+            network.score(frame, queries[chosen], place[:, rows], pose[:, rows])
+            for chosen, rows in zip(
+                torch.tensor(active, device=device).split(SCORED),
+                torch.arange(len(active), device=device).split(SCORED),
+                strict=True,
+            )
+        ]
+        return torch.cat(scores, dim=1).T.cpu().numpy()
 
     return score

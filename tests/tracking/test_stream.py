@@ -1,19 +1,10 @@
 """Frame by frame: as a whole clip in what can be known from the past, points added and dropped on the way, bounded memory."""
 
-import gc
-
 import numpy as np
 import pytest
-from transformers import AutoModel
 
-import modeling_sen
 from modeling_sen.evaluation.tracking_data import draw_tracked_clip
 from modeling_sen.tracking.stream import REMEMBERED
-
-
-@pytest.fixture(scope="module")
-def tracker():
-    return AutoModel.from_pretrained(modeling_sen.SEN_TINY_TRACKING)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +75,6 @@ def test_no_more_is_remembered_than_a_few_frames(tracker, clip, frames):
     for number in range(1, REMEMBERED + 4):
         stream.step(frames[number])
     assert len(stream.frames) == len(stream.grey) == len(stream.states) == REMEMBERED
-    del stream
-    gc.collect()
 
 
 def test_a_hidden_point_keeps_a_place_and_all_can_be_dropped(tracker, frames):
@@ -115,3 +104,16 @@ def test_what_does_not_fit_is_refused(tracker, frames):
     with pytest.raises(ValueError, match="ids: expected ids of points that are tracked, found 7"):
         stream.drop([7])
     assert stream.number == 0
+
+
+@pytest.mark.slow
+def test_thousands_of_points(tracker, frames):
+    stream = tracker.stream()
+    stream.step(frames[0])
+    points = np.random.default_rng(0).uniform(0, 255, (4000, 2))
+    stream.add(points)
+    found = stream.step(frames[1])
+    few = tracker.stream()
+    few.step(frames[0])
+    few.add(points[[7, 3999]])
+    np.testing.assert_allclose(found.points[[7, 3999]], few.step(frames[1]).points, atol=5e-3)

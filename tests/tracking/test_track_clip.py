@@ -11,11 +11,6 @@ from modeling_sen.tracking.track_clip import calibrated, read_size
 
 
 @pytest.fixture(scope="module")
-def tracker():
-    return AutoModel.from_pretrained(modeling_sen.SEN_TINY_TRACKING)
-
-
-@pytest.fixture(scope="module")
 def clip():
     """Nine frames of a clip, and the queries that lie in them."""
     return draw_tracked_clip("base", 4100, "first")
