@@ -9,8 +9,6 @@ of three rounds with `prompt="tokens"`; `vit` a SEN over the encoder in the fold
 import argparse
 from pathlib import Path
 
-import torch
-
 from modeling_sen.modeling_sen_tracking import SENForVideoTracking, SENTrackingConfig
 from modeling_sen.presets import SEN_TINY_TRACKING
 from recipes.sen_tiny.train_tiny_tracking import tokens_arguments, tracking_sen_config, train_tokens
@@ -67,5 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     main()

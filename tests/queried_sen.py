@@ -1,7 +1,7 @@
 """A SEN whose prompts run alone through the crown, with weights as after training, its inputs and its gradients."""
 
 import torch
-from conftest import random_inputs, random_weights
+from random_sen import random_inputs, random_weights
 
 from modeling_sen import SENModel
 

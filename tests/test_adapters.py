@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import SMALL, assert_gradient_is_that_of_finite_differences, random_inputs, random_weights
+from random_sen import SMALL, assert_gradient_is_that_of_finite_differences, random_inputs, random_weights
 from safetensors.torch import load_file
 from transformers import AutoModel, TrainingArguments
 from transformers.integrations import peft as transformers_peft

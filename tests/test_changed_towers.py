@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import SMALL, random_inputs, random_weights
+from random_sen import SMALL, random_inputs, random_weights
 from transformers import TrainingArguments
 
 from modeling_sen import SENModel

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 import torch
-from conftest import random_inputs, random_weights
 from neuron_families import FAMILIES, look_again, make_inputs, make_neuron
+from random_sen import random_inputs, random_weights
 from torch._dynamo.utils import counters
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import SMALL, random_inputs, random_weights
 from huggingface_hub.errors import StrictDataclassError
+from random_sen import SMALL, random_inputs, random_weights
 from safetensors.torch import load_file, save_file
 from torch import nn
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import random_inputs, random_weights
+from random_sen import random_inputs, random_weights
 
 from modeling_sen import SENModel
 

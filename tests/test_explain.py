@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import random_weights
 from frame_stamps import write_sound
 from PIL import Image
+from random_sen import random_weights
 
 from modeling_sen import SENModel, SENProcessor, read_audio
 from modeling_sen.explain import RoundScores, check_plot_path, explain, plot_rounds

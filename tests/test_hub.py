@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, random_inputs, random_weights
 from fake_hub import fake_hub
+from random_sen import SMALL, random_inputs, random_weights
 from safetensors.torch import load_file, save_file
 
 from modeling_sen import SENConfig, SENModel, SENProcessor, hub_files

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, random_inputs, random_weights
 from fake_hub import fake_hub
 from hub_session import PUSHED, READER, STRANGER, WRITER, connected
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
+from random_sen import SMALL, random_inputs, random_weights
 from test_pretrained_sen import load_toy_head
 from test_remote_code import with_layout
 from transformers import AutoConfig, AutoModel

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, random_inputs, random_weights
 from fake_hub import fake_hub
 from hub_session import PUSHED, READER, WRITER, connected
 from huggingface_hub import HfApi
+from random_sen import SMALL, random_inputs, random_weights
 from safetensors.torch import load_file, save_file
 from test_pretrained_sen import load_toy_head
 from test_remote_code import save_with_code

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import SMALL, random_weights
 from huggingface_hub import ModelCard
+from random_sen import SMALL, random_weights
 from safetensors.torch import load_file
 from test_pretrained_sen import load_toy_head
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import SMALL, random_inputs, random_weights
+from random_sen import SMALL, random_inputs, random_weights
 from transformers import ASTModel, AutoConfig, AutoModel, VideoMAEModel
 
 from modeling_sen import SENConfig, SENModel

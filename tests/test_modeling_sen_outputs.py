@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import SMALL, random_inputs, random_weights
+from random_sen import SMALL, random_inputs, random_weights
 from tower_table import CHECKPOINTS
 from transformers import CLIPModel, VideoMAEModel
 

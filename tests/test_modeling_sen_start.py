@@ -3,7 +3,7 @@
 import logging
 
 import torch
-from conftest import SMALL, random_inputs, random_weights
+from random_sen import SMALL, random_inputs, random_weights
 from transformers import CLIPModel
 
 from modeling_sen import SENModel

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import random_weights
+from random_sen import random_weights
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import random_inputs, random_weights
+from random_sen import random_inputs, random_weights
 from safetensors import safe_open
 from transformers import Trainer, TrainingArguments
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import random_inputs, random_weights
 from neuron_families import FAMILIES, make_inputs, make_neuron
+from random_sen import random_inputs, random_weights
 
 from modeling_sen import NeuronSpec, SENConfig, SENModel
 from modeling_sen.neuron import Neuron

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-from conftest import SMALL
 from huggingface_hub.errors import StrictDataclassError
+from random_sen import SMALL
 
 import sen_cli
 from modeling_sen import SENConfig, SENModel, SENProcessor

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, random_inputs, random_weights
 from fake_hub import fake_hub
+from random_sen import SMALL, random_inputs, random_weights
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
@@ -144,7 +144,7 @@ PUSH = """
 import sys, torch
 sys.path.insert(0, {tests!r})
 import modeling_sen.toy_head as toy
-from conftest import SMALL, random_inputs, random_weights
+from random_sen import SMALL, random_inputs, random_weights
 from modeling_sen import SENConfig, SENModel
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel

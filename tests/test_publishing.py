@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, random_inputs, random_weights
 from fake_hub import fake_hub
 from huggingface_hub import ModelCard
+from random_sen import SMALL, random_inputs, random_weights
 from test_hub import run_observer
 from test_pretrained_sen import load_toy_head
 from transformers import AutoModel

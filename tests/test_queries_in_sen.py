@@ -5,9 +5,9 @@ import gc
 
 import pytest
 import torch
-from conftest import SMALL, random_inputs, random_weights
 from huggingface_hub.errors import StrictDataclassError
 from queried_sen import LABELS, TEXTS, assert_same_gradients, gradients, sen, with_words, words_and_frames
+from random_sen import SMALL, random_inputs, random_weights
 from safetensors.torch import load_file
 
 from modeling_sen import SENConfig, SENModel

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from conftest import assert_gradient_is_that_of_finite_differences, random_inputs
 from queried_sen import assert_same_gradients, gradients, sen, with_words, words_and_frames
+from random_sen import assert_gradient_is_that_of_finite_differences, random_inputs
 from torch._dynamo.utils import counters
 from transformers.modeling_layers import GradientCheckpointingLayer
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_inputs, random_weights
+from random_sen import random_inputs, random_weights
 from safetensors.torch import load_file, save_file
 from transformers.dynamic_module_utils import get_relative_import_files
 

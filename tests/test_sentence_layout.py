@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
+from random_sen import SMALL
 from safetensors.torch import load_file, save_file
 from sentence_models import TEXTS, assert_same, change, encoded, load, look_at, make_backbones, saved
 from sentence_transformers import SentenceTransformer

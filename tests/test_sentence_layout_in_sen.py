@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL
 from fake_hub import fake_hub
 from huggingface_hub import HfApi
+from random_sen import SMALL
 from sentence_models import TEXTS, assert_same, change, load, look_at, make_backbones, saved
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import random_inputs
+from random_sen import random_inputs
 
 from modeling_sen.evaluation.baselines import SOURCES, FrozenMean, LateFusion, Resampler, neuron_tokens
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from conftest import random_inputs, random_weights
+from random_sen import random_inputs, random_weights
 from safetensors.torch import load_file, save_file
 
 from modeling_sen import SENProcessor

@@ -35,7 +35,7 @@ def test_contrastive_loss_equals_its_definition():
 
 
 def test_contrastive_loss_is_that_of_the_model(make_sen):
-    from conftest import random_inputs, random_weights
+    from random_sen import random_inputs, random_weights
 
     model, texts = random_weights(make_sen(association_loss=0.0)), unit_rows(3, 1, 12)
     output = model(**random_inputs(3), text_embeds=texts, return_loss=True)
