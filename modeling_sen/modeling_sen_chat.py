@@ -7,6 +7,7 @@ of its neurons into a fixed number of visual tokens, which take the places of pl
 """
 
 import copy
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from .first_look import FirstLook
 from .hub_files import FETCH_ARGUMENTS, HubSource
 from .language_model import (
     WithoutPlaceholders,
+    add_adapter,
     expect_none,
     leave_out,
     load_adapter,
@@ -42,10 +44,7 @@ logger = logging.get_logger(__name__)
 
 
 class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
-    """A SEN, a projector of its dense features, and a causal language model.
-
-    Towers and language model are frozen, and loaded by hub id; a checkpoint holds association and projector.
-    """
+    """A SEN, a projector of its dense features, and a causal language model, which is frozen as the towers are."""
 
     config: SENChatConfig  # type: ignore[assignment]
     main_input_name = "input_ids"
@@ -100,7 +99,10 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
         """
         arguments, source, where = dict(language_model_kwargs or {}), None, None
         if isinstance(llm, str):
-            where = {"hub_id": llm, "revision": arguments.pop("revision", None)}
+            hub_id = (
+                os.path.abspath(llm) if os.path.isdir(llm) else llm
+            )  # `./` would mean a folder beside a checkpoint
+            where = {"hub_id": hub_id, "revision": arguments.pop("revision", None)}
             language_model, source = load_language_model(where, **arguments)
         else:
             language_model = llm.requires_grad_(False).eval()
@@ -146,8 +148,7 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
         """Loads the language model that the configuration names, frozen.
 
         Raises:
-            OSError, RuntimeError, ValueError: see [`load_language_model`].
-            ValueError: the configuration names none.
+            OSError, RuntimeError, ValueError: see [`load_language_model`]; the configuration names none.
         """
         if self.config.language_model is None:
             raise ValueError("config.language_model is None, expected the hub id of a language model")
@@ -172,9 +173,13 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
 
         Args:
             adapter_config: such as `peft.LoraConfig`.
+
+        Raises:
+            ImportError: peft is not installed.
+            ValueError: there are adapters already.
         """
         self.ensure_loaded()
-        self.language_model.add_adapter(adapter_config)
+        add_adapter(self.language_model, adapter_config)
 
     def ensure_loaded(self) -> None:
         """Loads what is missing of towers and language model, and logs it."""
@@ -184,12 +189,13 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
             self.load_language_model()
 
     def restore_language_model(self, folder: str | Path) -> None:
-        """Takes over the language model's weights and adapters, where a checkpoint of this model has some beside it.
+        """Takes over the language model's weights and adapters that a checkpoint of this model has beside it, if any.
 
         Raises:
-            OSError: they cannot be read.
+            OSError, RuntimeError: they cannot be read, or are of other layers.
         """
-        restore_language_model(self.language_model, self.loaded_names, Path(folder))
+        settings = type(self.config).from_pretrained(folder).language_model or {}
+        restore_language_model(self.language_model, settings, self.loaded_names, Path(folder))
 
     def _config_to_save(
         self, folder: Path, include_neurons: bool, include_language_model: bool = False, **own: Any
@@ -226,10 +232,7 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def encode_trunks(self, **inputs: Tensor) -> dict[str, FirstLook]:
-        """First looks of the neurons that have inputs, for `get_video_features(trunks=...)`.
-
-        With a `question_neuron`, association alone runs again for each question about the same windows.
-        """
+        """First looks of the neurons that have inputs: with them, association alone runs for each question about a video."""
         self.sen.ensure_loaded()
         records = {name: PROMPT[self.sen.config.prompt_of(spec)].records for name, spec in self.sen.specs.items()}
         return self.sen.neurons.first_looks(inputs, None, self.sen.gate.device, records)[0]
@@ -371,7 +374,7 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
         """As of any causal language model; videos are encoded once.
 
         Args:
-            mm_encoder_outputs: `{"video": output of get_video_features}`, to ask several questions about one video.
+            mm_encoder_outputs: `{"video": output of get_video_features}`, instead of inputs of neurons.
             kwargs: inputs of `forward`, and arguments of Transformers' `generate`.
         """
         videos = {name: kwargs.pop(name) for name in self._video_inputs() if name in kwargs}
