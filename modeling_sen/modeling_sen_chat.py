@@ -97,12 +97,12 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
         Raises:
             OSError, RuntimeError, ValueError: see [`load_language_model`] and [`SENChatConfig`].
         """
-        arguments, source, where = dict(language_model_kwargs or {}), None, None
+        arguments, source = dict(language_model_kwargs or {}), None
+        where: dict[str, Any] | None = None
         if isinstance(llm, str):
-            hub_id = (
-                os.path.abspath(llm) if os.path.isdir(llm) else llm
-            )  # `./` would mean a folder beside a checkpoint
-            where = {"hub_id": hub_id, "revision": arguments.pop("revision", None)}
+            # A folder by its whole path: in a configuration, `./` means beside the checkpoint.
+            where = {"hub_id": os.path.abspath(llm) if os.path.isdir(llm) else llm}
+            where["revision"] = arguments.pop("revision", None)
             language_model, source = load_language_model(where, **arguments)
         else:
             language_model = llm.requires_grad_(False).eval()
@@ -110,9 +110,8 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
         sen_model.ensure_loaded()
         text_config = language_model.config.get_text_config()
         settings = {"video_token_id": text_config.vocab_size, "language_model": where, **settings}
-        config: Any = SENChatConfig(
-            sen_config=sen_model.config.to_dict(), text_config=text_config.to_dict(), **settings
-        )
+        parts = {"sen_config": sen_model.config.to_dict(), "text_config": text_config.to_dict()}
+        config: Any = SENChatConfig(**parts, **settings)
         # So that association reaches the projector by the tokens, too.
         dense = [*(config.sen_config.dense_neurons or []), *config.read_neurons]
         config.sen_config.dense_neurons = list(dict.fromkeys(dense))
@@ -202,20 +201,13 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
     ) -> Any:
         config = super()._config_to_save(folder, include_neurons, **own)
         settings = self.config.language_model
-        if (
-            self.language_model is None
-            and settings
-            and (include_language_model or settings["hub_id"].startswith("./"))
-        ):
+        is_beside = (settings or {}).get("hub_id", "").startswith("./")
+        if self.language_model is None and (include_language_model or is_beside):
             self.load_language_model()
         if self.language_model is not None:
+            loaded = self.language_model_source, self.loaded_names
             config.language_model = save_language_model(
-                self.language_model,
-                settings,
-                self.language_model_source,
-                self.loaded_names,
-                folder,
-                include_language_model,
+                self.language_model, settings, *loaded, folder, include_language_model
             )
         return config
 
@@ -231,11 +223,16 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
     # --- visual tokens -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode_trunks(self, **inputs: Tensor) -> dict[str, FirstLook]:
-        """First looks of the neurons that have inputs: with them, association alone runs for each question about a video."""
+    def encode_trunks(
+        self, neuron_mask: Tensor | None = None, frame_times: Tensor | None = None, **inputs: Tensor
+    ) -> dict[str, FirstLook]:
+        """First looks of the neurons that have inputs: with them, association alone runs for each question about a video.
+
+        Arguments and errors are those of `get_video_features`.
+        """
         self.sen.ensure_loaded()
         records = {name: PROMPT[self.sen.config.prompt_of(spec)].records for name, spec in self.sen.specs.items()}
-        return self.sen.neurons.first_looks(inputs, None, self.sen.gate.device, records)[0]
+        return self.sen.neurons.first_looks(inputs, neuron_mask, self.sen.gate.device, records)[0]
 
     def get_video_features(
         self,

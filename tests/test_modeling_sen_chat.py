@@ -6,9 +6,9 @@ import pytest
 import torch
 from random_sen import random_inputs, random_weights
 from tiny_chat import VOCABULARY, make_chat, make_language_model, prompt
-from transformers import DynamicCache
+from transformers import AnyToAnyPipeline, BatchFeature, DynamicCache
 
-from modeling_sen import SENChatConfig, SENForConditionalGeneration
+from modeling_sen import SENForConditionalGeneration
 
 IDS = torch.tensor([[2, 9, 5, 6, 7]])
 
@@ -50,48 +50,6 @@ def logits_of(model, ids, **inputs):
 def answer(model, ids, **inputs):
     inputs.setdefault("attention_mask", torch.ones_like(ids))  # random answers may hold the id of padding
     return model.generate(input_ids=ids, max_new_tokens=6, do_sample=False, **inputs)[:, ids.shape[1] :]
-
-
-# --- configuration ---------------------------------------------------------------------------------------------------
-
-
-def test_the_number_of_visual_tokens_does_not_depend_on_the_neurons(make_sen, folders, towers):
-    three = make_chat(make_sen(), folders["qwen3"])
-    one = make_chat(make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 3}]), folders["qwen3"])
-    bare = make_chat(make_sen(num_rounds=0), folders["qwen3"], window_frames=3, tokens_per_frame=9)
-    assert (three.config.visual_tokens, three.config.num_answer_tokens) == (2 * 4 + 2, 2)
-    assert one.config.visual_tokens == 10
-    assert (bare.config.visual_tokens, bare.config.num_answer_tokens) == (27, 0)
-    for model, inputs in ((three, random_inputs()), (bare, random_inputs())):
-        shape = model.get_video_features(**inputs).pooler_output.shape
-        assert shape == (2, model.config.visual_tokens, 32)
-    pixels = random_inputs(frames=3)["image_pixel_values"]
-    assert one.get_video_features(image_pixel_values=pixels).pooler_output.shape == (2, 10, 32)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"tokens_per_frame": 8}, "tokens_per_frame is 8, expected a square number"),
-        ({"tokens_per_frame": 0}, "tokens_per_frame is 0, expected a square number"),
-        ({"window_frames": 0}, "window_frames is 0, expected at least 1"),
-        ({"fusion": "sum"}, "fusion is 'sum', expected one of weights, mean, cross_attention"),
-        ({"read_neurons": ["depth"]}, r"no neurons \['depth'\], expected some of image, video, words"),
-        ({"read_neurons": ["words"]}, r"read_neurons: \['words'\] read text"),
-        ({"question_neuron": "image"}, "question_neuron: 'image' reads image, expected a neuron of text"),
-        ({"question_neuron": "question"}, r"no neurons \['question'\]"),
-    ],
-)
-def test_bad_settings_are_errors(asking, settings, message):
-    given = asking.config.to_dict()
-    with pytest.raises(ValueError, match=message):
-        SENChatConfig(**{**given, **settings})
-
-
-def test_text_neurons_are_not_read_by_default(asking):
-    assert asking.config.read_neurons == ["image", "video"]
-    assert set(asking.projector.tokens.enter) == {"image", "video"}
-    assert list(asking.sen.modulation) == ["image", "video"]
 
 
 # --- what it computes ------------------------------------------------------------------------------------------------
@@ -166,6 +124,7 @@ def test_precomputed_features_and_first_looks_equal_inputs(chat):
     raw = logits_of(chat, ids, **inputs)
     assert torch.equal(raw, logits_of(chat, ids, mm_encoder_outputs={"video": features}))
     assert torch.equal(raw, logits_of(chat, ids, trunks=trunks))
+    assert torch.equal(answer(chat, ids, trunks=trunks), answer(chat, ids, **inputs))
     for settings in ({}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}):
         expected = answer(chat, ids, **settings, **inputs)
         for _ in range(2):
@@ -216,7 +175,7 @@ def test_placeholders_are_never_generated_and_reach_no_logits_processor(make_sen
 
 
 def test_a_repetition_penalty_is_that_of_the_words(chat):
-    """The same as with placeholders of which the penalty sees nothing: those of a prompt given as embeddings."""
+    """It lowers the words of the prompt, once each, and nothing else."""
     ids, inputs = prompt(chat), random_inputs(1)
     text = ids[ids != chat.config.video_token_id][None]
     found = chat.generate(
@@ -257,7 +216,8 @@ def test_first_looks_take_a_mask_of_neurons(chat):
     inputs, mask = random_inputs(2), torch.tensor([[True, True, False], [False, True, True]])
     with torch.no_grad():
         expected = chat.get_video_features(neuron_mask=mask, **inputs).pooler_output
-        found = chat.get_video_features(trunks=chat.encode_trunks(**inputs), neuron_mask=mask).pooler_output
+        trunks = chat.encode_trunks(neuron_mask=mask, **inputs)
+        found = chat.get_video_features(trunks=trunks, neuron_mask=mask).pooler_output
     assert torch.equal(found, expected)
 
 
@@ -382,3 +342,29 @@ def test_the_signature_lists_the_inputs(chat):
     assert {"input_ids", "labels", "image_pixel_values", "audio_input_features", "neuron_mask", "frame_times"} <= set(
         names
     )
+
+
+# --- Transformers' pipeline ------------------------------------------------------------------------------------------
+
+
+class StubProcessor:
+    """As of one prompt with one window."""
+
+    chat_template = None
+    tokenizer = feature_extractor = image_processor = None
+
+    def __init__(self, ids):
+        self.ids = ids
+
+    def __call__(self, text, videos, return_tensors, **settings):
+        return BatchFeature({"input_ids": self.ids, "attention_mask": torch.ones_like(self.ids), **videos})
+
+    def post_process_multimodal_output(self, ids, **settings):
+        return ["".join(f" {number}" for number in row) for row in ids.tolist()]
+
+
+def test_the_pipeline_of_any_modality_runs_it_without_torchvision(chat):
+    ids, inputs = prompt(chat), random_inputs(1)
+    pipe = AnyToAnyPipeline(model=chat, processor=StubProcessor(ids), device="cpu")
+    found = pipe({"text": "", "videos": inputs}, max_new_tokens=6, generate_kwargs={"do_sample": False})
+    assert found[0]["generated_text"] == "".join(f" {number}" for number in answer(chat, ids, **inputs)[0].tolist())
