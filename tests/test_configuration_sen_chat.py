@@ -1,8 +1,8 @@
 """The configuration of a chat model: the number of visual tokens, the neurons that are read, settings that do not fit."""
 
 import pytest
+from random_chat import make_chat, make_language_model
 from random_sen import random_inputs
-from tiny_chat import make_chat, make_language_model
 
 from modeling_sen import SENChatConfig
 

@@ -5,9 +5,9 @@ import logging
 
 import pytest
 import torch
+from random_chat import make_chat, make_language_model, prompt
 from random_sen import random_inputs, random_weights
 from safetensors.torch import load_file, save_file
-from tiny_chat import make_chat, make_language_model, prompt
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
 from modeling_sen import SENChatConfig, SENForConditionalGeneration, SENModel

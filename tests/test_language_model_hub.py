@@ -4,9 +4,9 @@ import pytest
 import torch
 from fake_hub import fake_hub
 from hub_session import READER, WRITER, connected
+from random_chat import make_chat, make_language_model, prompt
 from random_sen import SMALL, random_inputs, random_weights
 from safetensors.torch import load_file, save_file
-from tiny_chat import make_chat, make_language_model, prompt
 
 from modeling_sen import SENForConditionalGeneration, SENModel
 

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
+from random_chat import VOCABULARY, make_chat, make_language_model, prompt
 from random_sen import random_inputs, random_weights
-from tiny_chat import VOCABULARY, make_chat, make_language_model, prompt
 from transformers import AnyToAnyPipeline, BatchFeature, DynamicCache
 
 from modeling_sen import SENForConditionalGeneration
