@@ -320,10 +320,7 @@ class SENProcessor(ProcessorMixin):
             ValueError: the checkpoint is not a SEN.
         """
         name = os.fspath(pretrained_model_name_or_path)
-        if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-            raise FileNotFoundError(f"{name}: no such checkpoint folder")
-        source = HubSource.of(name, kwargs).at_commit()
-        source = replace(source, revision=source.commit)
+        source = HubSource.of_checkpoint(name, kwargs)
         with naming_errors(name, "pass token=..."):
             source.prefetch("config.json")
             settings, _ = PreTrainedConfig.get_config_dict(source.location, **source.files)
