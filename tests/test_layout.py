@@ -71,13 +71,9 @@ GROUPS = {
         "evaluation/",
     },
     "heads": {
-        "point_features",
-        "point_refiner",
-        "point_network",
-        "modeling_sen_tracking",
-        "chat_prompt",
-        "video_windows",
-        "processing_sen_chat",
+        *("point_features", "point_refiner", "point_network", "modeling_sen_tracking"),
+        *("visual_tokens", "language_model", "configuration_sen_chat", "modeling_sen_chat"),
+        *("chat_prompt", "video_windows", "processing_sen_chat"),
     },
     "tracking": {"tracking/"},
     "conversion": {"conversion/"},
@@ -262,6 +258,7 @@ def test_travelling_files_are_those_that_the_copier_takes():
             "processing_sen",
             "modeling_sen_tracking",
             "processing_sen_chat",
+            "modeling_sen_chat",
         )
     ]
     copied = {Path(path).stem for one in first for path in (one, *get_relative_import_files(str(one)))}
