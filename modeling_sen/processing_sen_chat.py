@@ -345,9 +345,8 @@ class SENChatProcessor(ProcessorMixin):
         Raises:
             OSError: no such language model, or none with a tokenizer.
         """
-        source = HubSource.of(llm, kwargs)
         with naming_errors(str(llm), "pass token=..."):
-            tokenizer = AutoTokenizer.from_pretrained(source.location, **kwargs)
+            tokenizer = AutoTokenizer.from_pretrained(os.fspath(llm), **kwargs)
         add_placeholders(tokenizer, config.video_token_id)
         config.video_token_id = tokenizer.convert_tokens_to_ids(VIDEO_PAD)
         return cls(config, tokenizer)
