@@ -330,7 +330,9 @@ class SENChatProcessor(ProcessorMixin):
     # --- files -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_llm(cls, llm: str | os.PathLike, config: Any, **kwargs: Any) -> "SENChatProcessor":
+    def from_llm(
+        cls, llm: str | os.PathLike, config: Any, source: HubSource | None = None, **kwargs: Any
+    ) -> "SENChatProcessor":
         """The processor for a new model, with a language model's tokenizer and chat template.
 
         The placeholders become special tokens of the tokenizer. `<|video_pad|>` gets the id `config.video_token_id`, outside
@@ -340,6 +342,7 @@ class SENChatProcessor(ProcessorMixin):
         Args:
             llm: hub id or folder of the language model.
             config: the model's.
+            source: of the SEN, where its neurons stand beside its checkpoint: `model.sen.neurons.base`.
             kwargs: of `AutoTokenizer.from_pretrained`.
 
         Raises:
@@ -349,7 +352,7 @@ class SENChatProcessor(ProcessorMixin):
             tokenizer = AutoTokenizer.from_pretrained(os.fspath(llm), **kwargs)
         add_placeholders(tokenizer, config.video_token_id)
         config.video_token_id = tokenizer.convert_tokens_to_ids(VIDEO_PAD)
-        return cls(config, tokenizer)
+        return cls(config, tokenizer, source=source)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "SENChatProcessor":  # type: ignore[override]

@@ -1,8 +1,10 @@
-"""Tiny tokenizers as language models have them, with chat templates of the two kinds that are in use."""
+"""Tiny tokenizers with the kinds of chat templates that are in use, and processors and messages for them."""
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from modeling_sen import SENChatConfig, SENChatProcessor
 
 # Content is a string: of SmolLM2.
 STRING_TEMPLATE = (
@@ -32,7 +34,9 @@ SILENT_TEMPLATE = (
 )
 
 
-def byte_tokenizer(chat_template: str | None = STRING_TEMPLATE, extra: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+def byte_tokenizer(
+    chat_template: str | None = STRING_TEMPLATE, extra: tuple[str, ...] = ()
+) -> PreTrainedTokenizerFast:
     """One token for each byte, and 3 + len(extra) special ones: 259 tokens without extra."""
     letters = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *bytes_to_unicode().values()]
     core = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
@@ -47,3 +51,31 @@ def byte_tokenizer(chat_template: str | None = STRING_TEMPLATE, extra: tuple[str
     )
     tokenizer.chat_template = chat_template
     return tokenizer
+
+
+VOCABULARY = 272
+# Two steps of four visual tokens, and two of answers: 10 in each window, and `<0.5s>` twice.
+WINDOW = 10 + 2 * 6
+
+
+def make_config(sen_config, **settings) -> SENChatConfig:
+    text_config = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=512).to_dict()
+    settings = {"window_frames": 2, "tokens_per_frame": 4, "video_token_id": VOCABULARY, **settings}
+    return SENChatConfig(sen_config=sen_config.to_dict(), text_config=text_config, **settings)
+
+
+def make_processor(sen_config, folder, template=STRING_TEMPLATE, **settings) -> SENChatProcessor:
+    byte_tokenizer(template).save_pretrained(folder / "llm")
+    return SENChatProcessor.from_llm(folder / "llm", make_config(sen_config, **settings))
+
+
+def asked(*parts, role="user"):
+    return {"role": role, "content": list(parts)}
+
+
+def video(source, name="video"):
+    return {"type": "video", name: source}
+
+
+def words(text):
+    return {"type": "text", "text": text}
