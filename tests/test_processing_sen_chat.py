@@ -1,6 +1,7 @@
 """Chats with videos: expanded prompts, windows of the SEN's inputs, budgets, chat templates, files, and wrong input."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,9 +20,10 @@ from chat_tokenizers import (
     words,
 )
 from frame_stamps import CLIP_KINDS, write_clip
+from random_sen import SMALL
 from transformers import AutoProcessor, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from modeling_sen import SENChatProcessor, SENForConditionalGeneration, SENProcessor
+from modeling_sen import SENChatProcessor, SENForConditionalGeneration, SENModel, SENProcessor
 from modeling_sen.chat_prompt import VIDEO, VIDEO_PAD, expanded_video
 
 
@@ -141,6 +143,28 @@ def test_reading_twice_gives_the_same(processor, clips):
     first, second = (processor(f"{VIDEO}?", clips[2], fps=4) for _ in range(2))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_without_a_neuron_of_frames_a_step_has_its_middle_as_time(towers, tmp_path, clips):
+    heard = SENModel.from_neurons([towers["ast"]], text_tower=towers["clip"], **SMALL).config
+    read = make_processor(heard, tmp_path).read_video(clips[0], num_frames=4)
+    assert read.frame_times.tolist() == [[0.25, 0.75], [1.25, 1.75]]
+    assert read.has_sound
+    assert [set(row) for row in read.inputs] == [{"audio_input_features"}] * 2
+
+
+def test_a_chats_videos_are_read_to_fit_and_then_asked_about(processor, clips, silent, caplog):
+    chat = [asked(video(clips[0]), words("What?")), asked(words("A cat."), role="assistant"), asked(video(silent))]
+    read = processor.read_videos(chat, max_new_tokens=200, num_frames=50)
+    assert [one.has_sound for one in read] == [True, False]
+    assert len(warnings_of(caplog)) == 1
+    filled = [asked(video(read[0]), words("What?")), chat[1], asked(video(read[1]))]
+    ids = processor.apply_chat_template(filled, add_generation_prompt=True, tokenize=True, max_new_tokens=200)
+    assert 512 - 200 - WINDOW < ids.shape[1] <= 512 - 200
+    bare = [asked(video(replace(one, inputs=[]))) for one in read]  # times are enough for a prompt
+    inputs = processor.apply_chat_template(bare, tokenize=True, return_dict=True)
+    assert set(inputs) == {"input_ids", "attention_mask"}
+    assert pads(processor, inputs) == [10 * sum(one.num_windows for one in read)]
 
 
 def test_a_video_read_before_is_taken_as_it_is(processor, clips, monkeypatch):
