@@ -118,6 +118,8 @@ class SENChatProcessor(ProcessorMixin):
             OSError, TypeError: as [`SENProcessor`].
         """
         check_sampling(num_frames, fps, start, end)
+        if max_windows is not None and max_windows < 1:
+            raise ValueError(f"max_windows: expected at least 1, found {max_windows}")
         with self.sen_processor.open_clip(video) as clip:
             plan = plan_windows(clip.duration, self.config.window_frames, num_frames, fps, start, end)
             if max_windows is not None and plan.count > max_windows:
