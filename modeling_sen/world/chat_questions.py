@@ -149,7 +149,8 @@ class _Asker:
         form = self._one_of(forms)
         self._yes_and_no(form.format(sprite.colour, sprite.shape), form.format(*self._absent_pair()), "image")
         sprite = self._one_of(self.sprites)
-        form = self._one_of(("is the {} {}?", "is the colour of the {} {}?"))
+        forms = ("is the {} {}?", "is the colour of the {} {}?")
+        form = self._one_of(forms)
         colour = self._other_colour(sprite)
         self._yes_and_no(form.format(sprite.shape, sprite.colour), form.format(sprite.shape, colour), "image")
         for attribute, modalities in (("shape", ("video",)), ("colour", ("image", "video"))):

@@ -1,0 +1,157 @@
+"""Batches of world clips with questions for sen-tiny-chat: a batch is a function of seed and step alone.
+
+A clip is read once and asked many questions. They follow one another behind one prefix of visual tokens, and each sees the
+prefix and itself alone, so that no answer is copied from an earlier one; in some batches they are a conversation instead.
+"""
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modeling_sen.modeling_sen_chat import SENChatConfig
+from modeling_sen.world.chat_questions import KINDS, ChatQuestion, chat_questions
+from modeling_sen.world.scene import FRAMES_PER_SECOND, make_scene
+from recipes.sen_tiny.chat_tokenizer import ASSISTANT, END, USER, as_typed, build_tokenizer
+from recipes.sen_tiny.tiny_batches import VIDEO_FRAMES
+from recipes.sen_tiny.train_tiny_association import NEURONS, model_inputs
+
+IGNORED = -100  # label of tokens without a loss
+# From which part of the run on clips have up to so many objects.
+CURRICULUM = ((0.0, 1), (0.08, 2), (0.25, 3), (0.4, 4))
+CONVERSATIONS = 0.25  # share of batches
+DEPTH_GIVEN, SOUND_GIVEN = 0.5, 0.9  # share of clips; an mp4 brings no depth
+LATER = 0.5  # share of clips whose times do not begin at 0
+LATEST = 60.0  # seconds
+
+
+@dataclass
+class ChatBatches:
+    """`ChatBatches(...)(step)` is the batch of a step.
+
+    Attributes:
+        config: of the model, for the visual tokens of a clip.
+        seed: of the run; step s takes clips s * batch_size ... of the world with this seed.
+        batch_size: clips.
+        steps: of the run, for the curriculum; 0 for clips as after its end.
+        num_questions: about each clip, where so many can be asked.
+        split: of the world.
+        num_objects: instead of the curriculum.
+    """
+
+    config: SENChatConfig
+    seed: int
+    batch_size: int
+    steps: int = 0
+    num_questions: int = 8
+    split: str = "train"
+    num_objects: int | tuple[int, int] | None = None
+    tokenizer: Any = field(default_factory=lambda: cached_tokenizer())
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """One batch of B clips with K questions each.
+
+        Returns:
+            Inputs of the SEN, one row a clip; `input_ids`, `labels`, `position_ids`, `turns` (B, L) int64, padded on the
+            right: `labels` is IGNORED but on answers and the end token behind them, `turns` is 0 in the prefix and the number
+            of the question behind it, from 1; `kinds` (B, K) int64, of the questions, -1 where there are fewer;
+            `is_conversation` () bool, whether a question sees the ones before it.
+        """
+        random = np.random.default_rng([self.seed, step])
+        is_conversation = bool(random.random() < CONVERSATIONS)
+        several = self.num_objects or (1, self._most_objects(step))
+        first = step * self.batch_size
+        scenes = [
+            make_scene(self.split, self.seed, index, num_objects=several)
+            for index in range(first, first + self.batch_size)
+        ]
+        batch = model_inputs(scenes)
+        del batch["labels"]
+        draws = random.random((self.batch_size, 3))
+        sound, depth = NEURONS.index("audio"), NEURONS.index("depth")
+        # the hiss of a silent clip is a sound track too
+        silent = ~batch["neuron_mask"][:, sound].numpy()
+        batch["neuron_mask"][:, sound] = torch.from_numpy(draws[:, 0] < np.where(silent, 0.5, SOUND_GIVEN))
+        batch["neuron_mask"][:, depth] = torch.from_numpy(draws[:, 1] < DEPTH_GIVEN)
+        rows, kinds = [], torch.full((self.batch_size, self.num_questions), -1)
+        for number, scene in enumerate(scenes):
+            given = {name for name, here in zip(NEURONS, batch["neuron_mask"][number].tolist(), strict=True) if here}
+            asked = self._draw(random, [each for each in chat_questions(scene) if each.modalities <= given])
+            kinds[number, : len(asked)] = torch.tensor([KINDS.index(each.kind) for each in asked])
+            start = float(random.uniform(0, LATEST)) if draws[number, 2] < LATER else 0.0
+            rows.append(self._row(random, asked, start, is_conversation))
+        return {
+            **batch,
+            "input_ids": _padded([row[0] for row in rows], self.tokenizer.pad_token_id),
+            "labels": _padded([row[1] for row in rows], IGNORED),
+            "position_ids": _padded([row[2] for row in rows], 0),
+            "turns": _padded([row[3] for row in rows], 0),
+            "kinds": kinds,
+            "is_conversation": torch.tensor(is_conversation),
+        }
+
+    def _most_objects(self, step: int) -> int:
+        done = step / self.steps if self.steps else 1.0
+        return max(count for start, count in CURRICULUM if done >= start)
+
+    def _draw(self, random: np.random.Generator, questions: list[ChatQuestion]) -> list[ChatQuestion]:
+        """Questions of all kinds alike, none twice."""
+        by_kind = {kind: [each for each in questions if each.kind == kind] for kind in KINDS}
+        chosen: list[ChatQuestion] = []
+        for _ in range(min(self.num_questions, len(questions))):
+            kinds = [kind for kind, left in by_kind.items() if left]
+            left = by_kind[kinds[random.integers(len(kinds))]]
+            chosen.append(left.pop(random.integers(len(left))))
+        return chosen
+
+    def _row(
+        self, random: np.random.Generator, questions: list[ChatQuestion], start: float, is_conversation: bool
+    ) -> tuple[list[int], list[int], list[int], list[int]]:
+        """Token ids, labels, positions and turns of one clip."""
+        ids = self.prefix(start)
+        labels, positions, turns = [IGNORED] * len(ids), list(range(len(ids))), [0] * len(ids)
+        length = len(ids)
+        for number, question in enumerate(questions, start=1):
+            text = as_typed(question.question, *(random.random(3) < (0.5, 0.3, 0.8)))
+            asked = [*self.ids(text), *self.ids(END), *self.ids(ASSISTANT)]
+            if is_conversation and number > 1:
+                asked = [*self.ids(USER), *asked]
+            answer = [*self.ids(question.answer), *self.ids(END)]
+            ids += asked + answer
+            labels += [IGNORED] * len(asked) + answer
+            first = positions[-1] + 1 if is_conversation else length
+            positions += range(first, first + len(asked) + len(answer))
+            turns += [number] * (len(asked) + len(answer))
+        return ids, labels, positions, turns
+
+    def prefix(self, start: float) -> list[int]:
+        """What stands before the first question of a clip that starts at this second."""
+        config = self.config
+        times = np.array(VIDEO_FRAMES) / FRAMES_PER_SECOND + start
+        ids = list(self.ids(USER))
+        for step in np.array_split(times, config.window_frames):
+            ids += [*self.ids(f"<{step.mean():.1f}s>"), *[config.video_token_id] * config.tokens_per_frame]
+        return ids + [config.video_token_id] * config.num_answer_tokens
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        return _ids(self.tokenizer, text)
+
+
+@cache
+def cached_tokenizer() -> Any:
+    """The tokenizer, built once a process."""
+    return build_tokenizer()
+
+
+@cache
+def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _padded(rows: list[list[int]], value: int) -> Tensor:
+    """(rows, longest) int64."""
+    longest = max(map(len, rows))
+    return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
