@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeling_sen.modeling_sen_chat import SENChatConfig
+from modeling_sen.configuration_sen_chat import SENChatConfig
 from modeling_sen.world.chat_questions import KINDS, ChatQuestion, chat_questions
 from modeling_sen.world.scene import FRAMES_PER_SECOND, make_scene
 from recipes.sen_tiny.chat_tokenizer import ASSISTANT, END, USER, as_typed, build_tokenizer

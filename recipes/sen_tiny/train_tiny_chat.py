@@ -4,6 +4,7 @@ A small language model learns from nothing, with projector and association, to a
 towers are sen-tiny's and stay frozen. A second call resumes, or exports what is finished.
 """
 
+import copy
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping
@@ -15,8 +16,10 @@ import typer
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from modeling_sen.modeling_sen_chat import SENChatConfig, SENForConditionalGeneration
+from modeling_sen.configuration_sen_chat import SENChatConfig
+from modeling_sen.modeling_sen_chat import SENForConditionalGeneration
 from modeling_sen.presets import SEN_TINY
+from modeling_sen.processing_sen_chat import SENChatProcessor
 from modeling_sen.training.trainer import SENTrainingArguments
 from modeling_sen.world.chat_questions import KINDS
 from recipes.sen_tiny.chat_batches import IGNORED, ChatBatches, cached_tokenizer
@@ -45,11 +48,18 @@ class ChatTraining(nn.Module):
 
     def answer(self, batch: Mapping[str, Tensor]) -> Any:
         """Output of the language model, with the loss."""
-        turns, is_conversation = batch["turns"], batch["is_conversation"]
-        own = {"kinds", "turns", "is_conversation"}
-        mask = attention_mask(turns, is_conversation)
-        inputs = {name: value for name, value in batch.items() if name not in own}
-        return self.model(**inputs, attention_mask=mask, use_cache=False)
+        own = ("input_ids", "labels", "position_ids", "turns", "kinds", "is_conversation")
+        clips = {name: value for name, value in batch.items() if name not in own}
+        with torch.autocast(batch["turns"].device.type, enabled=False):  # towers and association in float32
+            features = self.model.get_video_features(**clips)
+        return self.model(
+            input_ids=batch["input_ids"],
+            attention_mask=attention_mask(batch["turns"], batch["is_conversation"]),
+            position_ids=batch["position_ids"],
+            labels=batch["labels"],
+            mm_encoder_outputs={"video": features},
+            use_cache=False,
+        )
 
 
 def attention_mask(turns: Tensor, is_conversation: Tensor) -> Tensor:
@@ -91,7 +101,7 @@ def chat_accuracy(
     num_objects: int | tuple[int, int] = (1, 4),
     split: str = "validation",
     seed: int = VALIDATION_SEED,
-    batch_size: int = 32,
+    num_questions: int = 16,
 ) -> dict[str, float]:
     """Share of greedy answers that equal the right answer, for each kind of question, and `mean`, over the kinds.
 
@@ -99,10 +109,12 @@ def chat_accuracy(
     right ones before it: one pass over the right answers measures it.
 
     Args:
-        clips: how many, rounded up to whole batches, with 16 questions each where so many can be asked.
+        clips: how many; above 32 rounded up to a multiple of it.
+        num_questions: about each clip, where so many can be asked.
     """
     config: SENChatConfig = training.model.config
-    batches = ChatBatches(config, seed, batch_size, num_questions=16, split=split, num_objects=num_objects)
+    batch_size = min(clips, 32)
+    batches = ChatBatches(config, seed, batch_size, 0, num_questions, split, num_objects)
     right: dict[str, list[bool]] = defaultdict(list)
     for number in range(-(-clips // batch_size)):
         batch = batches(number)
@@ -117,3 +129,68 @@ def chat_accuracy(
                     right[KINDS[kind]].append(not bool(wrong[row][turns[row] == turn].any()))
     shares = {kind: sum(right[kind]) / len(right[kind]) for kind in KINDS if kind in right}
     return {**shares, "mean": sum(shares.values()) / len(shares)}
+
+
+def chat_arguments(output: Path, steps: int = 7000, **changes: Any) -> SENTrainingArguments:
+    """Arguments of the training: about an hour on two cores."""
+    own: dict[str, Any] = {
+        "learning_rate": 1e-3,
+        "warmup_steps": 200,
+        "seed": SEED,
+        "bf16": True,
+        "dataloader_num_workers": 1,
+        "dataloader_prefetch_factor": 4,
+        "eval_strategy": "steps",
+        "eval_steps": 1000,
+        "save_steps": 250,
+        "logging_steps": 50,
+    }
+    return numbered_arguments(output / "training" / "chat", steps, **{**own, **changes})
+
+
+def train_chat(
+    output: Path, arguments: SENTrainingArguments, batch_size: int = BATCH_SIZE, validation_clips: int = 96
+) -> ChatTraining:
+    """Trains projector, association and language model; a second call resumes, or loads what is finished."""
+    torch.manual_seed(arguments.seed)
+    training = ChatTraining(untrained_model())
+    batches = ChatBatches(training.model.config, arguments.seed, batch_size, arguments.max_steps)
+
+    def measure(module: nn.Module) -> dict[str, float]:
+        measured = {}
+        for name, objects in (("one", 1), ("two", 2), ("three", 3)):
+            accuracy = chat_accuracy(training, validation_clips, objects)
+            measured |= {f"{name}_{kind}": share for kind, share in accuracy.items()}
+        return measured
+
+    keep_record(train_on_numbers(training, batches, arguments, measure), output, "chat")
+    return training
+
+
+def export(output: Path, training: ChatTraining, folder: Path) -> None:
+    """Writes the checkpoint, in float16, to `folder`: processor and language model beside it, and settings and log."""
+    model = copy.deepcopy(training.model).half()
+    model.save_pretrained(folder)
+    config = SENChatConfig.from_pretrained(folder)
+    config.dtype = config.language_model["dtype"] = "float32"  # stored in float16, run in float32
+    config.save_pretrained(folder)
+    cached_tokenizer().save_pretrained(folder / "language_model")
+    SENChatProcessor.from_llm(folder / "language_model", config).save_pretrained(folder)
+    for name in ("chat_settings.json", "chat_log.jsonl"):
+        shutil.copy(output / name, folder / name)
+
+
+def main(
+    output: Annotated[Path, typer.Argument(help="folder of the run")],
+    folder: Annotated[Path, typer.Option(help="what the checkpoint is written to")] = Path(SEN_TINY, "chat"),
+) -> None:
+    """Train sen-tiny-chat and export it. Run again after an interruption: it goes on where it was."""
+    torch.set_num_threads(2)
+    training = train_chat(output, chat_arguments(output))
+    export(output, training, folder)
+    for split in ("test", "unseen_pairs"):
+        print(split, {kind: round(share, 3) for kind, share in chat_accuracy(training, 320, split=split).items()})
+
+
+if __name__ == "__main__":
+    typer.run(main)
