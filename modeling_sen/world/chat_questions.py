@@ -124,8 +124,8 @@ class _Asker:
             question = f"which is {comparative}, the {pair[0]} or the {pair[1]}?"
             self._add("order", question, first.shape, pair, "image")
         for side, number, beside in self._only_ones_beside()[:2]:
-            phrasings = ("what is {} the {}?", "which object is {} the {}?")
-            question = self._one_of(phrasings).format(side, self.sprites[number].shape)
+            forms = ("what is {} the {}?", "which object is {} the {}?")
+            question = self._one_of(forms).format(side, self.sprites[number].shape)
             self._add("order", question, beside.shape, SHAPES, "image")
         farther, nearer = self._two_by_depth()
         pair = tuple(self.draws.shuffled([farther.shape, nearer.shape]))
@@ -145,12 +145,10 @@ class _Asker:
     def ask_yes_no(self) -> None:
         """Each form with a true and a false statement about the clip."""
         sprite = self._one_of(self.sprites)
-        forms: tuple[str, ...] = ("is there a {} {}?", "do you see a {} {}?", "does the clip show a {} {}?")
-        form = self._one_of(forms)
+        form = self._one_of(("is there a {} {}?", "do you see a {} {}?", "does the clip show a {} {}?"))
         self._yes_and_no(form.format(sprite.colour, sprite.shape), form.format(*self._absent_pair()), "image")
         sprite = self._one_of(self.sprites)
-        forms = ("is the {} {}?", "is the colour of the {} {}?")
-        form = self._one_of(forms)
+        form = self._one_of(("is the {} {}?", "is the colour of the {} {}?"))
         colour = self._other_colour(sprite)
         self._yes_and_no(form.format(sprite.shape, sprite.colour), form.format(sprite.shape, colour), "image")
         for attribute, modalities in (("shape", ("video",)), ("colour", ("image", "video"))):
