@@ -14,18 +14,22 @@ from torch import Tensor
 
 from modeling_sen.configuration_sen_chat import SENChatConfig
 from modeling_sen.world.chat_questions import KINDS, ChatQuestion, chat_questions
-from modeling_sen.world.scene import FRAMES_PER_SECOND, make_scene
+from modeling_sen.world.drawing import render
+from modeling_sen.world.scene import FRAMES_PER_SECOND, Scene, make_scene
+from modeling_sen.world.sound import SAMPLING_RATE, sound_of
 from recipes.sen_tiny.chat_tokenizer import ASSISTANT, END, USER, as_typed, build_tokenizer
-from recipes.sen_tiny.tiny_batches import VIDEO_FRAMES
-from recipes.sen_tiny.train_tiny_association import NEURONS, model_inputs
+from recipes.sen_tiny.tiny_batches import MIDDLE_FRAME, VIDEO_FRAMES, log_mel, luma
+from recipes.sen_tiny.tiny_towers import DEPTH_MEAN, DEPTH_STD, PICTURE_MEAN, PICTURE_STD, as_colour, normalise
+from recipes.sen_tiny.train_tiny_association import NEURONS
 
 IGNORED = -100  # label of tokens without a loss
 # From which part of the run on clips have up to so many objects.
 CURRICULUM = ((0.0, 1), (0.08, 2), (0.25, 3), (0.4, 4))
-CONVERSATIONS = 0.25  # share of batches
+CONVERSATIONS, TWO_WINDOWS = 0.25, 0.125  # share of batches
 DEPTH_GIVEN, SOUND_GIVEN = 0.5, 0.9  # share of clips; an mp4 brings no depth
 LATER = 0.5  # share of clips whose times do not begin at 0
 LATEST = 60.0  # seconds
+WINDOW = 16  # frames, 2 seconds
 
 
 @dataclass
@@ -40,6 +44,7 @@ class ChatBatches:
         num_questions: about each clip, where so many can be asked.
         split: of the world.
         num_objects: instead of the curriculum.
+        num_windows: of each clip; by default one, and two in some batches.
     """
 
     config: SENChatConfig
@@ -49,42 +54,44 @@ class ChatBatches:
     num_questions: int = 8
     split: str = "train"
     num_objects: int | tuple[int, int] | None = None
+    num_windows: int | None = None
     tokenizer: Any = field(default_factory=lambda: cached_tokenizer())
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """One batch of B clips with K questions each.
 
         Returns:
-            Inputs of the SEN, one row a clip; `input_ids`, `labels`, `position_ids`, `turns` (B, L) int64, padded on the
-            right: `labels` is IGNORED but on answers and the end token behind them, `turns` is 0 in the prefix and the number
-            of the question behind it, from 1; `kinds` (B, K) int64, of the questions, -1 where there are fewer;
+            Inputs of the SEN, one row for each window of each clip; `input_ids`, `labels`, `position_ids`, `turns` (B, L)
+            int64, padded on the right: `labels` is IGNORED but on answers and the end token behind them, `turns` is 0 in the
+            prefix and the number of the question behind it, from 1; `kinds` (B, K) int64, of the questions, -1 where there
+            are fewer;
             `is_conversation` () bool, whether a question sees the ones before it.
         """
         random = np.random.default_rng([self.seed, step])
         is_conversation = bool(random.random() < CONVERSATIONS)
-        several = self.num_objects or (1, self._most_objects(step))
+        windows = self.num_windows or 1 + int(random.random() < TWO_WINDOWS)
         first = step * self.batch_size
+        several = self.num_objects or (1, self._most_objects(step))
         scenes = [
-            make_scene(self.split, self.seed, index, num_objects=several)
+            make_scene(self.split, self.seed, index, num_objects=several, num_frames=WINDOW * windows)
             for index in range(first, first + self.batch_size)
         ]
-        batch = model_inputs(scenes)
-        del batch["labels"]
         draws = random.random((self.batch_size, 3))
-        sound, depth = NEURONS.index("audio"), NEURONS.index("depth")
         # the hiss of a silent clip is a sound track too
-        silent = ~batch["neuron_mask"][:, sound].numpy()
-        batch["neuron_mask"][:, sound] = torch.from_numpy(draws[:, 0] < np.where(silent, 0.5, SOUND_GIVEN))
-        batch["neuron_mask"][:, depth] = torch.from_numpy(draws[:, 1] < DEPTH_GIVEN)
+        sound_given = [0.5 if scene.sounding is None else SOUND_GIVEN for scene in scenes]
+        given = np.ones((self.batch_size, len(NEURONS)), dtype=bool)
+        given[:, NEURONS.index("audio")] = draws[:, 0] < sound_given
+        given[:, NEURONS.index("depth")] = draws[:, 1] < DEPTH_GIVEN
         rows, kinds = [], torch.full((self.batch_size, self.num_questions), -1)
         for number, scene in enumerate(scenes):
-            given = {name for name, here in zip(NEURONS, batch["neuron_mask"][number].tolist(), strict=True) if here}
-            asked = self._draw(random, [each for each in chat_questions(scene) if each.modalities <= given])
+            modalities = {name for name, here in zip(NEURONS, given[number], strict=True) if here}
+            asked = self._draw(random, [each for each in chat_questions(scene) if each.modalities <= modalities])
             kinds[number, : len(asked)] = torch.tensor([KINDS.index(each.kind) for each in asked])
             start = float(random.uniform(0, LATEST)) if draws[number, 2] < LATER else 0.0
-            rows.append(self._row(random, asked, start, is_conversation))
+            rows.append(self._row(random, asked, self.prefix(start, windows), is_conversation))
         return {
-            **batch,
+            **window_inputs(scenes, windows),
+            "neuron_mask": torch.from_numpy(given).repeat_interleave(windows, dim=0),
             "input_ids": _padded([row[0] for row in rows], self.tokenizer.pad_token_id),
             "labels": _padded([row[1] for row in rows], IGNORED),
             "position_ids": _padded([row[2] for row in rows], 0),
@@ -108,10 +115,10 @@ class ChatBatches:
         return chosen
 
     def _row(
-        self, random: np.random.Generator, questions: list[ChatQuestion], start: float, is_conversation: bool
+        self, random: np.random.Generator, questions: list[ChatQuestion], prefix: list[int], is_conversation: bool
     ) -> tuple[list[int], list[int], list[int], list[int]]:
         """Token ids, labels, positions and turns of one clip."""
-        ids = self.prefix(start)
+        ids = list(prefix)
         labels, positions, turns = [IGNORED] * len(ids), list(range(len(ids))), [0] * len(ids)
         length = len(ids)
         for number, question in enumerate(questions, start=1):
@@ -127,17 +134,40 @@ class ChatBatches:
             turns += [number] * (len(asked) + len(answer))
         return ids, labels, positions, turns
 
-    def prefix(self, start: float) -> list[int]:
+    def prefix(self, start: float, windows: int) -> list[int]:
         """What stands before the first question of a clip that starts at this second."""
         config = self.config
-        times = np.array(VIDEO_FRAMES) / FRAMES_PER_SECOND + start
         ids = list(self.ids(USER))
-        for step in np.array_split(times, config.window_frames):
-            ids += [*self.ids(f"<{step.mean():.1f}s>"), *[config.video_token_id] * config.tokens_per_frame]
-        return ids + [config.video_token_id] * config.num_answer_tokens
+        for window in range(windows):
+            times = start + (np.array(VIDEO_FRAMES) + WINDOW * window) / FRAMES_PER_SECOND
+            for step in np.array_split(times, config.window_frames):
+                ids += [*self.ids(f"<{step.mean():.1f}s>"), *[config.video_token_id] * config.tokens_per_frame]
+            ids += [config.video_token_id] * config.num_answer_tokens
+        return ids
 
     def ids(self, text: str) -> tuple[int, ...]:
         return _ids(self.tokenizer, text)
+
+
+def window_inputs(scenes: list[Scene], windows: int) -> dict[str, Tensor]:
+    """Inputs of sen-tiny as its processor makes them, straight from scenes: one row for each window of 2 seconds."""
+    samples = SAMPLING_RATE * WINDOW // FRAMES_PER_SECOND
+    images, videos, sounds, depths = [], [], [], []
+    for scene in scenes:
+        sound = sound_of(scene).astype(np.float32) / 32768
+        for window in range(windows):
+            clip = render(scene, [WINDOW * window + frame for frame in (*VIDEO_FRAMES, MIDDLE_FRAME)])
+            videos.append(luma(clip.frames[:-1]))
+            images.append(clip.frames[-1])
+            depths.append(clip.depth[-1])
+            sounds.append(log_mel(sound[samples * window : samples * (window + 1)]))
+    image, video, sound, depth = (torch.from_numpy(np.stack(each)) for each in (images, videos, sounds, depths))
+    return {
+        "image_pixel_values": normalise(image.movedim(-1, 1), PICTURE_MEAN, PICTURE_STD)[:, None],
+        "video_pixel_values": normalise(as_colour(video), PICTURE_MEAN, PICTURE_STD),
+        "audio_input_features": sound,
+        "depth_pixel_values": normalise(as_colour(depth), DEPTH_MEAN, DEPTH_STD)[:, None],
+    }
 
 
 @cache

@@ -102,6 +102,7 @@ def chat_accuracy(
     split: str = "validation",
     seed: int = VALIDATION_SEED,
     num_questions: int = 16,
+    num_windows: int = 1,
 ) -> dict[str, float]:
     """Share of greedy answers that equal the right answer, for each kind of question, and `mean`, over the kinds.
 
@@ -111,10 +112,11 @@ def chat_accuracy(
     Args:
         clips: how many; above 32 rounded up to a multiple of it.
         num_questions: about each clip, where so many can be asked.
+        num_windows: of each clip, of 2 seconds.
     """
     config: SENChatConfig = training.model.config
     batch_size = min(clips, 32)
-    batches = ChatBatches(config, seed, batch_size, 0, num_questions, split, num_objects)
+    batches = ChatBatches(config, seed, batch_size, 0, num_questions, split, num_objects, num_windows)
     right: dict[str, list[bool]] = defaultdict(list)
     for number in range(-(-clips // batch_size)):
         batch = batches(number)

@@ -14,7 +14,7 @@ from modeling_sen.training import trainer
 from modeling_sen.world import WorldClips
 from modeling_sen.world.chat_questions import KINDS
 from recipes.sen_tiny import train_tiny_chat as recipe
-from recipes.sen_tiny.chat_batches import IGNORED, ChatBatches
+from recipes.sen_tiny.chat_batches import IGNORED, ChatBatches, window_inputs
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def text(training, ids):
 
 
 def test_labels_are_answers_with_their_end(training):
-    batch = first_batch(training, False, num_questions=6)
+    batch = first_batch(training, False, num_questions=6, num_windows=1)
     config = training.model.config
     assert batch["kinds"].shape == (4, 6)
     for row in range(4):
@@ -53,25 +53,32 @@ def test_labels_are_answers_with_their_end(training):
             assert torch.equal(labels[labels != IGNORED], ids[labels != IGNORED])
 
 
-def test_the_prefix_is_what_the_processor_writes(training, tmp_path):
-    """A conversation, up to its first answer."""
+@pytest.mark.parametrize("windows", [1, 2])
+def test_a_clip_is_what_the_processor_makes_of_it(training, tmp_path, windows):
     config = training.model.config
-    batch = first_batch(training, True, num_objects=1)
-    batches = ChatBatches(config, 5, 4)
+    batches = ChatBatches(config, 0, 1, split="test", num_objects=2, num_windows=windows)
     batches.tokenizer.save_pretrained(tmp_path)
     processor = SENChatProcessor.from_llm(tmp_path, config)
-    clip = WorldClips("test", 1)[0]
-    video = processor.read_video({"video": clip["frames"], "times": clip["times"]})
-    prompt = processor.apply_chat_template(
+    clip = WorldClips("test", 1, num_objects=2, num_frames=16 * windows)[0]
+    video = {"video": clip["frames"], "times": clip["times"], "depth": clip["depth"]}
+    video["audio"] = {"array": clip["audio"].astype("float32") / 32768, "sampling_rate": clip["sampling_rate"]}
+    inputs = processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "video", "video": video}, {"type": "text", "text": "how?"}]}],
         tokenize=True,
         add_generation_prompt=True,
-    )[0].tolist()
-    prefix = batches.prefix(0.0)
+        return_dict=True,
+        num_frames=windows * config.window_frames,
+    )
     asked = processor.tokenizer("how?<|end|><|assistant|>", add_special_tokens=False)["input_ids"]
-    assert prompt == [*prefix, *asked]
+    assert inputs["input_ids"][0].tolist() == [*batches.prefix(0.0, windows), *asked]
+
+    batch = batches(0)
     row = batch["input_ids"][0].tolist()
-    assert row[: len(prefix)].count(config.video_token_id) == config.visual_tokens
+    assert row.count(config.video_token_id) == windows * config.visual_tokens
+    for name, value in window_inputs([clip["scene"]], windows).items():
+        assert torch.equal(batch[name], value)
+        if name != "depth_pixel_values":
+            torch.testing.assert_close(value, inputs[name].float(), atol=0.02, rtol=0)
 
 
 def test_questions_see_the_prefix_and_themselves_or_all_that_came_before():
@@ -91,7 +98,7 @@ def test_questions_see_the_prefix_and_themselves_or_all_that_came_before():
 
 @torch.no_grad()
 def test_a_question_behind_others_is_answered_as_if_it_were_alone(training):
-    batch = first_batch(training, False, batch_size=2, num_questions=3)
+    batch = first_batch(training, False, batch_size=2, num_questions=3, num_windows=1)
     logits = training.answer(batch).logits[0]
     turns = batch["turns"][0]
     alone = {name: value[:1].clone() for name, value in batch.items() if value.ndim}
@@ -106,7 +113,7 @@ def test_a_question_behind_others_is_answered_as_if_it_were_alone(training):
 
 
 def test_what_a_clip_is_not_given_is_not_asked_for(training):
-    batches = ChatBatches(training.model.config, 5, 16, num_questions=40)
+    batches = ChatBatches(training.model.config, 5, 16, num_questions=40, num_windows=1)
     batch = batches(0)
     no_depth = ~batch["neuron_mask"][:, 3]
     assert no_depth.any()
@@ -127,7 +134,7 @@ def test_the_measure_is_the_share_of_greedy_answers():
     torch.manual_seed(1)
     model = recipe.untrained_model()
     learner = recipe.ChatTraining(model)
-    batch = ChatBatches(model.config, 0, 2, num_questions=4, split="validation", num_objects=1)(0)
+    batch = ChatBatches(model.config, 0, 2, num_questions=4, split="validation", num_objects=1, num_windows=1)(0)
     own = ("input_ids", "labels", "position_ids", "turns", "kinds", "is_conversation")
     with torch.no_grad():
         features = model.get_video_features(**{name: each for name, each in batch.items() if name not in own})
