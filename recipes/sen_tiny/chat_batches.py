@@ -17,7 +17,8 @@ from modeling_sen.world.chat_questions import KINDS, ChatQuestion, chat_question
 from modeling_sen.world.drawing import render
 from modeling_sen.world.scene import FRAMES_PER_SECOND, Scene, make_scene
 from modeling_sen.world.sound import SAMPLING_RATE, sound_of
-from recipes.sen_tiny.chat_tokenizer import ASSISTANT, END, USER, as_typed, build_tokenizer
+from recipes.sen_tiny.chat_texts import TRAINED_KINDS, as_typed, description
+from recipes.sen_tiny.chat_tokenizer import ASSISTANT, END, USER, build_tokenizer
 from recipes.sen_tiny.tiny_batches import MIDDLE_FRAME, VIDEO_FRAMES, log_mel, luma
 from recipes.sen_tiny.tiny_towers import DEPTH_MEAN, DEPTH_STD, PICTURE_MEAN, PICTURE_STD, as_colour, normalise
 from recipes.sen_tiny.train_tiny_association import NEURONS
@@ -41,7 +42,7 @@ class ChatBatches:
         seed: of the run; step s takes clips s * batch_size ... of the world with this seed.
         batch_size: clips.
         steps: of the run, for the curriculum; 0 for clips as after its end.
-        num_questions: about each clip, where so many can be asked.
+        num_questions: about each clip, where so many can be asked, beside the one for a description.
         split: of the world.
         num_objects: instead of the curriculum.
         num_windows: of each clip; by default one, and two in some batches.
@@ -58,14 +59,13 @@ class ChatBatches:
     tokenizer: Any = field(default_factory=lambda: cached_tokenizer())
 
     def __call__(self, step: int) -> dict[str, Tensor]:
-        """One batch of B clips with K questions each.
+        """One batch of B clips with K questions each, the one for a description among them.
 
         Returns:
             Inputs of the SEN, one row for each window of each clip; `input_ids`, `labels`, `position_ids`, `turns` (B, L)
             int64, padded on the right: `labels` is IGNORED but on answers and the end token behind them, `turns` is 0 in the
-            prefix and the number of the question behind it, from 1; `kinds` (B, K) int64, of the questions, -1 where there
-            are fewer;
-            `is_conversation` () bool, whether a question sees the ones before it.
+            prefix and the number of the question behind it, from 1; `kinds` (B, K) int64, indices into TRAINED_KINDS, -1
+            where there are fewer; `is_conversation` () bool, whether a question sees the ones before it.
         """
         random = np.random.default_rng([self.seed, step])
         is_conversation = bool(random.random() < CONVERSATIONS)
@@ -82,11 +82,12 @@ class ChatBatches:
         given = np.ones((self.batch_size, len(NEURONS)), dtype=bool)
         given[:, NEURONS.index("audio")] = draws[:, 0] < sound_given
         given[:, NEURONS.index("depth")] = draws[:, 1] < DEPTH_GIVEN
-        rows, kinds = [], torch.full((self.batch_size, self.num_questions), -1)
+        rows, kinds = [], torch.full((self.batch_size, self.num_questions + 1), -1)
         for number, scene in enumerate(scenes):
             modalities = {name for name, here in zip(NEURONS, given[number], strict=True) if here}
             asked = self._draw(random, [each for each in chat_questions(scene) if each.modalities <= modalities])
-            kinds[number, : len(asked)] = torch.tensor([KINDS.index(each.kind) for each in asked])
+            asked.append(description(random, scene))
+            kinds[number, : len(asked)] = torch.tensor([TRAINED_KINDS.index(each.kind) for each in asked])
             start = float(random.uniform(0, LATEST)) if draws[number, 2] < LATER else 0.0
             rows.append(self._row(random, asked, self.prefix(start, windows), is_conversation))
         return {

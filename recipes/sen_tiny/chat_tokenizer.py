@@ -6,11 +6,13 @@ in bytes, so that it comes back as it was.
 
 from collections.abc import Iterator
 
+import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from modeling_sen.world.chat_questions import chat_questions
 from modeling_sen.world.scene import make_scene
+from recipes.sen_tiny.chat_texts import as_typed, description
 
 VOCABULARY_SIZE = 768  # at most
 PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
@@ -30,13 +32,6 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
 """
-
-
-def as_typed(question: str, capital: bool, american: bool, mark: bool) -> str:
-    """A question with a capital letter, in American spelling, without its last sign."""
-    question = question.replace("colour", "color") if american else question
-    question = question if mark else question.rstrip("?.")
-    return question[0].upper() + question[1:] if capital else question
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -72,8 +67,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def _texts() -> Iterator[str]:
     for tenth in range(10):
         yield from (f"<{tenth}.{tenth}s>" for _ in range(1000))
+    random = np.random.default_rng(0)
     for index in range(500):
-        for question in chat_questions(make_scene("train", 0, index, num_objects=(1, 8))):
+        scene = make_scene("train", 0, index, num_objects=(1, 8))
+        for question in [*chat_questions(scene), description(random, scene)]:
             for capital in (False, True):
                 yield as_typed(question.question, capital, american=capital, mark=not capital)
             yield question.answer

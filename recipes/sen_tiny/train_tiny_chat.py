@@ -21,13 +21,13 @@ from modeling_sen.modeling_sen_chat import SENForConditionalGeneration
 from modeling_sen.presets import SEN_TINY
 from modeling_sen.processing_sen_chat import SENChatProcessor
 from modeling_sen.training.trainer import SENTrainingArguments
-from modeling_sen.world.chat_questions import KINDS
 from recipes.sen_tiny.chat_batches import IGNORED, ChatBatches, cached_tokenizer
+from recipes.sen_tiny.chat_texts import TRAINED_KINDS
 from recipes.sen_tiny.numbered_batches import keep_record, numbered_arguments, train_on_numbers
 
 SEED = 20250607
 VALIDATION_SEED = 0
-BATCH_SIZE = 32  # clips
+BATCH_SIZE, NUM_QUESTIONS = 32, 12  # clips, and questions about each
 WINDOW_FRAMES, TOKENS_PER_FRAME = 2, 16
 CONTEXT = 512  # tokens
 
@@ -115,25 +115,27 @@ def chat_accuracy(
         num_windows: of each clip, of 2 seconds.
     """
     config: SENChatConfig = training.model.config
+    device = next(training.parameters()).device
     batch_size = min(clips, 32)
     batches = ChatBatches(config, seed, batch_size, 0, num_questions, split, num_objects, num_windows)
     right: dict[str, list[bool]] = defaultdict(list)
     for number in range(-(-clips // batch_size)):
         batch = batches(number)
         batch["is_conversation"] = torch.tensor(False)
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        batch = {name: value.to(device) for name, value in batch.items()}
+        with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
             logits = training.answer(batch).logits[:, :-1]
         labels, turns = batch["labels"][:, 1:], batch["turns"][:, 1:]
         wrong = (logits.argmax(-1) != labels) & (labels != IGNORED)
         for row, kinds in enumerate(batch["kinds"].tolist()):
             for turn, kind in enumerate(kinds, start=1):
                 if kind >= 0:
-                    right[KINDS[kind]].append(not bool(wrong[row][turns[row] == turn].any()))
-    shares = {kind: sum(right[kind]) / len(right[kind]) for kind in KINDS if kind in right}
+                    right[TRAINED_KINDS[kind]].append(not bool(wrong[row][turns[row] == turn].any()))
+    shares = {kind: sum(right[kind]) / len(right[kind]) for kind in TRAINED_KINDS if kind in right}
     return {**shares, "mean": sum(shares.values()) / len(shares)}
 
 
-def chat_arguments(output: Path, steps: int = 7000, **changes: Any) -> SENTrainingArguments:
+def chat_arguments(output: Path, steps: int = 5000, **changes: Any) -> SENTrainingArguments:
     """Arguments of the training: about an hour on two cores."""
     own: dict[str, Any] = {
         "learning_rate": 1e-3,
@@ -156,7 +158,7 @@ def train_chat(
     """Trains projector, association and language model; a second call resumes, or loads what is finished."""
     torch.manual_seed(arguments.seed)
     training = ChatTraining(untrained_model())
-    batches = ChatBatches(training.model.config, arguments.seed, batch_size, arguments.max_steps)
+    batches = ChatBatches(training.model.config, arguments.seed, batch_size, arguments.max_steps, NUM_QUESTIONS)
 
     def measure(module: nn.Module) -> dict[str, float]:
         measured = {}

@@ -7,7 +7,8 @@ from transformers import AutoTokenizer
 
 from modeling_sen.world import make_scene
 from modeling_sen.world.chat_questions import chat_questions
-from recipes.sen_tiny.chat_tokenizer import VOCABULARY_SIZE, as_typed, build_tokenizer
+from recipes.sen_tiny.chat_texts import as_typed
+from recipes.sen_tiny.chat_tokenizer import VOCABULARY_SIZE, build_tokenizer
 
 
 @pytest.fixture(scope="module")
