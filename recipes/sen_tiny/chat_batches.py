@@ -24,8 +24,9 @@ from recipes.sen_tiny.tiny_towers import DEPTH_MEAN, DEPTH_STD, PICTURE_MEAN, PI
 from recipes.sen_tiny.train_tiny_association import NEURONS
 
 IGNORED = -100  # label of tokens without a loss
-# From which part of the run on clips have up to so many objects.
-CURRICULUM = ((0.0, 1), (0.08, 2), (0.25, 3), (0.4, 4))
+# From which part of the run on clips have so many objects. What belongs to what is learnt from clips of two; until it is, more
+# objects make it harder.
+CURRICULUM = ((0.0, (1, 1)), (0.06, (2, 2)), (0.35, (2, 3)), (0.55, (1, 4)))
 CONVERSATIONS, TWO_WINDOWS = 0.25, 0.125  # share of batches
 DEPTH_GIVEN, SOUND_GIVEN = 0.5, 0.9  # share of clips; an mp4 brings no depth
 LATER = 0.5  # share of clips whose times do not begin at 0
@@ -71,7 +72,7 @@ class ChatBatches:
         is_conversation = bool(random.random() < CONVERSATIONS)
         windows = self.num_windows or 1 + int(random.random() < TWO_WINDOWS)
         first = step * self.batch_size
-        several = self.num_objects or (1, self._most_objects(step))
+        several = self.num_objects or self.objects_at(step)
         scenes = [
             make_scene(self.split, self.seed, index, num_objects=several, num_frames=WINDOW * windows)
             for index in range(first, first + self.batch_size)
@@ -101,9 +102,10 @@ class ChatBatches:
             "is_conversation": torch.tensor(is_conversation),
         }
 
-    def _most_objects(self, step: int) -> int:
+    def objects_at(self, step: int) -> tuple[int, int]:
+        """The least and the most objects of the clips of a step."""
         done = step / self.steps if self.steps else 1.0
-        return max(count for start, count in CURRICULUM if done >= start)
+        return [objects for start, objects in CURRICULUM if done >= start][-1]
 
     def _draw(self, random: np.random.Generator, questions: list[ChatQuestion]) -> list[ChatQuestion]:
         """Questions of all kinds alike, none twice."""

@@ -145,7 +145,7 @@ def chat_arguments(output: Path, steps: int = 5000, **changes: Any) -> SENTraini
         "dataloader_num_workers": 1,
         "dataloader_prefetch_factor": 4,
         "eval_strategy": "steps",
-        "eval_steps": 1000,
+        "eval_steps": 500,
         "save_steps": 250,
         "logging_steps": 50,
     }

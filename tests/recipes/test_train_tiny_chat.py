@@ -135,7 +135,9 @@ def test_a_description_names_objects_from_left_to_right():
 
 def test_clips_have_more_objects_as_the_run_goes_on(training):
     batches = ChatBatches(training.model.config, 5, 8, steps=100)
-    assert [batches._most_objects(step) for step in (0, 7, 8, 25, 40, 99)] == [1, 1, 2, 3, 4, 4]
+    found = [batches.objects_at(step) for step in (0, 5, 6, 35, 55, 99)]
+    assert found == [(1, 1), (1, 1), (2, 2), (2, 3), (1, 4), (1, 4)]
+    assert ChatBatches(training.model.config, 5, 8).objects_at(0) == (1, 4)
 
 
 def test_the_measure_is_the_share_of_greedy_answers():
