@@ -24,8 +24,8 @@ from recipes.sen_tiny.tiny_towers import DEPTH_MEAN, DEPTH_STD, PICTURE_MEAN, PI
 from recipes.sen_tiny.train_tiny_association import NEURONS
 
 IGNORED = -100  # label of tokens without a loss
-# From which part of the run on clips have so many objects. What belongs to what is learnt from clips of two; until it is, more
-# objects make it harder.
+# From which part of the run on clips have so many objects. What belongs to what is learnt from clips of two; until it
+# is, more objects make it harder.
 CURRICULUM = ((0.0, (1, 1)), (0.06, (2, 2)), (0.35, (2, 3)), (0.55, (1, 4)))
 CONVERSATIONS, TWO_WINDOWS = 0.25, 0.125  # share of batches
 DEPTH_GIVEN, SOUND_GIVEN = 0.5, 0.9  # share of clips; an mp4 brings no depth
