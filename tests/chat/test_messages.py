@@ -78,7 +78,7 @@ def test_a_conversation_is_told_from_a_batch():
         ([{"role": "user", "content": []}], r"messages\[0\]: expected text or a list of parts as content, found list"),
         (
             [{"role": "user", "content": ["hi"]}],
-            r"messages\[0\], part 0: expected a part of type 'text' or 'video', found 'hi'",
+            "part 0: expected a part of type 'text' or 'video', found 'hi'",
         ),
         (
             [{"role": "user", "content": [{"type": "image"}]}],
