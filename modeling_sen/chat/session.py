@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """ChatSession: several questions about one or more videos, each of which the encoders and the language model read once."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -119,9 +119,9 @@ class ChatSession:
         """
         self._close_stream()
         sampling = {"num_frames": num_frames, "fps": fps, "start": start, "end": end}
-        read = self._read([video], self._pending, "?", self.generate_kwargs["max_new_tokens"], sampling)
-        self._pending += read
-        return read[0].read
+        read = self._read(video, self._pending, "?", self.generate_kwargs["max_new_tokens"], sampling)
+        self._pending.append(read)
+        return read.read
 
     def ask(
         self,
@@ -160,8 +160,15 @@ class ChatSession:
         turn_videos = list(self._pending)
         if video is not None:
             sampling = {"num_frames": num_frames, "fps": fps, "start": start, "end": end}
-            turn_videos += self._read([video], turn_videos, question, options["max_new_tokens"], sampling)
-        turn = self._turn(question, turn_videos, options, stream)
+            turn_videos.append(self._read(video, turn_videos, question, options["max_new_tokens"], sampling))
+        videos = [*self._videos, *turn_videos]
+        # What a question neuron sees of a video depends on the question, so all videos follow each question anew.
+        shown = turn_videos if self.processor.config.question_neuron is None else videos
+        prompt = [*self._prompt, question_message(question, [each.read for each in shown])]
+        ids = prompt_ids(self.processor, prompt, options["max_new_tokens"])
+        asked = question_message(question, [each.given for each in shown])
+        places = [*self._places, *(self._place(each, question) for each in shown)]
+        turn = self._turn(asked, prompt, ids, videos, places, options, stream)
         if stream:
             self._stream = turn
             return turn
@@ -171,39 +178,38 @@ class ChatSession:
 
     def _read(
         self,
-        videos: Sequence[Any],
+        video: Any,
         before: Sequence[_SessionVideo],
         question: str,
         max_new_tokens: int,
         sampling: dict[str, Any],
-    ) -> list[_SessionVideo]:
-        """Reads and encodes videos that follow others in the same message."""
-        earlier = [each.read for each in before]
-        messages = [*self._prompt, question_message(question, [*earlier, *videos])]
-        context = self.processor.context_length or 0
-        room = max(max_new_tokens, round(TEXT_SHARE * context))
-        read = read_videos(self.processor, messages, room, sampling)[-len(videos) :]
-        return [
-            _SessionVideo(given, without_inputs(video), VideoFeatures(self.model, self.processor, video))
-            for given, video in zip(videos, read, strict=True)
-        ]
+    ) -> _SessionVideo:
+        """Reads and encodes a video that follows others in the same message."""
+        messages = [*self._prompt, question_message(question, [*(each.read for each in before), video])]
+        room = max(max_new_tokens, round(TEXT_SHARE * (self.processor.context_length or 0)))
+        try:
+            *_, read = read_videos(self.processor, messages, room, sampling)
+        except ValueError:  # perhaps there is room for one window without that share
+            *_, read = read_videos(self.processor, messages, max_new_tokens, sampling)
+        return _SessionVideo(video, without_inputs(read), VideoFeatures(self.model, self.processor, read))
 
     def _turn(
-        self, question: str, new_videos: Sequence[_SessionVideo], options: dict[str, Any], stream: bool
-    ) -> Iterator[Any]:
-        videos = [*self._videos, *new_videos]
-        # What a question neuron sees of a video depends on the question, so all videos follow each question anew.
-        shown = new_videos if self.processor.config.question_neuron is None else videos
-        places = [*self._places, *(self._place(video, question) for video in shown)]
-        prompt = [*self._prompt, question_message(question, [video.read for video in shown])]
-        ids = prompt_ids(self.processor, prompt, options["max_new_tokens"])
+        self,
+        asked: Message,
+        prompt: Sequence[Message],
+        ids: list[int],
+        videos: list[_SessionVideo],
+        places: list[_Place],
+        options: dict[str, Any],
+        stream: bool,
+    ) -> Generator[Any, None, None]:
+        """Yields pieces with `stream`, and last the result; what the turn adds is kept once the answer is complete."""
         answer = yield from self._answer(ids, places, options, stream)
         reply = {"role": "assistant", "content": [{"type": "text", "text": answer.text}]}
-        self._messages += [question_message(question, [video.given for video in shown]), reply]
+        self._messages += [asked, reply]
         self._prompt = [*prompt, reply]
-        self._videos, self._places, self._pending = videos, places, []
-        self._stream = None
-        yield answer_result(answer, [video.read for video in videos], ids.count(self.processor.video_token_id))
+        self._videos, self._places, self._pending, self._stream = videos, places, [], None
+        yield answer_result(answer, [each.read for each in videos], ids.count(self.processor.video_token_id))
 
     def _place(self, video: _SessionVideo, question: str) -> _Place:
         first = next(self._numbers)

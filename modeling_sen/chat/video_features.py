@@ -30,12 +30,13 @@ class VideoFeatures:
         self.looks: list[tuple[dict[str, FirstLook], Tensor]] = []  # with a question neuron; neuron mask (windows, neurons)
         self.features: Tensor | None = None  # without one: (windows, visual_tokens, width)
         starts = range(0, self.num_windows, WINDOWS_AT_ONCE)
-        parts = [video.inputs[start : start + WINDOWS_AT_ONCE] for start in starts]
+        rows = [{name: value for name, value in row.items() if name != self._question} for row in video.inputs]
+        parts = [rows[start : start + WINDOWS_AT_ONCE] for start in starts]
         if processor.config.question_neuron is None:
-            self.features = torch.cat([self._features(**self._inputs(rows)) for rows in parts])
+            self.features = torch.cat([self._features(**self._inputs(part)) for part in parts])
         else:
-            for rows in parts:
-                inputs = self._inputs(rows)
+            for part in parts:
+                inputs = self._inputs(part)
                 mask = inputs.pop("neuron_mask")
                 inputs.pop("frame_times", None)
                 self.looks.append((model.encode_trunks(**inputs), mask))
@@ -46,10 +47,15 @@ class VideoFeatures:
             return self.features
         parts = []
         for looks, mask in self.looks:
-            asked = self._inputs([{f"{self.processor.config.question_neuron}_input_ids": question}] * len(mask))
+            asked = self._inputs([{self._question: question}] * len(mask))
             mask = mask | asked.pop("neuron_mask")
             parts.append(self._features(trunks=looks, neuron_mask=mask, **asked))
         return torch.cat(parts)
+
+    @property
+    def _question(self) -> str:
+        """The entry of a row that holds the question."""
+        return f"{self.processor.config.question_neuron}_input_ids"
 
     def _inputs(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         collated = self.processor.sen_processor.collate(rows)
