@@ -43,4 +43,6 @@ def tiny_language_model(**settings) -> LlamaForCausalLM:
     torch.manual_seed(11)
     model = LlamaForCausalLM(LlamaConfig(**config)).eval()
     torch.set_rng_state(state)
+    # Answers are letters, digits and signs, whose tokens are the same when the text is tokenized again.
+    model.generation_config.suppress_tokens = [*range(32), *range(127, 256), 257]
     return model

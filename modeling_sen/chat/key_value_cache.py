@@ -46,7 +46,7 @@ class KeyValueCache:
         return length
 
     def grown(self, keys: Sequence[int]) -> None:
-        """After the language model has read more: the keys of all tokens from the first on, of which the last may be unread."""
+        """After the language model has read more: the keys of all tokens, of which the last may not be read yet."""
         self.keys = list(keys[: self.cache.get_seq_length()])  # type: ignore[union-attr]
 
 
@@ -56,7 +56,7 @@ def _first_tokens(cache: DynamicCache, length: int) -> DynamicCache | None:
     for number, layer in enumerate(cache.layers):
         if type(layer) is not DynamicLayer:  # sliding windows and linear attention have lost what is needed
             return None
-        kept.update(layer.keys[..., :length, :], layer.values[..., :length, :], number)
+        kept.update(layer.keys[..., :length, :], layer.values[..., :length, :], number)  # type: ignore[index]
     return kept
 
 

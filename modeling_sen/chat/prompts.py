@@ -59,8 +59,8 @@ def prompt_ids(processor: SENChatProcessor, messages: Sequence[Message], max_new
         visual = ids.count(processor.video_token_id)
         raise ValueError(
             f"the conversation has {len(ids)} tokens, {visual} of them visual, and max_new_tokens is {max_new_tokens}: "
-            f"expected at most {context} together, the language model's context. Ask for fewer frames or a shorter answer, or "
-            "start a new conversation"
+            f"expected at most {context} together, the language model's context. Ask for fewer frames or a shorter answer, "
+            "or start a new conversation"
         )
     return ids
 

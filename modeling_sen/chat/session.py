@@ -88,7 +88,7 @@ class ChatSession:
         self._messages: list[Message] = []  # with videos as the user gave them
         self._prompt: list[Message] = []  # with videos as they are read
         self._places: list[_Place] = []
-        self._cache = KeyValueCache(self.model.config.text_config)
+        self._cache = KeyValueCache(self.model.config.text_config)  # type: ignore[arg-type]
 
     @property
     def messages(self) -> list[Message]:
@@ -229,7 +229,7 @@ class ChatSession:
         if uses_cache:
             inputs["cache"] = self._cache.cache
         inputs |= as_encoder_outputs(self._features(keys[start:], places))
-        answer = None
+        answer: Answer | None = None
         try:
             if stream:
                 answer = yield from stream_answer(self.model, self.processor.tokenizer, inputs, options)
@@ -238,14 +238,16 @@ class ChatSession:
         finally:
             if uses_cache and answer is None:  # in whatever state it was left, the first tokens are right
                 self._cache.cut(start, changed=True)
-            elif uses_cache:
-                self._cache.grown([*keys, *answer.token_ids])
+        if uses_cache:
+            self._cache.grown([*keys, *answer.token_ids])
         return answer
 
     def _keys(self, ids: Sequence[int], places: Sequence[_Place]) -> list[int]:
         """Token ids, and negative numbers of their own in the places of visual tokens."""
         size = self.processor.config.visual_tokens
-        visual = iter([-1 - window * size - token for place in places for window in place.windows for token in range(size)])
+        visual = iter(
+            [-1 - window * size - token for place in places for window in place.windows for token in range(size)]
+        )
         return [next(visual) if token == self.processor.video_token_id else token for token in ids]
 
     def _start(self, keys: Sequence[int]) -> int:
@@ -259,7 +261,9 @@ class ChatSession:
         """Of the windows whose visual tokens are among the keys."""
         size = self.processor.config.visual_tokens
         read = {(-1 - key) // size for key in keys if key < 0}
-        found = [(place, [number for number, window in enumerate(place.windows) if window in read]) for place in places]
+        found = [
+            (place, [number for number, window in enumerate(place.windows) if window in read]) for place in places
+        ]
         return [place.features[numbers] for place, numbers in found if numbers]
 
     def _close_stream(self) -> None:

@@ -20,14 +20,16 @@ WINDOWS_AT_ONCE = 8
 class VideoFeatures:
     """A video that the encoders have run on once.
 
-    Without a `question_neuron` its visual tokens are computed right away; with one, first looks are kept, and association runs
-    for each question.
+    Without a `question_neuron` its visual tokens are computed right away; with one, first looks are kept, and association
+    runs for each question.
     """
 
     def __init__(self, model: SENForConditionalGeneration, processor: SENChatProcessor, video: ChatVideo):
         self.model, self.processor = model, processor
         self.num_windows = video.num_windows
-        self.looks: list[tuple[dict[str, FirstLook], Tensor]] = []  # with a question neuron; neuron mask (windows, neurons)
+        self.looks: list[
+            tuple[dict[str, FirstLook], Tensor]
+        ] = []  # with a question neuron; neuron mask (windows, neurons)
         self.features: Tensor | None = None  # without one: (windows, visual_tokens, width)
         starts = range(0, self.num_windows, WINDOWS_AT_ONCE)
         rows = [{name: value for name, value in row.items() if name != self._question} for row in video.inputs]
@@ -63,7 +65,7 @@ class VideoFeatures:
 
     @torch.inference_mode()
     def _features(self, **inputs: Any) -> Tensor:
-        return self.model.get_video_features(**inputs).pooler_output
+        return self.model.get_video_features(**inputs).pooler_output  # type: ignore[return-value]
 
 
 def as_encoder_outputs(features: Sequence[Tensor]) -> dict[str, Any]:
