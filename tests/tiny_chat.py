@@ -30,3 +30,11 @@ def make_chat_model(sen, folder, template=TEMPLATE, language_model=None, **setti
     random_weights(model.sen)
     torch.set_rng_state(state)
     return model.eval(), SENChatProcessor.from_llm(str(folder), model.config)
+
+
+def save_chat_model(sen, folder, **arguments) -> str:
+    """A checkpoint that stands alone."""
+    model, processor = make_chat_model(sen, folder, **arguments)
+    model.save_pretrained(folder, include_neurons=True, include_language_model=True)
+    processor.save_pretrained(folder)
+    return str(folder)
