@@ -19,6 +19,7 @@ _MODULES = {
     "DenseFeatures": "dense_features",
     "NeuronSpec": "configuration_sen",
     "SENChatConfig": "configuration_sen_chat",
+    "SENChatProcessor": "processing_sen_chat",
     "SENConfig": "configuration_sen",
     "SENEncoder": "encoding",
     "SENForConditionalGeneration": "modeling_sen_chat",

@@ -103,6 +103,18 @@ def check_no_placeholder(text: str, argument: str, placeholders: Sequence[str] =
             )
 
 
+def check_length(length: int, budget: int) -> None:
+    """
+    Raises:
+        ValueError: a prompt has more tokens than there is room for.
+    """
+    if length > budget:
+        raise ValueError(
+            f"max_length: a prompt has {length} tokens, with one window of each video, expected at most {budget}, which is "
+            "what the context has beside max_new_tokens"
+        )
+
+
 def message_videos(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
     """The videos of a chat, in order.
 
@@ -198,6 +210,7 @@ __all__ = [
     "VIDEO",
     "VIDEO_PAD",
     "add_placeholders",
+    "check_length",
     "check_no_placeholder",
     "expanded_prompt",
     "expanded_video",

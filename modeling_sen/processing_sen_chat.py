@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.utils import logging
 
 from .chat_prompt import (
@@ -22,6 +22,7 @@ from .chat_prompt import (
     VIDEO,
     VIDEO_PAD,
     add_placeholders,
+    check_length,
     expanded_prompt,
     last_question,
     message_videos,
@@ -31,6 +32,7 @@ from .chat_prompt import (
 )
 from .checkpoint_folder import replaced_folder
 from .clip_inputs import OpenedClip
+from .configuration_sen_chat import SENChatConfig
 from .hub_files import HubSource, naming_errors
 from .processing_sen import SENProcessor
 from .text_reader import TOKENIZER_FILES
@@ -130,8 +132,8 @@ class SENChatProcessor(ProcessorMixin):
             step_times(row.get("frame_times"), window, self.config.window_frames)
             for row, window in zip(rows, plan.windows, strict=True)
         ]
-        sounds = [f"{spec.name}_input_features" for spec in self.config.sen_config.neuron_specs]
-        has_sound = any(name in row for row in rows for name in sounds)
+        sounds = {f"{spec.name}_input_features" for spec in self.config.sen_config.neuron_specs}
+        has_sound = any(sounds & row.keys() for row in rows)
         video = ChatVideo(rows, torch.stack(times), has_sound)
         return video if text is None else self.ask(video, text)
 
@@ -197,7 +199,7 @@ class SENChatProcessor(ProcessorMixin):
                 line, read = self._with_videos(line, own, question, budget, sampling, add_special_tokens)
                 rows += [row for video in read for row in video.inputs]
             elif budget is not None and not truncation:
-                self._check_length(self._length(line, add_special_tokens), budget)
+                check_length(self._length(line, add_special_tokens), budget)
             prompts.append(line)
         tokens = self.tokenizer(
             prompts,
@@ -243,7 +245,7 @@ class SENChatProcessor(ProcessorMixin):
                 if length <= budget or max(counts, default=1) == 1:
                     break
                 counts = shared_budget(counts, sum(counts) - 1)  # times took more tokens than was reckoned with
-        self._check_length(length, budget)
+        check_length(length, budget)
         if sum(counts) < sum(wanted):
             self._log_reduction(sum(wanted), sum(counts), f"a prompt has room for {budget} tokens")
         return expanded, read
@@ -273,13 +275,6 @@ class SENChatProcessor(ProcessorMixin):
     def _length(self, text: str, add_special_tokens: bool) -> int:
         # Not verbose: of texts that are too long we say it ourselves.
         return len(self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"])
-
-    def _check_length(self, length: int, budget: int) -> None:
-        if length > budget:
-            raise ValueError(
-                f"max_length: a prompt has {length} tokens, those of at least one window of each video among them, "
-                f"expected at most {budget}, which the context has beside max_new_tokens"
-            )
 
     def apply_chat_template(  # type: ignore[override]
         self,
@@ -335,7 +330,9 @@ class SENChatProcessor(ProcessorMixin):
     # --- files -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_llm(cls, llm: str | os.PathLike, config: Any, **kwargs: Any) -> "SENChatProcessor":
+    def from_llm(
+        cls, llm: str | os.PathLike, config: Any, source: HubSource | None = None, **kwargs: Any
+    ) -> "SENChatProcessor":
         """The processor for a new model, with a language model's tokenizer and chat template.
 
         The placeholders become special tokens of the tokenizer. `<|video_pad|>` gets the id `config.video_token_id`, outside
@@ -345,17 +342,17 @@ class SENChatProcessor(ProcessorMixin):
         Args:
             llm: hub id or folder of the language model.
             config: the model's.
+            source: of the SEN, where its neurons stand beside its checkpoint: `model.sen.neurons.base`.
             kwargs: of `AutoTokenizer.from_pretrained`.
 
         Raises:
             OSError: no such language model, or none with a tokenizer.
         """
-        source = HubSource.of(llm, kwargs)
         with naming_errors(str(llm), "pass token=..."):
-            tokenizer = AutoTokenizer.from_pretrained(source.location, **kwargs)
+            tokenizer = AutoTokenizer.from_pretrained(os.fspath(llm), **kwargs)
         add_placeholders(tokenizer, config.video_token_id)
         config.video_token_id = tokenizer.convert_tokens_to_ids(VIDEO_PAD)
-        return cls(config, tokenizer)
+        return cls(config, tokenizer, source=source)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "SENChatProcessor":  # type: ignore[override]
@@ -372,7 +369,7 @@ class SENChatProcessor(ProcessorMixin):
             settings, _ = PreTrainedConfig.get_config_dict(source.location, **source.files)
             if (model_type := settings.get("model_type")) != "sen_chat":
                 raise ValueError(f"{name}: its model type is {model_type!r}, expected 'sen_chat'")
-            config = AutoConfig.from_pretrained(source.location, **source.arguments)
+            config = SENChatConfig.from_pretrained(source.location, **source.files)
             tokenizer = AutoTokenizer.from_pretrained(source.location, **source.arguments)
         return cls(config, tokenizer, source=source)
 

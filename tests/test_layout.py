@@ -259,8 +259,8 @@ def test_travelling_files_are_those_that_the_copier_takes():
             "modeling_sen",
             "processing_sen",
             "modeling_sen_tracking",
-            "modeling_sen_chat",
             "processing_sen_chat",
+            "modeling_sen_chat",
         )
     ]
     copied = {Path(path).stem for one in first for path in (one, *get_relative_import_files(str(one)))}
