@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.generation import LogitsProcessor, LogitsProcessorList
@@ -26,6 +26,7 @@ logger = logging.get_logger(__name__)
 
 NAME = "language_model"  # of the child module, and of the folder beside a checkpoint
 ADAPTER = "language_model_adapter"
+_PEFT_PREFIX = "base_model.model."  # of weights' names in peft's files
 
 
 def load_language_model(
@@ -62,8 +63,30 @@ def load_language_model(
     return model.requires_grad_(False).eval(), source
 
 
+def add_adapter(model: PreTrainedModel, adapter_config: Any) -> None:
+    """Puts trainable adapters of peft on a language model and freezes the rest; adapters of half precision become float32.
+
+    Raises:
+        ImportError: peft is not installed.
+        ValueError: there are adapters already.
+    """
+    # By peft itself: Transformers' `add_adapter` asks for the newest peft, and does not change the precision.
+    from peft import inject_adapter_in_model
+    from peft.tuners.tuners_utils import cast_adapter_dtype
+
+    if is_adapted(model):
+        raise ValueError("the language model has an adapter already, expected one without")
+    inject_adapter_in_model(adapter_config, model)
+    cast_adapter_dtype(model, "default")
+
+
+def is_adapted(model: PreTrainedModel | None) -> bool:
+    """Whether a language model has adapters of its own."""
+    return hasattr(model, "peft_config")
+
+
 def load_adapter(model: PreTrainedModel, folder: str, base: HubSource | None = None, **kwargs: Any) -> None:
-    """Puts adapters on a language model, frozen.
+    """Puts saved adapters on a language model, frozen.
 
     Args:
         folder: beside the checkpoint, `./language_model_adapter`.
@@ -72,13 +95,36 @@ def load_adapter(model: PreTrainedModel, folder: str, base: HubSource | None = N
     Raises:
         OSError: they cannot be found or read.
         ImportError: peft is not installed.
+        RuntimeError: weights are missing, or of other layers.
     """
     source = _source(folder, None, base, kwargs)
-    with naming_errors(f"adapter of the language model, {source.location}"), quiet_transformers():
-        source.file("adapter_model.safetensors")
-        settings: Any = source.file("adapter_config.json")
-        with readable_weights(source.location):
-            model.load_adapter(str(settings.parent))
+    with naming_errors(f"adapter of the language model in {source.location}"):
+        from peft import PeftConfig
+
+        weights, settings = (source.file(name) for name in ("adapter_model.safetensors", "adapter_config.json"))
+        add_adapter(model, PeftConfig.from_pretrained(str(settings.parent)))  # type: ignore[union-attr]
+        _set_adapter(model, weights)  # type: ignore[arg-type]
+    model.requires_grad_(False)
+
+
+def _set_adapter(model: PreTrainedModel, file: Path) -> None:
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    with readable_weights(str(file)):
+        weights = {name.removeprefix(_PEFT_PREFIX): weight for name, weight in load_file(file).items()}
+    if different := sorted(set(weights) ^ set(get_peft_model_state_dict(model))):
+        raise RuntimeError(f"{file}: {len(different)} weights (e.g. {different[0]}) are missing, or of other layers")
+    set_peft_model_state_dict(model, weights)
+
+
+def _save_adapter(model: Any, folder: Path) -> None:
+    from peft import get_peft_model_state_dict
+
+    weights = get_peft_model_state_dict(model).items()
+    folder.mkdir()
+    named = {f"{_PEFT_PREFIX}{name}": weight.to("cpu").contiguous() for name, weight in weights}
+    save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    model.peft_config["default"].save_pretrained(folder)
 
 
 def _source(hub_id: str, revision: str | None, base: HubSource | None, arguments: Mapping[str, Any]) -> HubSource:
@@ -109,19 +155,14 @@ def save_language_model(
         The settings to save.
     """
     settings = {**(settings or {}), "dtype": str(model.dtype).removeprefix("torch.")}
-    adapted = model._hf_peft_config_loaded
     trained = any(loaded_name(name, loaded) and weight.requires_grad for name, weight in model.named_parameters())
     hub_id = settings.get("hub_id")
     if include or trained or hub_id is None or hub_id.startswith("./"):
         found = {loaded_name(name, loaded): weight for name, weight in all_weights(model).items()}
         base = {name: weight for name, weight in found.items() if name is not None}
         settings |= {"hub_id": f"./{NAME}", "revision": None}
-        model._hf_peft_config_loaded = False  # the weights below the adapters
-        try:
-            with quiet_transformers():
-                model.save_pretrained(folder / NAME, state_dict=base)
-        finally:
-            model._hf_peft_config_loaded = adapted
+        with quiet_transformers():
+            model.save_pretrained(folder / NAME, state_dict=base)
     elif os.path.isdir(hub_id):
         logger.warning(
             f"language model {hub_id} is a local folder; elsewhere the checkpoint needs include_language_model=True"
@@ -129,32 +170,34 @@ def save_language_model(
     elif source is not None:
         settings["revision"] = source.commit
     settings.pop("adapter", None)
-    if adapted:
-        model.save_pretrained(folder / ADAPTER)
+    if is_adapted(model):
+        _save_adapter(model, folder / ADAPTER)
         settings["adapter"] = f"./{ADAPTER}"
     return settings
 
 
-def restore_language_model(model: PreTrainedModel, loaded: frozenset[str], folder: Path) -> None:
-    """Takes over weights and adapters that [`save_language_model`] wrote beside a checkpoint.
+@torch.no_grad()
+def restore_language_model(
+    model: PreTrainedModel, settings: Mapping[str, Any], loaded: frozenset[str], folder: Path
+) -> None:
+    """Takes over weights and adapters that [`save_language_model`] wrote.
+
+    Args:
+        settings: that it returned.
+        loaded: the names of the model's weights when it was loaded.
+        folder: of the checkpoint.
 
     Raises:
-        OSError: they cannot be read.
+        OSError, RuntimeError: they cannot be read, or are of other layers.
     """
-    if (folder / NAME).is_dir():
-        saved, _ = load_language_model({"hub_id": f"./{NAME}"}, HubSource.of(folder, {}))
-        weights = dict(saved.state_dict())
+    if settings.get("hub_id") == f"./{NAME}":
+        saved = load_language_model(settings, HubSource.of(folder, {}))[0].state_dict()
         for name, weight in all_weights(model).items():
-            if (base := loaded_name(name, loaded)) in weights:
-                weight.copy_(weights[base])
-    if (folder / ADAPTER).is_dir():
-        from peft import set_peft_model_state_dict
-
-        with readable_weights(f"{folder / ADAPTER}"):
-            weights = load_file(folder / ADAPTER / "adapter_model.safetensors")
-        set_peft_model_state_dict(
-            model, {name.removeprefix("base_model.model."): each for name, each in weights.items()}
-        )
+            base = loaded_name(name, loaded)
+            if base is not None:
+                weight.copy_(saved[base])
+    if "adapter" in settings:
+        _set_adapter(model, folder / ADAPTER / "adapter_model.safetensors")
 
 
 def leave_out(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict) -> None:
@@ -165,7 +208,7 @@ def leave_out(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, loc
     """
     start, model = f"{prefix}{NAME}.", getattr(module, NAME)
     for key in [key for key in state_dict if key.startswith(start)]:
-        if model._hf_peft_config_loaded or loaded_name(key.removeprefix(start), module.loaded_names):  # type: ignore[arg-type]
+        if is_adapted(model) or loaded_name(key.removeprefix(start), module.loaded_names):  # type: ignore[arg-type]
             del state_dict[key]
 
 
@@ -197,7 +240,9 @@ __all__ = [
     "ADAPTER",
     "NAME",
     "WithoutPlaceholders",
+    "add_adapter",
     "expect_none",
+    "is_adapted",
     "leave_out",
     "load_adapter",
     "load_language_model",

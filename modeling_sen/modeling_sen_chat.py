@@ -7,6 +7,7 @@ of its neurons into a fixed number of visual tokens, which take the places of pl
 """
 
 import copy
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from .first_look import FirstLook
 from .hub_files import FETCH_ARGUMENTS, HubSource
 from .language_model import (
     WithoutPlaceholders,
+    add_adapter,
     expect_none,
     leave_out,
     load_adapter,
@@ -42,10 +44,7 @@ logger = logging.get_logger(__name__)
 
 
 class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
-    """A SEN, a projector of its dense features, and a causal language model.
-
-    Towers and language model are frozen, and loaded by hub id; a checkpoint holds association and projector.
-    """
+    """A SEN, a projector of its dense features, and a causal language model, which is frozen as the towers are."""
 
     config: SENChatConfig  # type: ignore[assignment]
     main_input_name = "input_ids"
@@ -98,9 +97,12 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
         Raises:
             OSError, RuntimeError, ValueError: see [`load_language_model`] and [`SENChatConfig`].
         """
-        arguments, source, where = dict(language_model_kwargs or {}), None, None
+        arguments, source = dict(language_model_kwargs or {}), None
+        where: dict[str, Any] | None = None
         if isinstance(llm, str):
-            where = {"hub_id": llm, "revision": arguments.pop("revision", None)}
+            # A folder by its whole path: in a configuration, `./` means beside the checkpoint.
+            where = {"hub_id": os.path.abspath(llm) if os.path.isdir(llm) else llm}
+            where["revision"] = arguments.pop("revision", None)
             language_model, source = load_language_model(where, **arguments)
         else:
             language_model = llm.requires_grad_(False).eval()
@@ -108,9 +110,8 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
         sen_model.ensure_loaded()
         text_config = language_model.config.get_text_config()
         settings = {"video_token_id": text_config.vocab_size, "language_model": where, **settings}
-        config: Any = SENChatConfig(
-            sen_config=sen_model.config.to_dict(), text_config=text_config.to_dict(), **settings
-        )
+        parts = {"sen_config": sen_model.config.to_dict(), "text_config": text_config.to_dict()}
+        config: Any = SENChatConfig(**parts, **settings)
         # So that association reaches the projector by the tokens, too.
         dense = [*(config.sen_config.dense_neurons or []), *config.read_neurons]
         config.sen_config.dense_neurons = list(dict.fromkeys(dense))
@@ -146,8 +147,7 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
         """Loads the language model that the configuration names, frozen.
 
         Raises:
-            OSError, RuntimeError, ValueError: see [`load_language_model`].
-            ValueError: the configuration names none.
+            OSError, RuntimeError, ValueError: see [`load_language_model`]; the configuration names none.
         """
         if self.config.language_model is None:
             raise ValueError("config.language_model is None, expected the hub id of a language model")
@@ -172,9 +172,13 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
 
         Args:
             adapter_config: such as `peft.LoraConfig`.
+
+        Raises:
+            ImportError: peft is not installed.
+            ValueError: there are adapters already.
         """
         self.ensure_loaded()
-        self.language_model.add_adapter(adapter_config)
+        add_adapter(self.language_model, adapter_config)
 
     def ensure_loaded(self) -> None:
         """Loads what is missing of towers and language model, and logs it."""
@@ -184,32 +188,26 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
             self.load_language_model()
 
     def restore_language_model(self, folder: str | Path) -> None:
-        """Takes over the language model's weights and adapters, where a checkpoint of this model has some beside it.
+        """Takes over the language model's weights and adapters that a checkpoint of this model has beside it, if any.
 
         Raises:
-            OSError: they cannot be read.
+            OSError, RuntimeError: they cannot be read, or are of other layers.
         """
-        restore_language_model(self.language_model, self.loaded_names, Path(folder))
+        settings = type(self.config).from_pretrained(folder).language_model or {}
+        restore_language_model(self.language_model, settings, self.loaded_names, Path(folder))
 
     def _config_to_save(
         self, folder: Path, include_neurons: bool, include_language_model: bool = False, **own: Any
     ) -> Any:
         config = super()._config_to_save(folder, include_neurons, **own)
         settings = self.config.language_model
-        if (
-            self.language_model is None
-            and settings
-            and (include_language_model or settings["hub_id"].startswith("./"))
-        ):
+        is_beside = (settings or {}).get("hub_id", "").startswith("./")
+        if self.language_model is None and (include_language_model or is_beside):
             self.load_language_model()
         if self.language_model is not None:
+            loaded = self.language_model_source, self.loaded_names
             config.language_model = save_language_model(
-                self.language_model,
-                settings,
-                self.language_model_source,
-                self.loaded_names,
-                folder,
-                include_language_model,
+                self.language_model, settings, *loaded, folder, include_language_model
             )
         return config
 
@@ -225,14 +223,16 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
     # --- visual tokens -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode_trunks(self, **inputs: Tensor) -> dict[str, FirstLook]:
-        """First looks of the neurons that have inputs, for `get_video_features(trunks=...)`.
+    def encode_trunks(
+        self, neuron_mask: Tensor | None = None, frame_times: Tensor | None = None, **inputs: Tensor
+    ) -> dict[str, FirstLook]:
+        """First looks of the neurons that have inputs: with them, association alone runs for each question about a video.
 
-        With a `question_neuron`, association alone runs again for each question about the same windows.
+        Arguments and errors are those of `get_video_features`.
         """
         self.sen.ensure_loaded()
         records = {name: PROMPT[self.sen.config.prompt_of(spec)].records for name, spec in self.sen.specs.items()}
-        return self.sen.neurons.first_looks(inputs, None, self.sen.gate.device, records)[0]
+        return self.sen.neurons.first_looks(inputs, neuron_mask, self.sen.gate.device, records)[0]
 
     def get_video_features(
         self,
@@ -371,7 +371,7 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
         """As of any causal language model; videos are encoded once.
 
         Args:
-            mm_encoder_outputs: `{"video": output of get_video_features}`, to ask several questions about one video.
+            mm_encoder_outputs: `{"video": output of get_video_features}`, instead of inputs of neurons.
             kwargs: inputs of `forward`, and arguments of Transformers' `generate`.
         """
         videos = {name: kwargs.pop(name) for name in self._video_inputs() if name in kwargs}
