@@ -63,7 +63,7 @@ class VideoChatPipeline(VideoPipeline):
             raise ValueError(
                 f"model: expected a SEN with a language model, of model type 'sen_chat', found {type(model).__name__}"
             )
-        self._encoded: list[tuple[ChatVideo, VideoFeatures]] = []  # of the latest batch
+        self._shared: tuple[ChatVideo, VideoFeatures] | None = None  # one video of several questions
         super().__init__(*args, **kwargs)
 
     def __call__(
@@ -98,12 +98,18 @@ class VideoChatPipeline(VideoPipeline):
             raise ValueError("messages: expected either messages or a video and a question, found both")
         if messages is None and video is None and question is None:
             raise ValueError("messages: expected messages, or a video and a question, found neither")
-        inputs = self._paired(video, question, kwargs) if messages is None else _conversations(messages)
-        if not stream:
+        try:
+            inputs = self._paired(video, question, kwargs) if messages is None else _conversations(messages)
+            if stream:
+                return self._stream(inputs, **kwargs)
             return super().__call__(inputs, **kwargs)
+        finally:
+            self._shared = None
+
+    def _stream(self, inputs: Any, **options: Any) -> Generator[Any, None, None]:
         if not isinstance(inputs, Mapping):
             raise ValueError("stream: expected one conversation to stream, found a batch")
-        preprocess, forward, _ = self._sanitize_parameters(**kwargs)
+        preprocess, forward, _ = self._sanitize_parameters(**options)
         [prompt] = self.preprocess(inputs, **{**self._preprocess_params, **preprocess})["rows"]
         return self._pieces(prompt, self._options(**{**self._forward_params, **forward}))
 
@@ -125,6 +131,7 @@ class VideoChatPipeline(VideoPipeline):
                 message = question_message(max(question, key=lambda each: len(str(each))), [video])
                 parameters = {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
                 [video] = self._read([message], **parameters)
+                self._shared = (video, VideoFeatures(self.model, self.processor, video))
             video = [video] * len(question)
         if len(video) != len(question):
             raise ValueError(f"question: expected one for each of {len(video)} videos, found {len(question)}")
@@ -197,15 +204,14 @@ class VideoChatPipeline(VideoPipeline):
         mask = [[0] * len(pad) + [1] * (length - len(pad)) for pad in padding]
         tensors = {"input_ids": ids, "attention_mask": mask}
         inputs = {name: torch.tensor(rows, device=self.model.device) for name, rows in tensors.items()}
-        encoded: list[tuple[ChatVideo, VideoFeatures]] = []
-        features = []
-        for prompt in prompts:
-            for video in prompt.videos:
-                known = next((each for read, each in [*encoded, *self._encoded] if read is video), None)
-                encoded.append((video, known or VideoFeatures(self.model, self.processor, video)))
-                features.append(encoded[-1][1].visual_tokens(prompt.question))
-        self._encoded = encoded
+        pairs = [(video, prompt.question) for prompt in prompts for video in prompt.videos]
+        features = [self._features(video).visual_tokens(question) for video, question in pairs]
         return {**inputs, **as_encoder_outputs(features)}
+
+    def _features(self, video: ChatVideo) -> VideoFeatures:
+        if self._shared is not None and self._shared[0] is video:
+            return self._shared[1]
+        return VideoFeatures(self.model, self.processor, video)
 
 
 def _conversations(messages: Any) -> Any:

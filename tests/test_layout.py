@@ -115,6 +115,7 @@ BACKWARDS = {
     ("modeling_sen_tracking", "modeling_sen.tracking.stream"),
     ("commands/push", "modeling_sen.auto"),  # models of all types are pushed
     ("commands/train", "modeling_sen.auto"),
+    ("commands/chat", "modeling_sen.auto"),
     ("commands/track", "modeling_sen.auto"),  # any model that tracks is loaded by its type
     ("commands/evaluate_tracking", "modeling_sen.auto"),  # a model of any type that tracks is measured
 }

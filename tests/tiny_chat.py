@@ -2,9 +2,9 @@
 
 import torch
 from chat_words import byte_tokenizer, tiny_language_model
-from random_sen import random_weights
+from random_sen import SMALL, random_weights
 
-from modeling_sen import SENForConditionalGeneration
+from modeling_sen import SENForConditionalGeneration, SENModel
 from modeling_sen.processing_sen_chat import SENChatProcessor
 
 # Each message between tokens of its own, as most chat models have them; content is a string.
@@ -14,6 +14,12 @@ TEMPLATE = (
 )
 SETTINGS = {"window_frames": 2, "tokens_per_frame": 4}
 VISUAL_TOKENS = 2 * 4 + 2
+
+
+def make_tiny_sen(towers) -> SENModel:
+    """Over frames, motion and sound."""
+    neurons = [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"]]
+    return SENModel.from_neurons(neurons, text_tower=towers["clip"], **SMALL)
 
 
 def make_chat_model(sen, folder, template=TEMPLATE, language_model=None, **settings):

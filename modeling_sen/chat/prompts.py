@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from modeling_sen.chat.generate_answer import MAX_NEW_TOKENS, Answer
 from modeling_sen.chat.messages import Message, videos_of, with_videos
 from modeling_sen.chat_prompt import last_question
@@ -70,6 +72,12 @@ def without_inputs(video: ChatVideo) -> ChatVideo:
     return replace(video, inputs=[{} for _ in video.inputs])
 
 
+def one_window(processor: SENChatProcessor) -> ChatVideo:
+    """A video of one window without inputs, whose times are as long in a prompt as those of the longest video."""
+    times = torch.full((1, processor.config.window_frames), LONGEST_VIDEO, dtype=torch.float64)
+    return ChatVideo([{}], times, has_sound=False)
+
+
 def answer_result(answer: Answer, videos: Sequence[ChatVideo], visual_tokens: int) -> dict[str, Any]:
     """What a pipeline or session returns for a question, all of it JSON-able."""
     return {
@@ -80,6 +88,7 @@ def answer_result(answer: Answer, videos: Sequence[ChatVideo], visual_tokens: in
     }
 
 
+LONGEST_VIDEO = 99999.9  # seconds, of which the text has one decimal
 _NO_BOUND = 1 << 60  # the length is checked here
 
-__all__ = ["answer_result", "default_new_tokens", "prompt_ids", "read_videos", "without_inputs"]
+__all__ = ["answer_result", "default_new_tokens", "one_window", "prompt_ids", "read_videos", "without_inputs"]

@@ -12,8 +12,15 @@ from torch import Tensor
 
 from modeling_sen.chat.generate_answer import Answer, generate_answers, generation_options, stream_answer
 from modeling_sen.chat.key_value_cache import KeyValueCache
-from modeling_sen.chat.messages import Message, question_message
-from modeling_sen.chat.prompts import answer_result, default_new_tokens, prompt_ids, read_videos, without_inputs
+from modeling_sen.chat.messages import Message, question_message, videos_of, with_videos
+from modeling_sen.chat.prompts import (
+    answer_result,
+    default_new_tokens,
+    one_window,
+    prompt_ids,
+    read_videos,
+    without_inputs,
+)
 from modeling_sen.chat.video_features import VideoFeatures, as_encoder_outputs
 from modeling_sen.modeling_sen_chat import SENForConditionalGeneration
 from modeling_sen.processing_sen_chat import SENChatProcessor
@@ -186,11 +193,12 @@ class ChatSession:
     ) -> _SessionVideo:
         """Reads and encodes a video that follows others in the same message."""
         messages = [*self._prompt, question_message(question, [*(each.read for each in before), video])]
-        room = max(max_new_tokens, round(TEXT_SHARE * (self.processor.context_length or 0)))
-        try:
-            *_, read = read_videos(self.processor, messages, room, sampling)
-        except ValueError:  # perhaps there is room for one window without that share
-            *_, read = read_videos(self.processor, messages, max_new_tokens, sampling)
+        room, context = max_new_tokens, self.processor.context_length
+        if context is not None:
+            least = with_videos(messages, [*videos_of(messages)[:-1], one_window(self.processor)])
+            left = context - len(prompt_ids(self.processor, least, max_new_tokens))
+            room = max(room, min(round(TEXT_SHARE * context), left))
+        *_, read = read_videos(self.processor, messages, room, sampling)
         return _SessionVideo(video, without_inputs(read), VideoFeatures(self.model, self.processor, read))
 
     def _turn(

@@ -80,7 +80,8 @@ def test_the_answer_is_that_of_plain_greedy_generate(model, tokenizer, prompt):
 
 def test_greedy_even_where_the_checkpoint_samples(model, tokenizer, prompt, monkeypatch):
     plain = generate_answers(model, tokenizer, prompt, generation_options(model, tokenizer, 12))
-    sampling = GenerationConfig(do_sample=True, temperature=5.0, eos_token_id=END, pad_token_id=END)
+    settings = model.generation_config.to_dict() | {"do_sample": True, "temperature": 5.0}
+    sampling = GenerationConfig(**settings)
     monkeypatch.setattr(model, "generation_config", sampling)
     assert generate_answers(model, tokenizer, prompt, generation_options(model, tokenizer, 12)) == plain
     found = set()

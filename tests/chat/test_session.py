@@ -1,72 +1,20 @@
 """Several questions about videos: answers equal those of a full recomputation, and nothing is read or encoded twice."""
 
 import json
-from contextlib import contextmanager
 
 import pytest
 import torch
+from chat_checks import LENGTH, as_tokens, counted, recomputed
 from chat_words import tiny_language_model
 from tiny_chat import TEMPLATE, VISUAL_TOKENS, make_chat_model
-from transformers import MistralConfig, MistralForCausalLM, StoppingCriteria
+from transformers import MistralConfig, MistralForCausalLM
 
 from modeling_sen import ChatSession
 
-LENGTH = 10  # of answers
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("chat")
-
 
 @pytest.fixture
-def chat(make_sen, folder):
-    return make_chat_model(make_sen(), folder)
-
-
-@pytest.fixture
-def session(chat) -> ChatSession:
-    return ChatSession(*chat, max_new_tokens=LENGTH)
-
-
-def recomputed(session: ChatSession, question: str, video=None, **options) -> dict:
-    """The answer of the model alone, from pixels and all tokens."""
-    content = [*([] if video is None else [{"type": "video", "video": video}]), {"type": "text", "text": question}]
-    messages = [*session.messages, {"role": "user", "content": content}]
-    processor = session.processor
-    inputs = processor.apply_chat_template(
-        messages, tokenize=True, return_dict=True, add_generation_prompt=True, max_new_tokens=LENGTH, **options
-    )
-    length = inputs["input_ids"].shape[1]
-    found = session.model.generate(**inputs, max_new_tokens=LENGTH, do_sample=False)[0, length:]
-    return processor.tokenizer.decode(found, skip_special_tokens=True)
-
-
-@contextmanager
-def counted(session: ChatSession):
-    """Counts windows that are encoded and tokens that the language model reads."""
-    found = {"windows": 0, "read": []}
-
-    def on_sen(module, arguments, keywords, output):
-        found["windows"] += len(output.fused_embeds)
-
-    def on_language_model(module, arguments, keywords):
-        found["read"].append(keywords["inputs_embeds"].shape[1])
-
-    hooks = [
-        session.model.sen.register_forward_hook(on_sen, with_kwargs=True),
-        session.model.language_model.register_forward_pre_hook(on_language_model, with_kwargs=True),
-    ]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def as_tokens(session: ChatSession, messages) -> list[int]:
-    inputs = session.processor.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)
-    return inputs[0].tolist()
+def session(tiny_chat) -> ChatSession:
+    return ChatSession(*tiny_chat, max_new_tokens=LENGTH)
 
 
 # --- turns -----------------------------------------------------------------------------------------------------------
@@ -116,8 +64,8 @@ def test_nothing_is_encoded_or_read_twice(session, clips):
         before = prompt
 
 
-def test_streamed_answers_are_the_same(chat, session, clips):
-    streamed = ChatSession(*chat, max_new_tokens=LENGTH)
+def test_streamed_answers_are_the_same(tiny_chat, session, clips):
+    streamed = ChatSession(*tiny_chat, max_new_tokens=LENGTH)
     for question, video in (("What is it?", clips[0]), ("And then?", None)):
         *pieces, result = streamed.ask(question, video=video, stream=True)
         assert result == session.ask(question, video=video)
@@ -171,8 +119,8 @@ def test_beams_run_over_the_whole_conversation_and_the_next_turn_goes_on(session
                                    "== 'user' else message['content'] | upper }}"), False),
     ],
 )  # fmt: skip
-def test_a_template_may_write_the_past_differently(make_sen, folder, clips, name, template, reads_again):
-    chat = make_chat_model(make_sen(), folder, template)
+def test_a_template_may_write_the_past_differently(tiny_sen, tmp_path, clips, name, template, reads_again):
+    chat = make_chat_model(tiny_sen, tmp_path, template)
     session = ChatSession(*chat, max_new_tokens=LENGTH)
     session.ask("What is it?", video=str(clips[0]))
     for question in ("And then?", "Why?"):
@@ -183,12 +131,12 @@ def test_a_template_may_write_the_past_differently(make_sen, folder, clips, name
         assert (found["read"][0] >= VISUAL_TOKENS + 40) == reads_again
 
 
-def test_a_language_model_that_forgets_reads_again(make_sen, folder, clips):
+def test_a_language_model_that_forgets_reads_again(tiny_sen, tmp_path, clips):
     """Sliding windows keep no more than the last tokens, which cannot be cut."""
     settings = tiny_language_model().config.to_dict() | {"sliding_window": 16}
     torch.manual_seed(0)
     model = MistralForCausalLM(MistralConfig(**{**settings, "model_type": "mistral", "architectures": None}))
-    chat = make_chat_model(make_sen(), folder, language_model=model.eval())
+    chat = make_chat_model(tiny_sen, tmp_path, language_model=model.eval())
     session = ChatSession(*chat, max_new_tokens=LENGTH)
     for question, video in (("What is it?", str(clips[0])), ("And then?", None), ("Why?", None)):
         expected = recomputed(session, question, video)
@@ -199,166 +147,13 @@ def test_a_language_model_that_forgets_reads_again(make_sen, folder, clips):
         assert session.ask(question, video=video)["answer"] == expected
 
 
-# --- interruptions and errors ----------------------------------------------------------------------------------------
-
-
-class Failing(StoppingCriteria):
-    def __call__(self, input_ids, scores, **kwargs):
-        raise RuntimeError("no memory, says the test")
-
-
-def test_an_interrupted_stream_leaves_no_trace(session, clips):
-    session.ask("What is it?", video=clips[0])
-    expected, messages = recomputed(session, "And then?"), session.messages
-
-    def closed():
-        stream = session.ask("Another question?", stream=True, max_new_tokens=200)
-        next(stream)
-        stream.close()
-
-    def interrupted():
-        stream = session.ask("Another question?", stream=True, max_new_tokens=200)
-        next(stream)
-        with pytest.raises(KeyboardInterrupt):
-            stream.throw(KeyboardInterrupt)
-
-    def never_begun():
-        session.ask("Another question?", stream=True)
-
-    def left_open():
-        next(session.ask("Another question?", stream=True, max_new_tokens=200))
-
-    def failed():
-        with pytest.raises(RuntimeError, match="no memory, says the test"):
-            session.ask("Another question?", stopping_criteria=[Failing()])
-
-    def failed_in_the_stream():
-        with pytest.raises(RuntimeError, match="no memory, says the test"):
-            list(session.ask("Another question?", stream=True, stopping_criteria=[Failing()]))
-
-    for happen in (closed, interrupted, never_begun, left_open, failed, failed_in_the_stream):
-        happen()
-        assert session.messages == messages
-        with counted(session) as found:
-            stream = session.ask("And then?", stream=True)
-            assert next(stream) == expected[0]
-            stream.close()
-        assert found["windows"] == 0
-        assert found["read"][0] < 70  # the first turn is not read again
-    assert session.ask("And then?")["answer"] == expected
-
-
-def test_videos_of_an_interrupted_turn_are_not_taken_for_others(session, clips):
-    """All visual tokens have the same id."""
-    expected = [recomputed(session, "What is it?", str(clip)) for clip in clips]
-    assert len(set(expected)) == len(clips)
-    for clip, answer in zip(clips, expected, strict=True):
-        stream = session.ask("What is it?", video=clip, stream=True)
-        assert next(stream) == answer[0]
-        stream.close()
-        session.reset()
-        assert session.ask("What is it?", video=str(clip))["answer"] == answer
-        session.reset()
-
-
-def test_added_videos_stay_for_the_next_question_after_an_interruption(session, clips):
-    session.add_video(clips[0])
-    expected = recomputed(session, "What is it?", str(clips[0]))
-    stream = session.ask("Something else?", stream=True)
-    next(stream)
-    stream.close()
-    assert session.ask("What is it?")["answer"] == expected
-
-
-def test_reset_starts_anew(session, clips):
-    expected = recomputed(session, "What is it?", str(clips[1]))
-    session.ask("What is it?", video=clips[0])
-    session.reset()
-    assert session.messages == []
-    assert session.ask("What is it?", video=clips[1])["answer"] == expected
-    with counted(session) as found:
-        session.reset(keep_videos=True)
-        assert session.messages == []
-        result = session.ask("What is it?")
-    assert found["windows"] == 0
-    assert result["answer"] == expected
-    assert len(result["frame_times"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error"),
-    [
-        ({"question": " "}, "question: expected text, found ' '"),
-        ({"question": None}, "question: expected text, found None"),
-        ({"question": "What?", "max_new_tokens": 0}, "max_new_tokens: expected a whole number of at least 1, found 0"),
-        ({"question": "What?", "num_return_sequences": 2}, "num_return_sequences"),
-        ({"question": "What is <|video|>?"}, r"<\|video\|>"),
-        ({"question": "What is <|video_pad|>?"}, r"<\|video_pad\|>"),
-        ({"question": "What?", "video": "gone.mp4"}, "gone.mp4: no such file"),
-        ({"question": "What?", "video": "{bad}"}, "bad.mp4: expected a video"),
-        ({"question": "What?", "video": "{clip}", "num_frames": 2, "fps": 1}, "num_frames, fps"),
-        ({"question": "What?", "video": "{clip}", "start": 3.0}, "start"),
-        ({"question": "What? " * 400}, "the conversation has .* tokens, 10 of them visual, .* expected at most 2048"),
-    ],
-)
-def test_a_refused_question_leaves_no_trace(session, clips, tmp_path, arguments, error):
-    (tmp_path / "bad.mp4").write_bytes(b"no video" * 100)
-    files = {"{bad}": str(tmp_path / "bad.mp4"), "{clip}": str(clips[0])}
-    arguments = {
-        name: files.get(value, value) if isinstance(value, str) else value for name, value in arguments.items()
-    }
-    session.ask("What is it?", video=clips[0])
-    expected, messages = recomputed(session, "And then?"), session.messages
-    for stream in (False, True):
-        with pytest.raises((ValueError, FileNotFoundError), match=error):
-            session.ask(**arguments, stream=stream)
-    assert session.messages == messages
-    assert session.ask("And then?")["answer"] == expected
-
-
-def test_a_silent_clip_has_no_sound(session):
-    frames = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8).numpy()
-    assert not session.add_video(frames).has_sound
-    assert len(session.ask("What is it?")["answer"]) == LENGTH
-
-
-# --- the context -----------------------------------------------------------------------------------------------------
-
-
-def test_many_frames_leave_room_for_several_questions(make_sen, folder, clips, caplog):
-    chat = make_chat_model(make_sen(), folder, language_model=tiny_language_model(max_position_embeddings=320))
-    session = ChatSession(*chat, max_new_tokens=LENGTH)
-    read = session.add_video(clips[0], num_frames=100)
-    assert "100 frames of video are reduced to" in caplog.text
-    assert 3 <= read.num_windows < 50
-    assert session.ask("What is it?")["visual_tokens"] == read.num_windows * VISUAL_TOKENS
-    session.ask("And then?")
-    with pytest.raises(ValueError, match="expected at most 320 together, the language model's context"):
-        for _ in range(5):
-            session.ask("And then?")
-
-
-def test_one_window_may_take_what_is_left(make_sen, folder, clips):
-    """Without the share that videos leave to later questions."""
-    chat = make_chat_model(make_sen(), folder, language_model=tiny_language_model(max_position_embeddings=80))
-    session = ChatSession(*chat, max_new_tokens=LENGTH)
-    assert session.ask("What?", video=clips[0])["visual_tokens"] == VISUAL_TOKENS
-
-
-def test_the_default_length_is_a_quarter_of_a_short_context(make_sen, folder):
-    for context, length in ((320, 80), (2048, 256), (1, 1)):
-        language_model = tiny_language_model(max_position_embeddings=context)
-        chat = make_chat_model(make_sen(), folder, language_model=language_model)
-        assert ChatSession(*chat).generate_kwargs["max_new_tokens"] == length
-
-
 # --- association that reads the question -----------------------------------------------------------------------------
 
 
 @pytest.fixture
-def asking(make_sen, towers, folder) -> ChatSession:
+def asking(make_sen, towers, tmp_path) -> ChatSession:
     neurons = [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"], towers["bert"]]
-    chat = make_chat_model(make_sen(neurons=neurons), folder, question_neuron="words")
+    chat = make_chat_model(make_sen(neurons=neurons), tmp_path, question_neuron="words")
     return ChatSession(*chat, max_new_tokens=LENGTH)
 
 

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from random_sen import SMALL
-from tiny_chat import VISUAL_TOKENS, save_chat_model
+from tiny_chat import VISUAL_TOKENS, make_tiny_sen, save_chat_model
 from transformers import pipeline
 
 import modeling_sen
@@ -21,9 +20,7 @@ LENGTH = 6
 
 @pytest.fixture(scope="module")
 def chat_folder(towers, tmp_path_factory) -> str:
-    neurons = [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"]]
-    sen = modeling_sen.SENModel.from_neurons(neurons, text_tower=towers["clip"], **SMALL)
-    return save_chat_model(sen, tmp_path_factory.mktemp("chat") / "tiny")
+    return save_chat_model(make_tiny_sen(towers), tmp_path_factory.mktemp("chat") / "tiny")
 
 
 @pytest.fixture(scope="module")

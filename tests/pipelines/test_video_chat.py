@@ -1,15 +1,14 @@
-"""`pipeline("video-chat")`: conversations in, answers out. Streams of pieces: test_generate_answer.py; turns: test_session.py."""
+"""`pipeline("video-chat")`: conversations in, answers out. Pieces of an answer: test_generate_answer.py."""
 
 import json
 
 import datasets
 import numpy as np
 import pytest
-from tiny_chat import VISUAL_TOKENS, save_chat_model
+from tiny_chat import VISUAL_TOKENS, make_tiny_sen, save_chat_model
 from transformers import AutoModel, AutoProcessor, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-import modeling_sen
 from modeling_sen import ChatSession, VideoChatPipeline
 
 LENGTH = 8  # of answers
@@ -18,11 +17,7 @@ QUESTIONS = ("What is it?", "Which way does the smallest of all shapes move?", "
 
 @pytest.fixture(scope="module")
 def chat_folder(towers, tmp_path_factory) -> str:
-    from random_sen import SMALL
-
-    neurons = [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"]]
-    sen = modeling_sen.SENModel.from_neurons(neurons, text_tower=towers["clip"], **SMALL)
-    return save_chat_model(sen, tmp_path_factory.mktemp("chat") / "tiny")
+    return save_chat_model(make_tiny_sen(towers), tmp_path_factory.mktemp("chat") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +265,6 @@ def test_auto_classes_give_what_the_pipeline_takes(chat, chat_folder, clips):
 
 
 def test_any_to_any_answers_the_same(chat, chat_folder, clips):
-    """Transformers' own pipeline, with the model's own limit of frames."""
     stock = pipeline("any-to-any", model=chat_folder, device="cpu")
     messages = [message("What?", clips[0])]
     [output] = stock(messages, max_new_tokens=LENGTH, do_sample=False, return_full_text=False)
