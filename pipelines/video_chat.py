@@ -19,6 +19,7 @@ from modeling_sen.chat.messages import (
     checked_messages,
     is_conversation,
     question_message,
+    videos_of,
     with_videos,
 )
 from modeling_sen.chat.prompts import answer_result, default_new_tokens, prompt_ids
@@ -172,6 +173,8 @@ class VideoChatPipeline(VideoPipeline):
     def _read(
         self, messages: Sequence[Message], max_new_tokens: int | None = None, **sampling: Any
     ) -> list[ChatVideo]:
+        if not videos_of(messages):
+            return []
         return self.processor.read_videos(messages, self._length(max_new_tokens), **sampling)
 
     def collate(self, rows: Sequence[_Prompt]) -> dict[str, Any]:
