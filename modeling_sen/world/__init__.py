@@ -1,5 +1,6 @@
 """The generated world: short clips with sound of which everything is known (`make_scene`, `render`, `sound_of`)."""
 
+from modeling_sen.world.chat_questions import ChatQuestion, chat_questions
 from modeling_sen.world.dataset import WORLD_PRESETS, WorldClips
 from modeling_sen.world.drawing import Clip, render
 from modeling_sen.world.edits import Edit, edit
@@ -43,6 +44,7 @@ __all__ = [
     "TRACKING_PRESETS",
     "WORLD_PRESETS",
     "Background",
+    "ChatQuestion",
     "Clip",
     "Edit",
     "Question",
@@ -54,6 +56,7 @@ __all__ = [
     "association_question",
     "attribute_caption",
     "caption",
+    "chat_questions",
     "describe",
     "edit",
     "legend",
