@@ -124,16 +124,15 @@ def open_question_set(
 
 
 def _open_world(source: str, prompt: PromptFormat) -> QuestionSet:
-    from modeling_sen.world.truth import questions
+    from modeling_sen.world.chat_questions import chat_questions
 
     clips, read = world_clips(source), open_clips(source, "text")
     rows, found = [], []
     for row, key in enumerate(read.keys):
-        for one in questions(clips.scene(row)):
+        for one in chat_questions(clips.scene(row)):
             rows.append(row)
-            types = {"hops": str(one.hops)}
-            options = tuple(dict.fromkeys(one.choices))
-            found.append(VideoQuestion(key, one.question, options, one.answer, types, f"{source}, clip {row}"))
+            types = {"kind": one.kind, "needs": " and ".join(sorted(one.modalities))}
+            found.append(VideoQuestion(key, one.question, one.options, one.answer, types, f"{source}, clip {row}"))
     return QuestionSet(
         source=source,
         mapping=("world", WORLD_VERSION),
