@@ -143,8 +143,8 @@ def _named_texts(said: str, texts: Sequence[str]) -> set[str]:
 
 
 def _folded(text: str) -> str:
-    """Lower case, single spaces, no punctuation at the ends."""
-    return re.sub(r"^[\W_]+|[\W_]+$", "", " ".join(text.casefold().split()))
+    """Lower case, single spaces, no punctuation of sentences at the ends."""
+    return " ".join(text.casefold().split()).strip(" .,;:!?\"'`*_()[]")
 
 
 __all__ = ["accuracy_with_error", "exact_match", "normalise_answer", "read_choice"]
