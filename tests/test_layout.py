@@ -68,7 +68,10 @@ GROUPS = {
         "training/",
         "evaluation/",
     },
-    "heads": {"point_features", "point_refiner", "point_network", "modeling_sen_tracking"},
+    "heads": {
+        *("point_features", "point_refiner", "point_network", "modeling_sen_tracking"),
+        *("visual_tokens", "language_model", "configuration_sen_chat", "modeling_sen_chat"),
+    },
     "tracking": {"tracking/"},
     "conversion": {"conversion/"},
     "pipelines": {"pipelines/"},
@@ -246,7 +249,14 @@ def test_travelling_files_import_by_from_dot_name_and_others_absolutely():
 
 def test_travelling_files_are_those_that_the_copier_takes():
     first = [
-        package()[name] for name in ("configuration_sen", "modeling_sen", "processing_sen", "modeling_sen_tracking")
+        package()[name]
+        for name in (
+            "configuration_sen",
+            "modeling_sen",
+            "processing_sen",
+            "modeling_sen_tracking",
+            "modeling_sen_chat",
+        )
     ]
     copied = {Path(path).stem for one in first for path in (one, *get_relative_import_files(str(one)))}
     assert copied == {name for name in package() if group_of(name) in TRAVELLING}
