@@ -44,9 +44,11 @@ GROUPS = {
         "video_decoder",
         "frame_index",
         "frame_decoding",
+        "frame_sampling",
         "video_io",
         "audio_io",
         "clip_inputs",
+        "clip_sound",
         "frame_transform",
         "depth_estimation",
         "processing_sen",
@@ -71,6 +73,7 @@ GROUPS = {
     "heads": {
         *("point_features", "point_refiner", "point_network", "modeling_sen_tracking"),
         *("visual_tokens", "language_model", "configuration_sen_chat", "modeling_sen_chat"),
+        *("chat_prompt", "video_windows", "processing_sen_chat"),
     },
     "tracking": {"tracking/"},
     "conversion": {"conversion/"},
@@ -256,6 +259,7 @@ def test_travelling_files_are_those_that_the_copier_takes():
             "processing_sen",
             "modeling_sen_tracking",
             "modeling_sen_chat",
+            "processing_sen_chat",
         )
     ]
     copied = {Path(path).stem for one in first for path in (one, *get_relative_import_files(str(one)))}
