@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from question_videos import PLAIN, put_videos, write_json
 
 from modeling_sen.evaluation.prompt_formats import PROMPT_FORMATS
 from modeling_sen.evaluation.question_mapping import list_mappings, read_mapping
@@ -12,35 +13,7 @@ from modeling_sen.evaluation.question_sets import open_question_set
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.training.data import file_key
 from modeling_sen.world.chat_questions import chat_questions
-from modeling_sen.world.mp4 import write_mp4
 from modeling_sen.world.scene import make_scene
-
-
-@pytest.fixture(scope="session")
-def question_video(tmp_path_factory):
-    """Bytes of a clip of one second."""
-    path = tmp_path_factory.mktemp("questions") / "clip.mp4"
-    frames = np.arange(8, dtype=np.uint8)[:, None, None, None] * np.full((1, 32, 32, 3), 20, dtype=np.uint8)
-    write_mp4(path, frames, 8, np.zeros(16000, dtype=np.int16), 16000)
-    return path.read_bytes()
-
-
-@pytest.fixture
-def put_videos(question_video, tmp_path):
-    def put(*names):
-        for name in names:
-            path = tmp_path / "videos" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(question_video)
-        return tmp_path / "videos"
-
-    return put
-
-
-def write_json(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-    return str(path)
 
 
 def facts(found):
@@ -51,8 +24,10 @@ def facts(found):
     ]
 
 
-def test_mvbench_is_a_folder_of_tasks_with_folders_of_videos(put_videos, tmp_path):
-    root = put_videos("star/Charades_v1_480/ZS9XR.mp4", "ssv2_video/166583.webm", "clevrer/video_validation/v1.mp4")
+def test_mvbench_is_a_folder_of_tasks_with_folders_of_videos(tmp_path):
+    root = put_videos(
+        tmp_path, "star/Charades_v1_480/ZS9XR.mp4", "ssv2_video/166583.webm", "clevrer/video_validation/v1.mp4"
+    )
     row = {"question": "What happened?", "candidates": ["Sat.", "Ran."], "answer": "Ran."}
     write_json(
         tmp_path / "json/action_sequence.json",
@@ -83,8 +58,8 @@ def test_mvbench_is_a_folder_of_tasks_with_folders_of_videos(put_videos, tmp_pat
 
 
 @pytest.mark.parametrize("with_map", [True, False])
-def test_next_qa_has_indices_and_a_map_of_videos(put_videos, tmp_path, with_map):
-    root = put_videos("1164/3238737531.mp4" if with_map else "3238737531.mp4", "4010069381.mp4")
+def test_next_qa_has_indices_and_a_map_of_videos(tmp_path, with_map):
+    root = put_videos(tmp_path, "1164/3238737531.mp4" if with_map else "3238737531.mp4", "4010069381.mp4")
     (tmp_path / "val.csv").write_text(
         "video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4\n"
         "4010069381,369,640,480,how do the two man play,0,6,CH,roll the handle,tap,strum,hit,pat\n"
@@ -108,8 +83,8 @@ def test_next_qa_has_indices_and_a_map_of_videos(put_videos, tmp_path, with_map)
     assert len(found.listed) == 1 + with_map
 
 
-def test_video_mme_is_nested_or_flat(put_videos, tmp_path):
-    root = put_videos("001.mp4", "fFjv93ACGo8.mp4")
+def test_video_mme_is_nested_or_flat(tmp_path):
+    root = put_videos(tmp_path, "001.mp4", "fFjv93ACGo8.mp4")
     options = ["A. Apples.", "B. Candles.", "C. Berries.", "D. The tree: all."]
     questions = [
         {"question_id": "001-1", "task_type": "Counting", "question": "Which?", "options": options, "answer": "C"},
@@ -134,8 +109,8 @@ def test_video_mme_is_nested_or_flat(put_videos, tmp_path):
     assert facts(flat)[0] == ("fFjv93ACGo8.mp4", "Which?", texts, "Berries.", {"task": "Counting", "duration": "long"})
 
 
-def test_msvd_qa_numbers_its_videos(put_videos, tmp_path):
-    root = put_videos("mv89psg6zh4_33_46.avi", "vid2.mp4")
+def test_msvd_qa_numbers_its_videos(tmp_path):
+    root = put_videos(tmp_path, "mv89psg6zh4_33_46.avi", "vid2.mp4")
     rows = [
         {"answer": "kitten", "id": 30933, "question": "what is playing with a ball?", "video_id": 1},
         {"answer": "man", "id": 30934, "question": "Who is lifting weights?", "video_id": 2},
@@ -152,8 +127,8 @@ def test_msvd_qa_numbers_its_videos(put_videos, tmp_path):
     assert found.prompt.prompt("Who?") == "Who?\nAnswer the question using a single word or phrase."
 
 
-def test_activitynet_qa_has_its_answers_in_another_file(put_videos, tmp_path):
-    root = put_videos("v_1QIUV7WYKXg.mp4", "v_ZNVhz7ctTq0.mkv")
+def test_activitynet_qa_has_its_answers_in_another_file(tmp_path):
+    root = put_videos(tmp_path, "v_1QIUV7WYKXg.mp4", "v_ZNVhz7ctTq0.mkv")
     questions = [
         {"video_name": "1QIUV7WYKXg", "question": "is the dog brown", "question_id": "v_1QIUV7WYKXg_3"},
         {"video_name": "ZNVhz7ctTq0", "question": "how many people", "question_id": "v_ZNVhz7ctTq0_1"},
@@ -182,16 +157,9 @@ def test_activitynet_qa_has_its_answers_in_another_file(put_videos, tmp_path):
         open_question_set(table, "activitynet-qa", root)
 
 
-PLAIN = [
-    {"video": "one.mp4", "question": "Which colour?", "options": ["red", "blue"], "answer": "blue", "type": "colour"},
-    {"video": "two.mp4", "question": "Which shape?", "options": ["star", "disc"], "answer": "(A)", "type": "shape"},
-    {"video": "two.mp4", "question": "Who?", "answer": "nobody", "start": "0.5", "end": 1},
-]
-
-
 @pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "parquet"])
-def test_own_tables_in_any_form(put_videos, tmp_path, suffix):
-    root, path = put_videos("one.mp4", "two.mp4"), tmp_path / f"videos/own.{suffix}"
+def test_own_tables_in_any_form(tmp_path, suffix):
+    root, path = put_videos(tmp_path, "one.mp4", "two.mp4"), tmp_path / f"videos/own.{suffix}"
     if suffix == "json":
         write_json(path, PLAIN)
     elif suffix == "jsonl":
@@ -225,129 +193,8 @@ def test_own_tables_in_any_form(put_videos, tmp_path, suffix):
     assert [drawn.read(row) for row in (0, 1)] == [found.read(row) for row in rows]
 
 
-def bad(**changes):
-    return [PLAIN[0], {name: value for name, value in {**PLAIN[1], **changes}.items() if value is not ...}]
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (bad(question=...), "own.json, row 1: no column 'question', only video, options, answer, type"),
-        (bad(answer=...), "own.json, row 1: no column 'answer', only"),
-        (
-            bad(video=...),
-            "own.json, row 1: expected the video as {video} or {path} or {file_name}, found no such cell",
-        ),
-        (bad(question=" "), "own.json, row 1, column 'question': expected text, found ' '"),
-        (
-            bad(answer="ball"),
-            "own.json, row 1, column 'answer': expected one of the options 'star', 'disc', found 'ball'",
-        ),
-        (bad(answer="C"), "own.json, row 1, column 'answer': expected one of the options 'star', 'disc', found 'C'"),
-        (bad(answer=None), "own.json, row 1, column 'answer': expected an answer, found None"),
-        (
-            bad(options="star or disc"),
-            "row 1, column 'options': expected a list of 2 to 26 texts, found 'star or disc'",
-        ),
-        (bad(options=["star"]), "row 1, column 'options': expected a list of 2 to 26 texts, found ['star']"),
-        (bad(options=["star", 2]), "row 1, column 'options': expected a list of 2 to 26 texts, found ['star', 2]"),
-        (bad(start="soon"), "own.json, row 1, column 'start': expected seconds, found 'soon'"),
-        (bad(start=-1), "own.json, row 1, column 'start': expected seconds, found -1"),
-        (bad(start=2, end=1), "own.json, row 1: expected an end after the start, found 2.0 and 1.0 seconds"),
-        ({"rows": []}, "own.json: expected a list of objects"),
-        ([], "expected at least one question, found none"),
-    ],
-)
-def test_a_bad_row_is_named(put_videos, tmp_path, rows, message):
-    put_videos("one.mp4", "two.mp4")
-    with pytest.raises(ValueError) as error:
-        open_question_set(write_json(tmp_path / "videos/own.json", rows))
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("mapping", "column", "cell", "message"),
-    [
-        ("next-qa", "answer", "5", "t.csv, row 0, column 'answer': expected an index in 0..4, found '5'"),
-        ("next-qa", "answer", "-1", "t.csv, row 0, column 'answer': expected an index in 0..4, found '-1'"),
-        ("next-qa", "a3", "", "t.csv, row 0, column 'a3': expected text, found ''"),
-        ("video-mme", "answer", "G", "t.csv, row 0, column 'answer': expected a letter in A..B, found 'G'"),
-        ("video-mme", "answer", "two", "t.csv, row 0, column 'answer': expected a letter in A..B, found 'two'"),
-    ],
-)
-def test_letters_and_indices_out_of_range(put_videos, tmp_path, mapping, column, cell, message):
-    put_videos("v.mp4")
-    row = {
-        "video": "v",
-        "video_id": "v",
-        "question": "?",
-        "answer": "1",
-        "type": "CW",
-        "task_type": "x",
-        "duration": "short",
-    }
-    row |= {f"a{number}": "x" for number in range(5)} | {"options": '["x"; "y"]'.replace(";", ",")} | {column: cell}
-    path = tmp_path / "videos/t.csv"
-    path.write_text(
-        "\t".join(row) + "\n" + "\t".join(f'"{cell}"'.replace('["x", "y"]', '[""x"", ""y""]') for cell in row.values())
-    )
-    with pytest.raises(ValueError) as error:
-        open_question_set(str(path), mapping)
-    assert message in str(error.value)
-
-
-def test_missing_videos_are_told_or_counted(put_videos, tmp_path):
-    put_videos("two.mp4")
-    table = write_json(tmp_path / "videos/own.json", PLAIN)
-    with pytest.raises(FileNotFoundError) as error:
-        open_question_set(table)
-    looked = tmp_path / "videos/one.mp4"
-    assert str(error.value) == f"{table}, row 0: no such video {looked} (1 of 3 questions have no video)"
-    found = open_question_set(table, skip_missing=True)
-    assert (len(found.questions), found.missing) == (2, 1)
-    (tmp_path / "videos/two.mp4").unlink()
-    with pytest.raises(FileNotFoundError, match="3 of 3 questions have no video"):
-        open_question_set(table, skip_missing=True)
-
-
-def test_files_that_are_not_there_or_no_tables(put_videos, tmp_path):
-    put_videos("one.mp4", "two.mp4")
-    with pytest.raises(FileNotFoundError, match=r"nowhere.json: no such table of questions"):
-        open_question_set("nowhere.json")
-    table = write_json(tmp_path / "videos/own.json", PLAIN)
-    with pytest.raises(FileNotFoundError, match="gone: no such folder of videos"):
-        open_question_set(table, root=tmp_path / "gone")
-    with pytest.raises(
-        FileNotFoundError, match=r"mapping 'mvbanch': expected a JSON file, or one of activitynet-qa, msvd"
-    ):
-        open_question_set(table, "mvbanch")
-    with pytest.raises(ValueError, match="prompt format 'letter', expected one of letters, question"):
-        open_question_set(table, prompt="letter")
-    with pytest.raises(FileNotFoundError, match="expected json tables in it, found none"):
-        open_question_set(str(tmp_path), "mvbench")
-    for name, text, message in (
-        ("own.txt", "", "own.txt: expected a table that ends in .json"),
-        ("broken.json", "[{", "broken.json: expected a table in JSON"),
-        ("empty.csv", "video,question,answer\n", "expected at least one question"),
-    ):
-        (tmp_path / name).write_text(text)
-        with pytest.raises(ValueError, match=message):
-            open_question_set(str(tmp_path / name))
-
-
-def test_broken_maps_of_videos(put_videos, tmp_path):
-    table = write_json(tmp_path / "videos/test_qa.json", [{"answer": "a", "question": "who?", "video_id": 1}])
-    (tmp_path / "videos/youtube_mapping.txt").write_text("name vid1\nname\n")
-    with pytest.raises(ValueError, match=r"youtube_mapping.txt, line 2: expected a name and a key"):
-        open_question_set(table, "msvd-qa")
-    write_json(tmp_path / "videos/map_vid_vidorID.json", ["1"])
-    with pytest.raises(ValueError, match=r"map_vid_vidorID.json: expected a JSON object, key to name"):
-        open_question_set(table, "next-qa")
-
-
-def test_mappings_of_ones_own(put_videos, tmp_path):
-    root = put_videos("a/one.mov")
+def test_mappings_of_ones_own(tmp_path):
+    root = put_videos(tmp_path, "a/one.mov")
     table = write_json(tmp_path / "t.json", [{"id": "one", "place": "a", "ask": "who?", "wanted": "me", "hard": True}])
     mapping = {
         "name": "mine",
