@@ -16,6 +16,7 @@ from modeling_sen.pipelines.video_tracking import VideoTrackingPipeline
 from modeling_sen.pipelines.zero_shot_video_classification import ZeroShotVideoClassificationPipeline
 from modeling_sen.presets import SEN_TINY, SEN_TINY_TRACKING
 from modeling_sen.processing_sen import SENProcessor
+from modeling_sen.processing_sen_chat import SENChatProcessor
 
 
 @cache  # Transformers warns of a task that is registered again
@@ -29,6 +30,7 @@ def register() -> None:
     for auto_class in (AutoModel, AutoModelForMultimodalLM, AutoModelForImageTextToText):
         auto_class.register(SENChatConfig, SENForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(SENConfig, SENProcessor, exist_ok=True)
+    AutoProcessor.register(SENChatConfig, SENChatProcessor, exist_ok=True)
     for task, pipeline_class, folder, kind in (
         ("zero-shot-video-classification", ZeroShotVideoClassificationPipeline, SEN_TINY, "multimodal"),
         ("video-tracking", VideoTrackingPipeline, SEN_TINY_TRACKING, "video"),

@@ -98,7 +98,7 @@ def load_answerer(
         OSError, RuntimeError: the checkpoint cannot be found or is not whole.
     """
     model = AutoModel.from_pretrained(checkpoint, **({} if dtype is None else {"dtype": dtype}))
-    if not hasattr(model, "get_video_features"):
+    if not (hasattr(model, "get_video_features") and model.can_generate()):
         raise ValueError(
             f"{checkpoint}: expected a model that answers questions about videos, found one of type "
             f"{model.config.model_type!r}"
