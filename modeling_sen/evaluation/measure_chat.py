@@ -173,7 +173,7 @@ def _write_csv(output: Path, rows: Sequence[Sequence[Any]]) -> None:
     csv.writer(text).writerows(rows)
     output.mkdir(parents=True, exist_ok=True)
     with whole_file(output / "answers.csv") as unfinished:
-        unfinished.write_text(text.getvalue())
+        unfinished.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
 __all__ = ["Answerer", "measure_chat", "score_answer"]

@@ -53,7 +53,7 @@ def test_results_say_all_that_they_depend_on(chat_folder, tmp_path, capsys, monk
     assert own["listed"] == [{"file": table, "sha1": sha1}]
     assert (own["mapping"], own["prompt"]["name"], own["questions"]) == ({"name": "plain", "version": 1}, "letters", 3)
     assert (world["mapping"]["name"], world["prompt"]["name"], world["questions"]) == ("world", "question", 4)
-    with open(tmp_path / "out/answers.csv", newline="") as file:
+    with open(tmp_path / "out/answers.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     asked = open_question_set(WORLD, num=4, seed=7)
     assert [row["question"] for row in rows[3:]] == [one.question for one in asked.questions]

@@ -94,7 +94,7 @@ def test_numbers_are_those_counted_by_hand(tmp_path):
             "missing": 1,
         }
     ]
-    with open(tmp_path / "answers.csv", newline="") as file:
+    with open(tmp_path / "answers.csv", newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert [row["right"] for row in table] == list("1001100")
     assert [row["read_as"] for row in table] == ["blue", "", "", "2", "left", "", "pink"]
