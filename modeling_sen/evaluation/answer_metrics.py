@@ -49,11 +49,11 @@ def read_choice(answer: str, options: Sequence[str], letters: bool = True) -> in
         return texts.index(said)
     marked = _marked_letters(answer, texts) if letters else set()
     if marked:
-        return _number(marked, len(options))
+        return _number(marked, texts)
     named = _named_texts(said, texts)
     if len(named) == 1 or not letters:
         return texts.index(named.pop()) if len(named) == 1 else None
-    return _number(_letters(_CAPITAL, answer), len(options))
+    return _number(_letters(_CAPITAL, answer), texts)
 
 
 def normalise_answer(text: str) -> str:
@@ -102,10 +102,15 @@ def accuracy_with_error(right: Sequence[bool] | np.ndarray, clips: Sequence[str]
     return float(accuracy), float(np.sqrt(variance) / len(hits))
 
 
-def _number(letters: set[str], count: int) -> int | None:
-    """The option of the only letter."""
-    number = ord(letters.pop()) - ord("A") if len(letters) == 1 else count
-    return number if number < count else None
+def _number(letters: set[str], texts: Sequence[str]) -> int | None:
+    """The option of the only letter; beyond the last one, the option whose text is this letter."""
+    if len(letters) != 1:
+        return None
+    (letter,) = letters
+    number = ord(letter) - ord("A")
+    if number < len(texts):
+        return number
+    return texts.index(letter.lower()) if letter.lower() in texts else None
 
 
 def _marked_letters(answer: str, texts: Sequence[str]) -> set[str]:

@@ -36,6 +36,7 @@ class QuestionMapping:
         type_names: value in a column of `types` -> what it is called.
         start, end: columns of seconds.
         optional: columns that a table or a cell may lack.
+        renamed: what a column is called in another release of the data set -> its name here.
         nested: column with a list of questions, where a row is a video; the row's other columns belong to each question.
         folders: stem of the table's file -> folder of its videos, for `{@folder}`.
         names: `file`, beside the table or among the videos, that names the video (`{@name}`) for each `key`: a JSON object,
@@ -57,6 +58,7 @@ class QuestionMapping:
     start: str | None = None
     end: str | None = None
     optional: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
     nested: str | None = None
     folders: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, str] | None = None

@@ -44,6 +44,9 @@ def read_question_rows(table: Path, mapping: QuestionMapping, root: Path) -> tup
                 files.append(file)
                 break
     for place, row in zip(places, rows, strict=True):
+        for other, column in mapping.renamed.items():
+            if other in row:
+                row.setdefault(column, row[other])
         if lacking := [name for name in mapping.columns if name not in row]:
             raise ValueError(f"{place}: no column {lacking[0]!r}, only {', '.join(row)}")
         key = None if mapping.names is None else fill_pattern(mapping.names["key"], row)

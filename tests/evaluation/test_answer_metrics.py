@@ -65,6 +65,7 @@ def test_options_are_read_as_a_person_would(answer, letter):
     [
         ("B", ("b", "a"), 1),  # a letter before a text of one letter
         ("(A) c", ("c", "b"), 0),
+        ("The answer is f", ("h", "b", "f"), 2),  # no option has this letter
         ("A. B", ("B", "A"), 0),
         ("Person B", ("Person B", "Person A"), 0),
         ("It is Person B.", ("Person B", "Person A"), 0),

@@ -98,6 +98,9 @@ def test_video_mme_is_nested_or_flat(tmp_path):
         ("001.mp4", "What?", texts, "The tree: all.", {"task": "OCR", "duration": "short"}),
     ]
     assert found.questions[1].place == f"{tmp_path}/template.json, row 0, question 1"
+    first_release = json.dumps(nested).replace('"options"', '"choices"').replace('"duration"', '"duration_category"')
+    (tmp_path / "first.json").write_text(first_release)
+    assert facts(open_question_set(str(tmp_path / "first.json"), "video-mme", root)) == facts(found)
     assert found.prompt.prompt("Which?", texts[:3]).splitlines()[0].endswith("(A, B, or C) of the correct option.")
 
     pyarrow = pytest.importorskip("pyarrow")
