@@ -13,7 +13,9 @@ __version__ = "0.1.0"
 _MODULES = {
     "PRESETS": "presets",
     "SEN_TINY": "presets",
+    "SEN_TINY_CHAT": "presets",
     "SEN_TINY_TRACKING": "presets",
+    "ChatSession": "chat.session",
     "DenseFeatures": "dense_features",
     "NeuronSpec": "configuration_sen",
     "SENChatConfig": "configuration_sen_chat",
@@ -27,6 +29,7 @@ _MODULES = {
     "SENProcessor": "processing_sen",
     "SENTrackingConfig": "modeling_sen_tracking",
     "SENTrackingOutput": "tracking.tracking_output",
+    "VideoChatPipeline": "pipelines.video_chat",
     "VideoTrackingPipeline": "pipelines.video_tracking",
     "ZeroShotVideoClassificationPipeline": "pipelines.zero_shot_video_classification",
     "clip_grid": "neuron_registry",

@@ -12,9 +12,10 @@ from modeling_sen.configuration_sen_chat import SENChatConfig
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.modeling_sen_chat import SENForConditionalGeneration
 from modeling_sen.modeling_sen_tracking import SENForVideoTracking, SENTrackingConfig
+from modeling_sen.pipelines.video_chat import VideoChatPipeline
 from modeling_sen.pipelines.video_tracking import VideoTrackingPipeline
 from modeling_sen.pipelines.zero_shot_video_classification import ZeroShotVideoClassificationPipeline
-from modeling_sen.presets import SEN_TINY, SEN_TINY_TRACKING
+from modeling_sen.presets import SEN_TINY, SEN_TINY_CHAT, SEN_TINY_TRACKING
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.processing_sen_chat import SENChatProcessor
 
@@ -34,6 +35,7 @@ def register() -> None:
     for task, pipeline_class, folder, kind in (
         ("zero-shot-video-classification", ZeroShotVideoClassificationPipeline, SEN_TINY, "multimodal"),
         ("video-tracking", VideoTrackingPipeline, SEN_TINY_TRACKING, "video"),
+        ("video-chat", VideoChatPipeline, SEN_TINY_CHAT, "multimodal"),
     ):
         default = {"model": (folder, None)}
         PIPELINE_REGISTRY.register_pipeline(

@@ -76,6 +76,7 @@ GROUPS = {
         *("chat_prompt", "video_windows", "processing_sen_chat"),
     },
     "tracking": {"tracking/"},
+    "chat": {"chat/"},
     "conversion": {"conversion/"},
     "pipelines": {"pipelines/"},
     "commands": {"commands/"},
@@ -96,8 +97,9 @@ BELOW = {
     "around the model": ("heads", "world"),
     "heads": ("model", "inputs"),
     "tracking": ("heads", "whole files"),
+    "chat": ("heads",),
     "conversion": ("around the model",),
-    "pipelines": ("around the model", "tracking"),
+    "pipelines": ("around the model", "tracking", "chat"),
     "commands": ("pipelines",),  # nothing stands on them
     "doors": ("pipelines",),  # which importing the package registers
 }
