@@ -94,7 +94,7 @@ BELOW = {
     "inputs": ("neuron",),  # beside the model, which never decodes files
     "whole files": (),
     "world": ("whole files",),
-    "around the model": ("heads", "world"),
+    "around the model": ("heads", "world", "chat"),
     "heads": ("model", "inputs"),
     "tracking": ("heads", "whole files"),
     "chat": ("heads",),

@@ -22,7 +22,7 @@ from modeling_sen.commands.evaluation_options import (
 )
 from modeling_sen.commands.model_options import Device, Dtype, model_arguments
 from modeling_sen.evaluation.protocols import find_protocol
-from modeling_sen.presets import SEN_TINY_TRACKING, resolve_checkpoint
+from modeling_sen.presets import SEN_TINY_CHAT, SEN_TINY_TRACKING, resolve_checkpoint
 from modeling_sen.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def main(
             )
         run_on = model_arguments(device, dtype)
         results = {"task": task} | evaluate_chat(
-            model,
+            resolve_checkpoint(model, SEN_TINY_CHAT),
             data or [],
             mapping or "plain",
             prompt,

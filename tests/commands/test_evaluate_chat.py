@@ -40,31 +40,31 @@ def results_of(output):
 def test_results_say_all_that_they_depend_on(chat_folder, tmp_path, capsys, monkeypatch):
     root = put_videos(tmp_path, "one.mp4", "two.mp4")
     table = write_json(tmp_path / "own.json", PLAIN)
-    options = {"task": "chat", "num": 4, "seed": 7, "output": tmp_path / "out", "root": root}
+    options = {"task": "chat", "num": 3, "seed": 7, "output": tmp_path / "out", "root": root}
     main(str(chat_folder), [table, WORLD], **options)
     printed = capsys.readouterr().out.splitlines()
     results = results_of(tmp_path / "out")
     loaded = load_answerer(str(chat_folder), device="cpu")
     assert results["model"]["sha1"] == model_sha1(loaded.model)
     settings = {name: results[name] for name in ("task", "num", "seed", "num_frames", "max_new_tokens")}
-    assert settings == {"task": "chat", "num": 4, "seed": 7, "num_frames": None, "max_new_tokens": 64}
+    assert settings == {"task": "chat", "num": 3, "seed": 7, "num_frames": None, "max_new_tokens": 64}
     own, world = results["data"]
     sha1 = hashlib.sha1((tmp_path / "own.json").read_bytes()).hexdigest()
     assert own["listed"] == [{"file": table, "sha1": sha1}]
     assert (own["mapping"], own["prompt"]["name"], own["questions"]) == ({"name": "plain", "version": 1}, "letters", 3)
-    assert (world["mapping"]["name"], world["prompt"]["name"], world["questions"]) == ("world", "question", 4)
+    assert (world["mapping"]["name"], world["prompt"]["name"], world["questions"]) == ("world", "question", 3)
     with open(tmp_path / "out/answers.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    asked = open_question_set(WORLD, num=4, seed=7)
+    asked = open_question_set(WORLD, num=3, seed=7)
     assert [row["question"] for row in rows[3:]] == [one.question for one in asked.questions]
     assert [row["answer"] for row in rows[3:]] == [
         loaded(asked.read(row), one.question) for row, one in enumerate(asked.questions)
     ]
     right = [int(row["right"]) for row in rows]
     assert results["splits"][0]["accuracy"] == pytest.approx(sum(right[:3]) / 3)
-    assert results["splits"][1]["accuracy"] == pytest.approx(sum(right[3:]) / 4)
+    assert results["splits"][1]["accuracy"] == pytest.approx(sum(right[3:]) / 3)
     kinds = results["splits"][1]["by_type"]["kind"]
-    assert sum(one["questions"] for one in kinds.values()) == 4
+    assert sum(one["questions"] for one in kinds.values()) == 3
 
     assert printed[0] == (
         f"{table}: mapping plain version 1, prompt letters version 1, seed 7; sha1 own.json {sha1[:12]}"
