@@ -52,8 +52,8 @@ def pool_to_lattice(
     if shape != grid:  # (batch, 1, frequency, time, width) -> (batch, time, frequency, 1, width)
         values, counts = (each.transpose(2, 3).flatten(1, 2).unsqueeze(3) for each in (values, counts))
     for axis, (size, cells) in enumerate(zip(shape, target, strict=True), start=1):
-        bins = _bins(size, cells).to(tokens)  # (cells, size)
-        values, counts = (torch.tensordot(each, bins, ([axis], [1])).movedim(-1, axis) for each in (values, counts))
+        bins = _bins(size, cells)  # (cells, size)
+        values, counts = (torch.tensordot(each, bins.to(each), ([axis], [1])).movedim(-1, axis) for each in (values, counts))
     pooled = (values / counts.clamp(min=1)).expand(-1, *lattice, -1).flatten(1, 3)
     return pooled, (counts > 0).expand(-1, *lattice, -1).flatten(1, 4)
 

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from modeling_sen.evaluation.prompt_formats import PROMPT_FORMATS
 from modeling_sen.evaluation.protocols import PROTOCOLS
+from modeling_sen.evaluation.question_mapping import list_mappings
 
 PAGE = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
 
 
-def test_every_protocol_is_explained():
-    for name in PROTOCOLS:
+def test_every_protocol_prompt_and_mapping_is_explained():
+    for name in (*PROTOCOLS, *PROMPT_FORMATS, *list_mappings()):
         assert f"`{name}`" in PAGE
 
 

@@ -94,7 +94,7 @@ BELOW = {
     "inputs": ("neuron",),  # beside the model, which never decodes files
     "whole files": (),
     "world": ("whole files",),
-    "around the model": ("heads", "world"),
+    "around the model": ("heads", "world", "chat"),
     "heads": ("model", "inputs"),
     "tracking": ("heads", "whole files"),
     "chat": ("heads",),
@@ -117,6 +117,7 @@ BACKWARDS = {
     ("commands/train", "modeling_sen.auto"),
     ("commands/chat", "modeling_sen.auto"),
     ("commands/track", "modeling_sen.auto"),  # any model that tracks is loaded by its type
+    ("commands/evaluate_chat", "modeling_sen.auto"),  # so is one that answers questions
     ("commands/evaluate_tracking", "modeling_sen.auto"),  # a model of any type that tracks is measured
 }
 

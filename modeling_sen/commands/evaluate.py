@@ -3,11 +3,13 @@
 """`sen eval`: a SEN on test clips by a public protocol, to a JSON file that says all that the number depends on."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modeling_sen.commands.evaluate_chat import evaluate_chat, print_chat
 from modeling_sen.commands.evaluate_tracking import evaluate_tracking, print_tracking
 from modeling_sen.commands.evaluation_options import (
     BatchSize,
@@ -20,13 +22,13 @@ from modeling_sen.commands.evaluation_options import (
 )
 from modeling_sen.commands.model_options import Device, Dtype, model_arguments
 from modeling_sen.evaluation.protocols import find_protocol
-from modeling_sen.presets import SEN_TINY_TRACKING, resolve_checkpoint
+from modeling_sen.presets import SEN_TINY_CHAT, SEN_TINY_TRACKING, resolve_checkpoint
 from modeling_sen.whole_file import whole_file
 
 if TYPE_CHECKING:
     from modeling_sen.evaluation.protocols import Protocol
 
-TASKS = ("recognition", "retrieval", "tracking")
+TASKS = ("recognition", "retrieval", "tracking", "chat")
 
 
 def main(
@@ -35,14 +37,14 @@ def main(
         list[str] | None,
         typer.Argument(
             help="Test sets, one for each split: list files, folders, tables, world:..., ID@COMMIT. With --task tracking: "
-            "presets of `sen world`, folders that it wrote, TAP-Vid pickles."
+            "presets of `sen world`, folders that it wrote, TAP-Vid pickles. With --task chat: tables of questions, world:..."
         ),
     ] = None,
     protocol: ProtocolName = "own",
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results and embeddings.")] = Path(
         "evaluation"
     ),
-    task: Annotated[str, typer.Option(help="recognition, retrieval or tracking.")] = "recognition",
+    task: Annotated[str, typer.Option(help="recognition, retrieval, tracking or chat.")] = "recognition",
     dataset: DatasetName = None,
     root: Root = None,
     class_names: ClassNames = None,
@@ -58,6 +60,18 @@ def main(
     query_mode: Annotated[
         str | None, typer.Option(help="Of tracking: first (default), or strided, every fifth frame.")
     ] = None,
+    mapping: Annotated[
+        str | None,
+        typer.Option(
+            help="Of chat: columns of the tables, as plain (default), mvbench, next-qa, ..., or a JSON file."
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Of chat: words around a question, by default those of the mapping.")
+    ] = None,
+    num_frames: Annotated[
+        int | None, typer.Option(help="Of chat: frames of each video, by default one window of the model.", min=1)
+    ] = None,
     skip_missing: Annotated[bool, typer.Option(help="Leave out listed clips that do not exist.")] = False,
     batch_size: BatchSize = 8,
     device: Device = None,
@@ -68,6 +82,8 @@ def main(
     """Measure a SEN on test clips. Run again after an interruption, it goes on."""
     if task not in TASKS:
         raise ValueError(f"--task {task!r}, expected one of {', '.join(TASKS)}")
+    if task != "chat" and (mapping or prompt or num_frames):
+        raise ValueError(f"--mapping, --prompt and --num-frames are of --task chat, found --task {task}")
     if task == "tracking":
         recognition_only = (head, root, template, class_names, plot, dataset, column, skip_missing)
         if any(recognition_only) or protocol != "own":
@@ -86,14 +102,32 @@ def main(
             **run_on,
             show_progress=not as_json,
         )
-        text = _written(results, output)
-        if as_json:
-            print(text)
-        else:
-            print_tracking(results, output / "results.json")
+        _report(results, output, None if as_json else print_tracking)
         return
     if query_mode is not None:
         raise ValueError(f"--query-mode is of --task tracking, found --task {task}")
+    if task == "chat":
+        if any((head, template, class_names, plot, dataset, column)) or protocol != "own":
+            raise ValueError(
+                "--task chat takes questions: no --protocol, --dataset, --head, --template, --class-names, --column, --plot"
+            )
+        run_on = model_arguments(device, dtype)
+        results = {"task": task} | evaluate_chat(
+            resolve_checkpoint(model, SEN_TINY_CHAT),
+            data or [],
+            mapping or "plain",
+            prompt,
+            root,
+            skip_missing,
+            num,
+            seed,
+            num_frames,
+            output,
+            **run_on,
+            show_progress=not as_json,
+        )
+        _report(results, output, None if as_json else print_chat)
+        return
     if task == "retrieval" and (head is not None or root is not None or template or class_names or plot):
         raise ValueError(
             "--task retrieval takes clips with texts: no --head, --root, --template, --class-names, --plot"
@@ -123,6 +157,15 @@ def main(
         )
     text = _written(results, output)
     print(text if as_json else _summary(results, output))
+
+
+def _report(results: dict[str, Any], output: Path, show: Callable[[dict[str, Any], Path], None] | None) -> None:
+    """Writes results.json and shows it, or prints its text."""
+    text = _written(results, output)
+    if show is None:
+        print(text)
+    else:
+        show(results, output / "results.json")
 
 
 def _written(results: dict[str, Any], output: Path) -> str:

@@ -145,7 +145,7 @@ def describe_model(model: SENPreTrainedModel, name: str, revision: str | None) -
 
 
 def model_sha1(model: SENPreTrainedModel) -> str:
-    """Of the configuration and all weights, the association's and the towers': what a result is a result of.
+    """Of the configuration and all weights, the association's, the towers' and a language model's: what a result depends on.
 
     The same wherever the checkpoint and its towers lie, beside it or in repositories of their own.
     """
@@ -159,6 +159,8 @@ def model_sha1(model: SENPreTrainedModel) -> str:
                 spec.pop(name, None)
     digest = hashlib.sha1(json.dumps(settings, sort_keys=True, default=str).encode())
     parts = {"": model.state_dict(), **{name: neuron.state_dict() for name, neuron in sen.neurons.items()}}
+    if (language_model := getattr(model, "language_model", None)) is not None:  # not in the state of its owner
+        parts["language_model"] = language_model.state_dict()
     for part, weights in parts.items():
         for name, weight in sorted(weights.items()):
             digest.update(f"{part} {name} {weight.dtype} {tuple(weight.shape)}".encode())

@@ -7,10 +7,13 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from modeling_sen.text_tables import read_csv, read_text
+
+if TYPE_CHECKING:
+    from modeling_sen.world.dataset import WorldClips
 
 VIDEO_SUFFIXES = frozenset(
     (".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
@@ -87,7 +90,7 @@ def open_clips(
 
 
 def _open_table(path: Path, target: str, video_column: str | None, target_column: str | None) -> LabelledClips:
-    columns = _read_table(path)
+    columns = read_table(path)
     if not any(columns.values()):
         raise ValueError(f"{path}: expected at least one row, found none")
     name = _column_name(path, columns, VIDEO_COLUMNS, video_column, "video")
@@ -108,8 +111,13 @@ def _open_table(path: Path, target: str, video_column: str | None, target_column
     return LabelledClips(str(path), _checked_targets(path, target_name, columns[target_name]), keys, files.__getitem__)
 
 
-def _read_table(path: Path) -> dict[str, list[Any]]:
-    """Column -> cells."""
+def read_table(path: Path) -> dict[str, list[Any]]:
+    """Column -> cells of a csv, jsonl or parquet table; `None` where a row lacks one.
+
+    Raises:
+        ValueError: another suffix, or a content that its suffix does not promise.
+        ImportError: a parquet file without the extra `train`.
+    """
     if path.suffix == ".parquet":
         try:
             from pyarrow import ArrowInvalid, parquet
@@ -198,10 +206,13 @@ def _is_saved_dataset(folder: Path) -> bool:
     return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
 
 
-def _open_world(source: str, target: str, target_column: str | None) -> LabelledClips:
+def world_clips(source: str) -> "WorldClips":
+    """The clips of `world:SPLIT?num=1000&num_objects=1&seed=0&hops=2&size=64`.
+
+    Raises:
+        ValueError: an unknown setting, one that is no number, or what [`WorldClips`] refuses.
+    """
     from modeling_sen.world.dataset import WorldClips
-    from modeling_sen.world.truth import attribute_caption, caption
-    from modeling_sen.world.vocabulary import MOTIONS, describe
     from modeling_sen.world.write import parse_objects
 
     split, _, query = source.removeprefix("world:").partition("?")
@@ -215,7 +226,14 @@ def _open_world(source: str, target: str, target_column: str | None) -> Labelled
                 raise ValueError(f"{source}: {name} is {options[name]!r}, expected a number")
             options[name] = int(options[name])
     options["num_objects"] = parse_objects(options.get("num_objects"))
-    clips = WorldClips(split, options.pop("num", WORLD_CLIPS), options.pop("seed", 0), **options)
+    return WorldClips(split, options.pop("num", WORLD_CLIPS), options.pop("seed", 0), **options)
+
+
+def _open_world(source: str, target: str, target_column: str | None) -> LabelledClips:
+    from modeling_sen.world.truth import attribute_caption, caption
+    from modeling_sen.world.vocabulary import MOTIONS, describe
+
+    clips = world_clips(source)
     column = target_column or WORLD_COLUMNS[target][0]
     if column not in (known := [*WORLD_COLUMNS["text"], *WORLD_COLUMNS["label"]]):
         raise ValueError(f"{source}: no column {column!r}, only {', '.join(known)}")

@@ -139,7 +139,7 @@ def test_a_draw_of_clips_is_the_seeds(tmp_path):
     ("arguments", "message"),
     [
         (["x", "--protocol", "mine"], "protocol 'mine', expected one of xclip, vifi"),
-        (["x", "--task", "chat"], "--task 'chat', expected one of recognition, retrieval, tracking"),
+        (["x", "--task", "captioning"], "--task 'captioning', expected one of recognition, retrieval, tracking, chat"),
         (["x", "--query-mode", "first"], "--query-mode is of --task tracking, found --task recognition"),
         (["x", "--dataset", "imagenet"], "dataset 'imagenet', expected one of hmdb51"),
         (["--protocol", "mteb", "--dataset", "ssv2"], "or a --dataset that protocol mteb has on the Hub (hmdb51,"),

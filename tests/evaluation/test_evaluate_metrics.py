@@ -16,8 +16,15 @@ FOLDER = Path(modeling_sen.__file__).parent / "evaluation"
 METRICS = sorted(card.parent.name for card in FOLDER.glob("*/README.md"))
 
 
-def test_there_are_four():
-    assert METRICS == ["mean_class_accuracy", "point_tracking", "top_k_accuracy", "video_text_retrieval"]
+def test_there_are_six():
+    assert METRICS == [
+        "answer_exact_match",
+        "mean_class_accuracy",
+        "multiple_choice_accuracy",
+        "point_tracking",
+        "top_k_accuracy",
+        "video_text_retrieval",
+    ]
 
 
 @pytest.mark.parametrize("name", METRICS)
