@@ -14,6 +14,7 @@ VERBS_BY_PURPOSE = {
     "Use a SEN": {
         "classify": ("modeling_sen.commands.classify:classify", "Score free-text labels for videos."),
         "encode": ("modeling_sen.commands.encode:encode", "Embed videos into a parquet or npz file."),
+        "chat": ("modeling_sen.commands.chat:chat", "Ask questions about videos."),
         "track": ("modeling_sen.commands.track:track", "Track points through a video."),
     },
     "Train and measure": {

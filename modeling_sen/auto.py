@@ -4,16 +4,20 @@
 
 from functools import cache
 
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from modeling_sen.configuration_sen import SENConfig
+from modeling_sen.configuration_sen_chat import SENChatConfig
 from modeling_sen.modeling_sen import SENModel
+from modeling_sen.modeling_sen_chat import SENForConditionalGeneration
 from modeling_sen.modeling_sen_tracking import SENForVideoTracking, SENTrackingConfig
+from modeling_sen.pipelines.video_chat import VideoChatPipeline
 from modeling_sen.pipelines.video_tracking import VideoTrackingPipeline
 from modeling_sen.pipelines.zero_shot_video_classification import ZeroShotVideoClassificationPipeline
-from modeling_sen.presets import SEN_TINY, SEN_TINY_TRACKING
+from modeling_sen.presets import SEN_TINY, SEN_TINY_CHAT, SEN_TINY_TRACKING
 from modeling_sen.processing_sen import SENProcessor
+from modeling_sen.processing_sen_chat import SENChatProcessor
 
 
 @cache  # Transformers warns of a task that is registered again
@@ -23,10 +27,15 @@ def register() -> None:
     AutoModel.register(SENConfig, SENModel, exist_ok=True)
     AutoConfig.register(SENTrackingConfig.model_type, SENTrackingConfig, exist_ok=True)
     AutoModel.register(SENTrackingConfig, SENForVideoTracking, exist_ok=True)
+    AutoConfig.register(SENChatConfig.model_type, SENChatConfig, exist_ok=True)
+    for auto_class in (AutoModel, AutoModelForMultimodalLM, AutoModelForImageTextToText):
+        auto_class.register(SENChatConfig, SENForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(SENConfig, SENProcessor, exist_ok=True)
+    AutoProcessor.register(SENChatConfig, SENChatProcessor, exist_ok=True)
     for task, pipeline_class, folder, kind in (
         ("zero-shot-video-classification", ZeroShotVideoClassificationPipeline, SEN_TINY, "multimodal"),
         ("video-tracking", VideoTrackingPipeline, SEN_TINY_TRACKING, "video"),
+        ("video-chat", VideoChatPipeline, SEN_TINY_CHAT, "multimodal"),
     ):
         default = {"model": (folder, None)}
         PIPELINE_REGISTRY.register_pipeline(

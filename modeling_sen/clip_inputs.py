@@ -4,6 +4,8 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from .configuration_sen import MODALITIES
 from .media_source import open_media_source
-from .video_io import classify_video_input, is_video_batch
+from .video_io import OpenedVideo, classify_video_input, is_video_batch, opened_video
 
 
 def clip_entries(clip: Any) -> dict[str, Any]:
@@ -29,6 +31,43 @@ def clip_entries(clip: Any) -> dict[str, Any]:
     if "image" in entries:  # an image is a clip of one frame
         entries["video"] = entries.pop("image")
     return entries
+
+
+@dataclass
+class OpenedClip:
+    """A clip while its files are open.
+
+    Attributes:
+        entries: what it has, as `clip_entries` says.
+        videos: those of its entries whose frames are read.
+        sources: modality -> name of the entry with the frames for it.
+    """
+
+    entries: dict[str, Any]
+    videos: dict[str, OpenedVideo]
+    sources: dict[str, str]
+
+    @property
+    def sound(self) -> Any:
+        """The sound given or, without it, the file that may have some; `None` where there is neither."""
+        if "audio" in self.entries:
+            return self.entries["audio"]
+        video = self.entries.get("video")
+        return video if video is not None and is_file(video) else None
+
+    @cached_property
+    def duration(self) -> float:
+        """Seconds of its frames.
+
+        Raises:
+            ValueError: it has none.
+        """
+        for video in self.videos.values():
+            return video.duration
+        if "video" not in self.entries:
+            raise ValueError(f"clip: expected a video, found {', '.join(self.entries) or 'nothing'}")
+        with opened_video(self.entries["video"], self.entries.get("times")) as opened:
+            return opened.duration
 
 
 @contextmanager
@@ -87,4 +126,4 @@ def _as_media(name: str, entry: Any) -> Any:
     raise ValueError(f"clip: expected {{'path', 'bytes'}} with one of them given as {name}, found {sorted(entry)}")
 
 
-__all__ = ["as_frames", "clip_entries", "is_clip_batch", "is_file", "opened_clip"]
+__all__ = ["OpenedClip", "as_frames", "clip_entries", "is_clip_batch", "is_file", "opened_clip"]

@@ -40,7 +40,7 @@ class NeuronSpec:
         submodule: dotted path of the tower inside the loaded class, where that is larger than the tower.
         key_mapping: regular expressions that rename checkpoint keys (`from_pretrained(key_mapping=...)`).
         num_frames: frames sampled from the clip (image, video, depth and thermal neurons).
-        sampling: how they are sampled, see `video_io.SAMPLING_RULES`.
+        sampling: how they are sampled, see `frame_sampling.SAMPLING_RULES`.
         preprocessing: any of `size, crop, mean, std, resample, gray`, overriding the hub's processor. `size` is the shorter
             side (int) or `[height, width]`; `crop` is `[height, width]`; `gray` turns frames to their luma.
         prompt_side: `prefix` or `suffix`, by default the adapter's; `after` re-associates the neuron after its tower.

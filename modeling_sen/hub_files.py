@@ -79,6 +79,18 @@ class HubSource:
         )
 
     @classmethod
+    def of_checkpoint(cls, name: str, arguments: Mapping[str, Any]) -> "HubSource":
+        """As `of`, at the commit that the revision names now.
+
+        Raises:
+            OSError: a path without a folder, or the commit cannot be found out.
+        """
+        if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+            raise FileNotFoundError(f"{name}: no such checkpoint folder")
+        source = cls.of(name, arguments).at_commit()
+        return replace(source, revision=source.commit)
+
+    @classmethod
     def of_neuron(
         cls, spec: NeuronSpec, base: "HubSource | None" = None, arguments: Mapping[str, Any] | None = None
     ) -> "HubSource":

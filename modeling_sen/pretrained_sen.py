@@ -51,6 +51,7 @@ class SENPreTrainedModel(PreTrainedModel):
     input_modalities = ["video", "image", "audio", "text"]  # noqa: RUF012 (Transformers' own declaration)
     _no_split_modules = ["RABlock", "FusionHead"]  # noqa: RUF012 (Transformers' own declaration)
     supports_gradient_checkpointing = True
+    _save_arguments: tuple[str, ...] = ()  # of a head's own `_config_to_save`, which `save_pretrained` hands on
     accepts_loss_kwargs = False  # the losses are means over videos: the Trainer is not to pass `num_items_in_batch`
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -137,6 +138,7 @@ class SENPreTrainedModel(PreTrainedModel):
         """
         if not kwargs.get("is_main_process", True):
             return
+        own = {key: kwargs.pop(key) for key in self._save_arguments if key in kwargs}
         hub_kwargs = {key: kwargs.pop(key) for key in ("repo_id", "commit_message", "private") if key in kwargs}
         sen: Any = self.base_model
         if include_neurons or any(spec.is_relative for spec in sen.neurons.specs.values()):
@@ -145,12 +147,13 @@ class SENPreTrainedModel(PreTrainedModel):
             with quiet_transformers():
                 super().save_pretrained(folder, save_original_format=False, **kwargs)
             if (folder / "config.json").exists():  # not where adapters alone are saved
-                self._config_to_save(folder, include_neurons).save_pretrained(folder)
+                self._config_to_save(folder, include_neurons, **own).save_pretrained(folder)
         if push_to_hub:
             repo_id = hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
-            self.push_to_hub(repo_id, include_neurons=include_neurons, token=kwargs.get("token"), **hub_kwargs)
+            own |= {"include_neurons": include_neurons, "token": kwargs.get("token")}
+            self.push_to_hub(repo_id, **own, **hub_kwargs)
 
-    def _config_to_save(self, folder: Path, include_neurons: bool) -> Any:
+    def _config_to_save(self, folder: Path, include_neurons: bool, **own: Any) -> Any:
         """The configuration with what a reload needs: commits, dtypes, and the towers that were written beside it."""
         sen: Any = self.base_model
         specs = {name: spec.to_dict() for name, spec in sen.neurons.save(folder, include_neurons).items()}

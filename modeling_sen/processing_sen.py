@@ -7,13 +7,13 @@ A file is opened once and each frame decoded once, however many neurons look at 
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub import HfApi
 from torch import Tensor
@@ -25,22 +25,22 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .audio_io import read_audio
 from .checkpoint_folder import replaced_folder
-from .clip_inputs import as_frames, is_clip_batch, is_file, opened_clip
+from .clip_inputs import OpenedClip, as_frames, is_clip_batch, opened_clip
+from .clip_sound import sound_inputs
 from .configuration_sen import NeuronSpec, SENConfig
 from .depth_estimation import DepthEstimator
+from .frame_sampling import FrameRequest
 from .frame_transform import FrameTransform, hub_settings
 from .hub_files import HubSource, commit_folder, naming_errors, naming_hub_errors
-from .neuron_registry import adapter_of_class
 from .sentence_layout import tower_source
 from .text_reader import TextReader
-from .video_io import FrameRequest, VideoFrames, read_video_requests
+from .video_io import VideoFrames, opened_video
 
 logger = logging.get_logger(__name__)
 
-# Seconds; what a waveform tower is given at most.
-LONGEST_SOUND = 30.0
+# Decoded frames of a clip's windows held in memory; at 4k they take 1.6 GB.
+FRAMES_AT_ONCE = 64
 
 # Which entry of a clip a neuron of each modality looks at.
 _FRAME_SOURCES = {"image": "video", "video": "video", "depth": "depth", "thermal": "thermal"}
@@ -112,80 +112,100 @@ class SENProcessor(ProcessorMixin):
             data |= self.tokenize(text)
         return BatchFeature(data)
 
-    def read_clip(self, clip: Any, num_views: int = 1) -> list[dict[str, Any]]:
-        """One clip's inputs: a dict for each view, of neuron inputs without a batch dimension and `frame_times` (T,).
+    def read_clip(
+        self, clip: Any, num_views: int = 1, windows: Sequence[tuple[float, float]] | None = None
+    ) -> list[dict[str, Any]]:
+        """One clip's inputs: a dict for each row, of neuron inputs without a batch dimension and `frame_times` (T,).
+
+        Args:
+            num_views: rows whose frames, spread over the whole clip, interleave.
+            windows: (start, end) seconds of a row each instead: every neuron samples its frames inside of it, and is given
+                the sound that goes with it.
 
         Raises:
             ValueError, OSError: as for a call.
         """
-        views: list[dict[str, Any]] = [{} for _ in range(num_views)]
-        with opened_clip(clip) as entries:
-            seen = self._read_frames(entries, num_views)
-            for view, inputs in enumerate(views):
-                for spec in self._specs:
-                    frames = seen.get((spec.name, view))
-                    if frames is not None:
-                        inputs[f"{spec.name}_pixel_values"] = self._transform(spec)(frames.frames)
-                    elif spec.modality == "audio":
-                        self._add_sound(inputs, spec, entries, seen, (view, num_views))
-                    elif spec.modality == "text" and "text" in entries:
-                        inputs[f"{spec.name}_input_ids"] = entries["text"]
-                shown = [seen[key] for key in seen if key[1] == view]
-                if shown:
-                    inputs["frame_times"] = torch.from_numpy(max(shown, key=lambda frames: len(frames.times)).times)
-        if not any(key != "frame_times" for key in views[0]):
+        with self.open_clip(clip) as opened:
+            return self.read_views(opened, num_views) if windows is None else self.read_windows(opened, windows)
+
+    @contextmanager
+    def open_clip(self, clip: Any) -> Iterator[OpenedClip]:
+        """A clip opened for [`read_windows`], where what is read depends on its duration."""
+        with ExitStack() as stack:
+            entries = stack.enter_context(opened_clip(clip))
+            sources, wanted = dict(_FRAME_SOURCES), {spec.modality for spec in self._specs}
+            if self._estimator is not None and "depth" not in entries:
+                sources["depth"] = "video"  # depth is estimated from the frames themselves
+            videos = {
+                source: stack.enter_context(opened_video(as_frames(entries[source]), entries.get("times")))
+                for source in dict.fromkeys(sources.values())
+                if source in entries and any(sources.get(modality) == source for modality in wanted)
+            }
+            yield OpenedClip(entries, videos, sources)
+
+    def read_views(self, clip: OpenedClip, num_views: int = 1) -> list[dict[str, Any]]:
+        """As `read_clip` with `num_views`."""
+        requests = {spec.name: FrameRequest((spec.num_frames or 1) * num_views, spec.sampling) for spec in self._specs}
+        seen = self._read_frames(clip, [requests])[0]
+        shares = [
+            {name: _every(frames, view, num_views) for name, frames in seen.items()} for view in range(num_views)
+        ]
+        return [self._row(clip, share, _span(share), (view, num_views)) for view, share in enumerate(shares)]
+
+    def read_windows(self, clip: OpenedClip, windows: Sequence[tuple[float, float]]) -> list[dict[str, Any]]:
+        """As `read_clip` with `windows`; no more than `FRAMES_AT_ONCE` frames, or those of one window, are held decoded."""
+        size = max(1, FRAMES_AT_ONCE // max(1, sum(spec.num_frames or 1 for spec in self._specs)))
+        rows = []
+        for part in (windows[first : first + size] for first in range(0, len(windows), size)):
+            requests = [
+                {spec.name: FrameRequest(spec.num_frames or 1, spec.sampling, window) for spec in self._specs}
+                for window in part
+            ]
+            seen = self._read_frames(clip, requests)
+            rows += [self._row(clip, frames, window, (0, 1)) for frames, window in zip(seen, part, strict=True)]
+        return rows
+
+    def _row(
+        self,
+        clip: OpenedClip,
+        seen: Mapping[str, VideoFrames],
+        span: tuple[float, float] | None,
+        view: tuple[int, int],
+    ) -> dict[str, Any]:
+        """The inputs made of the frames that each neuron sees; of the span's sound, the part of view (number, of)."""
+        inputs: dict[str, Any] = {}
+        for spec in self._specs:
+            if spec.name in seen:
+                inputs[f"{spec.name}_pixel_values"] = self._transform(spec)(seen[spec.name].frames)
+            elif spec.modality == "audio" and (source := clip.sound) is not None:
+                inputs |= sound_inputs(spec, self._extractor(spec), source, span, view)
+            elif spec.modality == "text" and "text" in clip.entries:
+                inputs[f"{spec.name}_input_ids"] = clip.entries["text"]
+        if not inputs:
             wanted = sorted({spec.modality for spec in self._specs})
             raise ValueError(
-                f"clip: found {', '.join(entries) or 'nothing'}, but the neurons look at {', '.join(wanted)}"
+                f"clip: found {', '.join(clip.entries) or 'nothing'}, but the neurons look at {', '.join(wanted)}"
             )
-        return views
+        if seen:
+            most = max(seen.values(), key=lambda frames: len(frames.times))
+            inputs["frame_times"] = torch.from_numpy(most.times)
+        return inputs
 
-    def _read_frames(self, entries: dict[str, Any], num_views: int) -> dict[tuple[str, int], VideoFrames]:
-        """(neuron, view) -> its frames; each source is read in one pass."""
-        seen: dict[tuple[str, int], VideoFrames] = {}
-        sources = dict(_FRAME_SOURCES)
-        if self._estimator is not None and "depth" not in entries:
-            sources["depth"] = "video"  # depth is estimated from the frames themselves
-        for source in dict.fromkeys(sources.values()):
-            specs = [spec for spec in self._specs if sources.get(spec.modality) == source]
-            if source not in entries or not specs:
-                continue
-            requests = [FrameRequest((spec.num_frames or 1) * num_views, spec.sampling) for spec in specs]
-            read = read_video_requests(as_frames(entries[source]), requests, times=entries.get("times"))
-            for spec, frames in zip(specs, read, strict=True):
-                if spec.modality == "depth" and source == "video" and self._estimator is not None:
-                    frames = replace(frames, frames=as_frames(self._estimator(frames.frames)))
-                for view in range(num_views):
-                    seen[spec.name, view] = _every(frames, view, num_views)
+    def _read_frames(
+        self, clip: OpenedClip, requests: Sequence[Mapping[str, FrameRequest]]
+    ) -> list[dict[str, VideoFrames]]:
+        """For each entry of `requests`, neuron -> its frames; each source is read in one pass."""
+        seen: list[dict[str, VideoFrames]] = [{} for _ in requests]
+        for source, video in clip.videos.items():
+            specs = [spec for spec in self._specs if clip.sources.get(spec.modality) == source]
+            read = iter(video.read([row[spec.name] for row in requests for spec in specs]))
+            for row in seen:
+                for spec in specs:
+                    frames = next(read)
+                    if spec.modality == "depth" and source == "video" and self._estimator is not None:
+                        frames = replace(frames, frames=as_frames(self._estimator(frames.frames)))
+                    row[spec.name] = frames
         return seen
-
-    def _add_sound(
-        self,
-        inputs: dict[str, Any],
-        spec: NeuronSpec,
-        entries: dict[str, Any],
-        seen: Mapping[tuple[str, int], VideoFrames],
-        view: tuple[int, int],
-    ) -> None:
-        """The clip's own sound track, or the sound given, over the span of the sampled frames; view is (number, of)."""
-        own = "audio" not in entries
-        source = entries.get("video") if own else entries["audio"]
-        if source is None or (own and not is_file(source)):
-            return
-        extractor = self._extractor(spec)
-        spans = [frames.span for (_, number), frames in seen.items() if number == view[0]]
-        span = (min(start for start, _ in spans), max(end for _, end in spans)) if spans else None
-        longest = _longest_sound(spec, extractor)
-        sound = read_audio(source, extractor.sampling_rate, _stretch(span, longest, *view), longest)
-        if not sound.present:
-            logger.warning_once(f"some clips have no sound: neuron {spec.name!r} is left out for them")
-            return
-        samples = sound.samples[: round(longest * extractor.sampling_rate)]
-        features = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="np")
-        name = extractor.model_input_names[0]
-        inputs[f"{spec.name}_input_features"] = torch.from_numpy(np.asarray(features[name][0], dtype=np.float32))
-        if "attention_mask" in features:  # towers that hear padding where nothing says that it is none
-            inputs[f"{spec.name}_attention_mask"] = torch.from_numpy(features["attention_mask"][0]).to(torch.int64)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Rows of [`read_clip`] -> batched inputs; neurons that a row lacks get zeros there and `False` in `neuron_mask`."""
@@ -300,10 +320,7 @@ class SENProcessor(ProcessorMixin):
             ValueError: the checkpoint is not a SEN.
         """
         name = os.fspath(pretrained_model_name_or_path)
-        if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-            raise FileNotFoundError(f"{name}: no such checkpoint folder")
-        source = HubSource.of(name, kwargs).at_commit()
-        source = replace(source, revision=source.commit)
+        source = HubSource.of_checkpoint(name, kwargs)
         with naming_errors(name, "pass token=..."):
             source.prefetch("config.json")
             settings, _ = PreTrainedConfig.get_config_dict(source.location, **source.files)
@@ -353,31 +370,18 @@ class SENProcessor(ProcessorMixin):
         return [*names, "neuron_mask", "frame_times", "text_input_ids", "text_attention_mask"]
 
 
+def _span(seen: Mapping[str, VideoFrames]) -> tuple[float, float] | None:
+    """(start, end) seconds of all that the neurons see."""
+    spans = [frames.span for frames in seen.values()]
+    return (min(start for start, _ in spans), max(end for _, end in spans)) if spans else None
+
+
 def _every(frames: VideoFrames, view: int, num_views: int) -> VideoFrames:
     """The frames of one view: every num_views-th, from the view's number on."""
     if num_views == 1:
         return frames
     chosen = slice(view, None, num_views)
     return replace(frames, frames=frames.frames[chosen], times=frames.times[chosen], indices=frames.indices[chosen])
-
-
-def _stretch(
-    span: tuple[float, float] | None, longest: float, view: int, num_views: int
-) -> tuple[float, float] | None:
-    """At most the `longest` seconds of a span, around the middle of the view's part of it."""
-    if span is None or span[1] - span[0] <= longest:
-        return span
-    middle = span[0] + (span[1] - span[0]) * (view + 0.5) / num_views
-    start = min(max(middle - longest / 2, span[0]), span[1] - longest)
-    return start, start + longest
-
-
-def _longest_sound(spec: NeuronSpec, extractor: Any) -> float:
-    """Seconds that a neuron's feature extractor makes one input of; those without a bound read waveforms of any length."""
-    adapter = adapter_of_class(spec.class_name)
-    if adapter is not None and adapter.seconds is not None:
-        return adapter.seconds(extractor)
-    return getattr(extractor, "chunk_length", None) or LONGEST_SOUND
 
 
 def _stacked(rows: Sequence[Tensor | None], absent: float) -> Tensor:

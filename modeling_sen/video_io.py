@@ -6,8 +6,10 @@ frame_decoding.
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import IO, Any, Literal, TypeAlias
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image, ImageOps
 
 from .frame_decoding import UndecodableFrames, decode_frames
 from .frame_index import FrameIndex, index_frames
+from .frame_sampling import FrameRequest, requested_indices
 from .media_source import MediaSource, open_media_source
 
 logger = logging.getLogger(__name__)
@@ -34,16 +37,6 @@ VideoInput: TypeAlias = (
 
 # Frames per second of arrays and image lists that come without times.
 ARRAY_FRAME_RATE = 24.0
-# Containers round times to milliseconds: a frame this close after an instant is the one shown at it.
-TIME_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class FrameRequest:
-    """The frames one neuron wants: how many, and by which sampling rule (see `SAMPLING_RULES`)."""
-
-    num_frames: int
-    sampling: str = "uniform"
 
 
 @dataclass
@@ -58,7 +51,7 @@ class VideoFrames:
         duration: seconds from the first frame to the end of the last one.
         span: (start, end) seconds of the stretch that the sampled frames stand for: half the mean step between them
             before the first and after the last, to the clip's very ends where less than a frame would be left; the
-            whole clip for a single frame.
+            whole clip for a single frame; the stretch itself where one was asked for.
     """
 
     frames: np.ndarray
@@ -67,92 +60,6 @@ class VideoFrames:
     num_frames_total: int
     duration: float
     span: tuple[float, float]
-
-
-def _uniform(num_frames: int, total: int, frame_times: np.ndarray) -> np.ndarray:
-    """The middle frame of each of num_frames equal segments."""
-    return (2 * np.arange(num_frames) + 1) * total // (2 * num_frames)
-
-
-def _linspace(num_frames: int, total: int, frame_times: np.ndarray) -> np.ndarray:
-    """Evenly spread from the first frame to the last, both included."""
-    return np.arange(num_frames) * (total - 1) // max(1, num_frames - 1)
-
-
-def _linspace_rounded(num_frames: int, total: int, frame_times: np.ndarray) -> np.ndarray:
-    """Evenly spread from first to last frame, rounded to the nearest; a clip of fewer frames repeats each in place."""
-    if total < num_frames:
-        return np.arange(num_frames) * total // num_frames
-    return np.linspace(0, total - 1, num_frames).round().astype(np.int64)
-
-
-def _stride(num_frames: int, total: int, frame_times: np.ndarray, stride: float) -> np.ndarray:
-    """Every stride-th frame, from the middle of the clip."""
-    if stride != int(stride):
-        raise ValueError(f"sampling rule 'stride:{stride}': expected a whole number of frames")
-    first = max(0, (total - (num_frames - 1) * int(stride) - 1) // 2)
-    return first + np.arange(num_frames) * int(stride)
-
-
-def _fps(num_frames: int, total: int, frame_times: np.ndarray, rate: float) -> np.ndarray:
-    """The frames on show `rate` times per second, from the beginning."""
-    instants = np.arange(num_frames) / rate + TIME_TOLERANCE
-    return np.searchsorted(frame_times, instants, side="right") - 1
-
-
-def _window_of_3(num_frames: int, total: int, frame_times: np.ndarray, view: float) -> np.ndarray:
-    """View 1, 2 or 3 of three windows of 8 x 16 frames at 30 per second, at the clip's start, middle and end."""
-    if view not in (1, 2, 3):
-        raise ValueError(f"sampling rule 'window-of-3:{view:g}': expected 1, 2 or 3 after the colon")
-    rate = (total - 1) / float(frame_times[-1]) if total > 1 else 30.0
-    length = max(1.0, 16 * 8 / 30 * rate)
-    start = (int(view) - 1) * ((max(total - length, 0.0)) // 2)
-    # As Open-VCLIP and SlowFast round: in float32, cut to whole numbers.
-    return torch.linspace(start, start + length - 1, num_frames).clamp(0, total - 1).long().numpy()
-
-
-# name -> rule(num_frames, total, frame_times) -> (num_frames,) frame numbers, clamped to the clip afterwards. A name
-# that ends in a colon takes a positive number, as in "stride:16", handed to the rule as its fourth argument.
-SAMPLING_RULES: dict[str, Callable[..., np.ndarray]] = {
-    "uniform": _uniform,
-    "linspace": _linspace,
-    "linspace-rounded": _linspace_rounded,
-    "stride:": _stride,
-    "fps:": _fps,
-    "window-of-3:": _window_of_3,
-}
-
-
-def sample_indices(sampling: str, num_frames: int, total: int, frame_times: np.ndarray) -> np.ndarray:
-    """The numbers of the frames that a sampling rule picks.
-
-    Args:
-        sampling: a name from `SAMPLING_RULES`, with its number where it takes one: "uniform", "stride:16", "fps:2".
-        total: frames in the clip, at least 1.
-        frame_times: (total,) float64, seconds from the first frame.
-
-    Returns:
-        (num_frames,) int64 in 0..total-1, not decreasing; a clip that is too short repeats frames.
-
-    Raises:
-        ValueError: the rule or its number is unknown, or num_frames is not positive.
-    """
-    if num_frames < 1:
-        raise ValueError(f"num_frames: expected at least 1, found {num_frames}")
-    name, colon, number = sampling.partition(":")
-    rule = SAMPLING_RULES.get(name + colon)
-    if rule is None:
-        known = ", ".join(f"{rule}NUMBER" if rule.endswith(":") else rule for rule in SAMPLING_RULES)
-        raise ValueError(f"sampling rule {sampling!r}: expected one of {known}")
-    arguments = []
-    if colon:
-        try:
-            arguments = [float(number)]
-        except ValueError:
-            arguments = [0.0]
-        if not 0 < arguments[0] < float("inf"):
-            raise ValueError(f"sampling rule {sampling!r}: expected a positive number after the colon")
-    return np.clip(rule(num_frames, total, frame_times, *arguments), 0, total - 1).astype(np.int64)
 
 
 def read_video(
@@ -197,18 +104,76 @@ def read_video_requests(
     Raises:
         As `read_video`.
     """
+    with opened_video(video, times) as opened:
+        return opened.read(requests)
+
+
+class OpenedVideo:
+    """A video whose frames are indexed once, when they are first needed, and read in as many parts as wanted.
+
+    A long video is read window by window this way, so that only the frames of some windows are in memory.
+    """
+
+    def __init__(self, video: Any, times: Sequence[float] | np.ndarray | None, source: MediaSource | None):
+        self._video, self._times, self._source = video, times, source
+
+    @cached_property
+    def _index(self) -> FrameIndex:
+        if self._source is not None:
+            return index_frames(self._source)
+        return FrameIndex(self._array[1], _array_duration(self._array[1]))
+
+    @cached_property
+    def _array(self) -> tuple[np.ndarray, np.ndarray]:
+        return _array_video(self._video, self._times)
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame to the end of the last one."""
+        return self._index.duration
+
+    def read(self, requests: Sequence[FrameRequest]) -> list[VideoFrames]:
+        """As `read_video_requests`: one `VideoFrames` per request, each frame decoded once in a call."""
+        if self._source is None:
+            frames, frame_times = self._array
+            sampled = [requested_indices(request, frame_times) for request in requests]
+            return [
+                self._frames(_take(frames, indices), indices, request)
+                for indices, request in zip(sampled, requests, strict=True)
+            ]
+        try:
+            return self._decode(self._source, requests)
+        except UndecodableFrames as error:
+            logger.warning("%s; sampling among the frames that can be", error)
+            self._index = index_frames(self._source, by_decoding=True)
+            return self._decode(self._source, requests)
+
+    def _decode(self, source: MediaSource, requests: Sequence[FrameRequest]) -> list[VideoFrames]:
+        sampled = [requested_indices(request, self._index.times) for request in requests]
+        if not sampled:
+            return []
+        wanted = np.unique(np.concatenate(sampled))
+        frames = decode_frames(source, self._index, wanted)
+        return [
+            self._frames(_take(frames, np.searchsorted(wanted, indices)), indices, request)
+            for indices, request in zip(sampled, requests, strict=True)
+        ]
+
+    def _frames(self, frames: np.ndarray, indices: np.ndarray, request: FrameRequest) -> VideoFrames:
+        read = _video_frames(frames, indices, self._index.times, self.duration)
+        return read if request.stretch is None else replace(read, span=request.stretch)
+
+
+@contextmanager
+def opened_video(video: VideoInput, times: Sequence[float] | np.ndarray | None = None) -> Iterator[OpenedVideo]:
+    """Open a video for reading in parts. Input and errors as in `read_video`."""
     if classify_video_input(video) != "file":
-        frames, frame_times = _array_video(video, times)
-        return [_select(request, frames, frame_times) for request in requests]
+        yield OpenedVideo(video, times, None)
+        return
     if times is not None:
         raise ValueError("times: expected none for a video file, which has its own")
     with open_media_source(video) as source:
-        index = index_frames(source)
-        try:
-            return _read_requests(source, index, requests)
-        except UndecodableFrames as error:
-            logger.warning("%s; sampling among the frames that can be", error)
-            return _read_requests(source, index_frames(source, by_decoding=True), requests)
+        yield OpenedVideo(video, None, source)
 
 
 def read_frames(video: VideoInput, indices: Sequence[int] | np.ndarray) -> VideoFrames:
@@ -325,24 +290,6 @@ def _stack(images: list[np.ndarray]) -> np.ndarray:
 def _array_duration(frame_times: np.ndarray) -> float:
     step = float(np.median(np.diff(frame_times))) if len(frame_times) > 1 else 1 / ARRAY_FRAME_RATE
     return float(frame_times[-1]) + step
-
-
-def _select(request: FrameRequest, frames: np.ndarray, frame_times: np.ndarray) -> VideoFrames:
-    indices = sample_indices(request.sampling, request.num_frames, len(frames), frame_times)
-    return _video_frames(_take(frames, indices), indices, frame_times, _array_duration(frame_times))
-
-
-def _read_requests(source: MediaSource, index: FrameIndex, requests: Sequence[FrameRequest]) -> list[VideoFrames]:
-    total = len(index.times)
-    sampled = [sample_indices(request.sampling, request.num_frames, total, index.times) for request in requests]
-    if not sampled:
-        return []
-    wanted = np.unique(np.concatenate(sampled))
-    frames = decode_frames(source, index, wanted)
-    return [
-        _video_frames(_take(frames, np.searchsorted(wanted, indices)), indices, index.times, index.duration)
-        for indices in sampled
-    ]
 
 
 def _take(frames: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -74,6 +74,13 @@ def sen_folder(towers, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def worded_config(towers) -> "modeling_sen.SENConfig":
+    """Of a SEN like `sen_folder`, whose towers are not beside it."""
+    neurons = [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"], towers["bert"]]
+    return modeling_sen.SENModel.from_neurons(neurons, text_tower=towers["clip"], **SMALL).config
+
+
+@pytest.fixture(scope="session")
 def built_trackers() -> dict:
     return {}
 

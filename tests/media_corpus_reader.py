@@ -13,8 +13,9 @@ import av
 import numpy as np
 
 from modeling_sen.audio_io import read_audio
+from modeling_sen.frame_sampling import FrameRequest
 from modeling_sen.video_decoder import upright, video_stream
-from modeling_sen.video_io import FrameRequest, read_frames, read_video_requests
+from modeling_sen.video_io import read_frames, read_video_requests
 
 
 def outcome(read, name: str) -> tuple[str, str]:

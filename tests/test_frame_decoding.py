@@ -9,8 +9,9 @@ from frame_stamps import CLIP_KINDS, ClipKind, flip_bits, read_stamps, repeat_cl
 
 import modeling_sen.frame_decoding as frame_decoding
 from modeling_sen.frame_index import index_frames
+from modeling_sen.frame_sampling import FrameRequest
 from modeling_sen.media_source import open_media_source
-from modeling_sen.video_io import FrameRequest, read_frames, read_video, read_video_requests
+from modeling_sen.video_io import read_frames, read_video, read_video_requests
 
 NUM_FRAMES = 90
 

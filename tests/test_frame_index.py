@@ -16,7 +16,8 @@ from frame_stamps import (
 )
 
 from modeling_sen.frame_index import first_frame_time
-from modeling_sen.video_io import FrameRequest, read_frames, read_video, read_video_requests
+from modeling_sen.frame_sampling import FrameRequest
+from modeling_sen.video_io import read_frames, read_video, read_video_requests
 
 NUM_FRAMES = 90
 SAMPLINGS = ["uniform", "linspace", "stride:7", "fps:4"]

@@ -44,9 +44,11 @@ GROUPS = {
         "video_decoder",
         "frame_index",
         "frame_decoding",
+        "frame_sampling",
         "video_io",
         "audio_io",
         "clip_inputs",
+        "clip_sound",
         "frame_transform",
         "depth_estimation",
         "processing_sen",
@@ -68,8 +70,13 @@ GROUPS = {
         "training/",
         "evaluation/",
     },
-    "heads": {"point_features", "point_refiner", "point_network", "modeling_sen_tracking"},
+    "heads": {
+        *("point_features", "point_refiner", "point_network", "modeling_sen_tracking"),
+        *("visual_tokens", "language_model", "configuration_sen_chat", "modeling_sen_chat"),
+        *("chat_prompt", "video_windows", "processing_sen_chat"),
+    },
     "tracking": {"tracking/"},
+    "chat": {"chat/"},
     "conversion": {"conversion/"},
     "pipelines": {"pipelines/"},
     "commands": {"commands/"},
@@ -90,8 +97,9 @@ BELOW = {
     "around the model": ("heads", "world"),
     "heads": ("model", "inputs"),
     "tracking": ("heads", "whole files"),
+    "chat": ("heads",),
     "conversion": ("around the model",),
-    "pipelines": ("around the model", "tracking"),
+    "pipelines": ("around the model", "tracking", "chat"),
     "commands": ("pipelines",),  # nothing stands on them
     "doors": ("pipelines",),  # which importing the package registers
 }
@@ -107,6 +115,7 @@ BACKWARDS = {
     ("modeling_sen_tracking", "modeling_sen.tracking.stream"),
     ("commands/push", "modeling_sen.auto"),  # models of all types are pushed
     ("commands/train", "modeling_sen.auto"),
+    ("commands/chat", "modeling_sen.auto"),
     ("commands/track", "modeling_sen.auto"),  # any model that tracks is loaded by its type
     ("commands/evaluate_tracking", "modeling_sen.auto"),  # a model of any type that tracks is measured
 }
@@ -245,7 +254,15 @@ def test_travelling_files_import_by_from_dot_name_and_others_absolutely():
 
 def test_travelling_files_are_those_that_the_copier_takes():
     first = [
-        package()[name] for name in ("configuration_sen", "modeling_sen", "processing_sen", "modeling_sen_tracking")
+        package()[name]
+        for name in (
+            "configuration_sen",
+            "modeling_sen",
+            "processing_sen",
+            "modeling_sen_tracking",
+            "processing_sen_chat",
+            "modeling_sen_chat",
+        )
     ]
     copied = {Path(path).stem for one in first for path in (one, *get_relative_import_files(str(one)))}
     assert copied == {name for name in package() if group_of(name) in TRAVELLING}

@@ -14,7 +14,7 @@ import modeling_sen
 from modeling_sen import NeuronSpec, SENConfig, SENModel, SENProcessor, read_audio, read_video
 from modeling_sen.audio_io import AudioClip
 from modeling_sen.clip_inputs import clip_entries, is_clip_batch
-from modeling_sen.processing_sen import _longest_sound, _stretch
+from modeling_sen.clip_sound import longest_sound, part_of_span
 
 
 @pytest.fixture
@@ -228,13 +228,13 @@ def test_lists_of_images_are_one_clip_and_other_lists_a_batch(frames):
 
 def test_long_sound_is_read_around_the_middle_of_each_view(towers):
     extractor = AutoFeatureExtractor.from_pretrained(towers["ast"])
-    longest = _longest_sound(NeuronSpec("audio", "audio", towers["ast"], 16, "ASTModel"), extractor)
+    longest = longest_sound(NeuronSpec("audio", "audio", towers["ast"], 16, "ASTModel"), extractor)
     assert longest == pytest.approx(0.655)
-    assert _stretch((0.0, 0.5), longest, 0, 1) == (0.0, 0.5)
-    assert _stretch(None, longest, 0, 1) is None
-    assert _stretch((10.0, 3610.0), longest, 0, 1) == pytest.approx((1810 - 0.3275, 1810 + 0.3275))
-    assert _stretch((10.0, 3610.0), longest, 1, 2) == pytest.approx((2710 - 0.3275, 2710 + 0.3275))
-    assert _stretch((0.0, 0.7), longest, 0, 4) == pytest.approx((0.0, 0.655))
+    assert part_of_span((0.0, 0.5), longest, 0, 1) == (0.0, 0.5)
+    assert part_of_span(None, longest, 0, 1) is None
+    assert part_of_span((10.0, 3610.0), longest, 0, 1) == pytest.approx((1810 - 0.3275, 1810 + 0.3275))
+    assert part_of_span((10.0, 3610.0), longest, 1, 2) == pytest.approx((2710 - 0.3275, 2710 + 0.3275))
+    assert part_of_span((0.0, 0.7), longest, 0, 4) == pytest.approx((0.0, 0.655))
 
 
 def test_of_sound_alone_only_what_is_listened_to_is_read(processor, towers, tmp_path, monkeypatch):
@@ -248,7 +248,7 @@ def test_of_sound_alone_only_what_is_listened_to_is_read(processor, towers, tmp_
         read.append(read_audio(*args).samples)
         return AudioClip(read[-1], 16_000, True)
 
-    monkeypatch.setattr(modeling_sen.processing_sen, "read_audio", read_some)
+    monkeypatch.setattr(modeling_sen.clip_sound, "read_audio", read_some)
     for name in ("long.m4a", "clip.mp4"):  # a film whose pictures no neuron looks at is sound alone, too
         whole = read_audio(tmp_path / name, 16_000).samples
         given = processor(videos={"audio": tmp_path / name})["audio_input_features"]

@@ -10,17 +10,15 @@ from frame_stamps import CLIP_KINDS, read_stamps, stamped_image, write_clip
 from PIL import Image
 
 from modeling_sen.audio_io import read_audio
+from modeling_sen.frame_sampling import SAMPLING_RULES, FrameRequest, sample_indices
 from modeling_sen.video_io import (
     ARRAY_FRAME_RATE,
-    SAMPLING_RULES,
-    FrameRequest,
     classify_video_input,
     given_frames,
     is_video_batch,
     read_frames,
     read_video,
     read_video_requests,
-    sample_indices,
 )
 
 

@@ -47,7 +47,7 @@ class Protocol:
     Attributes:
         name, version: printed with each result; the version grows when a number could change.
         num_frames: frames of a view for towers that see single frames; video towers keep the number they were built for.
-        sampling: rule of `video_io.SAMPLING_RULES` for each temporal view; none: one view, all neurons as their SEN has them.
+        sampling: rule of `SAMPLING_RULES` for each temporal view; none: one view, all neurons as their SEN has them.
         resize: short side before the crop, relative to the tower's input; `None` leaves each neuron's own preprocessing.
         squash: resize both sides to the input instead, whatever the aspect, and crop nothing.
         resample: of the resizing.

@@ -17,7 +17,7 @@ from modeling_sen.evaluation.protocols import (
     PROTOCOLS,
     protocol_processors,
 )
-from modeling_sen.video_io import sample_indices
+from modeling_sen.frame_sampling import sample_indices
 
 
 def indices(protocol, total, rate=25.0, view=0):

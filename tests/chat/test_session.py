@@ -1,0 +1,198 @@
+"""Several questions about videos: answers equal those of a full recomputation, and nothing is read or encoded twice."""
+
+import json
+
+import pytest
+import torch
+from chat_checks import LENGTH, as_tokens, counted, recomputed
+from chat_words import tiny_language_model
+from tiny_chat import TEMPLATE, VISUAL_TOKENS, make_chat_model
+from transformers import MistralConfig, MistralForCausalLM
+
+from modeling_sen import ChatSession
+
+
+@pytest.fixture
+def session(tiny_chat) -> ChatSession:
+    return ChatSession(*tiny_chat, max_new_tokens=LENGTH)
+
+
+# --- turns -----------------------------------------------------------------------------------------------------------
+
+
+def test_answers_equal_full_recomputation(session, clips):
+    turns = [("What is it?", clips[0]), ("And then?", None), ("Is this one longer?", clips[1]), ("Why?", None)]
+    for question, video in turns:
+        video = None if video is None else str(video)
+        expected = recomputed(session, question, video)
+        result = session.ask(question, video=video)
+        assert result["answer"] == expected
+        assert len(expected) == LENGTH
+    assert len({turn["content"][0]["text"] for turn in session.messages[1::2]}) == 4
+    assert [message["role"] for message in session.messages] == ["user", "assistant"] * 4
+    assert session.messages[4]["content"][0] == {"type": "video", "video": str(clips[1])}
+
+
+def test_the_result_is_plain_data(session, clips):
+    first = session.ask("What is it?", video=clips[0])
+    assert list(first) == ["answer", "frame_times", "visual_tokens", "finish_reason"]
+    assert first["frame_times"] == [[0.5, 1.5]]
+    assert first["visual_tokens"] == VISUAL_TOKENS
+    assert first["finish_reason"] == "length"
+    second = session.ask("And this?", video=clips[1], num_frames=4, start=1.0, end=2.0)
+    assert second["frame_times"][0] == [0.5, 1.5]
+    assert second["frame_times"][1] == pytest.approx([1.125, 1.375, 1.625, 1.875], abs=0.07)
+    assert second["visual_tokens"] == 3 * VISUAL_TOKENS
+    assert json.loads(json.dumps(second)) == second
+
+
+def test_nothing_is_encoded_or_read_twice(session, clips):
+    with counted(session) as found:
+        session.ask("What is it?", video=clips[0])
+    prompt = as_tokens(session, session.messages[:1])
+    assert found["windows"] == 1
+    assert found["read"] == [len(prompt), *[1] * (LENGTH - 1)]
+    before = prompt
+    for question in ("And then?", "Why?"):
+        with counted(session) as found:
+            session.ask(question)
+        prompt = as_tokens(session, session.messages[:-1])
+        assert prompt[: len(before) + LENGTH - 1] == [*before, *prompt[len(before) : len(before) + LENGTH - 1]]
+        assert found["windows"] == 0
+        # The last token of the answer before was generated and not read.
+        assert found["read"] == [len(prompt) - len(before) - LENGTH + 1, *[1] * (LENGTH - 1)]
+        before = prompt
+
+
+def test_streamed_answers_are_the_same(tiny_chat, session, clips):
+    streamed = ChatSession(*tiny_chat, max_new_tokens=LENGTH)
+    for question, video in (("What is it?", clips[0]), ("And then?", None)):
+        *pieces, result = streamed.ask(question, video=video, stream=True)
+        assert result == session.ask(question, video=video)
+        assert "".join(pieces) == result["answer"]
+        assert len(pieces) > 1
+    assert streamed.messages == session.messages
+
+
+def test_videos_are_added_before_a_question(session, clips):
+    read = session.add_video(clips[0], num_frames=4)
+    assert read.frame_times.shape == (2, 2)
+    assert read.has_sound
+    session.add_video(clips[1])
+    with counted(session) as found:
+        result = session.ask("Which is longer?")
+    assert found["windows"] == 0
+    assert [len(times) for times in result["frame_times"]] == [4, 2]
+    content = session.messages[0]["content"]
+    assert [part.get("video") for part in content] == [clips[0], clips[1], None]
+
+
+def test_arguments_of_generate_pass_through(session, clips):
+    assert len(session.ask("What?", video=clips[0], max_new_tokens=3)["answer"]) == 3
+    greedy = ChatSession(session.model, session.processor, max_new_tokens=LENGTH, no_repeat_ngram_size=1)
+    answer = greedy.ask("What?", video=clips[0])["answer"]
+    assert len(set(answer)) == LENGTH
+    torch.manual_seed(0)
+    first = session.ask("And?", do_sample=True, temperature=3.0)["answer"]
+    assert first != session.ask("And?")["answer"]
+
+
+def test_beams_run_over_the_whole_conversation_and_the_next_turn_goes_on(session, clips):
+    session.ask("What is it?", video=clips[0])
+    session.ask("And then?", num_beams=2)
+    expected = recomputed(session, "Why?")
+    with counted(session) as found:
+        assert session.ask("Why?")["answer"] == expected
+    assert found["windows"] == 0
+
+
+# --- chat templates and caches that do not go on ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "reads_again"),
+    [
+        # Text before the video changes: its visual tokens are read again, from what was encoded.
+        ("count", "{{ messages | length }} messages\n" + TEMPLATE, True),
+        # Past answers are trimmed and shouted.
+        ("shout", TEMPLATE.replace("{{ message['content'] }}", "{{ message['content'].strip() if loop.last or message.role "
+                                   "== 'user' else message['content'] | upper }}"), False),
+    ],
+)  # fmt: skip
+def test_a_template_may_write_the_past_differently(tiny_sen, tmp_path, clips, name, template, reads_again):
+    chat = make_chat_model(tiny_sen, tmp_path, template)
+    session = ChatSession(*chat, max_new_tokens=LENGTH)
+    session.ask("What is it?", video=str(clips[0]))
+    for question in ("And then?", "Why?"):
+        expected = recomputed(session, question)
+        with counted(session) as found:
+            assert session.ask(question)["answer"] == expected
+        assert found["windows"] == 0
+        assert (found["read"][0] >= VISUAL_TOKENS + 40) == reads_again
+
+
+def test_a_language_model_that_forgets_reads_again(tiny_sen, tmp_path, clips):
+    """Sliding windows keep no more than the last tokens, which cannot be cut."""
+    settings = tiny_language_model().config.to_dict() | {"sliding_window": 16}
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**{**settings, "model_type": "mistral", "architectures": None}))
+    chat = make_chat_model(tiny_sen, tmp_path, language_model=model.eval())
+    session = ChatSession(*chat, max_new_tokens=LENGTH)
+    for question, video in (("What is it?", str(clips[0])), ("And then?", None), ("Why?", None)):
+        expected = recomputed(session, question, video)
+        session.ask("Something else?", video=video, stream=True).close()
+        stream = session.ask("Something else?", video=video, stream=True)
+        next(stream)
+        stream.close()
+        assert session.ask(question, video=video)["answer"] == expected
+
+
+# --- association that reads the question -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asking(make_sen, towers, tmp_path) -> ChatSession:
+    neurons = [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"], towers["bert"]]
+    chat = make_chat_model(make_sen(neurons=neurons), tmp_path, question_neuron="words")
+    return ChatSession(*chat, max_new_tokens=LENGTH)
+
+
+def count_looks(neuron, looks: list[str], monkeypatch) -> None:
+    def first_look(*arguments):
+        looks.append(neuron.spec.name)
+        return type(neuron).first_look(neuron, *arguments)
+
+    monkeypatch.setattr(neuron, "first_look", first_look)
+
+
+def test_visual_tokens_follow_each_question(asking, clips, monkeypatch):
+    model, processor = asking.model, asking.processor
+    questions = ["What is it?", "And then?"]
+    video = processor.read_video(str(clips[0]), num_frames=4)
+    features = []
+    for question in questions:
+        inputs = processor.sen_processor.collate(processor.ask(video, question).inputs)
+        features.append(model.get_video_features(**inputs))
+    assert not torch.equal(features[0].pooler_output, features[1].pooler_output)
+    asking.add_video(clips[0], num_frames=4)
+    for turn, question in enumerate(questions):
+        content = [{"type": "video", "video": video}, {"type": "text", "text": question}]
+        ids = processor.apply_chat_template(
+            [*asking.messages, {"role": "user", "content": content}], tokenize=True, add_generation_prompt=True,
+            num_frames=4,
+        )  # fmt: skip
+        seen = features[0].__class__(pooler_output=torch.cat([each.pooler_output for each in features[: turn + 1]]))
+        length = ids.shape[1]
+        expected = model.generate(
+            input_ids=ids, mm_encoder_outputs={"video": seen}, max_new_tokens=LENGTH, do_sample=False
+        )[0, length:]
+        looks: list[str] = []
+        for name in ("image", "words"):
+            count_looks(model.sen.neurons[name], looks, monkeypatch)
+        with counted(asking) as found:
+            result = asking.ask(question)
+        assert looks == ["words"]  # of the question alone
+        assert result["answer"] == processor.tokenizer.decode(expected)
+        assert result["visual_tokens"] == 2 * VISUAL_TOKENS * (turn + 1)
+        assert len(result["frame_times"]) == 1
+        assert found["read"][0] < length or turn == 0
