@@ -88,6 +88,8 @@ def open_conversations(
         ValueError: a row that is no conversation, naming file and row; no rows; no such column.
         ImportError: a data set of `datasets` or a parquet file without the extra `train`.
     """
+    if source.startswith("world:"):
+        raise ValueError(f"{source}: expected files; `sen world` writes generated clips, and questions about them")
     path = Path(source)
     if path.is_dir() and not is_saved_dataset(path):
         folder = path / split if (path / split).is_dir() else path

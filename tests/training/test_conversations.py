@@ -197,6 +197,8 @@ def test_a_bad_file_is_named(tmp_path, content, message):
 def test_sources_that_are_not_there(clips, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.json: no such file or folder"):
         open_conversations(str(tmp_path / "none.json"))
+    with pytest.raises(ValueError, match="world:train: expected files; `sen world` writes generated clips"):
+        open_conversations("world:train")
     with pytest.raises(
         ValueError, match=r"expected metadata\.csv or metadata\.jsonl or metadata\.parquet, found none"
     ):
