@@ -14,6 +14,7 @@ from yaml import YAMLError
 from modeling_sen.configuration_sen import NeuronSpec, SENConfig
 from modeling_sen.hub_files import HubSource
 from modeling_sen.prompt_injection import DroppedLayer
+from modeling_sen.tower_weights import loaded_name
 
 OWN_LICENCE = "apache-2.0"  # of this package, and of the towers inside it
 # Licences that forbid commercial use, among those that the Hub lists, beside the ones whose names say so.
@@ -32,7 +33,8 @@ class BaseModel:
         is_builtin: whether it is a tower of the package, or a copy of one.
         is_beside: whether the checkpoint holds a copy of it.
         licence: as the repository's card states it; `None` where it states none or cannot be read.
-        parameters: of tower and projection; `None` where some of its layers were dropped for training.
+        parameters: of tower and projection, or of the language model without adapters; `None` where some of its layers
+            were dropped for training.
     """
 
     name: str
@@ -95,6 +97,7 @@ def _language_model(model: Any, fetch: Mapping[str, Any]) -> BaseModel:
     hub_id, revision = where.get("hub_id") or "./", where.get("revision")
     is_beside, is_folder = hub_id.startswith("./"), Path(hub_id).is_dir()
     licence = None if is_beside else licence_of_repository(HubSource(hub_id, revision, fetch=fetch))
+    weights = model.language_model.named_parameters()
     return BaseModel(
         name="language_model",
         sees="text and visual tokens",
@@ -103,7 +106,7 @@ def _language_model(model: Any, fetch: Mapping[str, Any]) -> BaseModel:
         is_builtin=False,
         is_beside=is_beside,
         licence=licence,
-        parameters=sum(weight.numel() for weight in model.language_model.parameters()),
+        parameters=sum(weight.numel() for name, weight in weights if loaded_name(name, model.loaded_names)),
     )
 
 

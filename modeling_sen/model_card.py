@@ -219,10 +219,14 @@ def _trained(model: Any, bases: Sequence[BaseModel]) -> str:
     again = (
         "no second look" if config.prompt == "none" else f"second look `{config.prompt}` through {depth} of its layers"
     )
-    return (
+    text = (
         f"{total} are the {what}, which was trained and is what `model.safetensors` holds: {config.num_rounds} rounds, "
         f"{config.num_prompt_tokens} prompt tokens for each neuron, {again}."
     )
+    llm, bare = getattr(model, "language_model", None), next((b for b in bases if b.name == "language_model"), None)
+    if llm is not None and bare is not None and (added := llm.num_parameters() - (bare.parameters or 0)):
+        text += f" Adapters of the language model, {added:,} more parameters, are in `language_model_adapter`."
+    return text
 
 
 def training_text(

@@ -45,6 +45,17 @@ def test_a_language_model_beside_the_checkpoint_is_named(chat):
     assert "org/llm" not in card.text
 
 
+def test_adapters_are_counted_apart(chat):
+    peft = pytest.importorskip("peft")
+    size = sum(weight.numel() for weight in chat.language_model.parameters())
+    assert "Adapters" not in section(card_of(chat), "Trained")
+    chat.add_language_model_adapter(peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    card = card_of(chat)
+    assert f"| {size:,} |" in section(card, "Base models").splitlines()[-3]
+    # In two layers, from and to a width of 32.
+    assert "Adapters of the language model, 256 more parameters" in section(card, "Trained")
+
+
 def test_the_run_says_what_was_trained_from_what(tmp_path):
     settings = {
         "task": "chat",
