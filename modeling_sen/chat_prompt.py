@@ -110,8 +110,8 @@ def check_length(length: int, budget: int) -> None:
     """
     if length > budget:
         raise ValueError(
-            f"max_length: a prompt has {length} tokens, with one window of each video, expected at most {budget}, which is "
-            "what the context has beside max_new_tokens"
+            f"max_length: a prompt has {length} tokens, which fewer frames cannot reduce, expected at most {budget}, which "
+            "the context has beside max_new_tokens"
         )
 
 

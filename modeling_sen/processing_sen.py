@@ -329,9 +329,9 @@ class SENProcessor(ProcessorMixin):
         return cls(SENConfig.from_pretrained(source.location, **source.files), source)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:  # type: ignore[override]
-        """Saves `processor_config.json`, and `config.json` where the folder has none."""
+        """Saves `processor_config.json` and what the processor has besides, and `config.json` where the folder has none."""
         with replaced_folder(save_directory) as folder:
-            super().save_pretrained(str(folder))
+            ProcessorMixin.save_pretrained(self, str(folder))
             if not (Path(save_directory) / "config.json").exists():
                 self.config.save_pretrained(folder)
         if push_to_hub:

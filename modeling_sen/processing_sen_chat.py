@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,13 +29,20 @@ from .chat_prompt import (
     rendered,
     videos_of_prompts,
 )
-from .checkpoint_folder import replaced_folder
 from .clip_inputs import OpenedClip
 from .configuration_sen_chat import SENChatConfig
 from .hub_files import HubSource, naming_errors
 from .processing_sen import SENProcessor
 from .text_reader import TOKENIZER_FILES
-from .video_windows import ChatVideo, WindowPlan, check_sampling, plan_windows, shared_budget, step_times
+from .video_windows import (
+    ChatVideo,
+    WindowPlan,
+    check_sampling,
+    fitting_windows,
+    plan_windows,
+    shared_budget,
+    step_times,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -112,12 +118,30 @@ class SENChatProcessor(ProcessorMixin):
             OSError, TypeError: as [`SENProcessor`].
         """
         check_sampling(num_frames, fps, start, end)
+        if max_windows is not None and max_windows < 1:
+            raise ValueError(f"max_windows: expected at least 1, found {max_windows}")
         with self.sen_processor.open_clip(video) as clip:
             plan = plan_windows(clip.duration, self.config.window_frames, num_frames, fps, start, end)
             if max_windows is not None and plan.count > max_windows:
                 self._log_reduction(plan.count, max_windows, f"there is room for {max_windows} windows")
                 plan = replace(plan, count=max_windows)
             return self._read(clip, plan, text)
+
+    def read_videos(
+        self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int = ANSWER_TOKENS, **sampling: Any
+    ) -> list[ChatVideo]:
+        """Reads the videos of a chat, with no more frames than leave room in the context for its text and the answer.
+
+        Args:
+            messages: as [`apply_chat_template`] takes them; of a video that was read before, the windows are kept.
+            sampling: `num_frames`, `fps`, `start`, `end` as in [`read_video`].
+
+        Raises:
+            ValueError, OSError, TypeError: as of a call.
+        """
+        budget = None if self.context_length is None else self.context_length - max_new_tokens
+        text, videos = self.apply_chat_template(messages, add_generation_prompt=True), message_videos(messages)
+        return self._with_videos(text, videos, last_question(messages), budget, sampling, add_special_tokens=False)[1]
 
     def ask(self, video: ChatVideo, text: str) -> ChatVideo:
         """A video that was read before, with another question for `config.question_neuron`."""
@@ -128,9 +152,10 @@ class SENChatProcessor(ProcessorMixin):
 
     def _read(self, clip: OpenedClip, plan: WindowPlan, text: str | None) -> ChatVideo:
         rows = self.sen_processor.read_windows(clip, plan.windows)
+        planned = plan.step_times(self.config.window_frames)  # for neurons that are given no frames
         times = [
-            step_times(row.get("frame_times"), window, self.config.window_frames)
-            for row, window in zip(rows, plan.windows, strict=True)
+            step_times(row["frame_times"], len(middles)) if "frame_times" in row else middles
+            for row, middles in zip(rows, planned, strict=True)
         ]
         sounds = {f"{spec.name}_input_features" for spec in self.config.sen_config.neuron_specs}
         has_sound = any(sounds & row.keys() for row in rows)
@@ -190,7 +215,7 @@ class SENChatProcessor(ProcessorMixin):
             raise ValueError(f"return_tensors is {return_tensors!r}, expected 'pt'")
         texts, asked = prompts_and_questions(text, questions)
         check_sampling(num_frames, fps, start, end)
-        length = max_length or self.context_length
+        length = self.context_length if max_length is None else max_length
         budget = None if length is None else length - max_new_tokens
         sampling = {"num_frames": num_frames, "fps": fps, "start": start, "end": end}
         prompts, rows = [], []
@@ -221,7 +246,7 @@ class SENChatProcessor(ProcessorMixin):
         sampling: Mapping[str, Any],
         add_special_tokens: bool,
     ) -> tuple[str, list[ChatVideo]]:
-        """A prompt with its videos read and its placeholders expanded, in at most `budget` tokens."""
+        """A prompt with its placeholders expanded, in at most `budget` tokens, and its videos."""
         with ExitStack() as stack:
             given = [
                 self.ask(video, question)
@@ -230,10 +255,17 @@ class SENChatProcessor(ProcessorMixin):
                 for video in videos
             ]
             clips = [video for video in given if isinstance(video, OpenedClip)]
-            plans = [plan_windows(clip.duration, self.config.window_frames, **sampling) for clip in clips]
+            size = self.config.window_frames
+            plans = [plan_windows(clip.duration, size, **sampling) for clip in clips]
             counts = wanted = [plan.count for plan in plans]
+
+            def length_with(numbers: list[int]) -> int:
+                cut = iter(replace(plan, count=count) for plan, count in zip(plans, numbers, strict=True))
+                times = [v.frame_times if isinstance(v, ChatVideo) else next(cut).step_times(size) for v in given]
+                return self._length(self._expanded(text, times), add_special_tokens)
+
             if budget is not None and plans:
-                counts = self._fitting(text, given, plans, budget, add_special_tokens)
+                counts = fitting_windows(wanted, budget // self.config.visual_tokens, budget, length_with)
             while True:
                 planned = zip(clips, plans, counts, strict=True)
                 cut = iter([self._read(clip, replace(plan, count=count), question) for clip, plan, count in planned])
@@ -249,25 +281,6 @@ class SENChatProcessor(ProcessorMixin):
         if sum(counts) < sum(wanted):
             self._log_reduction(sum(wanted), sum(counts), f"a prompt has room for {budget} tokens")
         return expanded, read
-
-    def _fitting(
-        self,
-        text: str,
-        given: Sequence[ChatVideo | OpenedClip],
-        plans: Sequence[WindowPlan],
-        budget: int,
-        add_special_tokens: bool,
-    ) -> list[int]:
-        """The number of windows of each plan with which the prompt should fit."""
-        size = self.config.window_frames
-        none = torch.empty(0, size)
-        fixed = self._expanded(text, [video.frame_times if isinstance(video, ChatVideo) else none for video in given])
-        latest = max(
-            (plan.windows[-1] for plan in plans), key=lambda window: window[1]
-        )  # its times have the most digits
-        window = self._expanded(VIDEO, [step_times(None, latest, size)[None]])
-        left = budget - self._length(fixed, add_special_tokens)
-        return shared_budget([plan.count for plan in plans], left // self._length(window, add_special_tokens=False))
 
     def _expanded(self, text: str, frame_times: Sequence[torch.Tensor]) -> str:
         return expanded_prompt(text, frame_times, self.config.tokens_per_frame, self.config.num_answer_tokens)
@@ -373,17 +386,7 @@ class SENChatProcessor(ProcessorMixin):
             tokenizer = AutoTokenizer.from_pretrained(source.location, **source.arguments)
         return cls(config, tokenizer, source=source)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:  # type: ignore[override]
-        """Saves the tokenizer, `chat_template.jinja`, `processor_config.json`, and `config.json` where there is none."""
-        with replaced_folder(save_directory) as folder:
-            super().save_pretrained(str(folder))
-            if not (Path(save_directory) / "config.json").exists():
-                self.config.save_pretrained(folder)
-        if push_to_hub:
-            repo_id = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
-            self.push_to_hub(repo_id, **kwargs)  # type: ignore[misc]
-        return [str(Path(save_directory) / "processor_config.json")]
-
+    save_pretrained = SENProcessor.save_pretrained  # type: ignore[assignment]
     push_to_hub = SENProcessor.push_to_hub  # type: ignore[assignment]
     to_dict = SENProcessor.to_dict
 

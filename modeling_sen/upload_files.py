@@ -15,7 +15,9 @@ from typing import Any
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from modeling_sen.configuration_sen import SENConfig
+from modeling_sen.configuration_sen_chat import SENChatConfig
 from modeling_sen.processing_sen import SENProcessor
+from modeling_sen.processing_sen_chat import SENChatProcessor
 
 # At the root of the folder; folders beside it are those that config.json names as `./NAME`.
 _FILES = (
@@ -93,7 +95,8 @@ def add_code(model: Any, folder: Path) -> None:
     """
     classes: dict[str, dict[str, type]] = {"config.json": {"AutoConfig": type(model.config), "AutoModel": type(model)}}
     if (folder / "processor_config.json").is_file():
-        classes["processor_config.json"] = {"AutoProcessor": SENProcessor}
+        is_chat = model.config.model_type == SENChatConfig.model_type
+        classes["processor_config.json"] = {"AutoProcessor": SENChatProcessor if is_chat else SENProcessor}
     for file, named in classes.items():
         settings = json.loads((folder / file).read_text())
         settings["auto_map"] = {

@@ -3,7 +3,8 @@
 """How a video, or a stretch of it, is cut into windows of equal length in time, each of which becomes one clip."""
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ class ChatVideo:
     """A video as it was read for a chat.
 
     Attributes:
-        inputs: a row for each window, as [`SENProcessor.collate`] takes them.
+        inputs: a row for each window, as [`SENProcessor.collate`] takes them; none where only prompts are to be made.
         frame_times: (windows, window_frames) float64, seconds of the original video.
         has_sound: whether a neuron was given sound.
     """
@@ -30,7 +31,7 @@ class ChatVideo:
 
     @property
     def num_windows(self) -> int:
-        return len(self.inputs)
+        return len(self.frame_times)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ class WindowPlan:
     def windows(self) -> list[tuple[float, float]]:
         edges = [self.start + (self.end - self.start) * number / self.count for number in range(self.count)]
         return list(zip(edges, [*edges[1:], self.end], strict=True))
+
+    def step_times(self, window_frames: int) -> Tensor:
+        """(count, window_frames) float64: the middle of each step."""
+        steps = torch.arange(self.count * window_frames, dtype=torch.float64) + 0.5
+        seconds = self.start + (self.end - self.start) * steps / len(steps)
+        return seconds.unflatten(0, (self.count, window_frames))
 
 
 def check_sampling(num_frames: int | None, fps: float | None, start: float | None, end: float | None) -> None:
@@ -106,16 +113,26 @@ def shared_budget(wanted: Sequence[int], budget: int) -> list[int]:
     return [min(count, low) for count in wanted]
 
 
-def step_times(frame_times: Tensor | None, window: tuple[float, float], window_frames: int) -> Tensor:
+def fitting_windows(wanted: Sequence[int], most: int, budget: int, length: Callable[[list[int]], int]) -> list[int]:
+    """The largest numbers of windows with which a prompt fits, as `shared_budget` shares them out; at least one each.
+
+    Args:
+        most: windows that could fit together if the prompt had nothing else.
+        budget: tokens.
+        length: numbers of windows -> tokens of the prompt.
+    """
+    totals = range(len(wanted) + 1, min(sum(wanted), most) + 1)
+    found = bisect_right(totals, budget, key=lambda total: length(shared_budget(wanted, total)))
+    return shared_budget(wanted, len(wanted) + found)
+
+
+def step_times(frame_times: Tensor, window_frames: int) -> Tensor:
     """(window_frames,) float64: the mean time of the frames in each step of a window.
 
     Args:
         frame_times: (T,) float64 seconds; each is in one step, or in some neighbouring ones where there are more steps than
-            frames. `None` where no neuron is given frames: then the middle of each step's time.
+            frames.
     """
-    if frame_times is None:
-        start, end = window
-        return start + (end - start) * (torch.arange(window_frames, dtype=torch.float64) + 0.5) / window_frames
     return torch.nn.functional.adaptive_avg_pool1d(frame_times[None], window_frames)[0]
 
 
@@ -123,4 +140,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-__all__ = ["ChatVideo", "WindowPlan", "check_sampling", "plan_windows", "shared_budget", "step_times"]
+__all__ = [
+    "ChatVideo",
+    "WindowPlan",
+    "check_sampling",
+    "fitting_windows",
+    "plan_windows",
+    "shared_budget",
+    "step_times",
+]

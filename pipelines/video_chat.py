@@ -21,7 +21,7 @@ from modeling_sen.chat.messages import (
     question_message,
     with_videos,
 )
-from modeling_sen.chat.prompts import answer_result, default_new_tokens, prompt_ids, read_videos
+from modeling_sen.chat.prompts import answer_result, default_new_tokens, prompt_ids
 from modeling_sen.chat.video_features import VideoFeatures, as_encoder_outputs
 from modeling_sen.chat_prompt import last_question
 from modeling_sen.clip_inputs import is_clip_batch
@@ -172,7 +172,7 @@ class VideoChatPipeline(VideoPipeline):
     def _read(
         self, messages: Sequence[Message], max_new_tokens: int | None = None, **sampling: Any
     ) -> list[ChatVideo]:
-        return read_videos(self.processor, messages, self._length(max_new_tokens), sampling)
+        return self.processor.read_videos(messages, self._length(max_new_tokens), **sampling)
 
     def collate(self, rows: Sequence[_Prompt]) -> dict[str, Any]:
         return {"prompts": rows}

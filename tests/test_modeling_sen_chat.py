@@ -212,6 +212,19 @@ def test_association_depends_on_the_question_and_first_looks_are_kept(asking):
     assert not torch.allclose(*found, atol=1e-3)
 
 
+def test_a_neuron_that_one_window_lacks_has_no_influence_on_it(chat):
+    """Whatever stands in its place; the other window of the batch has the neuron."""
+    inputs, mask = random_inputs(2), torch.tensor([[True, False, True], [True, True, True]])
+    with torch.no_grad():
+        before = chat.get_video_features(neuron_mask=mask, **inputs).pooler_output
+        inputs["video_pixel_values"] = -inputs["video_pixel_values"]
+        after = chat.get_video_features(neuron_mask=mask, **inputs).pooler_output
+        alone = chat.get_video_features(neuron_mask=mask[:1], **rows(inputs, 0)).pooler_output
+    assert torch.equal(before[0], after[0])
+    assert not torch.allclose(before[1], after[1], atol=1e-3)
+    torch.testing.assert_close(before[:1], alone)
+
+
 def test_first_looks_take_a_mask_of_neurons(chat):
     inputs, mask = random_inputs(2), torch.tensor([[True, True, False], [False, True, True]])
     with torch.no_grad():

@@ -1,6 +1,8 @@
 """Chats with videos: expanded prompts, windows of the SEN's inputs, budgets, chat templates, files, and wrong input."""
 
+import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,10 +21,13 @@ from chat_tokenizers import (
     words,
 )
 from frame_stamps import CLIP_KINDS, write_clip
+from random_sen import SMALL
 from transformers import AutoProcessor, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from modeling_sen import SENChatProcessor, SENForConditionalGeneration, SENProcessor
+from modeling_sen import SENChatProcessor, SENForConditionalGeneration, SENModel, SENProcessor
 from modeling_sen.chat_prompt import VIDEO, VIDEO_PAD, expanded_video
+from modeling_sen.upload_files import add_code
 
 
 @pytest.fixture
@@ -143,6 +148,28 @@ def test_reading_twice_gives_the_same(processor, clips):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_without_a_neuron_of_frames_a_step_has_its_middle_as_time(towers, tmp_path, clips):
+    heard = SENModel.from_neurons([towers["ast"]], text_tower=towers["clip"], **SMALL).config
+    read = make_processor(heard, tmp_path).read_video(clips[0], num_frames=4)
+    assert read.frame_times.tolist() == [[0.25, 0.75], [1.25, 1.75]]
+    assert read.has_sound
+    assert [set(row) for row in read.inputs] == [{"audio_input_features"}] * 2
+
+
+def test_a_chats_videos_are_read_to_fit_and_then_asked_about(processor, clips, silent, caplog):
+    chat = [asked(video(clips[0]), words("What?")), asked(words("A cat."), role="assistant"), asked(video(silent))]
+    read = processor.read_videos(chat, max_new_tokens=200, num_frames=50)
+    assert [one.has_sound for one in read] == [True, False]
+    assert len(warnings_of(caplog)) == 1
+    filled = [asked(video(read[0]), words("What?")), chat[1], asked(video(read[1]))]
+    ids = processor.apply_chat_template(filled, add_generation_prompt=True, tokenize=True, max_new_tokens=200)
+    assert 512 - 200 - WINDOW < ids.shape[1] <= 512 - 200
+    bare = [asked(video(replace(one, inputs=[]))) for one in read]  # times are enough for a prompt
+    inputs = processor.apply_chat_template(bare, tokenize=True, return_dict=True)
+    assert set(inputs) == {"input_ids", "attention_mask"}
+    assert pads(processor, inputs) == [10 * sum(one.num_windows for one in read)]
+
+
 def test_a_video_read_before_is_taken_as_it_is(processor, clips, monkeypatch):
     expected = processor(f"{VIDEO}?", clips[0], num_frames=3)
     read = processor.read_video(clips[0], num_frames=3)
@@ -239,6 +266,18 @@ def test_truncation_cuts_text_and_never_placeholders(processor, clips):
 def test_a_reader_can_be_told_how_many_windows_there_is_room_for(processor, clips, caplog):
     assert processor.read_video(clips[0], num_frames=12, max_windows=2).num_windows == 2
     assert warnings_of(caplog) == ["12 frames of video are reduced to 4: there is room for 2 windows"]
+    with pytest.raises(ValueError, match="max_windows: expected at least 1, found 0"):
+        processor.read_video(clips[0], max_windows=0)
+
+
+@pytest.fixture
+def chat_model(make_sen, tmp_path):
+    torch.manual_seed(2)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    llm = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=512, **shape))
+    llm.save_pretrained(tmp_path / "llm")
+    byte_tokenizer().save_pretrained(tmp_path / "llm")
+    return SENForConditionalGeneration.from_llm(str(tmp_path / "llm"), make_sen(), window_frames=2, tokens_per_frame=4)
 
 
 # --- tokenizers and files --------------------------------------------------------------------------------------------
@@ -288,6 +327,28 @@ def test_a_template_of_the_processors_own_is_saved(processor, tmp_path):
     assert SENChatProcessor.from_pretrained(tmp_path / "saved").chat_template == SILENT_TEMPLATE
 
 
+def test_neurons_beside_the_sen_are_found(sen_folder, tmp_path, clips):
+    sen = SENProcessor.from_pretrained(sen_folder)
+    byte_tokenizer().save_pretrained(tmp_path / "llm")
+    processor = SENChatProcessor.from_llm(tmp_path / "llm", make_config(sen.config), source=sen.source)
+    row, (expected,) = processor.read_video(clips[0]).inputs[0], sen.read_clip(clips[0])
+    assert torch.equal(row["video_pixel_values"], expected["video_pixel_values"])
+
+
+def test_its_code_travels_with_a_checkpoint(chat_model, tmp_path):
+    """Without the package: the files that are copied import nothing but each other and what is installed."""
+    processor = SENChatProcessor.from_llm(tmp_path / "llm", chat_model.config)
+    chat_model.save_pretrained(tmp_path / "saved")
+    processor.save_pretrained(tmp_path / "saved")
+    add_code(chat_model, tmp_path / "saved")
+    settings = json.loads((tmp_path / "saved" / "processor_config.json").read_text())
+    assert settings["auto_map"] == {"AutoProcessor": "processing_sen_chat.SENChatProcessor"}
+    kind = get_class_from_dynamic_module("processing_sen_chat.SENChatProcessor", str(tmp_path / "saved"))
+    assert kind is not SENChatProcessor
+    loaded = kind.from_pretrained(tmp_path / "saved")
+    assert loaded.chat_template == processor.chat_template
+
+
 def test_other_checkpoints_are_refused(sen_folder, tmp_path):
     with pytest.raises(ValueError, match="its model type is 'sen', expected 'sen_chat'"):
         SENChatProcessor.from_pretrained(sen_folder)
@@ -296,16 +357,6 @@ def test_other_checkpoints_are_refused(sen_folder, tmp_path):
 
 
 # --- with the model --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def chat_model(make_sen, tmp_path):
-    torch.manual_seed(2)
-    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    llm = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=512, **shape))
-    llm.save_pretrained(tmp_path / "llm")
-    byte_tokenizer().save_pretrained(tmp_path / "llm")
-    return SENForConditionalGeneration.from_llm(str(tmp_path / "llm"), make_sen(), window_frames=2, tokens_per_frame=4)
 
 
 def test_the_model_takes_what_the_processor_gives(chat_model, tmp_path, clips):

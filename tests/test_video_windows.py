@@ -255,6 +255,6 @@ def test_the_longest_videos_give_up_windows_first(wanted, budget, expected):
 
 def test_the_time_of_a_step_is_the_mean_of_its_frames():
     times = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 9.0], dtype=torch.float64)
-    assert step_times(times, (0, 10), 4).tolist() == [0.5, 2.5, 4.5, 7.5]
-    assert step_times(times[:2], (0, 10), 4).tolist() == [0.0, 0.0, 1.0, 1.0]
-    assert step_times(None, (2.0, 6.0), 4).tolist() == [2.5, 3.5, 4.5, 5.5]
+    assert step_times(times, 4).tolist() == [0.5, 2.5, 4.5, 7.5]
+    assert step_times(times[:2], 4).tolist() == [0.0, 0.0, 1.0, 1.0]
+    assert WindowPlan(2.0, 6.0, 2).step_times(2).tolist() == [[2.5, 3.5], [4.5, 5.5]]

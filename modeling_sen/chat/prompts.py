@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Prompts of conversations as token ids, and reading of their videos within the language model's context."""
+"""Prompts of conversations as token ids, and the results of their answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,6 @@ import torch
 
 from modeling_sen.chat.generate_answer import MAX_NEW_TOKENS, Answer
 from modeling_sen.chat.messages import Message, videos_of, with_videos
-from modeling_sen.chat_prompt import last_question
 from modeling_sen.processing_sen_chat import SENChatProcessor
 from modeling_sen.video_windows import ChatVideo
 
@@ -19,31 +18,6 @@ def default_new_tokens(processor: SENChatProcessor) -> int:
     """Length of an answer where none is asked for: at most a quarter of the context."""
     context = processor.context_length
     return MAX_NEW_TOKENS if context is None else min(MAX_NEW_TOKENS, max(1, context // 4))
-
-
-def read_videos(
-    processor: SENChatProcessor, messages: Sequence[Message], max_new_tokens: int, sampling: Mapping[str, Any]
-) -> list[ChatVideo]:
-    """The videos of checked messages, read with no more frames than leave room for the text and `max_new_tokens`.
-
-    Args:
-        sampling: `num_frames`, `fps`, `start`, `end`; of videos that are not read yet.
-
-    Raises:
-        ValueError, OSError, TypeError: as of the processor.
-    """
-    videos = videos_of(messages)
-    if not videos:
-        return []
-    context = processor.context_length
-    return processor._with_videos(
-        processor.apply_chat_template(messages, add_generation_prompt=True),
-        videos,
-        question=last_question(messages),
-        budget=None if context is None else context - max_new_tokens,
-        sampling=sampling,
-        add_special_tokens=False,
-    )[1]
 
 
 def prompt_ids(processor: SENChatProcessor, messages: Sequence[Message], max_new_tokens: int) -> list[int]:
@@ -69,13 +43,13 @@ def prompt_ids(processor: SENChatProcessor, messages: Sequence[Message], max_new
 
 def without_inputs(video: ChatVideo) -> ChatVideo:
     """The same windows without frames and sound, enough for a prompt."""
-    return replace(video, inputs=[{} for _ in video.inputs])
+    return replace(video, inputs=[])
 
 
 def one_window(processor: SENChatProcessor) -> ChatVideo:
     """A video of one window without inputs, whose times are as long in a prompt as those of the longest video."""
     times = torch.full((1, processor.config.window_frames), LONGEST_VIDEO, dtype=torch.float64)
-    return ChatVideo([{}], times, has_sound=False)
+    return ChatVideo([], times, has_sound=False)
 
 
 def answer_result(answer: Answer, videos: Sequence[ChatVideo], visual_tokens: int) -> dict[str, Any]:
@@ -91,4 +65,4 @@ def answer_result(answer: Answer, videos: Sequence[ChatVideo], visual_tokens: in
 LONGEST_VIDEO = 99999.9  # seconds, of which the text has one decimal
 _NO_BOUND = 1 << 60  # the length is checked here
 
-__all__ = ["answer_result", "default_new_tokens", "one_window", "prompt_ids", "read_videos", "without_inputs"]
+__all__ = ["answer_result", "default_new_tokens", "one_window", "prompt_ids", "without_inputs"]

@@ -18,7 +18,6 @@ from modeling_sen.chat.prompts import (
     default_new_tokens,
     one_window,
     prompt_ids,
-    read_videos,
     without_inputs,
 )
 from modeling_sen.chat.video_features import VideoFeatures, as_encoder_outputs
@@ -198,7 +197,7 @@ class ChatSession:
             least = with_videos(messages, [*videos_of(messages)[:-1], one_window(self.processor)])
             left = context - len(prompt_ids(self.processor, least, max_new_tokens))
             room = max(room, min(round(TEXT_SHARE * context), left))
-        *_, read = read_videos(self.processor, messages, room, sampling)
+        *_, read = self.processor.read_videos(messages, room, **sampling)
         return _SessionVideo(video, without_inputs(read), VideoFeatures(self.model, self.processor, read))
 
     def _turn(
