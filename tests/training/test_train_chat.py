@@ -136,13 +136,15 @@ def test_an_interrupted_run_goes_on_bit_for_bit(how, start, source, tmp_path):
 
 
 def test_four_conversations_are_learned_and_answered(start, source, clips, tmp_path):
+    """Two clips have one question and different answers: without a look at them the loss stays above 0.04."""
     given = settings(start, source, validation=source, cache=str(tmp_path / "cache"), **HOW["full"])
     given.llm_learning_rate = 1e-2
-    changes = {"per_device_train_batch_size": 4, "eval_strategy": "steps", "eval_steps": 120, "save_steps": 120}
-    best = train_chat(given, arguments(tmp_path / "run", 120, **changes))
+    changes = {"per_device_train_batch_size": 4, "eval_strategy": "steps", "eval_steps": 80, "save_steps": 80}
+    changes |= {"learning_rate": 3e-2, "lr_scheduler_type": "constant"}  # what differs between clips is learned last
+    best = train_chat(given, arguments(tmp_path / "run", 80, **changes))
     assert best.name == "best"
     measured = [line for line in log(tmp_path / "run") if "eval_loss" in line]
-    assert measured[-1]["eval_loss"] < 0.1 < 2 < log(tmp_path / "run")[0]["loss"]
+    assert measured[-1]["eval_loss"] < 0.03 < 2 < log(tmp_path / "run")[0]["loss"]
     assert measured[-1]["eval_answer_accuracy"] == 1
     model, processor = SENForConditionalGeneration.from_pretrained(best), SENChatProcessor.from_pretrained(best)
     for clip, turns in zip(clips, TURNS, strict=True):
