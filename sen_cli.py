@@ -18,7 +18,10 @@ VERBS_BY_PURPOSE = {
         "track": ("modeling_sen.commands.track:track", "Track points through a video."),
     },
     "Train and measure": {
-        "train": ("modeling_sen.commands.train:run", "Train a SEN on clips with labels or texts."),
+        "train": (
+            "modeling_sen.commands.train:run",
+            "Train a SEN on clips with labels or texts, a tracker, or video chat.",
+        ),
         "fit": ("modeling_sen.commands.fit:main", "Fit a head on the embeddings of a few labelled clips."),
         "eval": ("modeling_sen.commands.evaluate:main", "Measure a SEN on test clips by a public protocol."),
     },

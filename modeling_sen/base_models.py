@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The encoders that a checkpoint builds on, as its model card names them: repository, commit, licence, size."""
+"""The frozen models that a checkpoint builds on, as its model card names them: repository, commit, licence, size."""
 
 import re
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from yaml import YAMLError
 from modeling_sen.configuration_sen import NeuronSpec, SENConfig
 from modeling_sen.hub_files import HubSource
 from modeling_sen.prompt_injection import DroppedLayer
+from modeling_sen.tower_weights import loaded_name
 
 OWN_LICENCE = "apache-2.0"  # of this package, and of the towers inside it
 # Licences that forbid commercial use, among those that the Hub lists, beside the ones whose names say so.
@@ -23,16 +24,17 @@ _SAYS_NON_COMMERCIAL = re.compile(r"(^|[-_ ])nc([-_ ]|$)|non-?commercial|researc
 
 @dataclass(frozen=True)
 class BaseModel:
-    """One encoder of a SEN.
+    """One encoder of a SEN, or the language model behind it.
 
     Attributes:
-        name: of the neuron; `class_text` is the text tower.
+        name: of the neuron; `class_text` is the text tower, `language_model` the language model.
         sees: what it is given of a clip.
         hub_id, revision: where its weights come from; `None` where that is no repository of the Hub, or is not recorded.
         is_builtin: whether it is a tower of the package, or a copy of one.
         is_beside: whether the checkpoint holds a copy of it.
         licence: as the repository's card states it; `None` where it states none or cannot be read.
-        parameters: of tower and projection; `None` where some of its layers were dropped for training.
+        parameters: of tower and projection, or of the language model without adapters; `None` where some of its layers
+            were dropped for training.
     """
 
     name: str
@@ -59,7 +61,7 @@ def is_non_commercial(licence: str) -> bool:
 
 
 def base_models(model: Any, config: SENConfig, fetch: Mapping[str, Any]) -> list[BaseModel]:
-    """The encoders of a model, text tower last.
+    """The encoders of a model, text tower last, and its language model where it has one.
 
     Args:
         model: any model with a SEN; its towers are loaded.
@@ -85,7 +87,27 @@ def base_models(model: Any, config: SENConfig, fetch: Mapping[str, Any]) -> list
                 parameters=None if is_cut else sum(weight.numel() for weight in neuron.parameters()),
             )
         )
+    if getattr(model, "language_model", None) is not None:
+        found.append(_language_model(model, fetch))
     return found
+
+
+def _language_model(model: Any, fetch: Mapping[str, Any]) -> BaseModel:
+    where = model.config.language_model or {}
+    hub_id, revision = where.get("hub_id") or "./", where.get("revision")
+    is_beside, is_folder = hub_id.startswith("./"), Path(hub_id).is_dir()
+    licence = None if is_beside else licence_of_repository(HubSource(hub_id, revision, fetch=fetch))
+    weights = model.language_model.named_parameters()
+    return BaseModel(
+        name="language_model",
+        sees="text and visual tokens",
+        hub_id=None if is_beside or is_folder else hub_id,
+        revision=revision,
+        is_builtin=False,
+        is_beside=is_beside,
+        licence=licence,
+        parameters=sum(weight.numel() for name, weight in weights if loaded_name(name, model.loaded_names)),
+    )
 
 
 def _origin(spec: NeuronSpec) -> tuple[str | None, str | None]:

@@ -30,6 +30,13 @@ track = pipeline("video-tracking", model={location})
 tracked = track({clip}, query_points=[[20, 30], [40, 12]])
 print(tracked.tracks.shape, tracked.visibility.mean())"""
 
+_CHAT = """\
+import modeling_sen
+from transformers import pipeline
+
+chat = pipeline("video-chat", model={location})
+print(chat(video={clip}, question="what is in the video?")["answer"])"""
+
 _ENCODER = """\
 from modeling_sen import SENEncoder
 
@@ -115,6 +122,7 @@ TASKS: dict[str, Task] = {
         _REMOTE_TRACKING,
         "pip install 'modeling-sen[tracking]'",
     ),
+    "sen_chat": Task("video-chat", "video-text-to-text", _CHAT, install="pip install 'modeling-sen[chat]'"),
 }
 _EMBEDDING = Task(None, "feature-extraction", _ENCODER, _REMOTE_SEN)
 _UNKNOWN_HEAD = Task(None, "feature-extraction", _HEAD)

@@ -172,7 +172,7 @@ def restriction(restricted: Sequence[BaseModel], licence: str) -> str:
 
 
 def _introduction(model: Any, bases: Sequence[BaseModel]) -> str:
-    neurons = [base.name for base in bases if base.name != "class_text"]
+    neurons = [base.name for base in bases if base.name not in ("class_text", "language_model")]
     rounds = model.base_model.config.num_rounds
     what = "A Super Encoding Network (SEN)"
     if model.config.model_type != "sen":
@@ -200,7 +200,8 @@ def _base_models(bases: Sequence[BaseModel]) -> str:
         which = (
             "Copies of all of them" if len(beside) == len(bases) else f"Those of {', '.join(b.name for b in beside)}"
         )
-        text = f"{which} are in this repository, in folders `neuron_NAME`."
+        folders = {"`language_model`" if base.name == "language_model" else "`neuron_NAME`" for base in beside}
+        text = f"{which} are in this repository, in folders {' and '.join(sorted(folders, reverse=True))}."
     elif all(base.is_builtin for base in bases):
         text = "They come with the package."
     return joined("\n".join(rows), text)
@@ -212,15 +213,20 @@ def _trained(model: Any, bases: Sequence[BaseModel]) -> str:
     if all(base.parameters is not None for base in bases):
         everything = sum(weight.numel() for weight in model.parameters())
         total = f"{own:,} of {everything:,} parameters ({100 * own / everything:.2f} %)"
-    what = "association" if model.config.model_type == "sen" else "association and head"
+    kinds = {"sen": "association", "sen_chat": "association and projector"}
+    what = kinds.get(model.config.model_type, "association and head")
     depth = {None: "the upper quarter", "all": "all"}.get(config.prompt_depth, f"the upper {config.prompt_depth}")
     again = (
         "no second look" if config.prompt == "none" else f"second look `{config.prompt}` through {depth} of its layers"
     )
-    return (
+    text = (
         f"{total} are the {what}, which was trained and is what `model.safetensors` holds: {config.num_rounds} rounds, "
         f"{config.num_prompt_tokens} prompt tokens for each neuron, {again}."
     )
+    llm, bare = getattr(model, "language_model", None), next((b for b in bases if b.name == "language_model"), None)
+    if llm is not None and bare is not None and (added := llm.num_parameters() - (bare.parameters or 0)):
+        text += f" Adapters of the language model, {added:,} more parameters, are in `language_model_adapter`."
+    return text
 
 
 def training_text(
@@ -247,11 +253,21 @@ def training_text(
         lines.append(f"- clips: {_clips(settings, 'train')}")
         if settings.get("validation"):
             lines.append(f"- validation: {_clips(settings, 'validation')}")
-        lines.append(f"- task: {settings['task']}, from `{shown_source(settings['model'])}`")
+        start = f"`{shown_source(settings['model'])}`"
+        if settings.get("llm"):
+            start = (
+                f"the language model `{shown_source(settings['llm'])}` and the SEN `{shown_source(settings['sen'])}`"
+            )
+        preset = f" ({settings.get('preset') or 'align'})" if settings["task"] == "chat" else ""
+        lines.append(f"- task: {settings['task']}{preset}, from {start}")
     if state is not None:
         batch = state.get("train_batch_size")
         lines.append(f"- {state['global_step']} steps" + (f" of {batch} clips in each process" if batch else ""))
-    chosen = [name for name in ("learning_rate", "weight_decay", "seed") if settings and name in settings]
+    chosen = [
+        name
+        for name in ("learning_rate", "llm_learning_rate", "weight_decay", "seed")
+        if settings and settings.get(name) is not None
+    ]
     if chosen and settings:
         lines.append("- " + ", ".join(f"{name.replace('_', ' ')} {settings[name]}" for name in chosen))
     if state is not None and (measured := _validated(state)):

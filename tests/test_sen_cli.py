@@ -86,7 +86,7 @@ def test_the_module_is_the_command_and_loads_as_little():
         ("sen cl", ["classify"]),
         ("sen ", list(sen_cli.VERBS)),
         ("sen classify --de", ["--device"]),
-        ("sen train --num_", ["--num_train_epochs"]),
+        ("sen train --num_t", ["--num_train_epochs"]),
     ],
 )
 def test_a_shell_completes_verbs_and_options(words, found):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from modeling_sen.training.train_settings import TASK_DEFAULTS, TRAINER_DEFAULTS, TrainSettings
+from modeling_sen.training.train_settings import TRAINER_DEFAULTS, TrainSettings, defaults_of
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train a SEN on clips with labels or texts, or a tracker. Run again after an interruption, it goes on where it was.
+    """Train a SEN on clips with labels or texts, a tracker, or video chat. Run again, it goes on where it was interrupted.
 
     Several processes: torchrun --nproc_per_node 2 -m modeling_sen.commands.train --output_dir OUT ...
     """
@@ -36,6 +36,12 @@ def run(arguments: Sequence[str]) -> None:
 
         register()  # a push loads heads by their type
         chosen, load, verb = train_tracking(settings, training), "SENForVideoTracking", "track"
+    elif settings.task == "chat":
+        from modeling_sen.auto import register
+        from modeling_sen.training.train_chat import train_chat
+
+        register()
+        chosen, load, verb = train_chat(settings, training), "SENForConditionalGeneration", "chat"
     else:
         from modeling_sen.training.train_sen import train_sen
 
@@ -45,7 +51,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def usual_flags(**flags: Any) -> None:
-    """Train a SEN on clips with labels or texts, or a tracker. Run again after an interruption, it goes on where it was.
+    """Train a SEN on clips with labels or texts, a tracker, or video chat. Run again, it goes on where it was interrupted.
 
     Every flag of transformers.TrainingArguments works; `sen train --help-all` lists them. Several processes: torchrun
     --nproc_per_node 2 -m modeling_sen.commands.train --output_dir OUT ...
@@ -128,8 +134,8 @@ def read_arguments(arguments: Sequence[str]) -> "tuple[TrainSettings, SENTrainin
         except ValueError as error:
             raise ValueError(f"{config}: {error}") from error
         arguments = [*in_file, *arguments]
-    task = parser.parse_args(arguments).task
-    defaults = [f"--{name}={value}" for name, value in TASK_DEFAULTS.get(task, {}).items()]
+    known = parser.parse_args(arguments)
+    defaults = [f"--{name}={value}" for name, value in defaults_of(known.task, known.preset).items()]
     settings, training, _ = parser.parse_args_into_dataclasses([*defaults, *arguments], look_for_args_file=False)
     return settings, training
 

@@ -77,7 +77,7 @@ def open_clips(
     if path.is_file():
         return _open_table(path, target, video_column, target_column)
     if path.is_dir():
-        if _is_saved_dataset(path):
+        if is_saved_dataset(path):
             return _open_dataset(source, target, split, video_column, target_column, saved=True)
         folder = path / split if (path / split).is_dir() else path
         for name in (f"metadata{suffix}" for suffix in TABLE_SUFFIXES):
@@ -166,9 +166,17 @@ def file_key(file: Path) -> str:
     return f"{file.resolve()}:{status.st_mtime_ns}:{status.st_size}"
 
 
-def _open_dataset(
-    source: str, target: str, split: str, video_column: str | None, target_column: str | None, saved: bool
-) -> LabelledClips:
+def load_rows(source: str, split: str, saved: bool) -> Any:
+    """One split of a data set, as a `datasets.Dataset` of at least one row.
+
+    Args:
+        source: a folder that `datasets` saved, or an id on the Hub.
+
+    Raises:
+        FileNotFoundError: no such data set.
+        ValueError: no such split, or no rows.
+        ImportError: without the extra `train`.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -185,6 +193,15 @@ def _open_dataset(
         data = data[split]
     if not len(data):
         raise ValueError(f"{source}: expected at least one row, found none")
+    return data
+
+
+def _open_dataset(
+    source: str, target: str, split: str, video_column: str | None, target_column: str | None, saved: bool
+) -> LabelledClips:
+    data = load_rows(source, split, saved)
+    import datasets
+
     video_name = _column_name(source, data.column_names, VIDEO_COLUMNS, video_column, "video")
     target_name = _column_name(source, data.column_names, TARGET_COLUMNS[target], target_column, target)
     keys = [f"{source}:{data._fingerprint}:{row}" for row in range(len(data))]
@@ -202,7 +219,8 @@ def _open_dataset(
     )
 
 
-def _is_saved_dataset(folder: Path) -> bool:
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `datasets` saved this folder."""
     return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
 
 

@@ -26,9 +26,10 @@ from modeling_sen.presets import PRESETS, resolve_checkpoint
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.publishing import push_folder
 from modeling_sen.training.clip_dataset import ClipDataset
+from modeling_sen.training.conversations import Conversations
 from modeling_sen.training.data import LabelledClips, open_clips
 from modeling_sen.training.tasks import Recognition, Retrieval
-from modeling_sen.training.train_settings import TASK_DEFAULTS, TrainSettings
+from modeling_sen.training.train_settings import TrainSettings, defaults_of
 from modeling_sen.training.trainer import SENTrainer, SENTrainingArguments, changed_arguments
 from modeling_sen.whole_file import whole_file
 
@@ -85,7 +86,7 @@ def train_sen(settings: TrainSettings, training: SENTrainingArguments) -> Path:
     training.label_names = ["rows"]  # which `measure` gets with the embeddings
     callbacks = []
     if settings.validation is not None:
-        _validate_and_keep_the_best(training, task.metric)
+        validate_and_keep_the_best(training, task.metric)
         if settings.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
     trainer = SENTrainer(
@@ -128,12 +129,12 @@ def in_full_precision(model: Model) -> Model:
     return model
 
 
-def _validate_and_keep_the_best(training: SENTrainingArguments, metric: str) -> None:
+def validate_and_keep_the_best(training: SENTrainingArguments, metric: str, greater_is_better: bool = True) -> None:
     """Where nothing else is asked for: validates after each epoch, and the task's own metric says what is best."""
     if training.eval_strategy == IntervalStrategy.NO:
         training.eval_strategy = IntervalStrategy.EPOCH
     if training.metric_for_best_model is None:
-        training.metric_for_best_model, training.greater_is_better = metric, True
+        training.metric_for_best_model, training.greater_is_better = metric, greater_is_better
     training.load_best_model_at_end = True
     if training.save_total_limit == 1:  # of which the Trainer would leave the best one only
         training.save_total_limit = 2
@@ -163,7 +164,7 @@ def run_and_save(trainer: SENTrainer, output: Path, chosen: Path) -> None:
 
 
 def check_and_write(
-    settings: TrainSettings, training: SENTrainingArguments, clips: Sequence[LabelledClips], path: Path
+    settings: TrainSettings, training: SENTrainingArguments, clips: Sequence[LabelledClips | Conversations], path: Path
 ) -> None:
     """Writes train.yaml, after a check that a run that is there already had the same settings and the same clips.
 
@@ -173,7 +174,7 @@ def check_and_write(
     import yaml
 
     # Those with a default of the task's are written in any case: the file is to be read for any task.
-    of_task = {name: training.to_dict()[name] for name in TASK_DEFAULTS.get(settings.task, ())}
+    of_task = {name: training.to_dict()[name] for name in defaults_of(settings.task, settings.preset)}
     wanted: dict[str, Any] = {**asdict(settings), **of_task, **changed_arguments(training)}
     for name, each in zip(("train", "validation"), clips, strict=False):
         content = "\n".join(f"{key}\t{target}" for key, target in zip(each.keys, each.targets, strict=True))

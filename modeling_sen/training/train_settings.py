@@ -40,8 +40,17 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
         "max_steps": 300,
         "learning_rate": 2e-3,
         "save_steps": 100,
-    }
+    },
+    "chat": {
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 8,
+        "num_train_epochs": 1.0,
+    },
 }
+# What is trained of a chat model -> its learning rate: an association and projector that are new, or a conversation.
+CHAT_PRESETS = {"align": 1e-3, "instruct": 2e-5}
+# How the language model is trained in `instruct` -> its own learning rate.
+LANGUAGE_MODEL_RATES = {"lora": 2e-4, "full": 2e-5}
 # Settings that the task "tracking" does not take.
 _NOT_OF_TRACKING = (
     "validation",
@@ -51,6 +60,14 @@ _NOT_OF_TRACKING = (
     "cache",
     "skip_unreadable",
 )
+# Settings that the task "chat" alone takes.
+_OF_CHAT = ("preset", "llm", "sen", "num_frames", "llm_training", "llm_learning_rate")
+
+
+def defaults_of(task: str, preset: str | None) -> dict[str, Any]:
+    """Arguments of the Trainer with defaults of the task's own, and of its preset."""
+    rate = {"learning_rate": CHAT_PRESETS[preset or "align"]} if task == "chat" else {}
+    return {**TASK_DEFAULTS.get(task, {}), **rate}
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -64,19 +81,24 @@ class TrainSettings:
     train: str = _setting(
         "",
         "Training clips: a folder, a csv, jsonl or parquet table, world:SPLIT?num=N, or a data set's id on the Hub; "
-        "for tracking world:tracking, its default.",
+        "for tracking world:tracking, its default; for chat conversations: also a json file.",
     )
-    task: Literal["recognition", "retrieval", "tracking"] = _setting(
-        "recognition", "recognition (clips with labels), retrieval (clips with texts) or tracking (drawn clips)."
+    task: Literal["recognition", "retrieval", "tracking", "chat"] = _setting(
+        "recognition",
+        "recognition (clips with labels), retrieval (clips with texts), tracking (drawn clips) or chat (conversations).",
     )
     validation: str | None = _setting(None, "Validation clips, in any of these forms.")
     model: str = _setting(
-        "sen-tiny", "A preset, a checkpoint folder or Hub id of a SEN, or sen-tiny; for tracking also of a tracker."
+        "sen-tiny",
+        "A preset, a checkpoint folder or Hub id of a SEN, or sen-tiny; for tracking also of a tracker; "
+        "for chat a chat model.",
     )
     train_split: str = _setting("train", "Split of a Hub data set, or sub-folder, that is trained on.")
     validation_split: str = _setting("validation", "The same for validation.")
     video_column: str | None = _setting(None, "Column of the clips; by default the first with a usual name.")
-    target_column: str | None = _setting(None, "Column of labels or texts; by default the first with a usual name.")
+    target_column: str | None = _setting(
+        None, "Column of labels, texts or answers; by default the first with a usual name."
+    )
     templates: list[str] = field(
         default_factory=lambda: [DEFAULT_TEMPLATE],
         metadata={"help": "Texts with {} for the label; several are averaged."},
@@ -91,9 +113,28 @@ class TrainSettings:
         False, "Leave out clips that cannot be read, and say how many; else they are an error."
     )
 
+    preset: Literal["align", "instruct"] | None = _setting(
+        None, "Of chat: align (projector and association, the default) or instruct (the language model too)."
+    )
+    llm: str | None = _setting(None, "Of a new chat model: id or folder of a causal language model.")
+    sen: str | None = _setting(None, "Of a new chat model: a preset, a checkpoint or Hub id of a SEN, or sen-tiny.")
+    num_frames: int | None = _setting(
+        None, "Of chat: frames of each clip, rounded up to whole windows; one by default."
+    )
+    llm_training: Literal["lora", "full"] | None = _setting(
+        None, "Of instruct: lora (adapters, the default; extra chat) or full (all weights of the language model)."
+    )
+    llm_learning_rate: float | None = _setting(
+        None, "Of instruct: the language model's, by default 2e-4 of adapters and 2e-5 of all weights."
+    )
+
     def __post_init__(self) -> None:
         if self.task == "tracking":
             self._check_tracking()
+        if self.task == "chat":
+            self._check_chat()
+        elif given := [name for name in _OF_CHAT if getattr(self, name) is not None]:
+            raise ValueError(f"the task {self.task!r} does not take {', '.join(given)}, which are of the task 'chat'")
         if not self.train:
             raise ValueError("expected --train, or train in the file given as --config")
         if not all("{}" in template for template in self.templates):
@@ -108,5 +149,26 @@ class TrainSettings:
         if given := [name for name in _NOT_OF_TRACKING if getattr(self, name)]:
             raise ValueError(f"the task 'tracking' does not take {', '.join(given)}: its clips are drawn, each once")
 
+    def _check_chat(self) -> None:
+        if (self.llm is None) != (self.sen is None):
+            missing, given = ("llm", "sen") if self.llm is None else ("sen", "llm")
+            raise ValueError(f"a new chat model needs --llm and --sen; found --{given} without --{missing}")
+        if self.preset != "instruct" and (self.llm_training or self.llm_learning_rate) is not None:
+            raise ValueError(
+                "llm_training and llm_learning_rate are of --preset instruct: align leaves the language model as it is"
+            )
+        if self.num_frames is not None and self.num_frames < 1:
+            raise ValueError(f"num_frames is {self.num_frames}, expected at least 1")
+        if self.skip_unreadable:
+            raise ValueError("the task 'chat' does not take skip_unreadable")
 
-__all__ = ["TASK_DEFAULTS", "TRACKING_CLIPS", "TRAINER_DEFAULTS", "TrainSettings"]
+
+__all__ = [
+    "CHAT_PRESETS",
+    "LANGUAGE_MODEL_RATES",
+    "TASK_DEFAULTS",
+    "TRACKING_CLIPS",
+    "TRAINER_DEFAULTS",
+    "TrainSettings",
+    "defaults_of",
+]
