@@ -26,7 +26,7 @@ from recipes.sen_tiny.train_tiny_association import NEURONS
 IGNORED = -100  # label of tokens without a loss
 # From which part of the run on clips have so many objects. What belongs to what is learnt from clips of two; until it
 # is, more objects make it harder.
-CURRICULUM = ((0.0, (1, 1)), (0.06, (2, 2)), (0.35, (2, 3)), (0.55, (1, 4)))
+CURRICULUM = ((0.0, (1, 1)), (0.05, (2, 2)), (0.2, (2, 3)), (0.4, (1, 4)))
 CONVERSATIONS, TWO_WINDOWS = 0.25, 0.125  # share of batches
 DEPTH_GIVEN, SOUND_GIVEN = 0.5, 0.9  # share of clips; an mp4 brings no depth
 LATER = 0.5  # share of clips whose times do not begin at 0

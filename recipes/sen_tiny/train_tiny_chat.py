@@ -30,6 +30,9 @@ VALIDATION_SEED = 0
 BATCH_SIZE, NUM_QUESTIONS = 32, 12  # clips, and questions about each
 WINDOW_FRAMES, TOKENS_PER_FRAME = 2, 16
 CONTEXT = 512  # tokens
+# With the usual 0.02 attention of this width stays almost uniform for long: on clips of two objects 600 steps of 16 then gave
+# 47 % of right answers, with 0.06 83 %, with 0.1 86 %; 4 steps of 4 tokens gave 58 %.
+INITIALIZER_RANGE = 0.1
 
 
 class ChatTraining(nn.Module):
@@ -86,6 +89,7 @@ def untrained_model() -> SENForConditionalGeneration:
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            initializer_range=INITIALIZER_RANGE,
             # On a CPU the fused attention is the slower one backwards.
             attn_implementation="eager",
         )
@@ -135,7 +139,7 @@ def chat_accuracy(
     return {**shares, "mean": sum(shares.values()) / len(shares)}
 
 
-def chat_arguments(output: Path, steps: int = 5000, **changes: Any) -> SENTrainingArguments:
+def chat_arguments(output: Path, steps: int = 4000, **changes: Any) -> SENTrainingArguments:
     """Arguments of the training: about an hour on two cores."""
     own: dict[str, Any] = {
         "learning_rate": 1e-3,
