@@ -2,7 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Sound as ImageBind reads it: short clips spread over the whole, each a Kaldi-style spectrogram."""
 
+import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -102,16 +104,6 @@ def filter_bank(samples: np.ndarray, num_mel_bins: int) -> np.ndarray:
     """
     if len(samples) < WINDOW:
         return np.zeros((num_mel_bins, 0), dtype=np.float32)
-    filters = mel_filter_bank(
-        num_frequency_bins=FFT // 2 + 1,
-        num_mel_filters=num_mel_bins,
-        min_frequency=20.0,
-        max_frequency=RATE / 2,
-        sampling_rate=RATE,
-        norm=None,
-        mel_scale="kaldi",
-        triangularize_in_mel_space=True,
-    )
     return spectrogram(
         samples - samples.mean(),
         window_function(WINDOW, "hann", periodic=False),
@@ -121,11 +113,29 @@ def filter_bank(samples: np.ndarray, num_mel_bins: int) -> np.ndarray:
         power=2.0,
         center=False,
         preemphasis=0.97,
-        mel_filters=filters,
+        mel_filters=_mel_filters(num_mel_bins),
         log_mel="log",
         mel_floor=1.1920928955078125e-07,
         remove_dc_offset=True,
     ).astype(np.float32)
+
+
+@cache
+def _mel_filters(num_mel_bins: int) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # of many bins the lowest lie between two frequencies; Kaldi's, too
+        return mel_filter_bank(
+            num_frequency_bins=FFT // 2 + 1,
+            num_mel_filters=num_mel_bins,
+            min_frequency=20.0,
+            max_frequency=RATE / 2,
+            sampling_rate=RATE,
+            norm=None,
+            mel_scale="kaldi",
+            triangularize_in_mel_space=True,
+        )
 
 
 __all__ = ["ImageBindFeatureExtractor", "clip_starts", "filter_bank"]
