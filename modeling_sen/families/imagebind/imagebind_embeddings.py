@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """How each modality of ImageBind becomes tokens: (batch, tokens, width), with the class token first where there is one."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +36,7 @@ class ImageBindPatchEmbeddings(nn.Module):
     ):
         super().__init__()
         self.name, self.sizes = name, sizes
-        self.patch_embedding = projection
+        self.patch_embedding: Any = projection
         self.patch_norm = nn.LayerNorm(width, eps=PATCH_NORM_EPS) if with_norm else None
         self.class_embedding = nn.Parameter(torch.zeros(width))
         self.position_embedding = nn.Parameter(torch.zeros(num_patches + 1, width))

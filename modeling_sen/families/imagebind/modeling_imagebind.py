@@ -51,8 +51,10 @@ class ImageBindEmbeddingModel(ImageBindPreTrainedModel):
         setattr(self, f"{modality}_projection", nn.Linear(config.hidden_size, config.projection_dim, bias=False))
         if config.logit_scale_init_value is not None:
             scale = torch.tensor(float(config.logit_scale_init_value))
-            # Only that of texts was trained.
-            setattr(self, f"{modality}_logit_scale", nn.Parameter(scale, requires_grad=modality == "text"))
+            if modality == "text":  # the only one that was trained
+                self.text_logit_scale = nn.Parameter(scale)
+            else:
+                self.register_buffer(f"{modality}_logit_scale", scale)
 
     def _embed(self, modality: str, values: Tensor, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         """The tower's outputs, with the embedding as `pooler_output`; of clips, tokens and embedding by clip and sample."""
