@@ -41,10 +41,6 @@ class ImageBindPatchEmbeddings(nn.Module):
         self.class_embedding = nn.Parameter(torch.zeros(width))
         self.position_embedding = nn.Parameter(torch.zeros(num_patches + 1, width))
 
-    @property
-    def input_embeddings(self) -> nn.Module:
-        return self.patch_embedding
-
     def forward(self, values: Tensor) -> Tensor:
         """(batch, *sizes) -> (batch, patches + 1, width).
 
@@ -120,10 +116,6 @@ class ImageBindTextEmbeddings(nn.Module):
         super().__init__()
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Parameter(torch.zeros(config.max_position_embeddings, config.hidden_size))
-
-    @property
-    def input_embeddings(self) -> nn.Module:
-        return self.token_embedding
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(batch, tokens) -> (batch, tokens, width).

@@ -97,6 +97,9 @@ class ImageBindTowerWithProjection(ImageBindEmbeddingModel):
     def get_input_embeddings(self) -> nn.Module:
         return getattr(self, f"{self.modality}_model").get_input_embeddings()
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        getattr(self, f"{self.modality}_model").set_input_embeddings(value)
+
     @can_return_tuple
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         """
@@ -160,7 +163,11 @@ class ImageBindModel(ImageBindEmbeddingModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """Those of texts."""
         return self.get_submodule("text_model").get_input_embeddings()  # type: ignore[operator]
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.get_submodule("text_model").set_input_embeddings(value)  # type: ignore[operator]
 
     @can_return_tuple
     def forward(
