@@ -15,7 +15,7 @@ STEMS = {
 }
 
 
-def in_original_layout(model: ImageBindModel, num_layers: int) -> dict[str, Tensor]:
+def in_original_layout(model: ImageBindModel) -> dict[str, Tensor]:
     """The weights of a model by the original's names, in the original's shapes."""
     own, found = model.state_dict(), {}
     for modality in ("vision", "text", "audio", "depth", "thermal", "imu"):
@@ -37,7 +37,7 @@ def in_original_layout(model: ImageBindModel, num_layers: int) -> dict[str, Tens
             elif modality != "text":
                 stem = STEMS[modality].split(".")[0]
                 found[f"{before}.{stem}.norm_layer.{kind}"] = weights[f"embeddings.patch_norm.{kind}"]
-        for layer in range(num_layers):
+        for layer in range(len(model.get_submodule(f"{modality}_model").layers)):
             block, part = f"{trunk}.blocks.{layer}", f"layers.{layer}"
             for kind in ("weight", "bias"):
                 rows = [weights[f"{part}.self_attn.{name}_proj.{kind}"] for name in "qkv"]

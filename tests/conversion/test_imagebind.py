@@ -7,9 +7,9 @@ import torch
 from original_imagebind import constructor, in_original_layout
 from transformers import AutoModel
 
-from modeling_sen.conversion.imagebind import convert, read_constructor
-from modeling_sen.conversion.original_checkpoint import save
-from modeling_sen.families.imagebind import ImageBindModel
+from modeling_sen.conversion.imagebind import RULES, UNREAD, convert, in_shape, read_constructor
+from modeling_sen.conversion.original_checkpoint import rename, save
+from modeling_sen.families.imagebind import ImageBindConfig, ImageBindModel
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def original(tmp_path_factory):
     model = ImageBindModel(read_constructor(folder / "config.json")).eval()
     for weight in [*model.parameters(), *model.buffers()]:
         torch.nn.init.normal_(weight.data, std=0.25)
-    torch.save(in_original_layout(model, 1), folder / "imagebind.pth")
+    torch.save(in_original_layout(model), folder / "imagebind.pth")
     return folder, model
 
 
@@ -43,6 +43,19 @@ def test_every_weight_arrives(original, tmp_path):
     assert all(torch.equal(weights[name], weight) for name, weight in model.state_dict().items())
 
 
+def test_the_published_size_has_the_published_number_of_weights():
+    with torch.device("meta"):
+        model = ImageBindModel(ImageBindConfig())
+    weights = in_original_layout(model)
+    assert len(weights) == 1311
+    assert weights["modality_trunks.vision.blocks.31.attn.in_proj_weight"].shape == (3840, 1280)
+    assert weights["modality_preprocessors.audio.pos_embedding_helper.pos_embed"].shape == (1, 229, 768)
+    renamed = in_shape(rename(weights, RULES, UNREAD, "ImageBind"))
+    assert {name: weight.shape for name, weight in renamed.items()} == {
+        name: weight.shape for name, weight in model.state_dict().items()
+    }
+
+
 def test_the_card_names_the_licence_and_no_tokenizer_is_said(original):
     found = convert(original[0] / "imagebind.pth", original[0] / "config.json")
     assert "license: cc-by-nc-sa-4.0" in found.card
@@ -62,7 +75,7 @@ def test_other_sizes_and_families_raise(original, tmp_path):
     torch.save({"vision_model.embeddings.class_embedding": torch.zeros(4)}, tmp_path / "clip.bin")
     with pytest.raises(ValueError, match=r"no ImageBind checkpoint: found weight 'vision_model.embeddings"):
         convert(tmp_path / "clip.bin", folder / "config.json")
-    weights = in_original_layout(model, 1)
+    weights = in_original_layout(model)
     del weights["modality_heads.imu.3.weight"]
     torch.save(weights, tmp_path / "less.pth")
     with pytest.raises(ValueError, match=r"'imu_projection.weight' is missing"):
