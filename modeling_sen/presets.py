@@ -277,7 +277,7 @@ PRESETS: dict[str, SENPreset] = {
             "class_text": 354_032_640,
             "association": 8_012_046,
         },
-        peak_memory=6_000_000_000,
+        peak_memory=4_797_173_760,
         conversion="sen convert imagebind imagebind_huge.pth FOLDER --tokenizer openai/clip-vit-base-patch32",
     ),
 }
