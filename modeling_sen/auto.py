@@ -9,6 +9,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.configuration_sen_chat import SENChatConfig
+from modeling_sen.families import register as register_families
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.modeling_sen_chat import SENForConditionalGeneration
 from modeling_sen.modeling_sen_tracking import SENForVideoTracking, SENTrackingConfig
@@ -32,6 +33,7 @@ def register() -> None:
         auto_class.register(SENChatConfig, SENForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(SENConfig, SENProcessor, exist_ok=True)
     AutoProcessor.register(SENChatConfig, SENChatProcessor, exist_ok=True)
+    register_families()
     for task, pipeline_class, folder, kind in (
         ("zero-shot-video-classification", ZeroShotVideoClassificationPipeline, SEN_TINY, "multimodal"),
         ("video-tracking", VideoTrackingPipeline, SEN_TINY_TRACKING, "video"),

@@ -19,6 +19,8 @@ from modeling_sen.tower_weights import loaded_name
 OWN_LICENCE = "apache-2.0"  # of this package, and of the towers inside it
 # Licences that forbid commercial use, among those that the Hub lists, beside the ones whose names say so.
 _NON_COMMERCIAL = {"apple-amlr", "deepfloyd-if-license", "intel-research"}
+# Of weights whose checkpoint states none: of the one original that towers of a type come from.
+_FAMILIES = {"imagebind_": "cc-by-nc-sa-4.0"}
 _SAYS_NON_COMMERCIAL = re.compile(r"(^|[-_ ])nc([-_ ]|$)|non-?commercial|research-only")
 
 
@@ -83,7 +85,9 @@ def base_models(model: Any, config: SENConfig, fetch: Mapping[str, Any]) -> list
                 revision=revision,
                 is_builtin=is_builtin,
                 is_beside=spec.is_relative,
-                licence=OWN_LICENCE if is_builtin else _licence(spec, hub_id, revision, fetch),
+                licence=OWN_LICENCE
+                if is_builtin
+                else _licence(spec, hub_id, revision, fetch) or _family_licence(neuron.tower.config.model_type),
                 parameters=None if is_cut else sum(weight.numel() for weight in neuron.parameters()),
             )
         )
@@ -126,6 +130,10 @@ def _licence(spec: NeuronSpec, hub_id: str | None, revision: str | None, fetch: 
     return None if spec.is_relative else licence_of_repository(HubSource(spec.hub_id))
 
 
+def _family_licence(model_type: str) -> str | None:
+    return next((licence for start, licence in _FAMILIES.items() if model_type.startswith(start)), None)
+
+
 def licence_of_repository(source: HubSource) -> str | None:
     """As its card states it; `None` where it states none, or cannot be read."""
     try:
@@ -141,13 +149,13 @@ def licence_of_repository(source: HubSource) -> str | None:
 
 
 def _sees(spec: NeuronSpec) -> str:
-    """In words: `8 frames`, `1 frame`, `sound`, `text`."""
+    """In words: `8 frames`, `1 frame`, `sound`, `motion sensors`, `text`."""
     if spec.takes_frames:
         what = {"image": "", "video": "", "depth": " of depth", "thermal": " of heat"}[spec.modality]
         grey = " in grey" if (spec.preprocessing or {}).get("gray") else ""
         return f"{spec.num_frames} {'frame' if spec.num_frames == 1 else 'frames'}{what}{grey}"
-    if spec.modality == "audio":
-        return "sound"
+    if spec.modality in ("audio", "imu"):
+        return {"audio": "sound", "imu": "motion sensors"}[spec.modality]
     return "class texts" if spec.name == "class_text" else "text"
 
 

@@ -28,6 +28,7 @@ GROUPS = {
         "prompt_queries",
         "first_look",
         "neuron_registry",
+        "tower_inputs",
         "neuron_by_rule",
         "hub_files",
         "neuron",
@@ -75,6 +76,7 @@ GROUPS = {
         *("visual_tokens", "language_model", "configuration_sen_chat", "modeling_sen_chat"),
         *("chat_prompt", "video_windows", "processing_sen_chat"),
     },
+    "families": {"families/"},
     "tracking": {"tracking/"},
     "chat": {"chat/"},
     "conversion": {"conversion/"},
@@ -98,10 +100,11 @@ BELOW = {
     "heads": ("model", "inputs"),
     "tracking": ("heads", "whole files"),
     "chat": ("heads",),
-    "conversion": ("around the model",),
+    "families": ("inputs",),  # models that Transformers lacks, of which neurons can be made
+    "conversion": ("around the model", "families"),
     "pipelines": ("around the model", "tracking", "chat"),
-    "commands": ("pipelines",),  # nothing stands on them
-    "doors": ("pipelines",),  # which importing the package registers
+    "commands": ("pipelines", "conversion"),  # nothing stands on them
+    "doors": ("pipelines", "families"),  # which importing the package registers
 }
 
 # (module, what it imports against the arrows, in a function)
@@ -111,6 +114,7 @@ BACKWARDS = {
         "modeling_sen.recursive_association",
     ),  # variants are checked against the registries themselves
     ("pretrained_sen", "modeling_sen.publishing"),  # the model's own `push_to_hub`
+    ("hub_files", "modeling_sen.families"),  # so that Transformers knows the types of towers that it lacks
     ("modeling_sen_tracking", "modeling_sen.tracking.track_clip"),  # what is not a network stays behind
     ("modeling_sen_tracking", "modeling_sen.tracking.stream"),
     ("commands/push", "modeling_sen.auto"),  # models of all types are pushed
@@ -127,6 +131,7 @@ TRAVELLING = {"configuration", "files", "neuron", "association", "model", "input
 TRIED = {
     ("configuration_sen", "modeling_sen.presets"),
     ("pretrained_sen", "modeling_sen.publishing"),
+    ("hub_files", "modeling_sen.families"),
     ("modeling_sen_tracking", "modeling_sen.tracking.track_clip"),
     ("modeling_sen_tracking", "modeling_sen.tracking.stream"),
 }

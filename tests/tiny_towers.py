@@ -18,6 +18,9 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from modeling_sen.families.imagebind import ImageBindProcessor
+from modeling_sen.hub_files import family_classes
+
 WITH_CLIP_WORDS = ("clip", "metaclip_2", "siglip", "siglip2", "xclip", "videoprism")
 WITH_BERT_WORDS = ("bert", "modernbert", "clap")
 FEATURE_EXTRACTORS = {
@@ -58,7 +61,7 @@ def make_towers(folder: Path) -> dict[str, str]:
     paths = {}
     for name, (class_name, settings) in CHECKPOINTS.items():
         torch.manual_seed(1)  # for each: one more changes no other
-        model_class = getattr(transformers, class_name)
+        model_class = getattr(transformers, class_name, None) or family_classes()[class_name]
         model = model_class(model_class.config_class(**copy.deepcopy(settings)))
         for parameter in model.parameters():  # as usually initialised, hardly a token would hear of another
             torch.nn.init.normal_(parameter, std=0.25)
@@ -72,7 +75,11 @@ def make_towers(folder: Path) -> dict[str, str]:
         if name in WITH_BERT_WORDS:
             words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "barks", "man", "speaks"]
             BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(path)
-        if name in FEATURE_EXTRACTORS:
+        if name == "imagebind":
+            processor = ImageBindProcessor.for_config(model.config)
+            processor.tokenizer = clip_tokenizer()
+            processor.save_pretrained(path)
+        elif name in FEATURE_EXTRACTORS:
             FEATURE_EXTRACTORS[name].save_pretrained(path)
         elif name not in WITH_BERT_WORDS:
             _image_processor("CLIPImageProcessor" if name != "videomae" else "VideoMAEImageProcessor", 16, path)

@@ -161,4 +161,16 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bert": ("BertModel", {**LAYERS, "vocab_size": 40, "max_position_embeddings": 32}),
     "modernbert": ("ModernBertForMaskedLM", {**_WORDS, "global_attn_every_n_layers": 2, "local_attention": 4}),
+    "imagebind": (
+        "ImageBindModel",
+        {
+            "vision_config": VISION,
+            "text_config": TEXT,
+            "audio_config": {**LAYERS, "num_mel_bins": 16, "num_mel_frames": 20, "patch_size": 8, "patch_stride": 4},
+            "depth_config": VISION,
+            "thermal_config": VISION,
+            "imu_config": {**LAYERS, "num_samples": 32},
+            "projection_dim": 12,
+        },
+    ),
 }

@@ -25,6 +25,16 @@ PROCESSOR_TESTS = {
 }
 
 
+IMAGEBIND_PATCH_TESTS = {
+    "test_model_get_set_embeddings": "Tokens are made of patches by a convolution or a linear map: no nn.Embedding",
+}
+EMBEDDINGS_ONLY = "ImageBindModel returns embeddings; hidden states and attentions are returned by its towers"
+IMAGEBIND_TESTS = {
+    "test_hidden_states_output": EMBEDDINGS_ONLY,
+    "test_retain_grad_hidden_states_attentions": EMBEDDINGS_ONLY,
+}
+
+
 def leave_out(test_class: type[unittest.TestCase], reasons: dict[str, str]) -> None:
     """Skips the named tests.
 
