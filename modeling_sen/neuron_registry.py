@@ -55,6 +55,12 @@ def sequence_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
     return 1, 1, inputs["input_ids"].shape[-1]
 
 
+def languagebind_sound_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
+    """Patches of spectrograms with mel bands as rows: input_features are (batch, crops, mel bands, windows)."""
+    bands, windows = inputs["input_features"].shape[-2:]
+    return 1, bands // config.patch_size, windows // config.patch_size
+
+
 def siglip2_inputs(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, Any]:
     """Frames as rows of patches, with the shape of the rectangle that they fill."""
     import torch
@@ -299,6 +305,23 @@ register_neuron(
 register_neuron("clap_text_model", "text", sequence_grid)
 register_checkpoint("clap", "ClapAudioModelWithProjection", submodule="audio_model", projection="audio_projection")
 register_checkpoint("clap", "ClapTextModelWithProjection", "text_tower", **_TEXT)
+
+# LanguageBind: a CLIP for each modality. The layers of its video tower attend over the frames of a clip first, place by
+# place; a prompt token is a place of its own. Text towers are CLIP's.
+register_neuron("languagebind_image_model", "image", image_grid, folds_frames=True)
+register_neuron("languagebind_video_model", "video", image_grid, folds_frames=True, fixed_frames=True)
+register_neuron("languagebind_audio_model", "audio", languagebind_sound_grid)
+register_neuron("languagebind_depth_model", "depth", image_grid, folds_frames=True)
+register_neuron("languagebind_thermal_model", "thermal", image_grid, folds_frames=True)
+for _name in (
+    "LanguageBindImage",
+    "LanguageBindVideo",
+    "LanguageBindAudio",
+    "LanguageBindDepth",
+    "LanguageBindThermal",
+):
+    register_checkpoint(_name, _name, **_VISION)
+    register_checkpoint(_name, "CLIPTextModelWithProjection", "text_tower", **_TEXT)
 
 register_neuron("bert", "text", sequence_grid)
 register_neuron("modernbert", "text", sequence_grid)

@@ -17,12 +17,7 @@ import numpy as np
 import torch
 from huggingface_hub import HfApi
 from torch import Tensor
-from transformers import (
-    AutoFeatureExtractor,
-    BatchFeature,
-    PreTrainedConfig,
-    ProcessorMixin,
-)
+from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.utils import logging
 
 from .audio_io import read_audio
@@ -30,6 +25,7 @@ from .checkpoint_folder import replaced_folder
 from .clip_inputs import as_frames, is_clip_batch, is_file, opened_clip
 from .configuration_sen import NeuronSpec, SENConfig
 from .depth_estimation import DepthEstimator
+from .family_settings import load_feature_extractor
 from .frame_transform import FrameTransform, hub_settings
 from .hub_files import HubSource, commit_folder, naming_errors, naming_hub_errors
 from .neuron_registry import adapter_of_class
@@ -279,12 +275,7 @@ class SENProcessor(ProcessorMixin):
         return size
 
     def _extractor(self, spec: NeuronSpec) -> Any:
-        def load(source: HubSource) -> Any:
-            source = tower_source(source).at_commit()
-            source.prefetch("preprocessor_config.json", "processor_config.json")
-            return AutoFeatureExtractor.from_pretrained(source.location, **source.arguments)
-
-        return self._part(spec, load)
+        return self._part(spec, lambda source: load_feature_extractor(tower_source(source).at_commit()))
 
     def _text_reader(self, spec: NeuronSpec) -> TextReader:
         return self._part(spec, lambda source: TextReader(spec, source))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from family_inputs import frames, sound, waves, words
 from torch import Tensor
 from tower_table import LAYERS, VISION
 from transformers import PeVideoEncoder, PeVideoEncoderConfig, PreTrainedModel, ViTConfig
@@ -47,39 +48,6 @@ class Family:
     role: str = "tower"
     causal: bool = False
     build: Callable[[], PreTrainedModel] | None = None
-
-
-def _frames(count: int):
-    return lambda generator, batch: {"pixel_values": torch.randn(batch, count, 3, 16, 16, generator=generator)}
-
-
-def _sound(*shape: int):
-    return lambda generator, batch: {"input_features": torch.randn(batch, *shape, generator=generator)}
-
-
-def _waves(masked: bool, shape: tuple[int, ...] = (1600,)):
-    def inputs(generator: torch.Generator, batch: int) -> dict[str, Tensor]:
-        values = torch.randn(batch, *shape, generator=generator)
-        if not masked:
-            return {"input_features": values}
-        mask = torch.ones(batch, *shape, dtype=torch.long)
-        mask[0, 1200:] = 0  # the first sample is shorter
-        return {"input_features": values * mask, "attention_mask": mask}
-
-    return inputs
-
-
-def _words(vocabulary: int, end: int | None = None):
-    def inputs(generator: torch.Generator, batch: int) -> dict[str, Tensor]:
-        ids = torch.randint(1, vocabulary, (batch, 9), generator=generator)
-        mask = torch.ones_like(ids)
-        mask[0, 6:] = 0  # the first sample is shorter
-        if end is not None:
-            ids[:, -1] = end
-            ids[0, 5] = end
-        return {"input_ids": ids, "attention_mask": mask}
-
-    return inputs
 
 
 def _clip_image(tower, inputs, through) -> Outputs:
@@ -242,33 +210,43 @@ def _build_pe_video() -> PreTrainedModel:
 _NAME = {"name": "n"}
 _BACKBONE = {"name": "n", "class_name": "Dinov2Model", "key_mapping": {r"^backbone\.": ""}}
 FAMILIES: dict[str, Family] = {
-    "clip_vision_model": Family("clip", _frames(2), _clip_image, _NAME),
-    "metaclip_2_vision_model": Family("metaclip_2", _frames(2), _clip_image, _NAME),
-    "siglip_vision_model": Family("siglip", _frames(2), _siglip_image, _NAME),
-    "siglip2_vision_model": Family("siglip2", _frames(2), _siglip2_image, _NAME),
-    "dinov2": Family("depth_anything", _frames(1), _dinov2, _BACKBONE),
-    "dinov3_vit": Family("dinov3", _frames(2), _dinov3, _NAME),
-    "xclip_vision_model": Family("xclip", _frames(4), _xclip, _NAME),
-    "videomae": Family("videomae", _frames(4), _videomae, _NAME),
-    "vivit": Family("vivit", _frames(4), _vivit, _NAME),
-    "vjepa2": Family("vjepa2", _frames(4), _vjepa2, _NAME),
-    "videoprism_vision_model": Family("videoprism", _frames(4), _videoprism, _NAME),
-    "pe_video_encoder": Family("none", _frames(4), _pe, {"modality": "video"}, build=_build_pe_video),
-    "timesformer": Family("timesformer", _frames(4), None, _NAME),
-    "audio-spectrogram-transformer": Family("ast", _sound(64, 16), _ast, _NAME),
-    "whisper": Family("whisper", _sound(8, 100), _whisper, _NAME),
-    "wav2vec2": Family("wav2vec2", _waves(masked=True), _wav2vec2, _NAME),
-    "hubert": Family("hubert", _waves(masked=False), _hubert, _NAME),
-    "wavlm": Family("wavlm", _waves(masked=False), _wavlm, _NAME),
-    "pe_audio_encoder": Family("pe_audio", _waves(masked=False, shape=(1, 800)), _pe, _NAME),
-    "clap_audio_model": Family("clap", _sound(4, 101, 16), None, _NAME),
-    "bert": Family("bert", _words(40), _bert, _NAME),
-    "modernbert": Family("modernbert", _words(40), _modernbert, _NAME),
-    "clip_text_model": Family("clip", _words(500, 513), _clip_text, {}, "text_tower", causal=True),
-    "metaclip_2_text_model": Family("metaclip_2", _words(500, 513), _clip_text, {}, "text_tower", causal=True),
-    "siglip_text_model": Family("siglip", _words(500), _siglip_text, {}, "text_tower"),
-    "siglip2_text_model": Family("siglip2", _words(500), _siglip_text, {}, "text_tower"),
-    "clap_text_model": Family("clap", _words(40), _bert, {}, "text_tower"),
+    "clip_vision_model": Family("clip", frames(2), _clip_image, _NAME),
+    "metaclip_2_vision_model": Family("metaclip_2", frames(2), _clip_image, _NAME),
+    "siglip_vision_model": Family("siglip", frames(2), _siglip_image, _NAME),
+    "siglip2_vision_model": Family("siglip2", frames(2), _siglip2_image, _NAME),
+    "dinov2": Family("depth_anything", frames(1), _dinov2, _BACKBONE),
+    "dinov3_vit": Family("dinov3", frames(2), _dinov3, _NAME),
+    "xclip_vision_model": Family("xclip", frames(4), _xclip, _NAME),
+    "videomae": Family("videomae", frames(4), _videomae, _NAME),
+    "vivit": Family("vivit", frames(4), _vivit, _NAME),
+    "vjepa2": Family("vjepa2", frames(4), _vjepa2, _NAME),
+    "videoprism_vision_model": Family("videoprism", frames(4), _videoprism, _NAME),
+    "pe_video_encoder": Family("none", frames(4), _pe, {"modality": "video"}, build=_build_pe_video),
+    "timesformer": Family("timesformer", frames(4), None, _NAME),
+    "audio-spectrogram-transformer": Family("ast", sound(64, 16), _ast, _NAME),
+    "whisper": Family("whisper", sound(8, 100), _whisper, _NAME),
+    "wav2vec2": Family("wav2vec2", waves(masked=True), _wav2vec2, _NAME),
+    "hubert": Family("hubert", waves(masked=False), _hubert, _NAME),
+    "wavlm": Family("wavlm", waves(masked=False), _wavlm, _NAME),
+    "pe_audio_encoder": Family("pe_audio", waves(masked=False, shape=(1, 800)), _pe, _NAME),
+    "clap_audio_model": Family("clap", sound(4, 101, 16), None, _NAME),
+    "bert": Family("bert", words(40), _bert, _NAME),
+    "modernbert": Family("modernbert", words(40), _modernbert, _NAME),
+    "clip_text_model": Family("clip", words(500, 513), _clip_text, {}, "text_tower", causal=True),
+    "metaclip_2_text_model": Family("metaclip_2", words(500, 513), _clip_text, {}, "text_tower", causal=True),
+    "siglip_text_model": Family("siglip", words(500), _siglip_text, {}, "text_tower"),
+    "siglip2_text_model": Family("siglip2", words(500), _siglip_text, {}, "text_tower"),
+    **{
+        f"languagebind_{kind}_model": Family(f"languagebind_{kind}", inputs, _clip_image, _NAME)
+        for kind, inputs in (
+            ("image", frames(2)),
+            ("video", frames(4)),
+            ("audio", sound(3, 16, 64)),
+            ("depth", frames(2)),
+            ("thermal", frames(2)),
+        )
+    },
+    "clap_text_model": Family("clap", words(40), _bert, {}, "text_tower"),
 }
 
 

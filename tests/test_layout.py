@@ -48,6 +48,7 @@ GROUPS = {
         "audio_io",
         "clip_inputs",
         "frame_transform",
+        "family_settings",
         "depth_estimation",
         "processing_sen",
     },
@@ -70,6 +71,7 @@ GROUPS = {
     },
     "heads": {"point_features", "point_refiner", "point_network", "modeling_sen_tracking"},
     "tracking": {"tracking/"},
+    "families": {"families/"},
     "conversion": {"conversion/"},
     "pipelines": {"pipelines/"},
     "commands": {"commands/"},
@@ -90,10 +92,11 @@ BELOW = {
     "around the model": ("heads", "world"),
     "heads": ("model", "inputs"),
     "tracking": ("heads", "whole files"),
-    "conversion": ("around the model",),
+    "families": ("inputs",),
+    "conversion": ("around the model", "families"),
     "pipelines": ("around the model", "tracking"),
     "commands": ("pipelines",),  # nothing stands on them
-    "doors": ("pipelines",),  # which importing the package registers
+    "doors": ("pipelines", "families"),  # which importing the package registers
 }
 
 # (module, what it imports against the arrows, in a function)

@@ -21,8 +21,8 @@ class LanguageBindTowerConfig(CLIPVisionConfig):
             given.
         add_time_attn: whether each layer attends over the frames of a clip first.
         num_frames: of a clip, where the layers attend over frames; fixed by the weights.
-        clip_type: `"vl"`, or `"vl_new"` where patches are embedded by a 3D convolution and each frame has a class embedding of
-            its own.
+        clip_type: `"vl"`, or `"vl_new"` where a 3D convolution embeds patches and each frame has a class embedding of its
+            own.
         lora_r, lora_alpha: rank and scale of the LoRA weights in the checkpoint's file. They are folded into the tower's own
             when it is loaded; `lora_r` is 0 from then on.
         num_mel_bins, target_length: mel bands and windows of a spectrogram; 0 for frames.
@@ -63,7 +63,9 @@ class LanguageBindTowerConfig(CLIPVisionConfig):
         if self.clip_type not in ("vl", "vl_new"):
             raise ValueError(f"clip_type is {self.clip_type!r}, expected 'vl' or 'vl_new'")
         if self.clip_type == "vl_new" and not self.add_time_attn:
-            raise ValueError("clip_type is 'vl_new' and add_time_attn False, expected True: its clips have fixed frames")
+            raise ValueError(
+                "clip_type is 'vl_new' and add_time_attn False, expected True: its clips have fixed frames"
+            )
 
     @property
     def input_size(self) -> tuple[int, int]:

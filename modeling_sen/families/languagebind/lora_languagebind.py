@@ -3,7 +3,8 @@
 """Fold LoRA weights of a LanguageBind checkpoint into the weights they adapt, in both key layouts of peft.
 
 Published checkpoints were saved with the tower's encoder inside a peft model: `encoder.base_model.model.layers...`. Peft of
-2023 left an adapted weight where it was (`q_proj.weight`), later versions put it one level deeper (`q_proj.base_layer.weight`).
+2023 left an adapted weight where it was (`q_proj.weight`), later versions put it one level deeper
+(`q_proj.base_layer.weight`).
 """
 
 from collections.abc import Mapping

@@ -116,7 +116,12 @@ class LanguageBindPreTrainedModel(CLIPPreTrainedModel):
     """Initial weights, and loading: LoRA weights are folded, whichever layout of peft they have."""
 
     config: LanguageBindConfig
-    _no_split_modules: ClassVar = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "LanguageBindLayer", "LanguageBindEmbeddings"]
+    _no_split_modules: ClassVar = [
+        "CLIPTextEmbeddings",
+        "CLIPEncoderLayer",
+        "LanguageBindLayer",
+        "LanguageBindEmbeddings",
+    ]
     _keys_to_ignore_on_load_unexpected: ClassVar = [r"position_ids$"]  # stored by old versions of Transformers
     _can_record_outputs: ClassVar = {
         "hidden_states": CLIPEncoderLayer,
