@@ -29,6 +29,9 @@ VERBS_BY_PURPOSE = {
         "neurons": ("modeling_sen.commands.neurons:neurons", "Encoder types that can be neurons."),
         "presets": ("modeling_sen.commands.presets:presets", "Sets of neurons that go well together."),
     },
+    "Bring models": {
+        "convert": ("modeling_sen.commands.convert:convert", "Write an original checkpoint in Transformers' classes."),
+    },
     "Make clips": {
         "world": ("modeling_sen.commands.world:world", "Write generated clips of which everything is known."),
     },

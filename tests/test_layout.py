@@ -70,8 +70,8 @@ GROUPS = {
         "evaluation/",
     },
     "heads": {"point_features", "point_refiner", "point_network", "modeling_sen_tracking"},
-    "tracking": {"tracking/"},
     "families": {"families/"},
+    "tracking": {"tracking/"},
     "conversion": {"conversion/"},
     "pipelines": {"pipelines/"},
     "commands": {"commands/"},
@@ -92,10 +92,10 @@ BELOW = {
     "around the model": ("heads", "world"),
     "heads": ("model", "inputs"),
     "tracking": ("heads", "whole files"),
-    "families": ("inputs",),
+    "families": ("inputs",),  # models that Transformers lacks, of which neurons can be made
     "conversion": ("around the model", "families"),
     "pipelines": ("around the model", "tracking"),
-    "commands": ("pipelines",),  # nothing stands on them
+    "commands": ("pipelines", "conversion"),  # nothing stands on them
     "doors": ("pipelines", "families"),  # which importing the package registers
 }
 

@@ -1,3 +1,3 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Model families that Transformers lacks."""
+"""Encoders that Transformers has not, in its classes."""

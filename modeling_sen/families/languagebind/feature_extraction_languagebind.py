@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
-from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
+from modeling_sen.families.filter_bank import RATE, STEP, WINDOW, filter_bank
 from modeling_sen.families.languagebind.configuration_languagebind import LanguageBindConfig, LanguageBindTowerConfig
-
-# Milliseconds from one window to the next, and of a window.
-HOP, WINDOW = 10, 25
 
 
 class LanguageBindFeatureExtractor(SequenceFeatureExtractor):
@@ -22,8 +19,8 @@ class LanguageBindFeatureExtractor(SequenceFeatureExtractor):
     gives the same. Sounds shorter than a crop are repeated.
 
     Args:
-        sampling_rate: samples per second.
-        num_mel_bins: mel bands, from 20 Hz to half the sampling rate.
+        sampling_rate: samples per second; only 16,000.
+        num_mel_bins: mel bands, from 20 Hz to 8 kHz.
         target_length: windows of a crop.
         mean, std: the values are `(v - mean) / (2 * std)`.
     """
@@ -32,13 +29,15 @@ class LanguageBindFeatureExtractor(SequenceFeatureExtractor):
 
     def __init__(
         self,
-        sampling_rate: int = 16_000,
+        sampling_rate: int = RATE,
         num_mel_bins: int = 112,
         target_length: int = 1036,
         mean: float = -4.2677393,
         std: float = 4.5689974,
         **kwargs: Any,
     ):
+        if sampling_rate != RATE:
+            raise ValueError(f"sampling_rate is {sampling_rate}, expected {RATE}")
         kwargs = {"feature_size": num_mel_bins, "padding_value": 0.0, **kwargs}
         super().__init__(sampling_rate=sampling_rate, **kwargs)
         self.num_mel_bins, self.target_length, self.mean, self.std = num_mel_bins, target_length, mean, std
@@ -83,53 +82,22 @@ class LanguageBindFeatureExtractor(SequenceFeatureExtractor):
 
     def _crops(self, samples: np.ndarray) -> np.ndarray:
         """(S,) -> (3, num_mel_bins, target_length)."""
-        hop, window = self.sampling_rate * HOP // 1000, self.sampling_rate * WINDOW // 1000
-        if samples.ndim != 1 or len(samples) < window:
+        if samples.ndim != 1 or len(samples) < WINDOW:
             raise ValueError(
-                f"audio: found samples of shape {samples.shape}, expected (S,) with at least {window}, one window of "
-                f"{WINDOW} ms"
+                f"audio: found samples of shape {samples.shape}, expected (S,) with at least {WINDOW}, one window of 25 ms"
             )
         samples, length = samples - samples.mean(), self.target_length
-        windows = (len(samples) - window) // hop + 1
+        windows = (len(samples) - WINDOW) // STEP + 1
         if windows <= length:
-            bank = np.resize(self._filter_bank(samples), (length, self.num_mel_bins))  # from the beginning again
-            crops = np.stack([bank] * 3)
+            bank = filter_bank(samples, self.num_mel_bins)  # from the beginning again, where it is too short
+            crops = np.stack([np.tile(bank, -(-length // windows))[:, :length]] * 3)
         else:
             # Windows are computed one by one, so those of the crops are enough.
             ranges = np.array_split(np.arange(windows - length + 1), 3)
-            starts = [int(part[0]) if len(part) else 0 for part in ranges]
-            ends = [(start + length - 1) * hop + window for start in starts]
-            crops = np.stack([self._filter_bank(samples[s * hop : end]) for s, end in zip(starts, ends, strict=True)])
-        return ((crops - self.mean) / (2 * self.std)).transpose(0, 2, 1).astype(np.float32)
-
-    def _filter_bank(self, samples: np.ndarray) -> np.ndarray:
-        """(S,) -> (windows, num_mel_bins), log energies, as `torchaudio.compliance.kaldi.fbank` gives them without dither."""
-        window = self.sampling_rate * WINDOW // 1000
-        fft_length = 1 << (window - 1).bit_length()
-        bank = spectrogram(
-            samples,
-            window_function(window, "hann", periodic=False),
-            frame_length=window,
-            hop_length=self.sampling_rate * HOP // 1000,
-            fft_length=fft_length,
-            power=2.0,
-            center=False,
-            preemphasis=0.97,
-            mel_filters=mel_filter_bank(
-                num_frequency_bins=fft_length // 2 + 1,
-                num_mel_filters=self.num_mel_bins,
-                min_frequency=20,
-                max_frequency=self.sampling_rate / 2,
-                sampling_rate=self.sampling_rate,
-                norm=None,
-                mel_scale="kaldi",
-                triangularize_in_mel_space=True,
-            ),
-            log_mel="log",
-            mel_floor=float(np.finfo(np.float32).eps),
-            remove_dc_offset=True,
-        )
-        return bank.T
+            starts = [STEP * int(part[0]) if len(part) else 0 for part in ranges]
+            pieces = [samples[start : start + (length - 1) * STEP + WINDOW] for start in starts]
+            crops = np.stack([filter_bank(piece, self.num_mel_bins) for piece in pieces])
+        return ((crops - self.mean) / (2 * self.std)).astype(np.float32)
 
 
 __all__ = ["LanguageBindFeatureExtractor"]

@@ -1,0 +1,230 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What conversions of all families share: read an original file, rename its weights, fill a model, save and verify it.
+
+Files are read without running code that they hold. A folder is written beside its place, and moved there when it is whole.
+"""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from modeling_sen.checkpoint_folder import replaced_folder
+from modeling_sen.hub_files import quiet_transformers
+
+TOLERANCE = 1e-5  # the largest difference of an output that a right conversion has
+_ZIP = b"PK\x03\x04"
+
+Rules = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A checkpoint in Transformers' classes, not saved yet.
+
+    Attributes:
+        model: filled with the original's weights.
+        processor: anything with `save_pretrained`.
+        card: text of its README.md.
+        outputs: `outputs(model, inputs)`, name -> tensor: what the model gives for the `input.NAME` of a file of reference
+            outputs, by the names of its `output.NAME`.
+        notes: lines to print when it is saved.
+    """
+
+    model: PreTrainedModel
+    processor: Any
+    card: str
+    outputs: Callable[[PreTrainedModel, Mapping[str, Tensor]], dict[str, Tensor]]
+    notes: tuple[str, ...] = ()
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a PyTorch file by name, mapped from the disk where its format allows that.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: no such file.
+        ValueError: the file is empty or truncated, holds code or other objects than tensors, or is of another kind.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: found a folder, expected a PyTorch file")
+    with open(path, "rb") as file:
+        start = file.read(len(_ZIP))
+    if not start:
+        raise ValueError(f"{path}: the file is empty, expected a PyTorch file")
+    is_zip = zipfile.is_zipfile(path)
+    if start == _ZIP and not is_zip:  # the table of contents stands at the end
+        raise ValueError(f"{path}: the file is truncated ({path.stat().st_size:,} bytes); download it again")
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "Unsupported operand" in str(error):
+            what = re.search(r"GLOBAL (\S+)", str(error))
+            named = f" ({what[1]})" if what else ""
+            raise ValueError(f"{path}: it holds code{named}, which is not run; expected tensors only") from error
+        raise ValueError(f"{path}: found no PyTorch file, or a damaged one") from error
+    except (RuntimeError, EOFError, KeyError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: the file is damaged ({str(error).splitlines()[0]})") from error
+    if not isinstance(weights, Mapping) or not weights:
+        raise ValueError(f"{path}: found {type(weights).__name__}, expected a dict of tensors by name")
+    if strangers := [name for name, weight in weights.items() if not isinstance(weight, Tensor)]:
+        raise ValueError(f"{path}: {strangers[0]!r} is {type(weights[strangers[0]]).__name__}, expected tensors only")
+    return dict(weights)
+
+
+def rename(weights: Mapping[str, Tensor], rules: Rules, unread: Sequence[str], family: str) -> dict[str, Tensor]:
+    """Each weight under the name that the one rule which matches its own gives it.
+
+    Args:
+        weights: of the original.
+        rules: (regular expression of a whole name, replacement).
+        unread: expressions of names that are left out.
+        family: for errors.
+
+    Raises:
+        ValueError: a name that no rule matches.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        if any(re.fullmatch(pattern, name) for pattern in unread):
+            continue
+        found = next(((pattern, to) for pattern, to in rules if re.fullmatch(pattern, name)), None)
+        if found is None:
+            raise ValueError(f"no {family} checkpoint: found weight {name!r}, which {family} has not")
+        renamed[re.sub(*found, name)] = weight
+    return renamed
+
+
+def fill(model: PreTrainedModel, weights: Mapping[str, Tensor], hint: str) -> None:
+    """Puts weights in the place of a model's own, which may be on the meta device.
+
+    Args:
+        hint: what to do about weights that do not fit.
+
+    Raises:
+        ValueError: weights that are missing, left over, or of another shape.
+    """
+    own = model.state_dict()
+    wrong = [f"{name!r} is missing" for name in own if name not in weights]
+    wrong += [f"{name!r} is left over" for name in weights if name not in own]
+    wrong += [
+        f"{name!r} has shape {tuple(weights[name].shape)}, expected {tuple(weight.shape)}"
+        for name, weight in own.items()
+        if name in weights and weights[name].shape != weight.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise ValueError(f"the weights do not fit: {wrong[0]}{more}; {hint}")
+    requires_grad = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    model.load_state_dict(dict(weights), assign=True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(requires_grad[name])
+
+
+def save(
+    conversion: Conversion, folder: str | Path, verify: str | Path | None = None, shard_size: str = "2GB"
+) -> dict[str, float]:
+    """Writes weights (safetensors), configuration, processor and card, all of them or nothing.
+
+    Args:
+        folder: to be made, or whose files of the same names are replaced.
+        verify: a safetensors file of `input.NAME` and `output.NAME`, see [`Conversion`]; what was written is loaded again
+            and compared before it gets its place.
+        shard_size: of the largest file of weights.
+
+    Returns:
+        Output -> its largest difference; nothing where there is nothing to verify.
+
+    Raises:
+        ValueError: `verify` is unreadable or has no outputs.
+        DifferentOutputs: a difference is larger than `TOLERANCE`; nothing is written.
+    """
+    reference = {} if verify is None else read_reference(verify)
+    with replaced_folder(folder) as staging:
+        with quiet_transformers():
+            conversion.model.save_pretrained(staging, max_shard_size=shard_size)
+        conversion.processor.save_pretrained(staging)
+        (staging / "README.md").write_text(conversion.card, encoding="utf-8")
+        differences: dict[str, float] = {}
+        if reference:
+            with quiet_transformers():
+                model = type(conversion.model).from_pretrained(staging).eval()
+            differences = compare(conversion.outputs, model, reference)
+            if not all(difference <= TOLERANCE for difference in differences.values()):  # NaN, too
+                raise DifferentOutputs(differences)
+    return differences
+
+
+class DifferentOutputs(Exception):
+    """The converted model's outputs are not the original's.
+
+    Attributes:
+        differences: output -> its largest difference.
+    """
+
+    def __init__(self, differences: dict[str, float]):
+        super().__init__(f"largest difference {max(differences.values()):.1e}, expected at most {TOLERANCE:.0e}")
+        self.differences = differences
+
+
+def read_reference(path: str | Path) -> dict[str, Tensor]:
+    """A safetensors file with `input.NAME` and `output.NAME`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no safetensors file, or one without inputs or outputs.
+    """
+    try:
+        found = load_file(str(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path}: found no safetensors file, or a damaged one ({error})") from error
+    for kind in ("input", "output"):
+        if not any(name.startswith(f"{kind}.") for name in found):
+            raise ValueError(f"{path}: found {', '.join(found) or 'nothing'}, expected tensors named {kind}.NAME")
+    return found
+
+
+def compare(
+    outputs: Callable[[PreTrainedModel, Mapping[str, Tensor]], dict[str, Tensor]],
+    model: PreTrainedModel,
+    reference: Mapping[str, Tensor],
+) -> dict[str, float]:
+    """Output -> the largest difference from the reference's.
+
+    Raises:
+        ValueError: an output that the model does not give, or gives in another shape.
+    """
+    inputs = {name.removeprefix("input."): value for name, value in reference.items() if name.startswith("input.")}
+    wanted = {name.removeprefix("output."): value for name, value in reference.items() if name.startswith("output.")}
+    with torch.no_grad():
+        given = outputs(model, inputs)
+    differences = {}
+    for name, expected in wanted.items():
+        if name not in given or given[name].shape != expected.shape:
+            found = f"one of shape {tuple(given[name].shape)}" if name in given else "none"
+            raise ValueError(f"output.{name}: the converted model gives {found}, expected {tuple(expected.shape)}")
+        differences[name] = float((given[name].float() - expected.float()).abs().max())
+    return differences
+
+
+__all__ = [
+    "TOLERANCE",
+    "Conversion",
+    "DifferentOutputs",
+    "compare",
+    "fill",
+    "read_reference",
+    "read_weights",
+    "rename",
+    "save",
+]

@@ -1,0 +1,62 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""`sen convert`: an original checkpoint of ImageBind in Transformers' classes."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# family -> module:function, `function(source, config, tokenizer) -> Conversion`
+FAMILIES = {
+    "imagebind": "modeling_sen.conversion.imagebind:convert",
+}
+
+
+def convert(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help=f"One of {', '.join(FAMILIES)}.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The original checkpoint.")],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    config: Annotated[
+        Path | None, typer.Option(help="JSON of the original constructor's arguments, for sizes not published.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Hub id, folder or BPE file of CLIP's tokenizer, to be saved beside the weights."),
+    ] = None,
+    verify: Annotated[
+        Path | None, typer.Option(help="safetensors of input.NAME and output.NAME; status 1 where an output differs.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write an original checkpoint in Transformers' classes, with its processor and a card that names its licence."""
+    if family not in FAMILIES:
+        raise ValueError(f"family is {family!r}, expected one of {', '.join(FAMILIES)}")
+    from modeling_sen.conversion.original_checkpoint import TOLERANCE, DifferentOutputs, save
+
+    module, function = FAMILIES[family].split(":")
+    conversion = getattr(import_module(module), function)(source, config, tokenizer)
+    try:
+        differences, is_right = save(conversion, folder, verify), True
+    except DifferentOutputs as error:
+        differences, is_right = error.differences, False
+    count = sum(parameter.numel() for parameter in conversion.model.parameters())
+    if as_json:
+        found = {"folder": str(folder), "parameters": count, "differences": differences, "saved": is_right}
+        print(json.dumps(found))
+    else:
+        for name, difference in differences.items():
+            print(f"{name:16} differs by at most {difference:.1e}")
+        if is_right:
+            print(f"{folder}: {count:,} parameters")
+            for note in conversion.notes:
+                print(note)
+        else:
+            print(f"nothing is written: expected differences of at most {TOLERANCE:.0e}")
+    if not is_right:
+        raise typer.Exit(1)
+
+
+__all__ = ["FAMILIES", "convert"]
