@@ -9,7 +9,6 @@ import io
 import math
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,18 +122,25 @@ class LanguageBindProcessor(ProcessorMixin):
             OSError: the checkpoint has none.
         """
         if self._tokenizer is None:
-            if self.source is None:
+            if self.source is None or not self.has_tokenizer:
+                where = "no checkpoint" if self.source is None else self.source.location
                 raise OSError(
-                    f"{type(self).__name__}: made without a checkpoint, from which a tokenizer could be read"
+                    f"{where}: found neither tokenizer.json nor vocab.json, expected CLIP's tokenizer for texts"
                 )
             with naming_errors(self.source.location, "pass token=..."):
-                files = [self.source.file(name, optional=True) for name in ("tokenizer.json", "vocab.json")]
-                if not any(files):
-                    raise FileNotFoundError(
-                        "the checkpoint has no tokenizer, found neither tokenizer.json nor vocab.json"
-                    )
                 self._tokenizer = CLIPTokenizer.from_pretrained(self.source.location, **self.source.files)
         return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is one, read already or beside the checkpoint."""
+        if self._tokenizer is not None or self.source is None:
+            return self._tokenizer is not None
+        return any(self.source.file(name, optional=True) is not None for name in ("tokenizer.json", "vocab.json"))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "LanguageBindProcessor":  # type: ignore[override]
@@ -159,7 +165,7 @@ class LanguageBindProcessor(ProcessorMixin):
             super().save_pretrained(str(folder))
             if not (Path(save_directory) / "config.json").exists():
                 self.config.save_pretrained(folder)
-            with suppress(OSError):  # none is there
+            if self.has_tokenizer:
                 self.tokenizer.save_pretrained(folder)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **kwargs)
