@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import PreTrainedModel
 
 from modeling_sen.conversion.original_checkpoint import Conversion, fill, read_weights
 from modeling_sen.families.imagebind.processing_imagebind import read_tokenizer
+from modeling_sen.families.languagebind import MODALITIES
+from modeling_sen.families.languagebind import configuration_languagebind as configurations
 from modeling_sen.families.languagebind import modeling_languagebind as models
 from modeling_sen.families.languagebind.configuration_languagebind import LanguageBindConfig
 from modeling_sen.families.languagebind.lora_languagebind import fold_lora, is_lora_key
@@ -104,10 +105,10 @@ def read_config(path: Path) -> LanguageBindConfig:
     except ValueError as error:
         raise ValueError(f"{path}: found no JSON ({error})") from error
     found = values.get("model_type") if isinstance(values, dict) else None
-    known = [name for name in models.__all__ if name in CONFIG_MAPPING]
+    known = [f"LanguageBind{modality}" for modality in MODALITIES]
     if found not in known:
         raise ValueError(f"{path}: model_type is {found!r}, expected one of {', '.join(known)}")
-    return AutoConfig.for_model(**values)
+    return getattr(configurations, f"{found}Config").from_dict(values)
 
 
 def _all_weights(source: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from modeling_sen.configuration_sen import SENConfig
-from modeling_sen.families.languagebind import auto_languagebind
+from modeling_sen.families import register as register_families
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.modeling_sen_tracking import SENForVideoTracking, SENTrackingConfig
 from modeling_sen.pipelines.video_tracking import VideoTrackingPipeline
@@ -25,7 +25,7 @@ def register() -> None:
     AutoConfig.register(SENTrackingConfig.model_type, SENTrackingConfig, exist_ok=True)
     AutoModel.register(SENTrackingConfig, SENForVideoTracking, exist_ok=True)
     AutoProcessor.register(SENConfig, SENProcessor, exist_ok=True)
-    auto_languagebind.register()
+    register_families()
     for task, pipeline_class, folder, kind in (
         ("zero-shot-video-classification", ZeroShotVideoClassificationPipeline, SEN_TINY, "multimodal"),
         ("video-tracking", VideoTrackingPipeline, SEN_TINY_TRACKING, "video"),

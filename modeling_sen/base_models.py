@@ -119,13 +119,13 @@ def licence_of_repository(source: HubSource) -> str | None:
 
 
 def _sees(spec: NeuronSpec) -> str:
-    """In words: `8 frames`, `1 frame`, `sound`, `text`."""
+    """In words: `8 frames`, `1 frame`, `sound`, `motion sensors`, `text`."""
     if spec.takes_frames:
         what = {"image": "", "video": "", "depth": " of depth", "thermal": " of heat"}[spec.modality]
         grey = " in grey" if (spec.preprocessing or {}).get("gray") else ""
         return f"{spec.num_frames} {'frame' if spec.num_frames == 1 else 'frames'}{what}{grey}"
-    if spec.modality == "audio":
-        return "sound"
+    if spec.modality in ("audio", "imu"):
+        return {"audio": "sound", "imu": "motion sensors"}[spec.modality]
     return "class texts" if spec.name == "class_text" else "text"
 
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .configuration_sen import MODALITIES
@@ -15,7 +16,7 @@ from .video_io import classify_video_input, is_video_batch
 
 
 def clip_entries(clip: Any) -> dict[str, Any]:
-    """A clip's entries by name (`video`, `audio`, `depth`, `thermal`, `text`, `times`), as the readers take them.
+    """A clip's entries by name (`video`, `audio`, `depth`, `thermal`, `imu`, `text`, `times`), as the readers take them.
 
     Raises:
         ValueError: unknown entries, or entries of the wrong form.
@@ -78,6 +79,11 @@ def _as_media(name: str, entry: Any) -> Any:
     """One entry of a clip as the readers take it."""
     if name == "text" and not isinstance(entry, str):
         raise ValueError(f"clip: expected a string as text, found {type(entry).__name__}")
+    if name == "imu":
+        values = torch.as_tensor(np.asarray(entry, dtype=np.float32))
+        if values.ndim != 2:
+            raise ValueError(f"clip: expected (channels, samples) as imu, found shape {tuple(values.shape)}")
+        return values
     if not isinstance(entry, Mapping):
         return entry
     if _is_stored_file(entry) and (entry["bytes"] is not None or entry["path"] is not None):

@@ -14,7 +14,7 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, PreTrainedConfig
 
-Modality = Literal["image", "video", "audio", "depth", "thermal", "text"]
+Modality = Literal["image", "video", "audio", "depth", "thermal", "imu", "text"]
 MODALITIES: tuple[str, ...] = get_args(Modality)
 NEURON_NAME = re.compile(r"[a-z][a-z0-9_]*")
 FOLDER_NAME = re.compile(r"\w[\w.-]*")  # one level: no slash, no ".."
@@ -31,7 +31,7 @@ class NeuronSpec:
 
     Args:
         name: `[a-z][a-z0-9_]*`; the prefix of the neuron's inputs.
-        modality: one of `image, video, audio, depth, thermal, text`.
+        modality: one of `image, video, audio, depth, thermal, imu` (motion sensors)`, text`.
         hub_id: a Hub repository, a local folder, `"builtin:NAME"` (a tower shipped inside sen-tiny) or `"./NAME"` (a folder
             beside the SEN checkpoint, one level deep).
         hidden_size: width of the tower's tokens.
@@ -135,7 +135,7 @@ class NeuronSpec:
         """Suffix of the neuron's main input: `{name}_{input_name}`."""
         if self.takes_frames:
             return "pixel_values"
-        return "input_features" if self.modality == "audio" else "input_ids"
+        return {"audio": "input_features", "imu": "imu_values", "text": "input_ids"}[self.modality]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form: only what differs from the defaults."""
@@ -304,11 +304,17 @@ class SENConfig(PreTrainedConfig):
         return None if self.text_tower is None else NeuronSpec.from_dict(self.text_tower)
 
     @classmethod
-    def from_preset(cls, name: str, variants: str | None = None, **overrides) -> "SENConfig":
+    def from_preset(
+        cls, name: str, variants: str | None = None, checkpoint: str | None = None, **overrides
+    ) -> "SENConfig":
         """Configuration of a preset (`sen presets` lists them), optionally with a named variant set such as `paper_reading`.
 
+        Args:
+            checkpoint: folder or Hub id of the converted weights, for presets whose weights are not on the Hub.
+
         Raises:
-            ValueError: for an unknown preset or variant set, naming the known ones.
+            ValueError: for an unknown preset or variant set, naming the known ones; a preset that needs a checkpoint, naming
+                the command that makes it.
         """
         try:
             from modeling_sen.presets import PRESETS
@@ -319,7 +325,19 @@ class SENConfig(PreTrainedConfig):
         if variants is not None and variants not in VARIANT_SETS:
             raise ValueError(f"unknown variant set {variants!r}, expected one of {', '.join(VARIANT_SETS)}")
         preset = PRESETS[name]
-        settings = {"neurons": preset.neurons, "text_tower": preset.text_tower, **preset.settings}
+        if preset.conversion is not None and checkpoint is None:
+            raise ValueError(
+                f"preset {name!r}: its weights are not on the Hub; convert them by `{preset.conversion}` and give the "
+                "folder as checkpoint"
+            )
+        if preset.conversion is None and checkpoint is not None:
+            raise ValueError(
+                f"preset {name!r}: checkpoint is {checkpoint!r}, expected none: its weights are on the Hub"
+            )
+        towers = [*preset.neurons, preset.text_tower]
+        if checkpoint is not None:
+            towers = [{**tower, "hub_id": checkpoint} for tower in towers]
+        settings = {"neurons": towers[:-1], "text_tower": towers[-1], **preset.settings}
         return cls(**copy.deepcopy({**settings, **VARIANT_SETS.get(variants or "", {}), **overrides}))
 
 

@@ -28,7 +28,9 @@ from modeling_sen.sentence_layout import SentenceHead, read_layout, tower_source
 
 _FRAMES = np.zeros((16, 256, 256, 3), dtype=np.uint8)
 _SOUND = (np.zeros(160_000, dtype=np.float32), 16_000)
-_CLIP = {"video": _FRAMES, "depth": _FRAMES, "thermal": _FRAMES, "audio": _SOUND, "text": "the dog runs after a ball"}
+_IMU = np.zeros((6, 2000), dtype=np.float32)
+_CLIP = {"video": _FRAMES, "depth": _FRAMES, "thermal": _FRAMES, "audio": _SOUND, "imu": _IMU}
+_CLIP |= {"text": "the dog runs after a ball"}
 
 
 @dataclass

@@ -19,7 +19,7 @@ from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.templates import DEFAULT_TEMPLATE
 
 # Columns of a batch that make a clip.
-COLUMNS = ("video", "image", "audio", "depth", "thermal", "text")
+COLUMNS = ("video", "image", "audio", "depth", "thermal", "imu", "text")
 TEXTS_AT_ONCE = 128
 
 
@@ -136,8 +136,8 @@ class SENEncoder:
         """Adds the column `embedding` (n, projection_dim) float32 to a batch of columns.
 
         Args:
-            batch: name -> values of equal number. Those named `video`, `image`, `audio`, `depth`, `thermal` or `text` make
-                the clips, in any form that the processor takes; `None` where a clip lacks one.
+            batch: name -> values of equal number. Those named `video`, `image`, `audio`, `depth`, `thermal`, `imu` or `text`
+                make the clips, in any form that the processor takes; `None` where a clip lacks one.
 
         Raises:
             ValueError: no such column.

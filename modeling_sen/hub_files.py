@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -44,6 +45,19 @@ FETCH_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download")
 
 class HubFileError(OSError):
     """A file that a repository has, or may have, could not be fetched; the message names both."""
+
+
+@cache
+def family_classes() -> Mapping[str, Any]:
+    """The package's encoder classes that Transformers lacks, by name, once the Auto classes know them.
+
+    Code that travels with a checkpoint does without them where the package is not installed.
+    """
+    try:
+        from modeling_sen.families import register
+    except ImportError:
+        return {}
+    return register()
 
 
 @dataclass(frozen=True)
@@ -91,6 +105,7 @@ class HubSource:
         Raises:
             OSError: a builtin tower that is not installed; a relative hub id without a checkpoint; a missing folder.
         """
+        family_classes()  # its configuration may be of one of them
         source = cls.of(spec.hub_id, {"revision": spec.revision, **(arguments or {})})
         if spec.is_builtin:
             folder = _sen_tiny_folder() / spec.hub_id.removeprefix("builtin:")

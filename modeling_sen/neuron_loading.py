@@ -20,17 +20,18 @@ from transformers.activations import ACT2FN
 from transformers.utils import cached_file, logging
 
 from .configuration_sen import NeuronSpec
-from .hub_files import HubSource, naming_errors, quiet_transformers, readable_weights
+from .hub_files import HubSource, family_classes, naming_errors, quiet_transformers, readable_weights
 from .neuron import Neuron, is_dispatched
 from .neuron_by_rule import adapter_for
-from .neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS
+from .neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, checkpoint_spec
 from .sentence_layout import SentenceHead, read_layout, tower_source
 from .text_reader import TextReader
 
 logger = logging.get_logger(__name__)
 
 DEFAULT_LOGIT_SCALE = math.log(1 / 0.07)  # the initial scale of CLIP, for text towers that bring none
-_LOGIT_SCALES = ("logit_scale", "logit_scale_a")  # the latter: of sounds to texts, in CLAP
+# The second: of sounds to texts, in CLAP; the third: in ImageBind.
+_LOGIT_SCALES = ("logit_scale", "logit_scale_a", "text_logit_scale")
 
 
 def load_neuron(
@@ -157,6 +158,8 @@ def tower_class_of(spec: NeuronSpec, trust_remote_code: bool) -> Any:
         found = None
     if isinstance(found, type) and issubclass(found, PreTrainedModel):
         return found
+    if (of_family := family_classes().get(spec.class_name)) is not None:
+        return of_family
     registered = getattr(AutoModel._model_mapping, "_extra_content", {})
     for candidate in registered.values():
         if candidate.__name__ == spec.class_name:
@@ -233,9 +236,7 @@ def resolve_spec(
     probe = NeuronSpec.from_dict({"name": "unnamed", "modality": "image", "hidden_size": 1, "class_name": "", **given})
     source = HubSource.of_neuron(probe, None, kwargs)
     config = _read_config(given, probe, source)
-    known = CHECKPOINT_SPECS.get((config.model_type, role), {})
-    if given.get("class_name", known.get("class_name")) != known.get("class_name"):
-        known = {}  # how another class is cut out of the checkpoint
+    known = checkpoint_spec(config.model_type, role, given)
     if "class_name" not in {**known, **given} and (config.model_type, "tower") in CHECKPOINT_SPECS:
         raise ValueError(
             f"{given['hub_id']}: no text tower of model type {config.model_type!r} is known; give class_name"

@@ -11,28 +11,32 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from .tower_inputs import (
+    Grid,
+    ast_seconds,
+    clap_inputs,
+    clap_seconds,
+    image_grid,
+    imagebind_frames,
+    imagebind_grid,
+    imagebind_sound,
+    languagebind_sound_grid,
+    one_channel,
+    pair,
+    siglip2_inputs,
+    vjepa2_inputs,
+    wavlm_position_bias,
+)
+
 if TYPE_CHECKING:  # `sen neurons` lists the types without the seconds that these take to import
     from torch import Tensor
-
-Grid = tuple[int, int, int]  # (t, h, w): time, height, width; (1, frequency, time) for sound, (1, 1, tokens) for text
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-def image_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
-    """Patches of one frame: pixel_values are (batch, channels, height, width)."""
-    height, width = inputs["pixel_values"].shape[-2:]
-    patch_height, patch_width = _pair(config.patch_size)
-    return 1, height // patch_height, width // patch_width
 
 
 def clip_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
     """Tubelets of a clip: pixel_values are (batch, time, channels, height, width)."""
     time, _, height, width = inputs["pixel_values"].shape[1:]
     if isinstance(config.tubelet_size, int):
-        depth, (patch_height, patch_width) = config.tubelet_size, _pair(config.patch_size)
+        depth, (patch_height, patch_width) = config.tubelet_size, pair(config.patch_size)
     else:
         depth, patch_height, patch_width = config.tubelet_size
     return time // depth, height // patch_height, width // patch_width
@@ -53,55 +57,6 @@ def spectrogram_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
 def sequence_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
     """Word pieces: input_ids are (batch, tokens)."""
     return 1, 1, inputs["input_ids"].shape[-1]
-
-
-def languagebind_sound_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
-    """Patches of spectrograms with mel bands as rows: input_features are (batch, crops, mel bands, windows)."""
-    bands, windows = inputs["input_features"].shape[-2:]
-    return 1, bands // config.patch_size, windows // config.patch_size
-
-
-def siglip2_inputs(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, Any]:
-    """Frames as rows of patches, with the shape of the rectangle that they fill."""
-    import torch
-
-    patch, (_, rows, columns) = config.patch_size, image_grid(config, inputs)
-    pixels = inputs["pixel_values"][..., : rows * patch, : columns * patch]  # (frames, channels, height, width)
-    patches = pixels.unflatten(-1, (columns, patch)).unflatten(-3, (rows, patch))
-    patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # (frames, patches, values)
-    return {
-        "pixel_values": patches,
-        "pixel_attention_mask": None,  # no patch is padding
-        "spatial_shapes": torch.tensor([[rows, columns]]).expand(len(patches), -1),  # read as numbers: on the CPU
-    }
-
-
-def vjepa2_inputs(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, Any]:
-    """The encoder alone: its predictor is for training."""
-    return {"pixel_values_videos": inputs["pixel_values"], "skip_predictor": True}
-
-
-def clap_inputs(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, Any]:
-    """Sound that fits the tower: CLAP's own feature extractor calls a clip of each batch longer than it is, at random."""
-    features = inputs["input_features"]  # (batch, 1 or 4, time, mel bins)
-    return {"input_features": features, "is_longer": features.new_zeros(len(features), 1).bool()}
-
-
-def wavlm_position_bias(tower: Any, hidden_states: "Tensor") -> tuple:
-    """The relative positions' bias, which the first layer computes and every layer returns for the next."""
-    batch, tokens, _ = hidden_states.shape
-    bias = tower.encoder.layers[0].attention.compute_bias(tokens, tokens)  # (heads, tokens, tokens)
-    return (bias.repeat(batch, 1, 1),)
-
-
-def ast_seconds(extractor: Any) -> float:
-    """Of as many windows as the extractor gives at most: each is 25 ms long, they begin 10 ms apart."""
-    return extractor.max_length * 0.010 + 0.015
-
-
-def clap_seconds(extractor: Any) -> float:
-    """What the extractor cuts sounds to."""
-    return extractor.max_length_s
 
 
 @dataclass(frozen=True)
@@ -179,10 +134,23 @@ def register_checkpoint(model_type: str, class_name: str, role: str = "tower", *
     Args:
         model_type: `model_type` in the checkpoint's config.json.
         class_name: the Transformers class that loads the tower.
-        role: `"tower"`, or `"text_tower"` for the encoder of class texts.
+        role: `"tower"`, or `"text_tower"` for the encoder of class texts; the name of a modality where the checkpoint has a
+            tower for each: it is the one of specifications with this `modality`.
         spec: further [`NeuronSpec`] fields (`submodule`, `projection`, `key_mapping`, `modality`).
     """
     CHECKPOINT_SPECS[model_type, role] = {"class_name": class_name, **spec}
+
+
+def checkpoint_spec(model_type: str, role: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is registered of the tower that a specification means: by its class, its modality, or the role.
+
+    Args:
+        given: fields of the specification.
+    """
+    of_type = {key[1]: spec for key, spec in CHECKPOINT_SPECS.items() if key[0] == model_type}
+    if "class_name" in given:
+        return next((spec for spec in of_type.values() if spec["class_name"] == given["class_name"]), {})
+    return of_type.get(given.get("modality", role), of_type.get(role, {}))
 
 
 def list_neurons() -> list[str]:
@@ -323,6 +291,30 @@ for _name in (
     register_checkpoint(_name, _name, **_VISION)
     register_checkpoint(_name, "CLIPTextModelWithProjection", "text_tower", **_TEXT)
 
+# One checkpoint with six towers in one space. Frames are read by two, sound in clips; depth is disparity, of which the
+# mean and deviation are; heat is not normalised.
+_IMAGEBIND = {
+    "vision": {},
+    "text": {},
+    "audio": {},
+    "depth": {"preprocessing": {"gray": True, "mean": [0.0418] * 3, "std": [0.0295] * 3}},
+    "thermal": {"preprocessing": {"gray": True, "mean": [0.0] * 3, "std": [1.0] * 3}},
+    "imu": {},
+}
+_LAYERS = {"layers": "layers"}
+register_neuron("imagebind_vision_model", "video", image_grid, **_LAYERS, tower_inputs=imagebind_frames)
+register_neuron("imagebind_text_model", "text", sequence_grid, **_LAYERS)
+register_neuron("imagebind_audio_model", "audio", imagebind_grid, **_LAYERS, tower_inputs=imagebind_sound)
+_PLANE: dict[str, Any] = {**_LAYERS, "folds_frames": True, "tower_inputs": one_channel}
+register_neuron("imagebind_depth_model", "depth", image_grid, **_PLANE)
+register_neuron("imagebind_thermal_model", "thermal", image_grid, **_PLANE)
+register_neuron("imagebind_imu_model", "imu", imagebind_grid, **_LAYERS)
+for _name, _spec in _IMAGEBIND.items():
+    _role = {"vision": "tower"}.get(_name, _name)
+    _spec = {"submodule": f"{_name}_model", "projection": f"{_name}_projection", **_spec}
+    register_checkpoint("imagebind", f"ImageBind{_name.title()}ModelWithProjection", _role, **_spec)
+register_checkpoint("imagebind", "ImageBindTextModelWithProjection", "text_tower", **_TEXT)
+
 register_neuron("bert", "text", sequence_grid)
 register_neuron("modernbert", "text", sequence_grid)
 
@@ -332,6 +324,7 @@ __all__ = [
     "Grid",
     "NeuronAdapter",
     "adapter_of_class",
+    "checkpoint_spec",
     "clip_grid",
     "frame_grid",
     "image_grid",

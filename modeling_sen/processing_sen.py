@@ -77,10 +77,10 @@ class SENProcessor(ProcessorMixin):
         """
         Args:
             videos: one clip or a list of clips. A clip is anything that `read_video` reads, or a dict with any of
-                `video`, `image`, `audio`, `depth`, `thermal` (as `read_video` or `read_audio` take them), `text` (a string
-                for text neurons) and `times` (seconds of array frames). Depth and thermal maps may also be (T, H, W) uint8;
-                (H, W, 3) is one frame in colours, as everywhere. A file may be given as `{"path", "bytes"}` and
-                sound as `{"array", "sampling_rate"}`, as `datasets` gives them.
+                `video`, `image`, `audio`, `depth`, `thermal` (as `read_video` or `read_audio` take them), `imu` (channels,
+                samples), `text` (a string for text neurons) and `times` (seconds of array frames). Depth and thermal maps
+                may also be (T, H, W) uint8; (H, W, 3) is one frame in colours, as everywhere. A file may be given as
+                `{"path", "bytes"}` and sound as `{"array", "sampling_rate"}`, as `datasets` gives them.
             text: class texts.
             num_views: temporal views of each clip, each a row of its own; rows of one clip stand together.
             return_tensors: only `"pt"`.
@@ -88,6 +88,7 @@ class SENProcessor(ProcessorMixin):
         Returns:
             `{neuron}_pixel_values` (rows, T, 3, H, W) float32, `{neuron}_input_features` (rows, time, bins) float32 or
             whatever the neuron's feature extractor makes of sound, waveforms of different length padded with zeros,
+            `{neuron}_imu_values` (rows, channels, samples) float32,
             `{neuron}_input_ids` and `{neuron}_attention_mask` (rows, tokens, or samples of sound) int64;
             `neuron_mask` (rows, neurons) bool; `frame_times` (rows, T) float64 seconds, of the neuron with the most frames,
             NaN where a row has fewer;
@@ -124,8 +125,8 @@ class SENProcessor(ProcessorMixin):
                         inputs[f"{spec.name}_pixel_values"] = self._transform(spec)(frames.frames)
                     elif spec.modality == "audio":
                         self._add_sound(inputs, spec, entries, seen, (view, num_views))
-                    elif spec.modality == "text" and "text" in entries:
-                        inputs[f"{spec.name}_input_ids"] = entries["text"]
+                    elif spec.modality in ("imu", "text") and spec.modality in entries:
+                        inputs[f"{spec.name}_{spec.input_name}"] = entries[spec.modality]
                 shown = [seen[key] for key in seen if key[1] == view]
                 if shown:
                     inputs["frame_times"] = torch.from_numpy(max(shown, key=lambda frames: len(frames.times)).times)

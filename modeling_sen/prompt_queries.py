@@ -187,7 +187,9 @@ def _record(calls: list[RecordedAttention]) -> Callable:
                 "prompt 'queries' and a trained tower: found activation checkpointing with use_reentrant True, which keeps "
                 "no gradients of keys and values; expected use_reentrant False"
             )
-        calls.append(RecordedAttention(key, value, _of_any_token(attention_mask)))
+        tokens = key.shape[2] - num_extra_keys(module)
+        mask = _of_any_token(attention_mask)
+        calls.append(RecordedAttention(key[:, :, :tokens], value[:, :, :tokens], mask))
         return base(module, query, key, value, attention_mask, **kwargs)
 
     return function
@@ -198,12 +200,20 @@ def _attend(recorded: RecordedAttention) -> Callable:
         keys = torch.cat([recorded.keys.to(key), key], dim=2)  # (batch, heads, tokens + prompts, width of a head)
         values = torch.cat([recorded.values.to(value), value], dim=2)
         kwargs = {name: None if name in _PLACES else given for name, given in kwargs.items()}
-        mask = _with_prompts(recorded.mask, query.shape[2])
+        mask = _with_prompts(recorded.mask, query.shape[2], key.shape[2])
         if mask is not None and module.config._attn_implementation == "flex_attention":
             mask = _block_mask(mask)
         return base(module, query, keys, values, mask, **{**kwargs, "is_causal": False})
 
     return function
+
+
+def num_extra_keys(module: nn.Module) -> int:
+    """Rows of keys and values that an attention module adds behind those of its tokens, such as ImageBind's learned one.
+
+    They are added in each pass, so that they are not recorded.
+    """
+    return getattr(module, "num_extra_keys", 0)
 
 
 def _alone(tensor: Tensor) -> Tensor:
@@ -224,11 +234,11 @@ def _of_any_token(mask: Any) -> Tensor | None:
     return mask.amax(dim=-2, keepdim=True) if mask.ndim == 4 else mask
 
 
-def _with_prompts(mask: Tensor | None, count: int) -> Tensor | None:
-    """(..., tokens) -> (..., tokens + prompts): prompts attend to each other."""
+def _with_prompts(mask: Tensor | None, count: int, keys: int) -> Tensor | None:
+    """(..., tokens) -> (..., tokens + keys): prompts attend to each other, and to what the module adds."""
     if mask is None:
         return None
-    prompts = mask.new_full((*mask.shape[:-1], count), not mask.is_floating_point())
+    prompts = mask.new_full((*mask.shape[:-1], keys), not mask.is_floating_point())
     mask = torch.cat([mask, prompts], dim=-1)
     return mask.expand(*mask.shape[:-2], count, mask.shape[-1]) if mask.ndim == 4 else mask
 

@@ -43,8 +43,8 @@ class VideoPipeline(Pipeline):
         """
         Args:
             video: path, URL, bytes, file object, (T, H, W, 3) uint8 array, list of PIL images or (H, W, 3) arrays (one
-                video), or a dict of modalities (`video`, `audio`, `depth`, `thermal`, `text`). Any other list, a generator
-                or a dataset is a batch; `[]` gives `[]`.
+                video), or a dict of modalities (`video`, `audio`, `depth`, `thermal`, `imu`, `text`). Any other list, a
+                generator or a dataset is a batch; `[]` gives `[]`.
             kwargs: `batch_size`, `num_workers` and the options of the task. They may also be given to `pipeline(...)` once
                 and for all.
 

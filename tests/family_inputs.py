@@ -1,22 +1,48 @@
-"""Random inputs of neurons, as a SEN hands them over: each maker gives `inputs(generator, batch_size)`."""
+"""What a family of towers is to the tests, and inputs of every kind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-Inputs = Callable[[torch.Generator, int], dict[str, Tensor]]
+Outputs = tuple[Tensor, Tensor | None]  # last_hidden_state, pooler_output
 
 
-def frames(count: int) -> Inputs:
+@dataclass(frozen=True)
+class Family:
+    """How to build one type and feed it.
+
+    Attributes:
+        checkpoint: key of `tiny_towers.make_towers`.
+        given: fields of the neuron's specification.
+        role: of `resolve_spec`.
+        inputs: `inputs(generator, batch_size)`, as a SEN hands them to the neuron.
+        written_out: `written_out(tower, tower_inputs, through)`; `None` for towers that take no prompts.
+        causal: whether tokens see only what stands before them.
+        build: makes the tower itself, where what the checkpoint needs is not installed in every environment.
+    """
+
+    checkpoint: str
+    inputs: Callable[[torch.Generator, int], dict[str, Tensor]]
+    written_out: Callable[..., Outputs] | None
+    given: Mapping[str, Any]
+    role: str = "tower"
+    causal: bool = False
+    build: Callable[[], PreTrainedModel] | None = None
+
+
+def frames_of(count: int):
     return lambda generator, batch: {"pixel_values": torch.randn(batch, count, 3, 16, 16, generator=generator)}
 
 
-def sound(*shape: int) -> Inputs:
+def sound_of(*shape: int):
     return lambda generator, batch: {"input_features": torch.randn(batch, *shape, generator=generator)}
 
 
-def waves(masked: bool, shape: tuple[int, ...] = (1600,)) -> Inputs:
+def waves_of(masked: bool, shape: tuple[int, ...] = (1600,)):
     def inputs(generator: torch.Generator, batch: int) -> dict[str, Tensor]:
         values = torch.randn(batch, *shape, generator=generator)
         if not masked:
@@ -28,7 +54,7 @@ def waves(masked: bool, shape: tuple[int, ...] = (1600,)) -> Inputs:
     return inputs
 
 
-def words(vocabulary: int, end: int | None = None) -> Inputs:
+def words_of(vocabulary: int, end: int | None = None):
     def inputs(generator: torch.Generator, batch: int) -> dict[str, Tensor]:
         ids = torch.randint(1, vocabulary, (batch, 9), generator=generator)
         mask = torch.ones_like(ids)

@@ -6,14 +6,13 @@ with `arguments(layer)` for what a layer takes beyond tokens and mask.
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
 import torch
 import torch.nn.functional as F
-from family_inputs import frames, sound, waves, words
+from family_inputs import Family, Outputs, frames_of, sound_of, waves_of, words_of
+from imagebind_families import IMAGEBIND_FAMILIES
 from torch import Tensor
 from tower_table import LAYERS, VISION
 from transformers import PeVideoEncoder, PeVideoEncoderConfig, PreTrainedModel, ViTConfig
@@ -23,31 +22,6 @@ from modeling_sen.first_look import FirstLook, NeuronState
 from modeling_sen.neuron import Neuron
 from modeling_sen.neuron_loading import load_neuron, resolve_spec
 from modeling_sen.prompting import AfterTower
-
-Outputs = tuple[Tensor, Tensor | None]  # last_hidden_state, pooler_output
-
-
-@dataclass(frozen=True)
-class Family:
-    """How to build one type and feed it.
-
-    Attributes:
-        checkpoint: key of `tiny_towers.make_towers`.
-        given: fields of the neuron's specification.
-        role: of `resolve_spec`.
-        inputs: `inputs(generator, batch_size)`, as a SEN hands them to the neuron.
-        written_out: `written_out(tower, tower_inputs, through)`; `None` for towers that take no prompts.
-        causal: whether tokens see only what stands before them.
-        build: makes the tower itself, where what the checkpoint needs is not installed in every environment.
-    """
-
-    checkpoint: str
-    inputs: Callable[[torch.Generator, int], dict[str, Tensor]]
-    written_out: Callable[..., Outputs] | None
-    given: Mapping[str, Any]
-    role: str = "tower"
-    causal: bool = False
-    build: Callable[[], PreTrainedModel] | None = None
 
 
 def _clip_image(tower, inputs, through) -> Outputs:
@@ -207,46 +181,48 @@ def _build_pe_video() -> PreTrainedModel:
     return tower
 
 
+LANGUAGEBIND_INPUTS = {
+    "image": frames_of(2),
+    "video": frames_of(4),
+    "audio": sound_of(3, 16, 64),
+    "depth": frames_of(2),
+    "thermal": frames_of(2),
+}
 _NAME = {"name": "n"}
 _BACKBONE = {"name": "n", "class_name": "Dinov2Model", "key_mapping": {r"^backbone\.": ""}}
 FAMILIES: dict[str, Family] = {
-    "clip_vision_model": Family("clip", frames(2), _clip_image, _NAME),
-    "metaclip_2_vision_model": Family("metaclip_2", frames(2), _clip_image, _NAME),
-    "siglip_vision_model": Family("siglip", frames(2), _siglip_image, _NAME),
-    "siglip2_vision_model": Family("siglip2", frames(2), _siglip2_image, _NAME),
-    "dinov2": Family("depth_anything", frames(1), _dinov2, _BACKBONE),
-    "dinov3_vit": Family("dinov3", frames(2), _dinov3, _NAME),
-    "xclip_vision_model": Family("xclip", frames(4), _xclip, _NAME),
-    "videomae": Family("videomae", frames(4), _videomae, _NAME),
-    "vivit": Family("vivit", frames(4), _vivit, _NAME),
-    "vjepa2": Family("vjepa2", frames(4), _vjepa2, _NAME),
-    "videoprism_vision_model": Family("videoprism", frames(4), _videoprism, _NAME),
-    "pe_video_encoder": Family("none", frames(4), _pe, {"modality": "video"}, build=_build_pe_video),
-    "timesformer": Family("timesformer", frames(4), None, _NAME),
-    "audio-spectrogram-transformer": Family("ast", sound(64, 16), _ast, _NAME),
-    "whisper": Family("whisper", sound(8, 100), _whisper, _NAME),
-    "wav2vec2": Family("wav2vec2", waves(masked=True), _wav2vec2, _NAME),
-    "hubert": Family("hubert", waves(masked=False), _hubert, _NAME),
-    "wavlm": Family("wavlm", waves(masked=False), _wavlm, _NAME),
-    "pe_audio_encoder": Family("pe_audio", waves(masked=False, shape=(1, 800)), _pe, _NAME),
-    "clap_audio_model": Family("clap", sound(4, 101, 16), None, _NAME),
-    "bert": Family("bert", words(40), _bert, _NAME),
-    "modernbert": Family("modernbert", words(40), _modernbert, _NAME),
-    "clip_text_model": Family("clip", words(500, 513), _clip_text, {}, "text_tower", causal=True),
-    "metaclip_2_text_model": Family("metaclip_2", words(500, 513), _clip_text, {}, "text_tower", causal=True),
-    "siglip_text_model": Family("siglip", words(500), _siglip_text, {}, "text_tower"),
-    "siglip2_text_model": Family("siglip2", words(500), _siglip_text, {}, "text_tower"),
+    "clip_vision_model": Family("clip", frames_of(2), _clip_image, _NAME),
+    "metaclip_2_vision_model": Family("metaclip_2", frames_of(2), _clip_image, _NAME),
+    "siglip_vision_model": Family("siglip", frames_of(2), _siglip_image, _NAME),
+    "siglip2_vision_model": Family("siglip2", frames_of(2), _siglip2_image, _NAME),
+    "dinov2": Family("depth_anything", frames_of(1), _dinov2, _BACKBONE),
+    "dinov3_vit": Family("dinov3", frames_of(2), _dinov3, _NAME),
+    "xclip_vision_model": Family("xclip", frames_of(4), _xclip, _NAME),
+    "videomae": Family("videomae", frames_of(4), _videomae, _NAME),
+    "vivit": Family("vivit", frames_of(4), _vivit, _NAME),
+    "vjepa2": Family("vjepa2", frames_of(4), _vjepa2, _NAME),
+    "videoprism_vision_model": Family("videoprism", frames_of(4), _videoprism, _NAME),
+    "pe_video_encoder": Family("none", frames_of(4), _pe, {"modality": "video"}, build=_build_pe_video),
+    "timesformer": Family("timesformer", frames_of(4), None, _NAME),
+    "audio-spectrogram-transformer": Family("ast", sound_of(64, 16), _ast, _NAME),
+    "whisper": Family("whisper", sound_of(8, 100), _whisper, _NAME),
+    "wav2vec2": Family("wav2vec2", waves_of(masked=True), _wav2vec2, _NAME),
+    "hubert": Family("hubert", waves_of(masked=False), _hubert, _NAME),
+    "wavlm": Family("wavlm", waves_of(masked=False), _wavlm, _NAME),
+    "pe_audio_encoder": Family("pe_audio", waves_of(masked=False, shape=(1, 800)), _pe, _NAME),
+    "clap_audio_model": Family("clap", sound_of(4, 101, 16), None, _NAME),
+    "bert": Family("bert", words_of(40), _bert, _NAME),
+    "modernbert": Family("modernbert", words_of(40), _modernbert, _NAME),
+    "clip_text_model": Family("clip", words_of(500, 513), _clip_text, {}, "text_tower", causal=True),
+    "metaclip_2_text_model": Family("metaclip_2", words_of(500, 513), _clip_text, {}, "text_tower", causal=True),
+    "siglip_text_model": Family("siglip", words_of(500), _siglip_text, {}, "text_tower"),
+    "siglip2_text_model": Family("siglip2", words_of(500), _siglip_text, {}, "text_tower"),
+    "clap_text_model": Family("clap", words_of(40), _bert, {}, "text_tower"),
+    **IMAGEBIND_FAMILIES,
     **{
         f"languagebind_{kind}_model": Family(f"languagebind_{kind}", inputs, _clip_image, _NAME)
-        for kind, inputs in (
-            ("image", frames(2)),
-            ("video", frames(4)),
-            ("audio", sound(3, 16, 64)),
-            ("depth", frames(2)),
-            ("thermal", frames(2)),
-        )
+        for kind, inputs in LANGUAGEBIND_INPUTS.items()
     },
-    "clap_text_model": Family("clap", words(40), _bert, {}, "text_tower"),
 }
 
 

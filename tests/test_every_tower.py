@@ -19,7 +19,7 @@ from transformers import (
 from modeling_sen import SENModel, SENProcessor
 
 SMALL = {"hidden_size": 8, "projection_dim": 4, "num_prompt_tokens": 2, "bottleneck_size": 4}
-DUAL_ENCODERS = ("clip", "metaclip_2", "siglip", "siglip2", "clap")
+DUAL_ENCODERS = ("clip", "metaclip_2", "siglip", "siglip2", "clap", "imagebind")
 
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)

@@ -28,6 +28,7 @@ GROUPS = {
         "prompt_queries",
         "first_look",
         "neuron_registry",
+        "tower_inputs",
         "neuron_by_rule",
         "hub_files",
         "neuron",
@@ -106,6 +107,7 @@ BACKWARDS = {
         "modeling_sen.recursive_association",
     ),  # variants are checked against the registries themselves
     ("pretrained_sen", "modeling_sen.publishing"),  # the model's own `push_to_hub`
+    ("hub_files", "modeling_sen.families"),  # so that Transformers knows the types of towers that it lacks
     ("modeling_sen_tracking", "modeling_sen.tracking.track_clip"),  # what is not a network stays behind
     ("modeling_sen_tracking", "modeling_sen.tracking.stream"),
     ("commands/push", "modeling_sen.auto"),  # models of all types are pushed
@@ -120,6 +122,7 @@ TRAVELLING = {"configuration", "files", "neuron", "association", "model", "input
 TRIED = {
     ("configuration_sen", "modeling_sen.presets"),
     ("pretrained_sen", "modeling_sen.publishing"),
+    ("hub_files", "modeling_sen.families"),
     ("modeling_sen_tracking", "modeling_sen.tracking.track_clip"),
     ("modeling_sen_tracking", "modeling_sen.tracking.stream"),
 }

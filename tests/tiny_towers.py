@@ -3,14 +3,12 @@
 import copy
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
 from tower_table import CHECKPOINTS
 from transformers import (
     ASTFeatureExtractor,
-    AutoModel,
     BertTokenizer,
     ClapFeatureExtractor,
     CLIPTokenizer,
@@ -19,6 +17,9 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from modeling_sen.families.imagebind import ImageBindProcessor
+from modeling_sen.hub_files import family_classes
 
 BIND = ("languagebind_image", "languagebind_video", "languagebind_audio", "languagebind_depth", "languagebind_thermal")
 WITH_CLIP_WORDS = ("clip", "metaclip_2", "siglip", "siglip2", "xclip", "videoprism", *BIND)
@@ -41,13 +42,6 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[])
 
 
-def registered_class(name: str) -> Any:
-    """A class of a model family of the package, which importing the package registers."""
-    import modeling_sen  # noqa: F401
-
-    return next(each for each in AutoModel._model_mapping._extra_content.values() if each.__name__ == name)
-
-
 def _image_processor(kind: str, size: int, folder: Path) -> None:
     settings = {
         "image_processor_type": kind,
@@ -68,7 +62,7 @@ def make_towers(folder: Path) -> dict[str, str]:
     paths = {}
     for name, (class_name, settings) in CHECKPOINTS.items():
         torch.manual_seed(1)  # for each: one more changes no other
-        model_class = getattr(transformers, class_name, None) or registered_class(class_name)
+        model_class = getattr(transformers, class_name, None) or family_classes()[class_name]
         model = model_class(model_class.config_class(**copy.deepcopy(settings)))
         for parameter in model.parameters():  # as usually initialised, hardly a token would hear of another
             torch.nn.init.normal_(parameter, std=0.25)
@@ -82,7 +76,11 @@ def make_towers(folder: Path) -> dict[str, str]:
         if name in WITH_BERT_WORDS:
             words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "barks", "man", "speaks"]
             BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(path)
-        if name in FEATURE_EXTRACTORS:
+        if name == "imagebind":
+            processor = ImageBindProcessor.for_config(model.config)
+            processor.tokenizer = clip_tokenizer()
+            processor.save_pretrained(path)
+        elif name in FEATURE_EXTRACTORS:
             FEATURE_EXTRACTORS[name].save_pretrained(path)
         elif name not in (*WITH_BERT_WORDS, *BIND):
             _image_processor("CLIPImageProcessor" if name != "videomae" else "VideoMAEImageProcessor", 16, path)

@@ -171,4 +171,16 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "languagebind_depth": ("LanguageBindDepth", {**_LANGUAGEBIND, "vision_config": VISION}),
     "languagebind_thermal": ("LanguageBindThermal", {**_LANGUAGEBIND, "vision_config": VISION}),
+    "imagebind": (
+        "ImageBindModel",
+        {
+            "vision_config": VISION,
+            "text_config": TEXT,
+            "audio_config": {**LAYERS, "num_mel_bins": 16, "num_mel_frames": 20, "patch_size": 8, "patch_stride": 4},
+            "depth_config": VISION,
+            "thermal_config": VISION,
+            "imu_config": {**LAYERS, "num_samples": 32},
+            "projection_dim": 12,
+        },
+    ),
 }

@@ -122,7 +122,7 @@ class ImageBindLayer(GradientCheckpointingLayer):
 class ImageBindPreTrainedModel(PreTrainedModel):
     """Weights, devices and files of all ImageBind models, as Transformers has them."""
 
-    config_class = ImageBindConfig
+    config_class: Any = ImageBindConfig
     base_model_prefix = "imagebind"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -176,9 +176,8 @@ class ImageBindTower(ImageBindPreTrainedModel):
 
 class ImageBindVisionModel(ImageBindTower):
     config: ImageBindVisionConfig
-    config_class = ImageBindVisionConfig
     main_input_name = "pixel_values"
-    input_modalities = ("video",)
+    input_modalities = "video"
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
@@ -194,9 +193,8 @@ class ImageBindVisionModel(ImageBindTower):
 
 class ImageBindTextModel(ImageBindTower):
     config: ImageBindTextConfig
-    config_class = ImageBindTextConfig
     main_input_name = "input_ids"
-    input_modalities = ("text",)
+    input_modalities = "text"
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
@@ -220,9 +218,8 @@ class ImageBindTextModel(ImageBindTower):
 
 class ImageBindAudioModel(ImageBindTower):
     config: ImageBindAudioConfig
-    config_class = ImageBindAudioConfig
     main_input_name = "input_features"
-    input_modalities = ("audio",)
+    input_modalities = "audio"
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, input_features: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
@@ -238,9 +235,8 @@ class ImageBindAudioModel(ImageBindTower):
 
 class ImageBindDepthModel(ImageBindTower):
     config: ImageBindDepthConfig
-    config_class = ImageBindDepthConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
@@ -256,9 +252,8 @@ class ImageBindDepthModel(ImageBindTower):
 
 class ImageBindThermalModel(ImageBindTower):
     config: ImageBindThermalConfig
-    config_class = ImageBindThermalConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
@@ -274,9 +269,8 @@ class ImageBindThermalModel(ImageBindTower):
 
 class ImageBindImuModel(ImageBindTower):
     config: ImageBindImuConfig
-    config_class = ImageBindImuConfig
     main_input_name = "imu_values"
-    input_modalities = ("time",)
+    input_modalities = "time"
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, imu_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:

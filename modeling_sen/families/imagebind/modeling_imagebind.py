@@ -109,39 +109,33 @@ class ImageBindTowerWithProjection(ImageBindEmbeddingModel):
 
 
 class ImageBindVisionModelWithProjection(ImageBindTowerWithProjection):
-    modality, main_input_name, input_modalities = "vision", "pixel_values", ("video",)
+    modality, main_input_name, input_modalities = "vision", "pixel_values", "video"
     config: ImageBindVisionConfig
-    config_class = ImageBindVisionConfig
 
 
 class ImageBindTextModelWithProjection(ImageBindTowerWithProjection):
-    modality, main_input_name, input_modalities = "text", "input_ids", ("text",)
+    modality, main_input_name, input_modalities = "text", "input_ids", "text"
     config: ImageBindTextConfig
-    config_class = ImageBindTextConfig
 
 
 class ImageBindAudioModelWithProjection(ImageBindTowerWithProjection):
-    modality, main_input_name, input_modalities = "audio", "input_features", ("audio",)
+    modality, main_input_name, input_modalities = "audio", "input_features", "audio"
     config: ImageBindAudioConfig
-    config_class = ImageBindAudioConfig
 
 
 class ImageBindDepthModelWithProjection(ImageBindTowerWithProjection):
-    modality, main_input_name, input_modalities = "depth", "pixel_values", ("image",)
+    modality, main_input_name, input_modalities = "depth", "pixel_values", "image"
     config: ImageBindDepthConfig
-    config_class = ImageBindDepthConfig
 
 
 class ImageBindThermalModelWithProjection(ImageBindTowerWithProjection):
-    modality, main_input_name, input_modalities = "thermal", "pixel_values", ("image",)
+    modality, main_input_name, input_modalities = "thermal", "pixel_values", "image"
     config: ImageBindThermalConfig
-    config_class = ImageBindThermalConfig
 
 
 class ImageBindImuModelWithProjection(ImageBindTowerWithProjection):
-    modality, main_input_name, input_modalities = "imu", "imu_values", ("time",)
+    modality, main_input_name, input_modalities = "imu", "imu_values", "time"
     config: ImageBindImuConfig
-    config_class = ImageBindImuConfig
 
 
 class ImageBindModel(ImageBindEmbeddingModel):
@@ -155,7 +149,7 @@ class ImageBindModel(ImageBindEmbeddingModel):
 
     config: ImageBindConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image", "video", "text", "audio")
+    input_modalities = ["image", "video", "text", "audio"]  # noqa: RUF012
 
     def __init__(self, config: ImageBindConfig):
         super().__init__(config)
@@ -192,7 +186,7 @@ class ImageBindModel(ImageBindEmbeddingModel):
             ValueError: nothing given, or inputs of another shape.
         """
         given = (pixel_values, input_ids, input_features, depth_values, thermal_values, imu_values)
-        found: dict[str, Tensor] = {}
+        found: dict[str, Any] = {}
         for modality, values in zip(MODALITIES, given, strict=True):
             if values is not None:
                 more = {"attention_mask": attention_mask} if modality == "text" else {}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
 
-from modeling_sen.families.filter_bank import RATE, STEP, WINDOW, filter_bank
+from modeling_sen.families.imagebind.feature_extraction_imagebind import RATE, STEP, WINDOW, filter_bank
 from modeling_sen.families.languagebind.configuration_languagebind import LanguageBindConfig, LanguageBindTowerConfig
 
 
