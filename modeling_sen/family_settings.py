@@ -20,7 +20,7 @@ _CLIP_COLOURS = {
 def settings_of_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The image processor's settings that go with a config.json; `None` for families whose checkpoints have a file of them.
 
-    One key is none of Transformers': `max_depth`, the metres that a tower for depth divides its maps by.
+    LanguageBind's depth is distance, in frames brighter where nearer: it is `1 - value`.
     """
     model_type = config.get("model_type", "")
     if not model_type.lower().startswith("languagebind"):
@@ -28,7 +28,7 @@ def settings_of_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
     tower = config.get("vision_config", config)
     side = tower.get("image_size", 224)
     height, width = (side, side) if isinstance(side, int) else side
-    settings = {
+    settings: dict[str, Any] = {
         "image_processor_type": "CLIPImageProcessor",
         "size": {"shortest_edge": min(height, width)},
         "crop_size": {"height": height, "width": width},
@@ -36,7 +36,8 @@ def settings_of_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
         **_CLIP_COLOURS,
     }
     if "depth" in model_type.lower():
-        settings["max_depth"] = tower.get("max_depth", 10)
+        settings["image_mean"] = [1 - mean for mean in settings["image_mean"]]
+        settings["image_std"] = [-std for std in settings["image_std"]]
     return settings
 
 

@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from .audio_io import read_audio
 from .checkpoint_folder import replaced_folder
-from .clip_inputs import as_frames, is_clip_batch, is_file, opened_clip
+from .clip_inputs import as_depth, as_frames, is_clip_batch, is_file, opened_clip
 from .configuration_sen import NeuronSpec, SENConfig
 from .depth_estimation import DepthEstimator
 from .family_settings import load_feature_extractor
@@ -79,8 +79,9 @@ class SENProcessor(ProcessorMixin):
             videos: one clip or a list of clips. A clip is anything that `read_video` reads, or a dict with any of
                 `video`, `image`, `audio`, `depth`, `thermal` (as `read_video` or `read_audio` take them), `imu` (channels,
                 samples), `text` (a string for text neurons) and `times` (seconds of array frames). Depth and thermal maps
-                may also be (T, H, W) uint8; (H, W, 3) is one frame in colours, as everywhere. A file may be given as
-                `{"path", "bytes"}` and sound as `{"array", "sampling_rate"}`, as `datasets` gives them.
+                may also be (T, H, W) uint8; (H, W, 3) is one frame in colours, as everywhere. Depth is brighter where
+                nearer, or of 16 bits in millimetres. A file may be given as `{"path", "bytes"}` and sound as `{"array",
+                "sampling_rate"}`, as `datasets` gives them.
             text: class texts.
             num_views: temporal views of each clip, each a row of its own; rows of one clip stand together.
             return_tensors: only `"pt"`.
@@ -148,7 +149,8 @@ class SENProcessor(ProcessorMixin):
             if source not in entries or not specs:
                 continue
             requests = [FrameRequest((spec.num_frames or 1) * num_views, spec.sampling) for spec in specs]
-            read = read_video_requests(as_frames(entries[source]), requests, times=entries.get("times"))
+            entry = as_depth(entries[source]) if source == "depth" else entries[source]
+            read = read_video_requests(as_frames(entry), requests, times=entries.get("times"))
             for spec, frames in zip(specs, read, strict=True):
                 if spec.modality == "depth" and source == "video" and self._estimator is not None:
                     frames = replace(frames, frames=as_frames(self._estimator(frames.frames)))

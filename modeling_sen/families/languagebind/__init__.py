@@ -4,10 +4,11 @@
 
 from typing import Any
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor, AutoTokenizer, CLIPTokenizer
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor, AutoTokenizer
 
 from modeling_sen.families.languagebind import configuration_languagebind as configurations
 from modeling_sen.families.languagebind import modeling_languagebind as models
+from modeling_sen.families.languagebind import tokenization_languagebind as tokenizers
 from modeling_sen.families.languagebind.feature_extraction_languagebind import LanguageBindFeatureExtractor
 from modeling_sen.families.languagebind.processing_languagebind import LanguageBindProcessor
 
@@ -26,7 +27,7 @@ def register() -> dict[str, Any]:
                 AutoFeatureExtractor.register(config, LanguageBindFeatureExtractor, exist_ok=True)
         whole = getattr(configurations, f"LanguageBind{modality}Config")
         AutoProcessor.register(whole, LanguageBindProcessor, exist_ok=True)
-        AutoTokenizer.register(whole, CLIPTokenizer, exist_ok=True)
+        AutoTokenizer.register(whole, getattr(tokenizers, f"LanguageBind{modality}Tokenizer"), exist_ok=True)
     return found
 
 
