@@ -6,7 +6,7 @@ Published checkpoints name `LanguageBindVideo` and the like as `model_type`, and
 Here each tower has a model type of its own, `languagebind_video_model` and the like.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
@@ -70,7 +70,7 @@ class LanguageBindTowerConfig(CLIPVisionConfig):
     @property
     def input_size(self) -> tuple[int, int]:
         """(height, width) of the pixel values."""
-        size = self.image_size
+        size: Any = self.image_size
         return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
@@ -133,7 +133,8 @@ class LanguageBindConfig(CLIPConfig):
             self.vision_config = {name: value for name, value in self.vision_config.items() if name != "model_type"}
         super().__post_init__(**kwargs)
         # As the original pools whatever the tokens: at the highest id. CLIPTextModel does so where the end has number 2.
-        self.text_config.eos_token_id = 2
+        text_config: Any = self.text_config
+        text_config.eos_token_id = 2
 
 
 @strict
@@ -141,7 +142,10 @@ class LanguageBindImageConfig(LanguageBindConfig):
     """See [`LanguageBindConfig`]."""
 
     model_type = "LanguageBindImage"
-    sub_configs_defaults = {"vision_config": LanguageBindImageTowerConfig, "text_config": CLIPTextConfig}  # noqa: RUF012
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
+        "vision_config": LanguageBindImageTowerConfig,
+        "text_config": CLIPTextConfig,
+    }
 
 
 @strict
@@ -149,7 +153,10 @@ class LanguageBindVideoConfig(LanguageBindConfig):
     """See [`LanguageBindConfig`]."""
 
     model_type = "LanguageBindVideo"
-    sub_configs_defaults = {"vision_config": LanguageBindVideoTowerConfig, "text_config": CLIPTextConfig}  # noqa: RUF012
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
+        "vision_config": LanguageBindVideoTowerConfig,
+        "text_config": CLIPTextConfig,
+    }
 
 
 @strict
@@ -157,7 +164,10 @@ class LanguageBindAudioConfig(LanguageBindConfig):
     """See [`LanguageBindConfig`]."""
 
     model_type = "LanguageBindAudio"
-    sub_configs_defaults = {"vision_config": LanguageBindAudioTowerConfig, "text_config": CLIPTextConfig}  # noqa: RUF012
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
+        "vision_config": LanguageBindAudioTowerConfig,
+        "text_config": CLIPTextConfig,
+    }
 
 
 @strict
@@ -165,7 +175,10 @@ class LanguageBindDepthConfig(LanguageBindConfig):
     """See [`LanguageBindConfig`]."""
 
     model_type = "LanguageBindDepth"
-    sub_configs_defaults = {"vision_config": LanguageBindDepthTowerConfig, "text_config": CLIPTextConfig}  # noqa: RUF012
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
+        "vision_config": LanguageBindDepthTowerConfig,
+        "text_config": CLIPTextConfig,
+    }
 
 
 @strict
@@ -173,7 +186,10 @@ class LanguageBindThermalConfig(LanguageBindConfig):
     """See [`LanguageBindConfig`]."""
 
     model_type = "LanguageBindThermal"
-    sub_configs_defaults = {"vision_config": LanguageBindThermalTowerConfig, "text_config": CLIPTextConfig}  # noqa: RUF012
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
+        "vision_config": LanguageBindThermalTowerConfig,
+        "text_config": CLIPTextConfig,
+    }
 
 
 __all__ = [

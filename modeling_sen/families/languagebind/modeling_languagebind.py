@@ -61,7 +61,7 @@ class LanguageBindEmbeddings(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(frames, channels, height, width) -> (frames, 1 + patches, width)."""
-        pixel_values = pixel_values.to(self.patch_embedding.weight.dtype)
+        pixel_values = pixel_values.to(self.position_embedding.weight.dtype)
         if self.is_3d:
             patches = self.patch_embedding(pixel_values.unsqueeze(2)).flatten(2).transpose(1, 2)
             first = self.class_embedding.repeat(len(patches) // len(self.class_embedding), 1).unsqueeze(1)
@@ -92,7 +92,7 @@ class LanguageBindLayer(CLIPEncoderLayer):
         """(clips * frames, tokens, width) -> the same."""
         if self.over_time:
             hidden_states = self._attend_over_time(hidden_states, **kwargs)
-        return super().forward(hidden_states, attention_mask, **kwargs)
+        return super().forward(hidden_states, attention_mask, **kwargs)  # type: ignore[arg-type]
 
     def _attend_over_time(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         tokens = hidden_states.shape[1]
@@ -108,22 +108,24 @@ class LanguageBindEncoder(CLIPEncoder):
 
     def __init__(self, config: LanguageBindTowerConfig):
         nn.Module.__init__(self)  # without layers of CLIP
-        self.config, self.gradient_checkpointing = config, False
+        self.config: Any = config
+        self.gradient_checkpointing = False
         self.layers = nn.ModuleList([LanguageBindLayer(config) for _ in range(config.num_hidden_layers)])
 
 
 class LanguageBindPreTrainedModel(CLIPPreTrainedModel):
     """Initial weights, and loading: LoRA weights are folded, whichever layout of peft they have."""
 
-    config: LanguageBindConfig
-    _no_split_modules: ClassVar = [
+    config: LanguageBindConfig  # type: ignore[assignment]
+    _no_split_modules = [  # noqa: RUF012 (Transformers' own)
         "CLIPTextEmbeddings",
         "CLIPEncoderLayer",
         "LanguageBindLayer",
         "LanguageBindEmbeddings",
     ]
-    _keys_to_ignore_on_load_unexpected: ClassVar = [r"position_ids$"]  # stored by old versions of Transformers
-    _can_record_outputs: ClassVar = {
+    # Stored by old versions of Transformers.
+    _keys_to_ignore_on_load_unexpected = [r"position_ids$"]  # noqa: RUF012
+    _can_record_outputs = {  # noqa: RUF012
         "hidden_states": CLIPEncoderLayer,
         "attentions": OutputRecorder(CLIPAttention, index=1, layer_name="self_attn"),
     }
@@ -131,11 +133,11 @@ class LanguageBindPreTrainedModel(CLIPPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, LanguageBindEmbeddings):
-            config: Any = module.config
-            scale, factor = config.initializer_range, config.initializer_factor
+            config, patches = module.config, module.patch_embedding
+            factor = config.initializer_factor
             init.normal_(module.class_embedding, std=config.hidden_size**-0.5 * factor)
-            init.normal_(module.patch_embedding.weight, std=scale * factor)
-            init.normal_(module.position_embedding.weight, std=scale * factor)
+            init.normal_(patches.weight, std=config.initializer_range * factor)  # type: ignore[arg-type]
+            init.normal_(module.position_embedding.weight, std=config.initializer_range * factor)
         elif isinstance(module, LanguageBindLayer) and module.over_time:
             init.normal_(module.temporal_embedding, std=module.embed_dim**-0.5)
 
@@ -173,9 +175,9 @@ class LanguageBindTower(LanguageBindPreTrainedModel):
         config: of the tower.
     """
 
-    config: LanguageBindTowerConfig
+    config: LanguageBindTowerConfig  # type: ignore[assignment]
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]
     _input_embed_layer = "patch_embedding"
 
     def __init__(self, config: LanguageBindTowerConfig):
