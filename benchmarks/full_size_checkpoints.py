@@ -16,6 +16,8 @@ import transformers
 from transformers import BertTokenizer, CLIPTokenizer, PreTrainedConfig, PreTrainedModel, RobertaTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from modeling_sen.hub_files import family_classes
+
 _HALF = [0.5, 0.5, 0.5]
 _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 _CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
@@ -72,6 +74,16 @@ _PE_FRAMES = {
     "num_labels": 1024,
     "do_pooling": True,
     "initializer_range": 0.02,
+}
+
+
+# Of OpenCLIP's ViT-L/14, from which all towers of LanguageBind began.
+_LANGUAGEBIND_TEXT = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+    "hidden_act": "gelu",
 }
 
 
@@ -222,6 +234,12 @@ CHECKPOINTS: dict[str, HubCheckpoint] = {
         _frames("PeVideoVideoProcessor", 336, _PLAIN, resample=2),
         tokenizer="bert",
     ),
+    **{
+        f"LanguageBind/LanguageBind_{name}": HubCheckpoint(
+            f"LanguageBind{name.removesuffix('_FT')}", {"text_config": _LANGUAGEBIND_TEXT}, tokenizer="clip"
+        )
+        for name in ("Image", "Video_FT", "Audio_FT", "Depth", "Thermal")
+    },
     "google-bert/bert-base-uncased": HubCheckpoint("BertForMaskedLM", {}, tokenizer="bert"),
     "answerdotai/ModernBERT-base": HubCheckpoint("ModernBertForMaskedLM", {}, tokenizer="bert"),
 }
@@ -275,12 +293,16 @@ def save_checkpoint(hub_id: str, folder: Path) -> Path:
     """Writes the whole checkpoint with random weights, float32, to `folder/OWNER--NAME`; returns that."""
     target, checkpoint = save_configuration(hub_id, folder), CHECKPOINTS[hub_id]
     torch.manual_seed(0)
-    model: PreTrainedModel = getattr(transformers, checkpoint.class_name)(_configuration(checkpoint))
+    model: PreTrainedModel = _model_class(checkpoint)(_configuration(checkpoint))
     model.save_pretrained(target)
     return target
 
 
+def _model_class(checkpoint: HubCheckpoint) -> Any:
+    return getattr(transformers, checkpoint.class_name, None) or family_classes()[checkpoint.class_name]
+
+
 def _configuration(checkpoint: HubCheckpoint) -> PreTrainedConfig:
-    config = getattr(transformers, checkpoint.class_name).config_class(**copy.deepcopy(checkpoint.config))
+    config = _model_class(checkpoint).config_class(**copy.deepcopy(checkpoint.config))
     config.architectures = [checkpoint.class_name]
     return config

@@ -19,7 +19,16 @@ from transformers import (
 from modeling_sen import SENModel, SENProcessor
 
 SMALL = {"hidden_size": 8, "projection_dim": 4, "num_prompt_tokens": 2, "bottleneck_size": 4}
-DUAL_ENCODERS = ("clip", "metaclip_2", "siglip", "siglip2", "clap", "imagebind")
+DUAL_ENCODERS = (
+    "clip",
+    "metaclip_2",
+    "siglip",
+    "siglip2",
+    "clap",
+    "imagebind",
+    "languagebind_image",
+    "languagebind_video",
+)
 
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
