@@ -33,3 +33,5 @@ def leave_out(test_class: type[unittest.TestCase], reasons: dict[str, str]) -> N
     """
     for name, reason in reasons.items():
         setattr(test_class, name, unittest.skip(reason)(getattr(test_class, name)))
+
+

@@ -85,6 +85,18 @@ def test_a_square_tower_without_attention_over_time_is_clips(tmp_path):
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
+def test_new_weights_are_spread_as_clips():
+    class_name, settings = CHECKPOINTS["languagebind_video"]
+    torch.manual_seed(0)
+    model = getattr(models, class_name)(configurations.LanguageBindVideoConfig(**settings))
+    layer = model.vision_model.encoder.layers[0]
+    for attention in (layer.self_attn, layer.temporal_attn):
+        assert attention.q_proj.weight.std() == pytest.approx(16**-0.5 * 8**-0.5, rel=0.2)
+        assert attention.out_proj.weight.std() == pytest.approx(16**-0.5, rel=0.2)
+    assert layer.temporal_embedding.std() == pytest.approx(16**-0.5, rel=0.3)
+    assert model.logit_scale == 2.0
+
+
 # --- the Hub's layout ------------------------------------------------------------------------------------------------
 
 

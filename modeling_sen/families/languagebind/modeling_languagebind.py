@@ -130,6 +130,11 @@ class LanguageBindPreTrainedModel(CLIPPreTrainedModel):
         "attentions": OutputRecorder(CLIPAttention, index=1, layer_name="self_attn"),
     }
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        # Weights are written by Transformers' own functions: of custom code attention would keep what Linear begins with.
+        return cls.is_remote_code()
+
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, LanguageBindEmbeddings):
@@ -140,6 +145,8 @@ class LanguageBindPreTrainedModel(CLIPPreTrainedModel):
             init.normal_(module.position_embedding.weight, std=config.initializer_range * factor)
         elif isinstance(module, LanguageBindLayer) and module.over_time:
             init.normal_(module.temporal_embedding, std=module.embed_dim**-0.5)
+        elif isinstance(module, LanguageBindModel):
+            init.constant_(module.logit_scale, module.config.logit_scale_init_value)
 
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys=None):
@@ -285,8 +292,16 @@ class LanguageBindModel(LanguageBindPreTrainedModel, CLIPModel):
         self.vision_model = self.tower_class._from_config(vision_config)
         self.visual_projection = nn.Linear(self.vision_embed_dim, self.projection_dim, bias=False)
         self.text_projection = nn.Linear(self.text_embed_dim, self.projection_dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value or 0)))
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))  # type: ignore[arg-type]
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Of texts."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Of texts."""
+        self.text_model.set_input_embeddings(value)
 
 
 class LanguageBindImage(LanguageBindModel):
