@@ -16,6 +16,7 @@ import transformers
 from transformers import BertTokenizer, CLIPTokenizer, PreTrainedConfig, PreTrainedModel, RobertaTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from modeling_sen.families.imagebind import ImageBindConfig, ImageBindProcessor
 from modeling_sen.hub_files import family_classes
 
 _HALF = [0.5, 0.5, 0.5]
@@ -92,7 +93,7 @@ class HubCheckpoint:
     """What a repository of the Hub holds.
 
     Attributes:
-        class_name: the class of Transformers that was saved.
+        class_name: the class of Transformers, or of the package, that was saved.
         config: arguments of its configuration.
         preprocessor, video_preprocessor: contents of `preprocessor_config.json` and `video_preprocessor_config.json`.
         tokenizer: key of `TOKENIZERS`.
@@ -240,6 +241,7 @@ CHECKPOINTS: dict[str, HubCheckpoint] = {
         )
         for name in ("Image", "Video_FT", "Audio_FT", "Depth", "Thermal")
     },
+    "imagebind_huge": HubCheckpoint("ImageBindModel", {}, tokenizer="clip"),  # as converted; not on the Hub
     "google-bert/bert-base-uncased": HubCheckpoint("BertForMaskedLM", {}, tokenizer="bert"),
     "answerdotai/ModernBERT-base": HubCheckpoint("ModernBertForMaskedLM", {}, tokenizer="bert"),
 }
@@ -277,7 +279,10 @@ def local_name(hub_id: str) -> str:
 def save_configuration(hub_id: str, folder: Path) -> Path:
     """Writes all but the weights to `folder/OWNER--NAME`; returns that."""
     checkpoint, target = CHECKPOINTS[hub_id], folder / local_name(hub_id)
-    _configuration(checkpoint).save_pretrained(target)
+    config: Any = _configuration(checkpoint)
+    config.save_pretrained(target)
+    if isinstance(config, ImageBindConfig):
+        ImageBindProcessor.for_config(config).save_pretrained(target)
     for name, settings in (
         ("preprocessor_config.json", checkpoint.preprocessor),
         ("video_preprocessor_config.json", checkpoint.video_preprocessor),
@@ -293,16 +298,16 @@ def save_checkpoint(hub_id: str, folder: Path) -> Path:
     """Writes the whole checkpoint with random weights, float32, to `folder/OWNER--NAME`; returns that."""
     target, checkpoint = save_configuration(hub_id, folder), CHECKPOINTS[hub_id]
     torch.manual_seed(0)
-    model: PreTrainedModel = _model_class(checkpoint)(_configuration(checkpoint))
+    model: PreTrainedModel = _class_of(checkpoint)(_configuration(checkpoint))
     model.save_pretrained(target)
     return target
 
 
-def _model_class(checkpoint: HubCheckpoint) -> Any:
+def _class_of(checkpoint: HubCheckpoint) -> Any:
     return getattr(transformers, checkpoint.class_name, None) or family_classes()[checkpoint.class_name]
 
 
 def _configuration(checkpoint: HubCheckpoint) -> PreTrainedConfig:
-    config = _model_class(checkpoint).config_class(**copy.deepcopy(checkpoint.config))
+    config = _class_of(checkpoint).config_class(**copy.deepcopy(checkpoint.config))
     config.architectures = [checkpoint.class_name]
     return config

@@ -30,7 +30,8 @@ transformers.utils.logging.disable_progress_bar()
 
 def local_config(preset: str, folder: Path) -> SENConfig:
     """The preset's configuration with its towers in `folder`, as `save_configuration` names them."""
-    config = SENConfig.from_preset(preset)
+    checkpoint = None if PRESETS[preset].conversion is None else PRESETS[preset].neurons[0]["hub_id"]
+    config = SENConfig.from_preset(preset, checkpoint=checkpoint)
     for spec in [*config.neurons, config.text_tower]:
         spec["hub_id"] = str(folder / local_name(spec["hub_id"]))
     return config

@@ -18,6 +18,8 @@ from modeling_sen.prompt_injection import DroppedLayer
 OWN_LICENCE = "apache-2.0"  # of this package, and of the towers inside it
 # Licences that forbid commercial use, among those that the Hub lists, beside the ones whose names say so.
 _NON_COMMERCIAL = {"apple-amlr", "deepfloyd-if-license", "intel-research"}
+# Of weights whose checkpoint states none: of the one original that towers of a type come from.
+_FAMILIES = {"imagebind_": "cc-by-nc-sa-4.0"}
 _SAYS_NON_COMMERCIAL = re.compile(r"(^|[-_ ])nc([-_ ]|$)|non-?commercial|research-only")
 
 
@@ -81,7 +83,9 @@ def base_models(model: Any, config: SENConfig, fetch: Mapping[str, Any]) -> list
                 revision=revision,
                 is_builtin=is_builtin,
                 is_beside=spec.is_relative,
-                licence=OWN_LICENCE if is_builtin else _licence(spec, hub_id, revision, fetch),
+                licence=OWN_LICENCE
+                if is_builtin
+                else _licence(spec, hub_id, revision, fetch) or _family_licence(neuron.tower.config.model_type),
                 parameters=None if is_cut else sum(weight.numel() for weight in neuron.parameters()),
             )
         )
@@ -102,6 +106,10 @@ def _licence(spec: NeuronSpec, hub_id: str | None, revision: str | None, fetch: 
     if hub_id is not None:
         return licence_of_repository(HubSource(hub_id, revision, fetch=fetch))
     return None if spec.is_relative else licence_of_repository(HubSource(spec.hub_id))
+
+
+def _family_licence(model_type: str) -> str | None:
+    return next((licence for start, licence in _FAMILIES.items() if model_type.startswith(start)), None)
 
 
 def licence_of_repository(source: HubSource) -> str | None:

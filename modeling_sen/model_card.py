@@ -158,8 +158,19 @@ def licence_metadata(licence: str, restricted: Sequence[BaseModel]) -> dict[str,
     return {
         "license": "other",
         "license_name": str(first.licence),
-        "license_link": f"https://huggingface.co/{first.hub_id}" if first.hub_id else "LICENSE",
+        "license_link": _licence_link(first),
     }
+
+
+def _licence_link(base: BaseModel) -> str:
+    if base.hub_id:
+        return f"https://huggingface.co/{base.hub_id}"
+    creative_commons = re.fullmatch(r"cc-(by[a-z-]*)-(\d\.\d)", str(base.licence))
+    return (
+        "https://creativecommons.org/licenses/{}/{}/".format(*creative_commons.groups())
+        if creative_commons
+        else "LICENSE"
+    )
 
 
 def restriction(restricted: Sequence[BaseModel], licence: str) -> str:

@@ -293,7 +293,7 @@ for _name in (
 
 # One checkpoint with six towers in one space. Frames are read by two, sound in clips; depth is disparity, of which the
 # mean and deviation are; heat is not normalised.
-_IMAGEBIND = {
+_IMAGEBIND: dict[str, dict[str, Any]] = {
     "vision": {},
     "text": {},
     "audio": {},
@@ -301,7 +301,7 @@ _IMAGEBIND = {
     "thermal": {"preprocessing": {"gray": True, "mean": [0.0] * 3, "std": [1.0] * 3}},
     "imu": {},
 }
-_LAYERS = {"layers": "layers"}
+_LAYERS: dict[str, Any] = {"layers": "layers"}
 register_neuron("imagebind_vision_model", "video", image_grid, **_LAYERS, tower_inputs=imagebind_frames)
 register_neuron("imagebind_text_model", "text", sequence_grid, **_LAYERS)
 register_neuron("imagebind_audio_model", "audio", imagebind_grid, **_LAYERS, tower_inputs=imagebind_sound)

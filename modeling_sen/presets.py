@@ -28,6 +28,8 @@ class SENPreset:
         peak_memory: bytes of main memory that a process holds at most to load all and take one clip through three rounds.
             Weights are mapped from their files: of a large vocabulary's table only what texts name is held.
         extra: of the package, that the neurons cannot be loaded without.
+        conversion: the command that makes the checkpoint, where the weights are not on the Hub; `hub_id` is then the name
+            that the original has.
     """
 
     description: str
@@ -37,6 +39,7 @@ class SENPreset:
     parameters: dict[str, int]
     peak_memory: int
     extra: str | None = None
+    conversion: str | None = None
 
     @property
     def weight_memory(self) -> int:
@@ -146,6 +149,25 @@ _PE_AUDIO = {
 }
 
 
+def _imagebind(name: str, modality: str, part: str, hidden_size: int, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "modality": modality,
+        "hub_id": "imagebind_huge",
+        "class_name": f"ImageBind{part.title()}ModelWithProjection",
+        "submodule": f"{part}_model",
+        "projection": f"{part}_projection",
+        "hidden_size": hidden_size,
+        "aligned": True,
+        **more,
+    }
+
+
+# Disparity has a mean and deviation of its own, heat has none.
+_DISPARITY = {"gray": True, "mean": [0.0418] * 3, "std": [0.0295] * 3}
+_HEAT = {"gray": True, "mean": [0.0] * 3, "std": [1.0] * 3}
+
+
 def _languagebind(name: str, checkpoint: str, **more: Any) -> dict[str, Any]:
     return {
         "name": name,
@@ -252,6 +274,29 @@ PRESETS: dict[str, SENPreset] = {
         },
         peak_memory=4_817_813_504,
         extra="pe",
+    ),
+    "imagebind": SENPreset(
+        "ImageBind's towers of video, sound, depth, heat and motion sensors, all aligned; not for commercial use",
+        [
+            _imagebind("video", "video", "vision", 1280, num_frames=8),
+            _imagebind("audio", "audio", "audio", 768),
+            _imagebind("depth", "depth", "depth", 384, num_frames=4, preprocessing=_DISPARITY),
+            _imagebind("thermal", "thermal", "thermal", 768, num_frames=4, preprocessing=_HEAT),
+            _imagebind("imu", "imu", "imu", 512),
+        ],
+        _imagebind("class_text", "text", "text", 1024),
+        {"projection_dim": 1024},
+        parameters={
+            "video": 632_829_440,
+            "audio": 86_235_648,
+            "depth": 21_871_872,
+            "thermal": 86_211_072,
+            "imu": 19_600_384,
+            "class_text": 354_032_640,
+            "association": 8_012_046,
+        },
+        peak_memory=6_000_000_000,
+        conversion="sen convert imagebind imagebind_huge.pth FOLDER --tokenizer openai/clip-vit-base-patch32",
     ),
     "languagebind": SENPreset(
         "LanguageBind's towers of frames, video, sound, depth and heat, all aligned",

@@ -33,7 +33,9 @@ def _attention(module, query, key, value, attention_mask, scaling=None, softcap=
     for prompts in () if getattr(module, "attends_over_frames", False) else _PROMPTS:
         is_token = torch.ones(query.shape[2], dtype=torch.bool)
         is_token[prompts] = False
-        scores = scores.masked_fill(is_token[:, None] & ~is_token, -math.inf)
+        hidden = is_token[:, None] & ~is_token
+        hidden = torch.nn.functional.pad(hidden, (0, scores.shape[-1] - len(hidden)))  # rows that a layer adds
+        scores = scores.masked_fill(hidden, -math.inf)
     weights = scores.softmax(dim=-1)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 

@@ -134,13 +134,14 @@ def test_spec_keeps_only_what_differs_from_the_defaults():
 
 
 def test_frames_are_sampled_only_from_clips():
-    counts = {"image": 1, "video": 8, "depth": 8, "thermal": 8, "audio": None, "text": None}
+    counts = {"image": 1, "video": 8, "depth": 8, "thermal": 8, "audio": None, "imu": None, "text": None}
     assert {kind: NeuronSpec.from_dict(image(modality=kind)).num_frames for kind in counts} == counts
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_builds_and_survives_json(preset, tmp_path):
-    config = SENConfig.from_preset(preset)
+    checkpoint = "converted" if PRESETS[preset].conversion else None
+    config = SENConfig.from_preset(preset, checkpoint=checkpoint)
     assert any(spec.aligned for spec in config.neuron_specs)
     assert config.text_tower_spec is not None
     config.save_pretrained(tmp_path)

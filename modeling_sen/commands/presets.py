@@ -24,6 +24,7 @@ def presets(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
             "weight_memory": preset.weight_memory,
             "peak_memory": preset.peak_memory,
             "extra": preset.extra,
+            "conversion": preset.conversion,
         }
         for name, preset in PRESETS.items()
     ]
@@ -45,6 +46,7 @@ def presets(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
         weights, peak = short_number(row["weight_memory"], "B"), short_number(row["peak_memory"], "B")
         sizes = f"weights {weights}, one clip at most {peak} of memory"
         extra = f"; needs modeling-sen[{row['extra']}]" if row["extra"] else ""
+        extra += "; made by sen convert" if row["conversion"] else ""
         trained = f"{short_number(row['trainable_parameters'])} trained"
         lines.append(["", "all", "", sizes + extra, short_number(row["parameters"]), trained])
     print_table(["preset", "neuron", "modality", "Hub id", "parameters", ""], lines)

@@ -19,8 +19,15 @@ def test_every_preset_is_listed_with_what_it_needs(capsys):
     assert row["parameters"] == towers + row["trainable_parameters"]
     assert row["weight_memory"] == 4 * row["parameters"]
     assert row["peak_memory"] == PRESETS["clip-videomae-ast"].peak_memory
+    assert rows["imagebind"]["conversion"].startswith("sen convert imagebind imagebind_huge.pth")
     presets()
     text = capsys.readouterr().out
-    for part in ("openai/clip-vit-base-patch16", "shares the text space", "class texts", "modeling-sen[pe]"):
+    for part in (
+        "openai/clip-vit-base-patch16",
+        "shares the text space",
+        "class texts",
+        "modeling-sen[pe]",
+        "made by sen convert",
+    ):
         assert part in text
     assert all(name in text for name in PRESETS)

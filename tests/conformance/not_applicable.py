@@ -25,6 +25,27 @@ PROCESSOR_TESTS = {
 }
 
 
+IMAGEBIND_PATCH_TESTS = {
+    "test_model_get_set_embeddings": "Tokens are made of patches by a convolution or a linear map: no nn.Embedding",
+}
+EMBEDDINGS_ONLY = "ImageBindModel returns embeddings; hidden states and attentions are returned by its towers"
+IMAGEBIND_TESTS = {
+    "test_hidden_states_output": EMBEDDINGS_ONLY,
+    "test_retain_grad_hidden_states_attentions": EMBEDDINGS_ONLY,
+}
+
+# As CLIPModel, it returns the outputs of its towers, each with its own.
+IN_PARTS = "LanguageBindVideo returns hidden states and attentions inside its towers' outputs"
+OF_FRAMES = "Tokens of a clip are (batch * frames, tokens, width), as in the original"
+LANGUAGEBIND_TESTS = {
+    "test_attention_outputs": IN_PARTS,
+    "test_hidden_states_output": IN_PARTS,
+    "test_retain_grad_hidden_states_attentions": IN_PARTS,
+    "test_get_image_features_output_0": OF_FRAMES,
+    "test_get_image_features_output_2": OF_FRAMES,
+}
+
+
 def leave_out(test_class: type[unittest.TestCase], reasons: dict[str, str]) -> None:
     """Skips the named tests.
 
@@ -33,5 +54,3 @@ def leave_out(test_class: type[unittest.TestCase], reasons: dict[str, str]) -> N
     """
     for name, reason in reasons.items():
         setattr(test_class, name, unittest.skip(reason)(getattr(test_class, name)))
-
-

@@ -3,7 +3,7 @@
 import unittest
 
 import torch
-from not_applicable import LANGUAGEBIND_MODEL_TESTS, LANGUAGEBIND_TOWER_TESTS, leave_out
+from not_applicable import LANGUAGEBIND_TESTS, leave_out
 from tower_table import CHECKPOINTS, TEXT
 from transformers.testing_utils import torch_device
 from transformers_tests.test_configuration_common import ConfigTester
@@ -129,6 +129,4 @@ class LanguageBindVideoTest(ModelTesterMixin, unittest.TestCase):
         self.config_tester.run_common_tests()
 
 
-leave_out(LanguageBindVideoTowerTest, LANGUAGEBIND_TOWER_TESTS)
-leave_out(LanguageBindAudioTowerTest, LANGUAGEBIND_TOWER_TESTS)
-leave_out(LanguageBindVideoTest, LANGUAGEBIND_MODEL_TESTS)
+leave_out(LanguageBindVideoTest, LANGUAGEBIND_TESTS)

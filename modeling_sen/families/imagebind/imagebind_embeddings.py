@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """How each modality of ImageBind becomes tokens: (batch, tokens, width), with the class token first where there is one."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -34,14 +36,10 @@ class ImageBindPatchEmbeddings(nn.Module):
     ):
         super().__init__()
         self.name, self.sizes = name, sizes
-        self.patch_embedding = projection
+        self.patch_embedding: Any = projection
         self.patch_norm = nn.LayerNorm(width, eps=PATCH_NORM_EPS) if with_norm else None
         self.class_embedding = nn.Parameter(torch.zeros(width))
         self.position_embedding = nn.Parameter(torch.zeros(num_patches + 1, width))
-
-    @property
-    def input_embeddings(self) -> nn.Module:
-        return self.patch_embedding
 
     def forward(self, values: Tensor) -> Tensor:
         """(batch, *sizes) -> (batch, patches + 1, width).
@@ -118,10 +116,6 @@ class ImageBindTextEmbeddings(nn.Module):
         super().__init__()
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Parameter(torch.zeros(config.max_position_embeddings, config.hidden_size))
-
-    @property
-    def input_embeddings(self) -> nn.Module:
-        return self.token_embedding
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(batch, tokens) -> (batch, tokens, width).

@@ -73,7 +73,7 @@ def depth_values(depth: Any, size: int, focal_length: float, baseline: float) ->
         raise ValueError("depth: found negative distances or such that are no numbers, expected metres or millimetres")
     disparity = baseline * focal_length / metres.clip(NEAREST, FARTHEST)
     scaled = torch.from_numpy(disparity.clip(0.0, LARGEST_DISPARITY) / LARGEST_DISPARITY)[None, None]
-    target = _by_shorter_side(*scaled.shape[-2:], size)
+    target = _by_shorter_side(scaled.shape[-2], scaled.shape[-1], size)
     scaled = torch.nn.functional.interpolate(scaled, target, mode="bilinear", align_corners=False)[0]
     top, left = (_middle(side, size) for side in target)
     return (scaled[:, top : top + size, left : left + size] - DEPTH_MEAN) / DEPTH_STD

@@ -154,6 +154,7 @@ class ImageBindTower(ImageBindPreTrainedModel):
     """
 
     config: ImageBindTowerConfig
+    _input_embed_layer = "patch_embedding"
 
     def __init__(self, config: ImageBindTowerConfig):
         super().__init__(config)
@@ -161,9 +162,6 @@ class ImageBindTower(ImageBindPreTrainedModel):
         self.layers = nn.ModuleList([ImageBindLayer(config) for _ in range(config.num_hidden_layers)])
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embeddings.input_embeddings
 
     def _tower(self, hidden_states: Tensor, places: Tensor | int = 0, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Tokens through all layers; places (batch,) are those of the tokens that stand for all."""
@@ -194,6 +192,7 @@ class ImageBindVisionModel(ImageBindTower):
 class ImageBindTextModel(ImageBindTower):
     config: ImageBindTextConfig
     main_input_name = "input_ids"
+    _input_embed_layer = "token_embedding"
     input_modalities = "text"
 
     @capture_outputs(tie_last_hidden_states=False)

@@ -51,8 +51,10 @@ class ImageBindEmbeddingModel(ImageBindPreTrainedModel):
         setattr(self, f"{modality}_projection", nn.Linear(config.hidden_size, config.projection_dim, bias=False))
         if config.logit_scale_init_value is not None:
             scale = torch.tensor(float(config.logit_scale_init_value))
-            # Only that of texts was trained.
-            setattr(self, f"{modality}_logit_scale", nn.Parameter(scale, requires_grad=modality == "text"))
+            if modality == "text":  # the only one that was trained
+                self.text_logit_scale = nn.Parameter(scale)
+            else:
+                self.register_buffer(f"{modality}_logit_scale", scale)
 
     def _embed(self, modality: str, values: Tensor, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         """The tower's outputs, with the embedding as `pooler_output`; of clips, tokens and embedding by clip and sample."""
@@ -94,6 +96,9 @@ class ImageBindTowerWithProjection(ImageBindEmbeddingModel):
 
     def get_input_embeddings(self) -> nn.Module:
         return getattr(self, f"{self.modality}_model").get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        getattr(self, f"{self.modality}_model").set_input_embeddings(value)
 
     @can_return_tuple
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
@@ -158,7 +163,11 @@ class ImageBindModel(ImageBindEmbeddingModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """Those of texts."""
         return self.get_submodule("text_model").get_input_embeddings()  # type: ignore[operator]
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.get_submodule("text_model").set_input_embeddings(value)  # type: ignore[operator]
 
     @can_return_tuple
     def forward(

@@ -1,0 +1,41 @@
+"""docs/converting.md runs as it is written, on a tiny checkpoint."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+
+from modeling_sen.commands.convert import convert
+
+PAGE = (Path(__file__).parents[1] / "docs" / "converting.md").read_text()
+
+
+@pytest.fixture
+def ran(towers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("imagebind").symlink_to(towers["imagebind"])
+    found = {"__name__": "converting"}
+    for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        exec(block, found)
+    return found
+
+
+def test_the_pages_code_gives_probabilities(ran):
+    assert ran["probabilities"].shape == ran["scores"].shape == (1, 2)
+    assert ran["probabilities"].sum().item() == pytest.approx(1)
+    assert [spec.name for spec in ran["sen"].config.neuron_specs] == ["video", "audio", "imu"]
+    assert all(spec.aligned for spec in ran["sen"].config.neuron_specs)
+    # Untrained, a SEN is the mean of its aligned neurons: here of the one that the clip has something for.
+    text, vision = ran["embeds"].text_embeds, ran["embeds"].vision_embeds
+    expected = (vision @ text.T / text.norm(dim=-1)).argmax()
+    assert ran["scores"].argmax() == expected
+
+
+def test_the_pages_options_are_the_verbs():
+    app = typer.Typer()
+    app.command()(convert)
+    options = {name for parameter in get_command(app).params for name in parameter.opts if name.startswith("--")}
+    documented = set(re.findall(r"^\| `(--[a-z]+)", PAGE, re.MULTILINE))
+    assert documented == {name for name in options if name not in ("--install-completion", "--show-completion")}
