@@ -91,9 +91,9 @@ def test_new_weights_are_spread_as_clips():
     model = getattr(models, class_name)(configurations.LanguageBindVideoConfig(**settings))
     layer = model.vision_model.encoder.layers[0]
     for attention in (layer.self_attn, layer.temporal_attn):
-        assert attention.q_proj.weight.std() == pytest.approx(16**-0.5 * 8**-0.5, rel=0.2)
-        assert attention.out_proj.weight.std() == pytest.approx(16**-0.5, rel=0.2)
-    assert layer.temporal_embedding.std() == pytest.approx(16**-0.5, rel=0.3)
+        assert attention.q_proj.weight.std().item() == pytest.approx(16**-0.5 * 8**-0.5, rel=0.2)
+        assert attention.out_proj.weight.std().item() == pytest.approx(16**-0.5, rel=0.2)
+    assert layer.temporal_embedding.std().item() == pytest.approx(16**-0.5, rel=0.3)
     assert model.logit_scale == 2.0
 
 

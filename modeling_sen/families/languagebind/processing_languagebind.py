@@ -29,7 +29,6 @@ from modeling_sen.video_io import is_video_batch, read_video
 # Of CLIP.
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SHALLOWEST = 0.01  # metres; depth maps are in millimetres
-CONTEXT_LENGTH = 77
 
 
 class LanguageBindProcessor(ProcessorMixin):
@@ -50,7 +49,7 @@ class LanguageBindProcessor(ProcessorMixin):
         self,
         images: Any = None,
         text: str | Sequence[str] | None = None,
-        context_length: int = CONTEXT_LENGTH,
+        context_length: int | None = None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
         """
@@ -60,7 +59,7 @@ class LanguageBindProcessor(ProcessorMixin):
                 or PIL images of one channel, or (H, W) arrays of any numbers. Video: what `read_video` takes. Sound: what
                 `read_audio` takes.
             text: one text or a list.
-            context_length: tokens of a text; shorter ones are padded.
+            context_length: tokens of a text; shorter ones are padded. `None`: as many as the text tower has places, 77.
             return_tensors: only `"pt"`.
 
         Returns:
@@ -77,9 +76,10 @@ class LanguageBindProcessor(ProcessorMixin):
             raise ValueError(f"return_tensors is {return_tensors!r}, expected 'pt'")
         data: dict[str, Any] = {}
         if text is not None:
+            places = self.config.text_config.max_position_embeddings  # type: ignore[union-attr]
             tokens = self.tokenizer(
                 text if isinstance(text, str) else list(text),
-                max_length=context_length,
+                max_length=context_length or places,
                 padding="max_length",
                 truncation=True,
                 return_tensors="pt",
