@@ -146,7 +146,7 @@ class LanguageBindPreTrainedModel(CLIPPreTrainedModel):
         elif isinstance(module, LanguageBindLayer) and module.over_time:
             init.normal_(module.temporal_embedding, std=module.embed_dim**-0.5)
         elif isinstance(module, LanguageBindModel):
-            init.constant_(module.logit_scale, module.config.logit_scale_init_value)
+            init.constant_(module.logit_scale, module.config.logit_scale_init_value)  # type: ignore[arg-type]
 
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys=None):
