@@ -78,6 +78,16 @@ _PE_FRAMES = {
 }
 
 
+# Of OpenCLIP's ViT-L/14, from which all towers of LanguageBind began.
+_LANGUAGEBIND_TEXT = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+    "hidden_act": "gelu",
+}
+
+
 @dataclass(frozen=True)
 class HubCheckpoint:
     """What a repository of the Hub holds.
@@ -225,6 +235,12 @@ CHECKPOINTS: dict[str, HubCheckpoint] = {
         _frames("PeVideoVideoProcessor", 336, _PLAIN, resample=2),
         tokenizer="bert",
     ),
+    **{
+        f"LanguageBind/LanguageBind_{name}": HubCheckpoint(
+            f"LanguageBind{name.removesuffix('_FT')}", {"text_config": _LANGUAGEBIND_TEXT}, tokenizer="clip"
+        )
+        for name in ("Image", "Video_FT", "Audio_FT", "Depth", "Thermal")
+    },
     "imagebind_huge": HubCheckpoint("ImageBindModel", {}, tokenizer="clip"),  # as converted; not on the Hub
     "google-bert/bert-base-uncased": HubCheckpoint("BertForMaskedLM", {}, tokenizer="bert"),
     "answerdotai/ModernBERT-base": HubCheckpoint("ModernBertForMaskedLM", {}, tokenizer="bert"),

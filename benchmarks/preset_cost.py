@@ -71,7 +71,7 @@ def encode_one_clip(preset: str, folder: Path) -> dict[str, int]:
     generator = np.random.default_rng(0)
     frames = generator.integers(0, 256, (16, 256, 256, 3), dtype=np.uint8)
     sound = generator.normal(scale=0.1, size=160_000).astype(np.float32)
-    clip = {"video": frames, "audio": (sound, 16_000)}
+    clip = {**dict.fromkeys(("video", "depth", "thermal"), frames), "audio": (sound, 16_000)}
     inputs = SENProcessor(model.config)(videos=clip, text=["a dog barks", "a man speaks"])
     with torch.no_grad():
         output = model(**inputs)

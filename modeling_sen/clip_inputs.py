@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """What a clip may be given as: one video, or a dict of modalities, each in the forms that people have them in."""
 
+import io
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,11 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from .configuration_sen import MODALITIES
 from .media_source import open_media_source
 from .video_io import OpenedVideo, classify_video_input, is_video_batch, opened_video
+
+FARTHEST = 10_000  # millimetres
+# Of one channel of more than 8 bits: Pillow's names of images, and what their arrays hold.
+_WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_WIDE_TYPES = ("uint16", "int32")
 
 
 def clip_entries(clip: Any) -> dict[str, Any]:
@@ -109,6 +117,32 @@ def as_frames(entry: Any) -> Any:
     return entry
 
 
+def as_depth(entry: Any) -> Any:
+    """Depth maps of 16 bits, which are millimetres, as frames of 8 bits: white is near, black 10 metres or more away.
+
+    Others are brighter where nearer, and stay as they are.
+
+    Args:
+        entry: what `as_frames` takes, or (H, W) or (T, H, W) uint16; an image file or images of one channel of 16 bits.
+    """
+    if isinstance(entry, str | os.PathLike | bytes):
+        try:
+            with Image.open(io.BytesIO(entry) if isinstance(entry, bytes) else entry) as image:
+                if image.mode in _WIDE_MODES:
+                    entry = np.array(image)
+        except (OSError, ValueError):  # no image, but a video, or nothing: the reader of videos says so
+            return entry
+    elif isinstance(entry, Image.Image) and entry.mode in _WIDE_MODES:
+        entry = np.array(entry)
+    elif isinstance(entry, list | tuple) and any(getattr(image, "mode", None) in _WIDE_MODES for image in entry):
+        entry = np.stack([np.array(image) for image in entry])
+    if not isinstance(entry, np.ndarray | Tensor) or str(entry.dtype).removeprefix("torch.") not in _WIDE_TYPES:
+        return entry
+    nearness = 1 - np.clip(np.asarray(entry) / FARTHEST, 0, 1)
+    frames = np.round(255 * nearness).astype(np.uint8)
+    return frames if frames.ndim == 3 else frames[None]
+
+
 def _is_stored_file(entry: Mapping[str, Any]) -> bool:
     """Whether a dict is a file as `datasets` gives it: `{"path", "bytes"}`."""
     return set(entry) == {"path", "bytes"}
@@ -132,4 +166,4 @@ def _as_media(name: str, entry: Any) -> Any:
     raise ValueError(f"clip: expected {{'path', 'bytes'}} with one of them given as {name}, found {sorted(entry)}")
 
 
-__all__ = ["OpenedClip", "as_frames", "clip_entries", "is_clip_batch", "is_file", "opened_clip"]
+__all__ = ["OpenedClip", "as_depth", "as_frames", "clip_entries", "is_clip_batch", "is_file", "opened_clip"]

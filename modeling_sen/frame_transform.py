@@ -22,6 +22,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.utils import logging
 
 from .configuration_sen import NeuronSpec
+from .family_settings import settings_of_config
 from .hub_files import HubSource
 
 logger = logging.get_logger(__name__)
@@ -155,8 +156,9 @@ def hub_settings(source: HubSource) -> dict[str, Any] | None:
             if config is not None:
                 found["image_processor_type"] = _class_of_model(_json(config).get("model_type"))
             return {**found, "file": str(path)}
-    source.file("config.json")  # raises where there is no such checkpoint
-    return None
+    path = source.file("config.json")  # raises where there is no such checkpoint
+    found = settings_of_config(_json(path))
+    return found and {**found, "file": str(path)}
 
 
 def _json(path: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from .tower_inputs import (
     imagebind_frames,
     imagebind_grid,
     imagebind_sound,
+    languagebind_sound_grid,
     one_channel,
     pair,
     siglip2_inputs,
@@ -272,6 +273,23 @@ register_neuron(
 register_neuron("clap_text_model", "text", sequence_grid)
 register_checkpoint("clap", "ClapAudioModelWithProjection", submodule="audio_model", projection="audio_projection")
 register_checkpoint("clap", "ClapTextModelWithProjection", "text_tower", **_TEXT)
+
+# LanguageBind: a CLIP for each modality. The layers of its video tower attend over the frames of a clip first, place by
+# place; a prompt token is a place of its own. Text towers are CLIP's.
+register_neuron("languagebind_image_model", "image", image_grid, folds_frames=True)
+register_neuron("languagebind_video_model", "video", image_grid, folds_frames=True, fixed_frames=True)
+register_neuron("languagebind_audio_model", "audio", languagebind_sound_grid)
+register_neuron("languagebind_depth_model", "depth", image_grid, folds_frames=True)
+register_neuron("languagebind_thermal_model", "thermal", image_grid, folds_frames=True)
+for _name in (
+    "LanguageBindImage",
+    "LanguageBindVideo",
+    "LanguageBindAudio",
+    "LanguageBindDepth",
+    "LanguageBindThermal",
+):
+    register_checkpoint(_name, _name, **_VISION)
+    register_checkpoint(_name, "CLIPTextModelWithProjection", "text_tower", **_TEXT)
 
 # One checkpoint with six towers in one space. Frames are read by two, sound in clips; depth is disparity, of which the
 # mean and deviation are; heat is not normalised.

@@ -168,6 +168,24 @@ def _imagebind(name: str, modality: str, part: str, hidden_size: int, **more: An
 _DISPARITY = {"gray": True, "mean": [0.0418] * 3, "std": [0.0295] * 3}
 _HEAT = {"gray": True, "mean": [0.0] * 3, "std": [1.0] * 3}
 
+
+def _languagebind(name: str, checkpoint: str, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "modality": name,
+        "hub_id": f"LanguageBind/LanguageBind_{checkpoint}",
+        "class_name": f"LanguageBind{checkpoint.removesuffix('_FT')}",
+        "submodule": "vision_model",
+        "projection": "visual_projection",
+        "hidden_size": 1024,
+        "aligned": True,
+        **more,
+    }
+
+
+# One text tower for all, frozen while the others were trained.
+_LANGUAGEBIND_TEXT = {**_CLIP_TEXT, "hub_id": "LanguageBind/LanguageBind_Image", "hidden_size": 768}
+
 PRESETS: dict[str, SENPreset] = {
     "small": SENPreset(
         "for a laptop: CLIP B/32 frames (aligned) + VideoMAE-small motion + Whisper-tiny sound",
@@ -280,6 +298,28 @@ PRESETS: dict[str, SENPreset] = {
         },
         peak_memory=4_797_173_760,
         conversion="sen convert imagebind imagebind_huge.pth FOLDER --tokenizer openai/clip-vit-base-patch32",
+    ),
+    "languagebind": SENPreset(
+        "LanguageBind's towers of frames, video, sound, depth and heat, all aligned",
+        [
+            _languagebind("image", "Image", num_frames=8),
+            _languagebind("video", "Video_FT", num_frames=8, sampling="linspace"),
+            _languagebind("audio", "Audio_FT"),
+            _languagebind("depth", "Depth", num_frames=4),
+            _languagebind("thermal", "Thermal", num_frames=4),
+        ],
+        _LANGUAGEBIND_TEXT,
+        {"projection_dim": 768},
+        parameters={
+            "image": 303_966_208,
+            "video": 404_973_568,
+            "audio": 304_310_272,
+            "depth": 303_966_208,
+            "thermal": 303_966_208,
+            "class_text": 123_650_304,
+            "association": 10_659_470,
+        },
+        peak_memory=7_600_000_000,  # estimated: the weights and 0.6 GB
     ),
 }
 

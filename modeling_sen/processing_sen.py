@@ -17,19 +17,15 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 from torch import Tensor
-from transformers import (
-    AutoFeatureExtractor,
-    BatchFeature,
-    PreTrainedConfig,
-    ProcessorMixin,
-)
+from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.utils import logging
 
 from .checkpoint_folder import replaced_folder
-from .clip_inputs import OpenedClip, as_frames, is_clip_batch, opened_clip
+from .clip_inputs import OpenedClip, as_depth, as_frames, is_clip_batch, opened_clip
 from .clip_sound import sound_inputs
 from .configuration_sen import NeuronSpec, SENConfig
 from .depth_estimation import DepthEstimator
+from .family_settings import load_feature_extractor
 from .frame_sampling import FrameRequest
 from .frame_transform import FrameTransform, hub_settings
 from .hub_files import HubSource, commit_folder, naming_errors, naming_hub_errors
@@ -83,8 +79,9 @@ class SENProcessor(ProcessorMixin):
             videos: one clip or a list of clips. A clip is anything that `read_video` reads, or a dict with any of
                 `video`, `image`, `audio`, `depth`, `thermal` (as `read_video` or `read_audio` take them), `imu` (channels,
                 samples), `text` (a string for text neurons) and `times` (seconds of array frames). Depth and thermal maps
-                may also be (T, H, W) uint8; (H, W, 3) is one frame in colours, as everywhere. A file may be given as
-                `{"path", "bytes"}` and sound as `{"array", "sampling_rate"}`, as `datasets` gives them.
+                may also be (T, H, W) uint8; (H, W, 3) is one frame in colours, as everywhere. Depth is brighter where
+                nearer, or of 16 bits in millimetres. A file may be given as `{"path", "bytes"}` and sound as `{"array",
+                "sampling_rate"}`, as `datasets` gives them.
             text: class texts.
             num_views: temporal views of each clip, each a row of its own; rows of one clip stand together.
             return_tensors: only `"pt"`.
@@ -138,7 +135,7 @@ class SENProcessor(ProcessorMixin):
             if self._estimator is not None and "depth" not in entries:
                 sources["depth"] = "video"  # depth is estimated from the frames themselves
             videos = {
-                source: stack.enter_context(opened_video(as_frames(entries[source]), entries.get("times")))
+                source: stack.enter_context(opened_video(_frames_of(source, entries), entries.get("times")))
                 for source in dict.fromkeys(sources.values())
                 if source in entries and any(sources.get(modality) == source for modality in wanted)
             }
@@ -300,12 +297,7 @@ class SENProcessor(ProcessorMixin):
         return size
 
     def _extractor(self, spec: NeuronSpec) -> Any:
-        def load(source: HubSource) -> Any:
-            source = tower_source(source).at_commit()
-            source.prefetch("preprocessor_config.json", "processor_config.json")
-            return AutoFeatureExtractor.from_pretrained(source.location, **source.arguments)
-
-        return self._part(spec, load)
+        return self._part(spec, lambda source: load_feature_extractor(tower_source(source).at_commit()))
 
     def _text_reader(self, spec: NeuronSpec) -> TextReader:
         return self._part(spec, lambda source: TextReader(spec, source))
@@ -375,6 +367,10 @@ def _span(seen: Mapping[str, VideoFrames]) -> tuple[float, float] | None:
     """(start, end) seconds of all that the neurons see."""
     spans = [frames.span for frames in seen.values()]
     return (min(start for start, _ in spans), max(end for _, end in spans)) if spans else None
+
+
+def _frames_of(source: str, entries: Mapping[str, Any]) -> Any:
+    return as_frames(as_depth(entries[source]) if source == "depth" else entries[source])
 
 
 def _every(frames: VideoFrames, view: int, num_views: int) -> VideoFrames:

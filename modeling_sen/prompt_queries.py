@@ -147,11 +147,14 @@ class _RoutedConfig:
 def _attention_replaced(layer: nn.Module, function: Callable) -> Iterator[None]:
     """Attention modules of a layer call `function(base, module, query, key, value, attention_mask, **kwargs)` instead of
     `base(module, query, ...)`.
+
+    Not modules that say `attends_over_frames`: there each token attends to itself in other frames, a prompt token as well.
     """
     configs = {
         module: config
         for module in layer.modules()
         if isinstance(config := getattr(module, "config", None), PreTrainedConfig)
+        and not getattr(module, "attends_over_frames", False)
     }
     try:
         for module, config in configs.items():

@@ -86,6 +86,12 @@ def imagebind_sound(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, An
     return {"input_features": inputs["input_features"].flatten(0, 1)}
 
 
+def languagebind_sound_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
+    """Patches of spectrograms with mel bands as rows: input_features are (batch, crops, mel bands, windows)."""
+    bands, windows = inputs["input_features"].shape[-2:]
+    return 1, bands // config.patch_size, windows // config.patch_size
+
+
 def one_channel(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, Any]:
     """Pictures whose three channels are the same, for towers that read one."""
     return {"pixel_values": inputs["pixel_values"][:, :1]}
@@ -110,6 +116,7 @@ __all__ = [
     "imagebind_frames",
     "imagebind_grid",
     "imagebind_sound",
+    "languagebind_sound_grid",
     "one_channel",
     "pair",
     "siglip2_inputs",

@@ -29,7 +29,8 @@ def _attention(module, query, key, value, attention_mask, scaling=None, softcap=
         scores = scores + position_bias
     if attention_mask is not None:
         scores = scores + attention_mask
-    for prompts in _PROMPTS:
+    # Over the frames of a clip each place, and each prompt, attends to itself: nothing has to be hidden.
+    for prompts in () if getattr(module, "attends_over_frames", False) else _PROMPTS:
         is_token = torch.ones(query.shape[2], dtype=torch.bool)
         is_token[prompts] = False
         hidden = is_token[:, None] & ~is_token

@@ -181,6 +181,13 @@ def _build_pe_video() -> PreTrainedModel:
     return tower
 
 
+LANGUAGEBIND_INPUTS = {
+    "image": frames_of(2),
+    "video": frames_of(4),
+    "audio": sound_of(3, 16, 64),
+    "depth": frames_of(2),
+    "thermal": frames_of(2),
+}
 _NAME = {"name": "n"}
 _BACKBONE = {"name": "n", "class_name": "Dinov2Model", "key_mapping": {r"^backbone\.": ""}}
 FAMILIES: dict[str, Family] = {
@@ -212,6 +219,10 @@ FAMILIES: dict[str, Family] = {
     "siglip2_text_model": Family("siglip2", words_of(500), _siglip_text, {}, "text_tower"),
     "clap_text_model": Family("clap", words_of(40), _bert, {}, "text_tower"),
     **IMAGEBIND_FAMILIES,
+    **{
+        f"languagebind_{kind}_model": Family(f"languagebind_{kind}", inputs, _clip_image, _NAME)
+        for kind, inputs in LANGUAGEBIND_INPUTS.items()
+    },
 }
 
 

@@ -16,6 +16,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "converting.md").read_text()
 def ran(towers, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("imagebind").symlink_to(towers["imagebind"])
+    Path("languagebind").symlink_to(towers["languagebind_thermal"])
     found = {"__name__": "converting"}
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         exec(block, found)
@@ -31,6 +32,13 @@ def test_the_pages_code_gives_probabilities(ran):
     text, vision = ran["embeds"].text_embeds, ran["embeds"].vision_embeds
     expected = (vision @ text.T / text.norm(dim=-1)).argmax()
     assert ran["scores"].argmax() == expected
+
+
+def test_languagebinds_code_gives_the_same_in_a_sen(ran):
+    probabilities, scores = ran["thermal_probabilities"], ran["thermal_scores"]
+    assert probabilities.shape == scores.shape == (1, 2)
+    # A black picture is the same at any size, so that nothing is rounded.
+    assert (probabilities - scores).abs().max() < 1e-4
 
 
 def test_the_pages_options_are_the_verbs():

@@ -19,18 +19,29 @@ from transformers import (
 from modeling_sen import SENModel, SENProcessor
 
 SMALL = {"hidden_size": 8, "projection_dim": 4, "num_prompt_tokens": 2, "bottleneck_size": 4}
-DUAL_ENCODERS = ("clip", "metaclip_2", "siglip", "siglip2", "clap", "imagebind")
+DUAL_ENCODERS = (
+    "clip",
+    "metaclip_2",
+    "siglip",
+    "siglip2",
+    "clap",
+    "imagebind",
+    "languagebind_image",
+    "languagebind_video",
+)
 
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
 def test_a_folder_is_enough_from_the_clip_to_the_saved_model(checkpoint, towers, clips, tmp_path):
     model = SENModel.from_neurons([towers[checkpoint]], **SMALL).eval()
     spec = model.config.neuron_specs[0]
-    clip = {"video": clips[0], "text": "a dog barks"}
+    clip = {"video": clips[0], "depth": clips[0], "thermal": clips[0], "text": "a dog barks"}
     if checkpoint == "siglip2":  # its own frames are larger than the tiny tower's pixels need to be
         assert spec.preprocessing == {"size": [256, 256]}
         model.config.neurons[0]["preprocessing"] = {"size": [16, 16]}
-    inputs = SENProcessor(model.config)(videos=[clip, {**clip, "video": clips[1]}])
+    inputs = SENProcessor(model.config)(
+        videos=[clip, {**clip, **dict.fromkeys(("video", "depth", "thermal"), clips[1])}]
+    )
     with torch.no_grad():
         output = model(**inputs)
     state = output.neuron_states[spec.name]

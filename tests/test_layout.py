@@ -51,6 +51,7 @@ GROUPS = {
         "clip_inputs",
         "clip_sound",
         "frame_transform",
+        "family_settings",
         "depth_estimation",
         "processing_sen",
     },

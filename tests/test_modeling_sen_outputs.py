@@ -146,7 +146,9 @@ def test_every_tower_returns_its_hidden_states_and_attentions(checkpoint, towers
     if checkpoint == "siglip2":  # its own frames are larger than the tiny tower's pixels need to be
         neuron["preprocessing"] = {"size": [16, 16]}
     model = SENModel.from_neurons([neuron], projection_dim=7, **SMALL)
-    inputs = SENProcessor(model.config)(videos={"video": clips[0], "text": "a dog barks"})
+    inputs = SENProcessor(model.config)(
+        videos=dict.fromkeys(("video", "depth", "thermal"), clips[0]) | {"text": "a dog barks"}
+    )
     with torch.no_grad():
         expected = model(**inputs).fused_embeds
         model.set_attn_implementation("eager")

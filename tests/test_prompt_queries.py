@@ -26,7 +26,7 @@ PROMPTABLE = [name for name, family in FAMILIES.items() if family.written_out]
 REFUSED = ["xclip_vision_model", "wavlm"]
 QUERIED = [name for name in PROMPTABLE if name not in REFUSED]
 TEXT = [name for name in QUERIED if NEURON_ADAPTERS[name].modality == "text"]
-FOLDED = [name for name in QUERIED if NEURON_ADAPTERS[name].folds_frames]
+FOLDED = [name for name in QUERIED if NEURON_ADAPTERS[name].folds_frames and not NEURON_ADAPTERS[name].fixed_frames]
 MASKED = [*TEXT, "wav2vec2"]
 
 

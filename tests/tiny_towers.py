@@ -21,7 +21,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from modeling_sen.families.imagebind import ImageBindProcessor
 from modeling_sen.hub_files import family_classes
 
-WITH_CLIP_WORDS = ("clip", "metaclip_2", "siglip", "siglip2", "xclip", "videoprism")
+BIND = ("languagebind_image", "languagebind_video", "languagebind_audio", "languagebind_depth", "languagebind_thermal")
+WITH_CLIP_WORDS = ("clip", "metaclip_2", "siglip", "siglip2", "xclip", "videoprism", *BIND)
 WITH_BERT_WORDS = ("bert", "modernbert", "clap")
 FEATURE_EXTRACTORS = {
     "ast": ASTFeatureExtractor(num_mel_bins=16, max_length=64),
@@ -81,6 +82,6 @@ def make_towers(folder: Path) -> dict[str, str]:
             processor.save_pretrained(path)
         elif name in FEATURE_EXTRACTORS:
             FEATURE_EXTRACTORS[name].save_pretrained(path)
-        elif name not in WITH_BERT_WORDS:
+        elif name not in (*WITH_BERT_WORDS, *BIND):
             _image_processor("CLIPImageProcessor" if name != "videomae" else "VideoMAEImageProcessor", 16, path)
     return paths

@@ -26,6 +26,8 @@ WAVES = {
 }
 _WORDS = {**LAYERS, "vocab_size": 40, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 _WORDS |= {"cls_token_id": 2, "sep_token_id": 3, "max_position_embeddings": 32}
+# By the names that published checkpoints have; any hub id of them is loaded after `import modeling_sen`.
+_LANGUAGEBIND = {"text_config": TEXT, "projection_dim": 12, "logit_scale_init_value": 2.0}
 _X_CLIP_VISION = {**VISION, "num_frames": 4, "mit_hidden_size": 16, "mit_intermediate_size": 32}
 _X_CLIP_VISION |= {"mit_num_hidden_layers": 1, "mit_num_attention_heads": 2}
 
@@ -161,6 +163,14 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bert": ("BertModel", {**LAYERS, "vocab_size": 40, "max_position_embeddings": 32}),
     "modernbert": ("ModernBertForMaskedLM", {**_WORDS, "global_attn_every_n_layers": 2, "local_attention": 4}),
+    "languagebind_image": ("LanguageBindImage", {**_LANGUAGEBIND, "vision_config": VISION}),
+    "languagebind_video": ("LanguageBindVideo", {**_LANGUAGEBIND, "vision_config": {**VISION, "num_frames": 4}}),
+    "languagebind_audio": (
+        "LanguageBindAudio",
+        {**_LANGUAGEBIND, "vision_config": {**VISION, "num_mel_bins": 16, "target_length": 64}},
+    ),
+    "languagebind_depth": ("LanguageBindDepth", {**_LANGUAGEBIND, "vision_config": VISION}),
+    "languagebind_thermal": ("LanguageBindThermal", {**_LANGUAGEBIND, "vision_config": VISION}),
     "imagebind": (
         "ImageBindModel",
         {

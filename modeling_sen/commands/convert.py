@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""`sen convert`: an original checkpoint of ImageBind in Transformers' classes."""
+"""`sen convert`: an original checkpoint of ImageBind or LanguageBind in Transformers' classes."""
 
 import json
 from importlib import import_module
@@ -12,15 +12,17 @@ import typer
 # family -> module:function, `function(source, config, tokenizer) -> Conversion`
 FAMILIES = {
     "imagebind": "modeling_sen.conversion.imagebind:convert",
+    "languagebind": "modeling_sen.conversion.languagebind:convert",
 }
 
 
 def convert(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help=f"One of {', '.join(FAMILIES)}.")],
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The original checkpoint.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The original checkpoint's file or folder.")],
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     config: Annotated[
-        Path | None, typer.Option(help="JSON of the original constructor's arguments, for sizes not published.")
+        Path | None,
+        typer.Option(help="JSON of sizes: ImageBind's constructor's arguments, or LanguageBind's config.json."),
     ] = None,
     tokenizer: Annotated[
         str | None,

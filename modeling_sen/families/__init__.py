@@ -14,8 +14,9 @@ def register() -> dict[str, Any]:
         All their model classes by name, those with projections among them, which no Auto class has.
     """
     from modeling_sen.families.imagebind import register as register_imagebind
+    from modeling_sen.families.languagebind import register as register_languagebind
 
-    return register_imagebind()
+    return {**register_imagebind(), **register_languagebind()}
 
 
 __all__ = ["register"]

@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import pytest
 from fetch_transformers_tests import FOLDER, PACKAGE
-from not_applicable import IMAGEBIND_PATCH_TESTS, IMAGEBIND_TESTS, MODEL_TESTS, PROCESSOR_TESTS
+from not_applicable import IMAGEBIND_PATCH_TESTS, IMAGEBIND_TESTS, LANGUAGEBIND_TESTS, MODEL_TESTS, PROCESSOR_TESTS
 
 if not (FOLDER / PACKAGE).is_dir():
     raise pytest.UsageError(f"{FOLDER} is missing; `make test-conformance` fetches it")
@@ -37,7 +37,7 @@ def pytest_terminal_summary(terminalreporter):
             reasons[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
     failed = sorted(name for name, seen in outcomes.items() if "failed" in seen)
     skipped = [name for name, seen in outcomes.items() if name in reasons and name not in failed]
-    own = MODEL_TESTS | PROCESSOR_TESTS | IMAGEBIND_TESTS | IMAGEBIND_PATCH_TESTS
+    own = MODEL_TESTS | PROCESSOR_TESTS | IMAGEBIND_TESTS | IMAGEBIND_PATCH_TESTS | LANGUAGEBIND_TESTS
     by_reason = defaultdict(list)
     for name in skipped:
         test = name.rpartition("::")[2]

@@ -34,6 +34,17 @@ IMAGEBIND_TESTS = {
     "test_retain_grad_hidden_states_attentions": EMBEDDINGS_ONLY,
 }
 
+# As CLIPModel, it returns the outputs of its towers, each with its own.
+IN_PARTS = "LanguageBindVideo returns hidden states and attentions inside its towers' outputs"
+OF_FRAMES = "Tokens of a clip are (batch * frames, tokens, width), as in the original"
+LANGUAGEBIND_TESTS = {
+    "test_attention_outputs": IN_PARTS,
+    "test_hidden_states_output": IN_PARTS,
+    "test_retain_grad_hidden_states_attentions": IN_PARTS,
+    "test_get_image_features_output_0": OF_FRAMES,
+    "test_get_image_features_output_2": OF_FRAMES,
+}
+
 
 def leave_out(test_class: type[unittest.TestCase], reasons: dict[str, str]) -> None:
     """Skips the named tests.
