@@ -27,7 +27,7 @@ from recipes.sen_tiny.numbered_batches import keep_record, numbered_arguments, t
 
 SEED = 20250607
 VALIDATION_SEED = 0
-BATCH_SIZE, NUM_QUESTIONS = 32, 12  # clips, and questions about each
+BATCH_SIZE, NUM_QUESTIONS = 20, 10  # clips, and questions about each
 WINDOW_FRAMES, TOKENS_PER_FRAME = 2, 16
 CONTEXT = 512  # tokens
 # With the usual 0.02 attention of this width stays almost uniform for long: on clips of two objects 600 steps of 16 then gave
