@@ -1,8 +1,8 @@
 """Every video below a folder, asked about by a chat model, with its sound; and a generated clip of an hour.
 
-It shows that files are read and answered, and what that takes; it does not judge answers. The clip of an hour is one of ten
-seconds whose packets are written 360 times, nothing of it is encoded again; the clip of ten seconds is read as the same number
-of steps, for comparison. Peak memory is of the whole process while a clip is read and answered (Linux).
+It shows that files are read and answered, and what that takes; it does not judge answers. The clip of an hour has the packets
+of one of ten seconds 360 times, so that an hour need not be encoded; the clip of ten seconds is read as the same number of
+steps, for comparison. Peak memory is of the whole process while a clip is read and answered (Linux).
 
     python benchmarks/chat_clips.py FOLDER [--model CHECKPOINT] [--num-frames 8] [--hour-frames 64] [--threads 1]
 """
@@ -119,9 +119,9 @@ def main() -> None:
     processor = SENChatProcessor.from_pretrained(options.model)
     forget_peak()
     print(
-        f"{date.today()}, {options.threads} of {os.cpu_count()} threads, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}; {peak_memory() / 1e6:,.0f} MB with the model loaded\n\n"
-        f"| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}",
+        f"{date.today()}, {options.threads} of {os.cpu_count()} threads, load {os.getloadavg()[0]:.1f}, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}; "
+        f"{peak_memory() / 1e6:,.0f} MB with the model loaded\n\n| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}",
         flush=True,
     )
     for file in files:

@@ -2,8 +2,8 @@
 
 Random weights in bfloat16. A training step of projector, association and LoRA adapters (rank 16, all linear layers) on one
 conversation about a generated clip; then an answer of eight tokens, before and after saving and loading. The checkpoint is
-saved without the language model, which stands in a folder of its own, and with it. Each language model runs in a process of its
-own, whose peak memory is measured.
+saved without the language model, which stands in a folder of its own, and with it ("whole"). Each language model runs in a
+process of its own, whose peak memory is measured.
 
     pip install peft; python benchmarks/chat_language_models.py [NAME ...] [--threads 1]
 """
@@ -149,8 +149,9 @@ def main() -> None:
         print(f"| {' | '.join(measure(options.names[0], options.folder))} |")
         return
     print(
-        f"{date.today()}, {options.threads} of {os.cpu_count()} threads, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}; seconds of the processor\n\n| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}",
+        f"{date.today()}, {options.threads} of {os.cpu_count()} threads, load {os.getloadavg()[0]:.1f}, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}; seconds of the processor\n\n"
+        f"| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}",
         flush=True,
     )
     for name in options.names or LANGUAGE_MODELS:

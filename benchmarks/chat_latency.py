@@ -103,8 +103,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(
-        f"{date.today()}, {options.threads} of {os.cpu_count()} threads, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}; {PRESET}, {LANGUAGE_MODEL}, median of {options.repeats} turns",
+        f"{date.today()}, {options.threads} of {os.cpu_count()} threads, load {os.getloadavg()[0]:.1f}, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}; "
+        f"{PRESET}, {LANGUAGE_MODEL}, median of {options.repeats} turns",
         flush=True,
     )
     clip = make_clip()

@@ -1,7 +1,7 @@
 """Causal language models as the Hub has them, at full size with random weights, without a network.
 
-The tokenizer is a stand-in of a few hundred tokens, by which common words and times are as long as by the real ones; all other
-tokens of the vocabulary are never written. Templates are ChatML.
+The tokenizer is a stand-in of a few hundred tokens, by which the words of our questions and times are about as long as by the
+real ones; no other token of the vocabulary is ever generated. The chat template is ChatML.
 """
 
 from collections.abc import Iterator
