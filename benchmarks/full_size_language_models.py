@@ -1,10 +1,9 @@
 """Causal language models as the Hub has them, at full size with random weights, without a network.
 
-The tokenizer is a stand-in of a few hundred tokens, by which the words of our questions and times are about as long as by the
-real ones; no other token of the vocabulary is ever generated. The chat template is ChatML.
+The tokenizer is a stand-in of a few hundred tokens, with one for each word of our questions and each sign of a time, as real
+ones have; no other token of the vocabulary is ever generated. The chat template is ChatML.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +72,8 @@ LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def _sentences() -> Iterator[str]:
-    yield WORDS
-    for second in range(100):
-        yield f"<{second}.{second % 10}s>"
-
-
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes, and the words of a few sentences."""
+    """Bytes, and the words of a few questions."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -90,7 +83,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*_sentences()] * 3, trainer)
+    tokenizer.train_from_iterator([WORDS] * 3, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
     fast.chat_template = TEMPLATE
     return fast

@@ -43,8 +43,8 @@ PROMPT = [{"role": "system", "content": "Answer briefly."}]
 ASKED = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What is it?"}]}
 
 
-def make_chat(folder, **sen_settings):
-    """A chat model with an untrained projector, in float32, saved with its processor."""
+def make_chat(folder, language_model_kwargs=None, **sen_settings):
+    """A chat model with an untrained projector, saved with its processor."""
     torch.manual_seed(0)
     neurons = [
         {"hub_id": str(MODELS / "vit"), "name": "image", "output_layer": 6, "num_frames": 2},
@@ -52,9 +52,7 @@ def make_chat(folder, **sen_settings):
     ]
     sen = SENModel.from_neurons(neurons, **sen_settings)
     llm = str(MODELS / "llm")
-    model = SENForConditionalGeneration.from_llm(
-        llm, sen, {"dtype": torch.float32}, window_frames=2, tokens_per_frame=4
-    )
+    model = SENForConditionalGeneration.from_llm(llm, sen, language_model_kwargs, window_frames=2, tokens_per_frame=4)
     processor = SENChatProcessor.from_llm(llm, model.config)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -63,7 +61,8 @@ def make_chat(folder, **sen_settings):
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory):
-    return make_chat(tmp_path_factory.mktemp("chat"))
+    """In float32, so that numbers can be compared."""
+    return make_chat(tmp_path_factory.mktemp("chat"), {"dtype": torch.float32})
 
 
 def recorded(model, answer):
@@ -192,9 +191,7 @@ def own_and_other(found, own) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_alignment_makes_captions_of_unseen_clips_likelier_with_their_own_features(shared_data, tmp_path):
-    model, processor = make_chat(
-        tmp_path / "start", num_rounds=0
-    )  # without association: the projector alone is trained
+    model, processor = make_chat(tmp_path / "start", num_rounds=0)  # the projector alone is trained
     clips = described_clips(shared_data)
     held_out = {clip: texts for clip, texts in clips.items() if Path(clip).stem in HELD_OUT}
     assert len(held_out) == len(HELD_OUT)
