@@ -2,9 +2,9 @@
 
 The preset "small" (CLIP B/32 on 8 frames, VideoMAE-small on 16, Whisper-tiny) and Qwen3-0.6B, real configurations with random
 weights, float32. A clip of 16 frames of 256 x 256 and ten seconds of sound, in memory; one window unless said otherwise. With
-a question neuron, CLIP's text tower reads the question and association runs again for each, over trunks that are kept. The
-second question is also put to the pipeline with the whole conversation, which reads all anew; scores of eight tokens of its
-answer are compared. Ratios are taken within a turn.
+a question neuron, CLIP's text tower reads the question, association runs again for each over trunks that are kept, and the
+visual tokens of the clip follow each question. The second question is also asked with clip and conversation read anew; scores
+of eight tokens of its answer are compared. Ratios are taken within a turn.
 
     python benchmarks/chat_latency.py [--threads 1] [--repeats 3] [--num-frames 8]
 """
@@ -26,8 +26,9 @@ from full_size_checkpoints import save_checkpoint
 from full_size_language_models import make_chat, save_language_model
 from preset_cost import hub_ids, local_config
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from modeling_sen import ChatSession, SENModel, VideoChatPipeline
+from modeling_sen import ChatSession, SENModel
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -63,11 +64,36 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 def turn(model: Any, processor: Any, clip: Any, num_frames: int) -> dict[str, float]:
     """Seconds to the first token."""
     session = ChatSession(model, processor, max_new_tokens=1)
-    _, first = timed(lambda: session.ask(FIRST, video=clip, num_frames=num_frames))
+    reply, first = timed(lambda: session.ask(FIRST, video=clip, num_frames=num_frames)["answer"])
     _, second = timed(lambda: session.ask(SECOND))
-    pipe = VideoChatPipeline(model=model, processor=processor)
-    _, anew = timed(lambda: pipe(session.messages[:-1], num_frames=num_frames, max_new_tokens=1))
+    _, anew = timed(lambda: read_anew(model, processor, clip, num_frames, reply, 1))
     return {"first question": first, "second question": second, "second question, all read anew": anew}
+
+
+def read_anew(model: Any, processor: Any, clip: Any, num_frames: int, reply: str, max_new_tokens: int) -> str:
+    """The answer to the second question, with nothing that was computed for the first."""
+    video = processor.read_video(clip, num_frames=num_frames)
+    shown = {"type": "video", "video": video}
+    turns = {FIRST: [shown], SECOND: [] if model.config.question_neuron is None else [shown]}
+    first, second = (
+        {"role": "user", "content": [*videos, {"type": "text", "text": question}]}
+        for question, videos in turns.items()
+    )
+    messages = [first, {"role": "assistant", "content": reply}, second]
+    ids = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
+    with torch.inference_mode():
+        features = [
+            model.get_video_features(**processor.sen_processor.collate(processor.ask(video, question).inputs))
+            for question, videos in turns.items()
+            if videos
+        ]
+        tokens = torch.cat([each.pooler_output for each in features])
+        outputs = {"video": BaseModelOutputWithPooling(pooler_output=tokens)}
+        mask = torch.ones_like(ids)
+        found = model.generate(
+            ids, attention_mask=mask, mm_encoder_outputs=outputs, max_new_tokens=max_new_tokens, do_sample=False
+        )
+    return processor.tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True)
 
 
 def recorded(model: Any, answer: Callable[[], Any]) -> tuple[Any, Tensor]:
@@ -82,16 +108,14 @@ def recorded(model: Any, answer: Callable[[], Any]) -> tuple[Any, Tensor]:
 def compare(model: Any, processor: Any, clip: Any, num_frames: int) -> str:
     """The second answer of a session against the same with all read anew."""
     session = ChatSession(model, processor, max_new_tokens=TOKENS)
-    session.ask(FIRST, video=clip, num_frames=num_frames)
-    answer, scores = recorded(model, lambda: session.ask(SECOND))
-    pipe = VideoChatPipeline(model=model, processor=processor)
-    whole, expected = recorded(
-        model, lambda: pipe(session.messages[:-1], num_frames=num_frames, max_new_tokens=TOKENS)
-    )
+    reply = session.ask(FIRST, video=clip, num_frames=num_frames)["answer"]
+    result, scores = recorded(model, lambda: session.ask(SECOND))
+    whole, expected = recorded(model, lambda: read_anew(model, processor, clip, num_frames, reply, TOKENS))
     largest, spread = (scores - expected).abs().max().item(), expected.std().item()
     return (
-        f"{answer['visual_tokens']} visual tokens; second answer against all read anew: largest difference of scores "
-        f"{largest:.1e} (aim {DIFFERENCE_AIM:.0e}, their deviation {spread:.2f}), answers equal: {answer == whole}"
+        f"{result['visual_tokens']} visual tokens; second answer against all read anew: largest difference of scores "
+        f"{largest:.1e} (aim {DIFFERENCE_AIM:.0e}, their deviation {spread:.2f}), answers equal: "
+        f"{result['answer'] == whole}"
     )
 
 

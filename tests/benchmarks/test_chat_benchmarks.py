@@ -61,12 +61,15 @@ def test_a_language_model_is_trained_saved_and_loaded(tiny, tmp_path):
     assert row["answers"] == "equal"
 
 
-def test_a_second_question_is_compared_and_timed(make_sen, tiny, tmp_path):
+@pytest.mark.parametrize(("question", "windows"), [(None, 2), ("words", 4)])
+def test_a_second_question_is_compared_and_timed(make_sen, towers, tiny, tmp_path, question, windows):
     llm = save_language_model(tiny, tmp_path / "llm", torch.float32)
-    model, processor = make_chat(llm, make_sen(), window_frames=2, tokens_per_frame=4)
-    clip = chat_latency.make_clip()
+    sen = make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 2}, towers["bert"]])
+    sen.gate.data.fill_(0.8)
+    model, processor = make_chat(llm, sen, window_frames=2, tokens_per_frame=4, question_neuron=question)
+    clip = {"video": chat_latency.make_clip()["video"]}
     found = chat_latency.compare(model, processor, clip, 4)
-    assert found.startswith(f"{2 * model.config.visual_tokens} visual tokens")
+    assert found.startswith(f"{windows * model.config.visual_tokens} visual tokens")
     assert "answers equal: True" in found
     assert float(found.split("scores ")[1].split(" ")[0]) < 1e-5
     assert all(seconds > 0 for seconds in chat_latency.turn(model, processor, clip, 4).values())
