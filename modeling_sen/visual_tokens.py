@@ -53,7 +53,9 @@ def pool_to_lattice(
         values, counts = (each.transpose(2, 3).flatten(1, 2).unsqueeze(3) for each in (values, counts))
     for axis, (size, cells) in enumerate(zip(shape, target, strict=True), start=1):
         bins = _bins(size, cells)  # (cells, size)
-        values, counts = (torch.tensordot(each, bins.to(each), ([axis], [1])).movedim(-1, axis) for each in (values, counts))
+        values, counts = (
+            torch.tensordot(each, bins.to(each), ([axis], [1])).movedim(-1, axis) for each in (values, counts)
+        )
     pooled = (values / counts.clamp(min=1)).expand(-1, *lattice, -1).flatten(1, 3)
     return pooled, (counts > 0).expand(-1, *lattice, -1).flatten(1, 4)
 
