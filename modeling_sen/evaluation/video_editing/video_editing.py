@@ -33,7 +33,7 @@ Examples:
     >>> reference = {"frames": list(red), "mask": [], "source_prompt": "red", "edit_prompt": "blue"}
     >>> metric = VideoEditing()
     >>> found = metric.compute(predictions=[list(blue)], references=[reference], encoder=encoder, track=still)
-    >>> found["encoder"], found["loveu_text_alignment"], found["directional_similarity"]
+    >>> found["encoder"], found["loveu_text_alignment"], round(found["directional_similarity"], 3)
     ('mean colour', 100.0, 1.0)
     >>> round(found["psnr_outside_mask"], 2), found["warp_error"], found["motion_fidelity"]
     (3.87, 0.0, 1.0)
