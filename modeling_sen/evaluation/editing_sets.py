@@ -160,8 +160,8 @@ def _open_table(source: str) -> EditingSet:
         assert after is not None
         source_frames, edited_frames = _read_frames(before), _read_frames(after)
         mask = None if hidden is None else _read_mask(hidden, source_frames.shape[:3])
-        prompts = (columns[name][row].strip() for name in ("source_prompt", "edit_prompt"))
-        return _checked(f"{path}, row {row}", source_frames, edited_frames, *prompts, mask)
+        source_prompt, edit_prompt = (columns[name][row].strip() for name in ("source_prompt", "edit_prompt"))
+        return _checked(f"{path}, row {row}", source_frames, edited_frames, source_prompt, edit_prompt, mask)
 
     keys = [_pair_key(*row) for row in zip(files["source"], files["edited"], files["mask"], strict=True)]
     prompts = zip(columns["source_prompt"], columns["edit_prompt"], strict=True)
@@ -207,7 +207,7 @@ def _read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         if len(pictures) == 1:
             pictures *= shape[0]
     else:
-        pictures = list((read_all_frames(str(path)) >= 128).any(axis=-1))
+        pictures = [(frame >= 128).any(axis=-1) for frame in read_all_frames(str(path))]
     sizes = {picture.shape for picture in pictures}
     if len(pictures) != shape[0] or sizes != {shape[1:]}:
         found = ", ".join(map(str, sorted(sizes)))

@@ -74,8 +74,8 @@ def edit_attribute(scene: Scene, attribute: str) -> Edit:
         raise ValueError(f"attribute is {attribute!r}: expected one of {', '.join(EDITED_ATTRIBUTES)}")
     draws = IntegerStream((scene.background.texture, 8 + EDITED_ATTRIBUTES.index(attribute)))
     if attribute == "background":
-        others = [kind for kind in BACKGROUNDS if kind != scene.background.kind]
-        kind = others[draws.below(len(others))]
+        kinds = [kind for kind in BACKGROUNDS if kind != scene.background.kind]
+        kind = kinds[draws.below(len(kinds))]
         words = caption(scene)
         return Edit(
             source_prompt=f"{words} over a {scene.background.kind} background",
@@ -91,12 +91,11 @@ def edit_attribute(scene: Scene, attribute: str) -> Edit:
     number = draws.below(len(scene.sprites))
     sprite = scene.sprites[number]
     taken = {getattr(other, attribute) for other in scene.sprites}
-    allowed = [
-        changed
-        for value in (COLOURS if attribute == "colour" else SHAPES)
-        if value != getattr(sprite, attribute)
-        and ((changed := replace(sprite, **{attribute: value})).colour, changed.shape) not in HELD_OUT_PAIRS
-    ]
+    if attribute == "colour":
+        others = [replace(sprite, colour=colour) for colour in COLOURS if colour != sprite.colour]
+    else:
+        others = [replace(sprite, shape=shape) for shape in SHAPES if shape != sprite.shape]
+    allowed = [changed for changed in others if (changed.colour, changed.shape) not in HELD_OUT_PAIRS]
     free = [changed for changed in allowed if getattr(changed, attribute) not in taken] or allowed
     changed = free[draws.below(len(free))]
     sprites = (*scene.sprites[:number], changed, *scene.sprites[number + 1 :])
