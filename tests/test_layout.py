@@ -97,7 +97,7 @@ BELOW = {
     "inputs": ("neuron",),  # beside the model, which never decodes files
     "whole files": (),
     "world": ("whole files",),
-    "around the model": ("heads", "world", "chat"),
+    "around the model": ("heads", "world", "chat", "tracking"),
     "heads": ("model", "inputs"),
     "tracking": ("heads", "whole files"),
     "chat": ("heads",),
@@ -123,6 +123,7 @@ BACKWARDS = {
     ("commands/chat", "modeling_sen.auto"),
     ("commands/track", "modeling_sen.auto"),  # any model that tracks is loaded by its type
     ("commands/evaluate_chat", "modeling_sen.auto"),  # so is one that answers questions
+    ("commands/evaluate_editing", "modeling_sen.auto"),
     ("commands/evaluate_tracking", "modeling_sen.auto"),  # a model of any type that tracks is measured
 }
 

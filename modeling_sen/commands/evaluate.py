@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modeling_sen.commands.evaluate_chat import evaluate_chat, print_chat
+from modeling_sen.commands.evaluate_editing import evaluate_editing, print_editing
 from modeling_sen.commands.evaluate_tracking import evaluate_tracking, print_tracking
 from modeling_sen.commands.evaluation_options import (
     BatchSize,
@@ -28,23 +29,29 @@ from modeling_sen.whole_file import whole_file
 if TYPE_CHECKING:
     from modeling_sen.evaluation.protocols import Protocol
 
-TASKS = ("recognition", "retrieval", "tracking", "chat")
+TASKS = ("recognition", "retrieval", "tracking", "chat", "editing")
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id, or sen-tiny.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Checkpoint folder or Hub id, or sen-tiny. With --task editing: a CLIP or SEN that scores."
+        ),
+    ],
     data: Annotated[
         list[str] | None,
         typer.Argument(
             help="Test sets, one for each split: list files, folders, tables, world:..., ID@COMMIT. With --task tracking: "
-            "presets of `sen world`, folders that it wrote, TAP-Vid pickles. With --task chat: tables of questions, world:..."
+            "presets of `sen world`, folders that it wrote, TAP-Vid pickles. With --task chat: tables of questions, "
+            "world:... With --task editing: tables of edited videos, folders with edits.csv, loveu:..., world:..."
         ),
     ] = None,
     protocol: ProtocolName = "own",
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results and embeddings.")] = Path(
         "evaluation"
     ),
-    task: Annotated[str, typer.Option(help="recognition, retrieval, tracking or chat.")] = "recognition",
+    task: Annotated[str, typer.Option(help="recognition, retrieval, tracking, chat or editing.")] = "recognition",
     dataset: DatasetName = None,
     root: Root = None,
     class_names: ClassNames = None,
@@ -72,6 +79,9 @@ def main(
     num_frames: Annotated[
         int | None, typer.Option(help="Of chat: frames of each video, by default one window of the model.", min=1)
     ] = None,
+    tracker: Annotated[
+        str | None, typer.Option(help="Of editing: model that tracks points, by default sen-tiny's.")
+    ] = None,
     skip_missing: Annotated[bool, typer.Option(help="Leave out listed clips that do not exist.")] = False,
     batch_size: BatchSize = 8,
     device: Device = None,
@@ -84,6 +94,8 @@ def main(
         raise ValueError(f"--task {task!r}, expected one of {', '.join(TASKS)}")
     if task != "chat" and (mapping or prompt or num_frames):
         raise ValueError(f"--mapping, --prompt and --num-frames are of --task chat, found --task {task}")
+    if task != "editing" and tracker is not None:
+        raise ValueError(f"--tracker is of --task editing, found --task {task}")
     if task == "tracking":
         recognition_only = (head, root, template, class_names, plot, dataset, column, skip_missing)
         if any(recognition_only) or protocol != "own":
@@ -106,6 +118,25 @@ def main(
         return
     if query_mode is not None:
         raise ValueError(f"--query-mode is of --task tracking, found --task {task}")
+    if task == "editing":
+        if any((head, root, template, class_names, plot, dataset, column, skip_missing)) or protocol != "own":
+            raise ValueError(
+                "--task editing takes edited videos: no --protocol, --dataset, --head, --root, --template, --class-names, "
+                "--column, --skip-missing, --plot"
+            )
+        run_on = model_arguments(device, dtype)
+        results = {"task": task} | evaluate_editing(
+            resolve_checkpoint(model),
+            data or [],
+            resolve_checkpoint(tracker or "sen-tiny", SEN_TINY_TRACKING),
+            num,
+            seed,
+            output,
+            **run_on,
+            show_progress=not as_json,
+        )
+        _report(results, output, None if as_json else print_editing)
+        return
     if task == "chat":
         if any((head, template, class_names, plot, dataset, column)) or protocol != "own":
             raise ValueError(

@@ -3,7 +3,7 @@
 from modeling_sen.world.chat_questions import ChatQuestion, chat_questions
 from modeling_sen.world.dataset import WORLD_PRESETS, WorldClips
 from modeling_sen.world.drawing import Clip, render
-from modeling_sen.world.edits import Edit, edit
+from modeling_sen.world.edits import EDITED_ATTRIBUTES, Edit, edit, edit_attribute
 from modeling_sen.world.scene import Background, Scene, Sprite, make_scene, positions
 from modeling_sen.world.sound import SAMPLING_RATE, sound_of
 from modeling_sen.world.tracking_clips import TrackingClip, tracking_clip
@@ -34,6 +34,7 @@ from modeling_sen.world.vocabulary import (
 __all__ = [
     "BACKGROUNDS",
     "COLOURS",
+    "EDITED_ATTRIBUTES",
     "HELD_OUT_PAIRS",
     "MOTIONS",
     "PITCHES",
@@ -59,6 +60,7 @@ __all__ = [
     "chat_questions",
     "describe",
     "edit",
+    "edit_attribute",
     "legend",
     "make_scene",
     "objects",

@@ -4,17 +4,20 @@ from dataclasses import dataclass, replace
 
 from modeling_sen.world.scene import IntegerStream, Scene
 from modeling_sen.world.truth import caption
-from modeling_sen.world.vocabulary import COLOURS, HELD_OUT_PAIRS, SHAPES
+from modeling_sen.world.vocabulary import BACKGROUNDS, COLOURS, HELD_OUT_PAIRS, SHAPES
+
+EDITED_ATTRIBUTES = ("colour", "shape", "background")
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What to change and the outcome. `scene` differs from its source in the colour or shape of sprite `sprite`."""
+    """What to change and the outcome. `scene` differs from its source in the colour or shape of sprite `sprite`, or in the
+    pattern of the background, where `sprite` is None."""
 
     source_prompt: str
     edit_prompt: str
     target_prompt: str
-    sprite: int
+    sprite: int | None
     scene: Scene
 
 
@@ -49,6 +52,57 @@ def edit(scene: Scene) -> Edit:
     return Edit(
         source_prompt=caption(scene),
         edit_prompt=f"make the {sprite.colour} {sprite.shape} a {colour} {shape}",
+        target_prompt=caption(edited),
+        sprite=number,
+        scene=edited,
+    )
+
+
+def edit_attribute(scene: Scene, attribute: str) -> Edit:
+    """Change one attribute and nothing else: the colour or the shape of one sprite, or the pattern of the background.
+
+    The new colour or shape is that of no other sprite, as long as there are any left, and makes a pair that the split allows.
+    Prompts of a background edit name the backgrounds: `"a red circle moving left over a striped background"`.
+
+    Args:
+        attribute: one of `EDITED_ATTRIBUTES`.
+
+    Raises:
+        ValueError: another attribute; or colour or shape in the split `unseen_pairs`, which allows one shape a colour.
+    """
+    if attribute not in EDITED_ATTRIBUTES:
+        raise ValueError(f"attribute is {attribute!r}: expected one of {', '.join(EDITED_ATTRIBUTES)}")
+    draws = IntegerStream((scene.background.texture, 8 + EDITED_ATTRIBUTES.index(attribute)))
+    if attribute == "background":
+        kinds = [kind for kind in BACKGROUNDS if kind != scene.background.kind]
+        kind = kinds[draws.below(len(kinds))]
+        words = caption(scene)
+        return Edit(
+            source_prompt=f"{words} over a {scene.background.kind} background",
+            edit_prompt=f"make the background {kind}",
+            target_prompt=f"{words} over a {kind} background",
+            sprite=None,
+            scene=replace(scene, background=replace(scene.background, kind=kind)),
+        )
+    if scene.split == "unseen_pairs":
+        raise ValueError(
+            f"attribute is {attribute!r}: the split unseen_pairs has one shape a colour, so both must change"
+        )
+    number = draws.below(len(scene.sprites))
+    sprite = scene.sprites[number]
+    taken = {getattr(other, attribute) for other in scene.sprites}
+    if attribute == "colour":
+        others = [replace(sprite, colour=colour) for colour in COLOURS if colour != sprite.colour]
+    else:
+        others = [replace(sprite, shape=shape) for shape in SHAPES if shape != sprite.shape]
+    allowed = [changed for changed in others if (changed.colour, changed.shape) not in HELD_OUT_PAIRS]
+    free = [changed for changed in allowed if getattr(changed, attribute) not in taken] or allowed
+    changed = free[draws.below(len(free))]
+    sprites = (*scene.sprites[:number], changed, *scene.sprites[number + 1 :])
+    edited = replace(scene, sprites=sprites)
+    return Edit(
+        source_prompt=caption(scene),
+        edit_prompt=f"make the {sprite.colour} {sprite.shape} a {changed.colour} {changed.shape}",
         target_prompt=caption(edited),
         sprite=number,
         scene=edited,

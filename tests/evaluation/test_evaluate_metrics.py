@@ -16,13 +16,14 @@ FOLDER = Path(modeling_sen.__file__).parent / "evaluation"
 METRICS = sorted(card.parent.name for card in FOLDER.glob("*/README.md"))
 
 
-def test_there_are_six():
+def test_there_are_seven():
     assert METRICS == [
         "answer_exact_match",
         "mean_class_accuracy",
         "multiple_choice_accuracy",
         "point_tracking",
         "top_k_accuracy",
+        "video_editing",
         "video_text_retrieval",
     ]
 

@@ -1,7 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from modeling_sen.world import HELD_OUT_PAIRS, SPLITS, caption, edit, make_scene, positions, render
+from modeling_sen.world import (
+    EDITED_ATTRIBUTES,
+    HELD_OUT_PAIRS,
+    SPLITS,
+    caption,
+    edit,
+    edit_attribute,
+    make_scene,
+    positions,
+    render,
+)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -50,3 +62,44 @@ def test_an_edit_changes_pixels_of_its_object_only():
                 for axis in (0, 1, 0, 1):
                     inner = inner & np.roll(inner, 1, axis) & np.roll(inner, -1, axis)
                 assert not differs[time][inner].any()
+
+
+@pytest.mark.parametrize("num_objects", [1, 3, 8])
+def test_one_attribute_of_one_thing_is_edited(num_objects):
+    sprites_edited = set()
+    for index in range(20):
+        scene = make_scene("test", 0, index, num_objects=num_objects)
+        for attribute in EDITED_ATTRIBUTES:
+            change = edit_attribute(scene, attribute)
+            assert change == edit_attribute(scene, attribute)
+            if attribute == "background":
+                kind = change.scene.background.kind
+                assert kind != scene.background.kind
+                assert change.scene == replace(scene, background=replace(scene.background, kind=kind))
+                assert change.edit_prompt == f"make the background {kind}"
+                assert change.source_prompt == f"{caption(scene)} over a {scene.background.kind} background"
+                assert change.target_prompt == f"{caption(scene)} over a {kind} background"
+                assert change.sprite is None
+                continue
+            before, after = scene.sprites[change.sprite], change.scene.sprites[change.sprite]
+            value = getattr(after, attribute)
+            assert value != getattr(before, attribute)
+            assert after == replace(before, **{attribute: value})
+            assert (after.colour, after.shape) not in HELD_OUT_PAIRS
+            others = [sprite for sprite in scene.sprites if sprite is not before]
+            if num_objects < 7:
+                assert value not in {getattr(sprite, attribute) for sprite in others}
+            assert [sprite for sprite in change.scene.sprites if sprite is not after] == others
+            assert change.edit_prompt == f"make the {before.colour} {before.shape} a {after.colour} {after.shape}"
+            assert (change.source_prompt, change.target_prompt) == (caption(scene), caption(change.scene))
+            sprites_edited.add(change.sprite)
+    assert sprites_edited == set(range(num_objects))
+
+
+def test_an_edit_that_the_split_does_not_allow_is_refused():
+    scene = make_scene("unseen_pairs", 0, 0)
+    assert edit_attribute(scene, "background").scene.sprites == scene.sprites
+    with pytest.raises(ValueError, match="attribute is 'shape': the split unseen_pairs has one shape a colour"):
+        edit_attribute(scene, "shape")
+    with pytest.raises(ValueError, match="attribute is 'motion': expected one of colour, shape, background"):
+        edit_attribute(scene, "motion")
