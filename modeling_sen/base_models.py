@@ -100,14 +100,15 @@ def _language_model(model: Any, fetch: Mapping[str, Any]) -> BaseModel:
     where = model.config.language_model or {}
     hub_id, revision = where.get("hub_id") or "./", where.get("revision")
     is_beside, is_folder = hub_id.startswith("./"), Path(hub_id).is_dir()
-    licence = None if is_beside else licence_of_repository(HubSource(hub_id, revision, fetch=fetch))
+    is_builtin = where.get("base_model", "").startswith("builtin:")
+    licence = OWN_LICENCE if is_builtin else None if is_beside else licence_of_repository(HubSource(hub_id, revision, fetch=fetch))
     weights = model.language_model.named_parameters()
     return BaseModel(
         name="language_model",
         sees="text and visual tokens",
         hub_id=None if is_beside or is_folder else hub_id,
         revision=revision,
-        is_builtin=False,
+        is_builtin=is_builtin,
         is_beside=is_beside,
         licence=licence,
         parameters=sum(weight.numel() for name, weight in weights if loaded_name(name, model.loaded_names)),

@@ -199,7 +199,7 @@ def _base_models(bases: Sequence[BaseModel]) -> str:
     for base in bases:
         name = "not recorded"
         if base.is_builtin:
-            name = "a tower of the package modeling-sen"
+            name = f"a {'language model' if base.name == 'language_model' else 'tower'} of the package modeling-sen"
         elif base.hub_id:
             name = f"[{base.hub_id}](https://huggingface.co/{base.hub_id})"
         commit = f"`{base.revision[:12]}`" if base.revision else ""

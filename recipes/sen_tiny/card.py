@@ -1,4 +1,4 @@
-r"""Writes the cards of sen-tiny and its tracker: `python -m recipes.sen_tiny.card`, from weights and what is beside them.
+r"""Writes the cards of sen-tiny and its heads: `python -m recipes.sen_tiny.card`, from weights and what is beside them.
 
 New weights need new figures first; `card/limits.md` and `card/measured_towers.md` have some in their words. Of a run of
 `sen eval` only `results.json` is kept:
@@ -12,12 +12,20 @@ sen eval sen-tiny "world:test?num=1000&seed=11&num_objects=1" "world:test?num=10
 from pathlib import Path
 from typing import Any
 
-from modeling_sen import SEN_TINY, SEN_TINY_TRACKING, SENForVideoTracking, SENModel
+from modeling_sen import (
+    SEN_TINY,
+    SEN_TINY_CHAT,
+    SEN_TINY_TRACKING,
+    SENForConditionalGeneration,
+    SENForVideoTracking,
+    SENModel,
+)
 from modeling_sen.model_card import model_card
 from modeling_sen.publishing import card_entries
 
 CARD = Path(__file__).parents[2] / "model_cards" / "sen-tiny.md"
 TRACKING_CARD = CARD.with_name("sen-tiny-tracking.md")
+CHAT_CARD = CARD.with_name("sen-tiny-chat.md")
 
 
 def card_text() -> str:
@@ -29,6 +37,11 @@ def tracking_card_text() -> str:
     return _card(model, "sen-tiny-tracking", SEN_TINY_TRACKING, "modeling_sen.SEN_TINY_TRACKING")
 
 
+def chat_card_text() -> str:
+    model = SENForConditionalGeneration.from_pretrained(SEN_TINY_CHAT)
+    return _card(model, "sen-tiny-chat", SEN_TINY_CHAT, "modeling_sen.SEN_TINY_CHAT")
+
+
 def _card(model: Any, name: str, folder: str, location: str) -> str:
     """Where there is no repository, the example names the folder inside the package by its `location`."""
     results = card_entries(model, Path(folder))
@@ -36,6 +49,6 @@ def _card(model: Any, name: str, folder: str, location: str) -> str:
 
 
 if __name__ == "__main__":
-    for path, text in ((CARD, card_text()), (TRACKING_CARD, tracking_card_text())):
+    for path, text in ((CARD, card_text()), (TRACKING_CARD, tracking_card_text()), (CHAT_CARD, chat_card_text())):
         path.write_text(text)
         print(path)

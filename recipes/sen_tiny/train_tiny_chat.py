@@ -181,6 +181,7 @@ def export(output: Path, training: ChatTraining, folder: Path) -> None:
     model.save_pretrained(folder)
     config = SENChatConfig.from_pretrained(folder)
     config.dtype = config.language_model["dtype"] = "float32"  # stored in float16, run in float32
+    config.language_model["base_model"] = "builtin:language_model"
     config.save_pretrained(folder)
     cached_tokenizer().save_pretrained(folder / "language_model")
     SENChatProcessor.from_llm(folder / "language_model", config).save_pretrained(folder)
