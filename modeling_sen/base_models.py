@@ -101,7 +101,13 @@ def _language_model(model: Any, fetch: Mapping[str, Any]) -> BaseModel:
     hub_id, revision = where.get("hub_id") or "./", where.get("revision")
     is_beside, is_folder = hub_id.startswith("./"), Path(hub_id).is_dir()
     is_builtin = where.get("base_model", "").startswith("builtin:")
-    licence = OWN_LICENCE if is_builtin else None if is_beside else licence_of_repository(HubSource(hub_id, revision, fetch=fetch))
+    licence = (
+        OWN_LICENCE
+        if is_builtin
+        else None
+        if is_beside
+        else licence_of_repository(HubSource(hub_id, revision, fetch=fetch))
+    )
     weights = model.language_model.named_parameters()
     return BaseModel(
         name="language_model",

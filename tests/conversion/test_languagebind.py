@@ -71,7 +71,7 @@ def test_the_folder_is_whole(original, tmp_path, capsys):
     assert {"README.md", "config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= names
     assert licence_of_repository(HubSource(str(tmp_path / "out"))) == "mit"
     processor = AutoProcessor.from_pretrained(tmp_path / "out")
-    assert processor(text="a dog")["input_ids"].shape == (1, 77)
+    assert processor(text="a dog")["input_ids"].shape == (1, 32)  # places of the text tower
     torch.testing.assert_close(embed(AutoModel.from_pretrained(tmp_path / "out")), embed(tiny()), atol=0, rtol=0)
     neuron = load_neuron(resolve_spec(str(tmp_path / "out")))
     assert (neuron.spec.modality, neuron.spec.class_name) == ("thermal", "LanguageBindThermal")
@@ -129,7 +129,7 @@ def test_a_tokenizer_is_put_beside(original, tmp_path, capsys):
     assert run(original, tmp_path / "bare") == 0
     assert "no tokenizer: texts need one" in capsys.readouterr().out
     assert run(original, tmp_path / "with", "--tokenizer", tokenizer) == 0
-    assert AutoProcessor.from_pretrained(tmp_path / "with")(text="a")["input_ids"].shape == (1, 77)
+    assert AutoProcessor.from_pretrained(tmp_path / "with")(text="a")["input_ids"].shape == (1, 32)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
