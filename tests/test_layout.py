@@ -74,9 +74,11 @@ GROUPS = {
         *("point_features", "point_refiner", "point_network", "modeling_sen_tracking"),
         *("visual_tokens", "language_model", "configuration_sen_chat", "modeling_sen_chat"),
         *("chat_prompt", "video_windows", "processing_sen_chat"),
+        *("window_features", "modeling_sen_editing"),
     },
     "tracking": {"tracking/"},
     "chat": {"chat/"},
+    "editing": {"editing/"},
     "conversion": {"conversion/"},
     "pipelines": {"pipelines/"},
     "commands": {"commands/"},
@@ -98,8 +100,9 @@ BELOW = {
     "heads": ("model", "inputs"),
     "tracking": ("heads", "whole files"),
     "chat": ("heads",),
-    "conversion": ("around the model",),
-    "pipelines": ("around the model", "tracking", "chat"),
+    "editing": ("heads",),
+    "conversion": ("around the model", "editing"),
+    "pipelines": ("around the model", "tracking", "chat", "editing"),
     "commands": ("pipelines",),  # nothing stands on them
     "doors": ("pipelines",),  # which importing the package registers
 }
@@ -113,6 +116,7 @@ BACKWARDS = {
     ("pretrained_sen", "modeling_sen.publishing"),  # the model's own `push_to_hub`
     ("modeling_sen_tracking", "modeling_sen.tracking.track_clip"),  # what is not a network stays behind
     ("modeling_sen_tracking", "modeling_sen.tracking.stream"),
+    ("modeling_sen_editing", "modeling_sen.editing.base_unet"),
     ("commands/push", "modeling_sen.auto"),  # models of all types are pushed
     ("commands/train", "modeling_sen.auto"),
     ("commands/chat", "modeling_sen.auto"),
@@ -129,6 +133,7 @@ TRIED = {
     ("pretrained_sen", "modeling_sen.publishing"),
     ("modeling_sen_tracking", "modeling_sen.tracking.track_clip"),
     ("modeling_sen_tracking", "modeling_sen.tracking.stream"),
+    ("modeling_sen_editing", "modeling_sen.editing.base_unet"),
 }
 
 LONGEST = 400
@@ -261,6 +266,7 @@ def test_travelling_files_are_those_that_the_copier_takes():
             "modeling_sen",
             "processing_sen",
             "modeling_sen_tracking",
+            "modeling_sen_editing",
             "processing_sen_chat",
             "modeling_sen_chat",
         )
