@@ -88,7 +88,7 @@ def test_a_video_neuron_gives_each_step_to_the_frames_around_it(editing):
 def test_features_depend_on_the_prompt_where_a_neuron_reads_it(worded):
     trained(worded)
     with torch.no_grad():
-        red, blue = (worded.video_features(FRAMES, prompt)["image"] for prompt in ("a red circle", "a blue star"))
+        red, blue = (worded.video_features(FRAMES, prompt)["image"] for prompt in ("a dog barks", "man speaks"))
     assert not torch.allclose(red, blue, atol=1e-3)
     assert not torch.allclose(predicted(worded, {"image": red}), predicted(worded, {"image": blue}), atol=1e-4)
 
@@ -118,9 +118,9 @@ def test_gradients_reach_the_adapter_and_the_association_and_nothing_else(worded
     trained(worded)
     if checkpointing:
         worded.train()
-        worded.gradient_checkpointing_enable()
+        worded.activation_checkpointing_enable()
         assert worded.unet.is_gradient_checkpointing
-    worded.predict(*random_step(1, 6), worded.video_features(FRAMES, "a red circle")).square().mean().backward()
+    worded.predict(*random_step(1, 6), worded.video_features(FRAMES, "a dog barks")).square().mean().backward()
     reached = {name for name, parameter in worded.named_parameters() if parameter.grad is not None}
     assert not any(name.startswith(("unet.", "sen.neurons.")) for name in reached)
     assert {name for name, _ in worded.named_parameters() if name.startswith("adapter.")} <= reached
@@ -222,7 +222,8 @@ def test_neurons_of_pictures_are_read_by_default(make_sen, tmp_path):
     config.save_pretrained(tmp_path)
     found = AutoConfig.from_pretrained(tmp_path)
     assert isinstance(found, SENEditingConfig)
-    assert found.to_dict() == {**config.to_dict(), "transformers_version": found.transformers_version}
+    kept = ("conditioning", "num_frames", "read_neurons", "base_model_id", "sen_config")
+    assert {name: found.to_dict()[name] for name in kept} == {name: config.to_dict()[name] for name in kept}
 
 
 @pytest.mark.parametrize(

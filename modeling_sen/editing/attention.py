@@ -37,15 +37,22 @@ def attend(heads: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor |
     return hidden.transpose(1, 2).flatten(2)
 
 
-def first_and_previous(states: Tensor, num_frames: int) -> Tensor:
-    """(batch * frames, tokens, width) -> (batch * frames, 2 * tokens, width): of each frame, the first and the previous one.
+def attend_to_first_and_previous(heads: int, query: Tensor, key: Tensor, value: Tensor, num_frames: int) -> Tensor:
+    """Attention of each frame to the first and the previous one, all (batch * frames, tokens, width).
 
-    Before the first frame, the first frame stands again.
+    Of the first two frames both are the first frame: it is read once, with the same result as twice, and one frame alone
+    attends to itself.
     """
-    states = states.unflatten(0, (-1, num_frames))
-    first = states[:, :1].expand_as(states)
-    previous = torch.cat([states[:, :1], states[:, :-1]], dim=1)
-    return torch.cat([first, previous], dim=2).flatten(0, 1)
+    query, key, value = (each.unflatten(0, (-1, num_frames)) for each in (query, key, value))
+    early = attend(heads, query[:, :2].flatten(1, 2), key[:, 0], value[:, 0])  # (batch, 2 * tokens, width)
+    early = early.unflatten(1, (-1, query.shape[2]))
+    if num_frames < 3:
+        return early.flatten(0, 1)
+    later = [
+        torch.cat([each[:, :1].expand_as(each[:, 2:]), each[:, 1:-1]], dim=2).flatten(0, 1) for each in (key, value)
+    ]
+    hidden = attend(heads, query[:, 2:].flatten(0, 1), *later).unflatten(0, (-1, num_frames - 2))
+    return torch.cat([early, hidden], dim=1).flatten(0, 1)
 
 
 class QueryDelta(nn.Module):
@@ -133,7 +140,7 @@ def grid_at(tokens: int, latent_size: Sequence[int]) -> tuple[int, int]:
 
 
 class SparseCausalAttention:
-    """Processor of self-attention: keys and values of the first and the previous frame; of one frame, its own.
+    """Processor of self-attention: keys and values of the first and the previous frame.
 
     Diffusers hands on as many of the keyword arguments as `__call__` names; the text attention's processor names the same.
     """
@@ -153,9 +160,8 @@ class SparseCausalAttention:
     ) -> Tensor:
         query = projected_query(attn, hidden_states, self.delta)
         key, value = attn.to_k(hidden_states), attn.to_v(hidden_states)
-        if num_frames > 1:
-            key, value = first_and_previous(key, num_frames), first_and_previous(value, num_frames)
-        return attn.to_out[1](attn.to_out[0](attend(attn.heads, query, key, value)))
+        attended = attend_to_first_and_previous(attn.heads, query, key, value, num_frames)
+        return attn.to_out[1](attn.to_out[0](attended))
 
 
 class TextAttention:
@@ -201,7 +207,7 @@ __all__ = [
     "TemporalAttention",
     "TextAttention",
     "attend",
-    "first_and_previous",
+    "attend_to_first_and_previous",
     "grid_at",
     "grid_positions",
     "projected_query",

@@ -39,9 +39,7 @@ def base_source(
 
 
 def beside(checkpoint: HubSource, folder: str) -> HubSource:
-    """A folder of a checkpoint, or of the folder of another source."""
-    if Path(checkpoint.location).is_dir():
-        return replace(checkpoint, location=str(Path(checkpoint.location, folder)), revision=None)
+    """A folder of a checkpoint."""
     return replace(checkpoint, subfolder="/".join(filter(None, [checkpoint.subfolder, folder])))
 
 
@@ -73,6 +71,7 @@ def load_adapter(checkpoint: HubSource, **kwargs: Any) -> SENEditAdapter:
 def _load(model_class: Any, source: HubSource, what: str, kwargs: Mapping[str, Any]) -> Any:
     arguments = {**kwargs, **source.files}
     with naming_errors(what, _LOGIN):
+        source.prefetch("config.json")  # for the Hub's own error, which Diffusers replaces
         model, loading = model_class.from_pretrained(source.location, output_loading_info=True, **arguments)
     if missing := sorted(loading["missing_keys"]):
         raise RuntimeError(f"{what}: {len(missing)} weights are missing (e.g. {missing[0]}) and would stay random")
@@ -83,11 +82,9 @@ def copy_base(source: HubSource, folder: Path) -> None:
     """Copies a base model that stands beside a checkpoint to the checkpoint's new folder."""
     location = source.location
     if not Path(location).is_dir():
-        fetched = snapshot_download(
-            location, revision=source.revision, allow_patterns=f"{source.subfolder}/*", **source.fetch
-        )
-        location = str(Path(fetched, source.subfolder))
-    shutil.copytree(location, folder / BASE_FOLDER)
+        files = f"{source.subfolder}/*"
+        location = snapshot_download(location, revision=source.revision, allow_patterns=files, **source.fetch)
+    shutil.copytree(Path(location, source.subfolder), folder / BASE_FOLDER)
 
 
 _LOGIN = "pass base_kwargs={'token': ...}"

@@ -9,7 +9,8 @@ from modeling_sen.editing.attention import (
     CastLinear,
     SENAttention,
     TemporalAttention,
-    first_and_previous,
+    attend,
+    attend_to_first_and_previous,
     grid_at,
     grid_positions,
 )
@@ -41,9 +42,15 @@ def test_temporal_attention_is_zero_at_first():
     assert not TemporalAttention(12, 3)(torch.randn(6, 5, 12), 3).any()
 
 
-def test_first_and_previous_frame():
-    states = torch.arange(6.0).view(6, 1, 1)  # two videos of three frames
-    assert first_and_previous(states, 3).squeeze(-1).tolist() == [[0, 0], [0, 0], [0, 1], [3, 3], [3, 3], [3, 4]]
+@pytest.mark.parametrize("frames", [1, 2, 3, 5])
+def test_frames_attend_to_the_first_and_the_previous_one(frames):
+    """The reference reads the first frame twice where it is the previous one as well."""
+    query, key, value = torch.randn(3, 2 * frames, 4, 6)
+    found = attend_to_first_and_previous(2, query, key, value, frames)
+    for row in range(2 * frames):
+        first, previous = row - row % frames, max(row - row % frames, row - 1)
+        keys, values = (torch.cat([each[first], each[previous]]).unsqueeze(0) for each in (key, value))
+        torch.testing.assert_close(found[row : row + 1], attend(2, query[row : row + 1], keys, values))
 
 
 @pytest.mark.parametrize("layer", [CastLinear(4, 6), CastLinear(4, 6, bias=False), CastLayerNorm(4)])
