@@ -71,7 +71,7 @@ def load_adapter(checkpoint: HubSource, **kwargs: Any) -> SENEditAdapter:
 def _load(model_class: Any, source: HubSource, what: str, kwargs: Mapping[str, Any]) -> Any:
     arguments = {**kwargs, **source.files}
     with naming_errors(what, _LOGIN):
-        source.prefetch("config.json")  # for the Hub's own error, which Diffusers replaces
+        source.file("config.json")  # where it is missing, Diffusers would read that of the folder above
         model, loading = model_class.from_pretrained(source.location, output_loading_info=True, **arguments)
     if missing := sorted(loading["missing_keys"]):
         raise RuntimeError(f"{what}: {len(missing)} weights are missing (e.g. {missing[0]}) and would stay random")
