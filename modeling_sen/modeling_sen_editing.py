@@ -7,7 +7,7 @@ is not public. The base model is loaded by its id and never saved; the adapter s
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ class SENForVideoEditing(SENPreTrainedModel):
         sen: str | SENModel,
         base_model_revision: str | None = None,
         base_kwargs: Mapping[str, Any] | None = None,
-        read_neurons: Sequence[str] | None = None,
+        read_neurons: list[str] | None = None,
         num_frames: int = 8,
         **settings: Any,
     ) -> "SENForVideoEditing":

@@ -79,6 +79,7 @@ class SENEditAdapter(ModelMixin, ConfigMixin):
         ValueError: an unknown conditioning.
     """
 
+    config: Any
     _supports_gradient_checkpointing = False  # the UNet's is what counts
 
     @register_to_config
@@ -96,8 +97,9 @@ class SENEditAdapter(ModelMixin, ConfigMixin):
         self.neuron_widths = dict(neuron_widths or {})
         kinds = conditioning.split("+") if self.neuron_widths else []
         token_width = FEATURE_WIDTH if "cross" in kinds else None
+        root: Any = self  # mypy does not find that it is a module
         for path, (width, heads) in blocks.items():
-            _place(self, path, BlockAdapter(width, heads, trained_queries, token_width))
+            _place(root, path, BlockAdapter(width, heads, trained_queries, token_width))
         self.reader = FeatureReader(self.neuron_widths, FEATURE_WIDTH) if kinds else None
         self.residual = ResidualConditioning(FEATURE_WIDTH, down_widths) if "residual" in kinds else None
         self.reads_tokens = "cross" in kinds
@@ -255,7 +257,8 @@ def unet_shape(unet: Any) -> tuple[dict[str, list[int]], list[int]]:
         ValueError: no UNet of Stable Diffusion 1 or 2.
     """
     expected = "expected a UNet2DConditionModel of Stable Diffusion 1 or 2"
-    if not isinstance(unet, UNet2DConditionModel):
+    model_class: Any = UNet2DConditionModel
+    if not isinstance(unet, model_class):
         raise ValueError(f"unet: found a {type(unet).__name__}, {expected}")
     for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
         if unet.config.get(name) is not None:
