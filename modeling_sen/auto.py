@@ -12,6 +12,7 @@ from modeling_sen.configuration_sen_chat import SENChatConfig
 from modeling_sen.families import register as register_families
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.modeling_sen_chat import SENForConditionalGeneration
+from modeling_sen.modeling_sen_editing import SENEditingConfig, SENForVideoEditing
 from modeling_sen.modeling_sen_tracking import SENForVideoTracking, SENTrackingConfig
 from modeling_sen.pipelines.video_chat import VideoChatPipeline
 from modeling_sen.pipelines.video_tracking import VideoTrackingPipeline
@@ -28,6 +29,8 @@ def register() -> None:
     AutoModel.register(SENConfig, SENModel, exist_ok=True)
     AutoConfig.register(SENTrackingConfig.model_type, SENTrackingConfig, exist_ok=True)
     AutoModel.register(SENTrackingConfig, SENForVideoTracking, exist_ok=True)
+    AutoConfig.register(SENEditingConfig.model_type, SENEditingConfig, exist_ok=True)
+    AutoModel.register(SENEditingConfig, SENForVideoEditing, exist_ok=True)
     AutoConfig.register(SENChatConfig.model_type, SENChatConfig, exist_ok=True)
     for auto_class in (AutoModel, AutoModelForMultimodalLM, AutoModelForImageTextToText):
         auto_class.register(SENChatConfig, SENForConditionalGeneration, exist_ok=True)

@@ -26,10 +26,10 @@ _SAYS_NON_COMMERCIAL = re.compile(r"(^|[-_ ])nc([-_ ]|$)|non-?commercial|researc
 
 @dataclass(frozen=True)
 class BaseModel:
-    """One encoder of a SEN, or the language model behind it.
+    """One encoder of a SEN, or the language model or diffusion model behind it.
 
     Attributes:
-        name: of the neuron; `class_text` is the text tower, `language_model` the language model.
+        name: of the neuron; `class_text` is the text tower, `language_model` the language model, `unet` the diffusion model.
         sees: what it is given of a clip.
         hub_id, revision: where its weights come from; `None` where that is no repository of the Hub, or is not recorded.
         is_builtin: whether it is a tower of the package, or a copy of one.
@@ -63,7 +63,7 @@ def is_non_commercial(licence: str) -> bool:
 
 
 def base_models(model: Any, config: SENConfig, fetch: Mapping[str, Any]) -> list[BaseModel]:
-    """The encoders of a model, text tower last, and its language model where it has one.
+    """The encoders of a model, text tower last, and its language model or diffusion model where it has one.
 
     Args:
         model: any model with a SEN; its towers are loaded.
@@ -93,7 +93,26 @@ def base_models(model: Any, config: SENConfig, fetch: Mapping[str, Any]) -> list
         )
     if getattr(model, "language_model", None) is not None:
         found.append(_language_model(model, fetch))
+    if getattr(model, "unet", None) is not None:
+        found.append(_diffusion_model(model, fetch))
     return found
+
+
+def _diffusion_model(model: Any, fetch: Mapping[str, Any]) -> BaseModel:
+    hub_id, source = model.config.base_model_id or "./", model.base_source
+    is_beside, is_folder = hub_id.startswith("./"), Path(hub_id).is_dir()
+    revision = None if source is None or is_beside else source.commit
+    licence = None if is_beside else licence_of_repository(HubSource(hub_id, revision, fetch=fetch))
+    return BaseModel(
+        name="unet",
+        sees="noisy frames, text and features",
+        hub_id=None if is_beside or is_folder else hub_id,
+        revision=revision,
+        is_builtin=False,
+        is_beside=is_beside and model.config.base_model_id is not None,
+        licence=licence,
+        parameters=sum(weight.numel() for weight in model.unet.parameters()),
+    )
 
 
 def _language_model(model: Any, fetch: Mapping[str, Any]) -> BaseModel:

@@ -182,8 +182,12 @@ def restriction(restricted: Sequence[BaseModel], licence: str) -> str:
     return f"{names}, and nothing here works without it. What was trained on top is under {licence}."
 
 
+# What is no neuron of the SEN -> the folder that holds its copy.
+_FOLDERS = {"language_model": "`language_model`", "unet": "`base`"}
+
+
 def _introduction(model: Any, bases: Sequence[BaseModel]) -> str:
-    neurons = [base.name for base in bases if base.name not in ("class_text", "language_model")]
+    neurons = [base.name for base in bases if base.name not in ("class_text", *_FOLDERS)]
     rounds = model.base_model.config.num_rounds
     what = "A Super Encoding Network (SEN)"
     if model.config.model_type != "sen":
@@ -211,7 +215,7 @@ def _base_models(bases: Sequence[BaseModel]) -> str:
         which = (
             "Copies of all of them" if len(beside) == len(bases) else f"Those of {', '.join(b.name for b in beside)}"
         )
-        folders = {"`language_model`" if base.name == "language_model" else "`neuron_NAME`" for base in beside}
+        folders = {_FOLDERS.get(base.name, "`neuron_NAME`") for base in beside}
         text = f"{which} are in this repository, in folders {' and '.join(sorted(folders, reverse=True))}."
     elif all(base.is_builtin for base in bases):
         text = "They come with the package."
@@ -224,7 +228,7 @@ def _trained(model: Any, bases: Sequence[BaseModel]) -> str:
     if all(base.parameters is not None for base in bases):
         everything = sum(weight.numel() for weight in model.parameters())
         total = f"{own:,} of {everything:,} parameters ({100 * own / everything:.2f} %)"
-    kinds = {"sen": "association", "sen_chat": "association and projector"}
+    kinds = {"sen": "association", "sen_chat": "association and projector", "sen_editing": "association"}
     what = kinds.get(model.config.model_type, "association and head")
     depth = {None: "the upper quarter", "all": "all"}.get(config.prompt_depth, f"the upper {config.prompt_depth}")
     again = (
@@ -237,6 +241,8 @@ def _trained(model: Any, bases: Sequence[BaseModel]) -> str:
     llm, bare = getattr(model, "language_model", None), next((b for b in bases if b.name == "language_model"), None)
     if llm is not None and bare is not None and (added := llm.num_parameters() - (bare.parameters or 0)):
         text += f" Adapters of the language model, {added:,} more parameters, are in `language_model_adapter`."
+    if (adapter := getattr(model, "adapter", None)) is not None:
+        text += f" The adapter of the diffusion model, {adapter.num_parameters():,} more parameters, is in `adapter`."
     return text
 
 

@@ -21,8 +21,8 @@ from .modeling_sen import SENModel
 from .point_network import PointNetwork, find_peaks
 from .pretrained_sen import SENPreTrainedModel
 from .processing_sen import SENProcessor
+from .window_features import config_for_windows, read_windows
 
-WINDOWS = 8  # windows of frames that the SEN reads at once
 SEMANTIC = ("sharpening.", "semantic_")  # how the names of those weights of the network begin that read tokens
 
 
@@ -119,7 +119,7 @@ class SENForVideoTracking(SENPreTrainedModel):
         kept = ("longest_side", "refinement_steps", "visibility_threshold", "calibration")
         model = cls(
             SENTrackingConfig(
-                sen_config=_config_for_windows(sen, names, window),
+                sen_config=config_for_windows(sen, names, window),
                 tracked_neurons=names,
                 window=window,
                 **{**{name: getattr(tracker.config, name) for name in kept}, **settings},
@@ -147,31 +147,13 @@ class SENForVideoTracking(SENPreTrainedModel):
         return self._processor
 
     def read_tokens(self, frames: np.ndarray) -> list[Tensor]:
-        """Dense features of the neurons that are read, (T, h, w, width) each, of frames (T, H, W, 3) uint8.
-
-        The SEN reads windows of consecutive frames; the last is filled with the last frame. A neuron with fewer steps in time
-        than frames gives each step to the frames around it. Of less than a window, as in streams, an image neuron reads no
-        frame twice.
+        """Dense features of the neurons that are read, (T, h, w, width) each, of frames (T, H, W, 3) uint8; see
+        [`read_windows`].
         """
         if not self.read_neurons:
             return []
-        window, count = self.config.window, min(self.config.window, len(frames))
-        filled = np.concatenate([frames, np.repeat(frames[-1:], -len(frames) % window, axis=0)])
-        clips = filled.reshape(-1, window, *frames.shape[1:])
-        found: dict[str, list[Tensor]] = {name: [] for name in self.read_neurons}
-        for start in range(0, len(clips), WINDOWS):
-            inputs = self.processor(videos=list(clips[start : start + WINDOWS])).to(self.device)
-            for name in self.read_neurons:
-                if self.sen.specs[name].modality == "image":
-                    inputs[f"{name}_pixel_values"] = inputs[f"{name}_pixel_values"][:, :count]
-            output = self.sen(**inputs)
-            for name in self.read_neurons:
-                features = self.sen.dense_features(name, output)
-                tokens = features.tokens.unflatten(1, features.grid)  # (windows, t, h, w, width)
-                read = count if self.sen.specs[name].modality == "image" else window
-                steps = torch.arange(count, device=tokens.device) * tokens.shape[1] // read
-                found[name].append(tokens[:, steps].flatten(0, 1))
-        return [torch.cat(parts)[: len(frames)] for parts in found.values()]
+        found = read_windows(self.sen, self.processor, frames, self.read_neurons, self.config.window)
+        return list(found.values())
 
     # --- tracking ----------------------------------------------------------------------------------------------------
 
@@ -239,20 +221,6 @@ class SENForVideoTracking(SENPreTrainedModel):
 
 def _reads_video(spec: NeuronSpec) -> bool:
     return spec.modality in ("image", "video")
-
-
-def _config_for_windows(sen: SENModel, names: Sequence[str], window: int) -> dict[str, Any]:
-    """The SEN's configuration, with neurons that read windows of consecutive frames, whole, and modulate their tokens."""
-    settings, processor = sen.config.to_dict(), SENProcessor(sen.config, sen.neurons.base)
-    settings["dense_neurons"] = list(dict.fromkeys([*(settings["dense_neurons"] or []), *names]))
-    for neuron in settings["neurons"]:
-        if neuron["name"] in names:
-            size = list(processor.frame_size(neuron["name"]))
-            neuron["preprocessing"] = {**(neuron.get("preprocessing") or {}), "size": size, "crop": size}
-            neuron["sampling"] = "uniform"  # of as many frames as there are: each, in order
-            if neuron["modality"] == "image":
-                neuron["num_frames"] = window
-    return settings
 
 
 __all__ = ["SENForVideoTracking", "SENPointTracks", "SENTrackingConfig"]

@@ -76,10 +76,12 @@ GROUPS = {
         *("point_features", "point_refiner", "point_network", "modeling_sen_tracking"),
         *("visual_tokens", "language_model", "configuration_sen_chat", "modeling_sen_chat"),
         *("chat_prompt", "video_windows", "processing_sen_chat"),
+        *("window_features", "modeling_sen_editing"),
     },
     "families": {"families/"},
     "tracking": {"tracking/"},
     "chat": {"chat/"},
+    "editing": {"editing/"},
     "conversion": {"conversion/"},
     "pipelines": {"pipelines/"},
     "commands": {"commands/"},
@@ -101,9 +103,10 @@ BELOW = {
     "heads": ("model", "inputs"),
     "tracking": ("heads", "whole files"),
     "chat": ("heads",),
+    "editing": ("heads",),
     "families": ("inputs",),  # models that Transformers lacks, of which neurons can be made
-    "conversion": ("around the model", "families"),
-    "pipelines": ("around the model", "tracking", "chat"),
+    "conversion": ("around the model", "families", "editing"),
+    "pipelines": ("around the model", "tracking", "chat", "editing"),
     "commands": ("pipelines", "conversion"),  # nothing stands on them
     "doors": ("pipelines", "families"),  # which importing the package registers
 }
@@ -118,6 +121,7 @@ BACKWARDS = {
     ("hub_files", "modeling_sen.families"),  # so that Transformers knows the types of towers that it lacks
     ("modeling_sen_tracking", "modeling_sen.tracking.track_clip"),  # what is not a network stays behind
     ("modeling_sen_tracking", "modeling_sen.tracking.stream"),
+    ("modeling_sen_editing", "modeling_sen.editing.base_unet"),
     ("commands/push", "modeling_sen.auto"),  # models of all types are pushed
     ("commands/train", "modeling_sen.auto"),
     ("commands/chat", "modeling_sen.auto"),
@@ -136,6 +140,7 @@ TRIED = {
     ("hub_files", "modeling_sen.families"),
     ("modeling_sen_tracking", "modeling_sen.tracking.track_clip"),
     ("modeling_sen_tracking", "modeling_sen.tracking.stream"),
+    ("modeling_sen_editing", "modeling_sen.editing.base_unet"),
 }
 
 LONGEST = 400
@@ -268,6 +273,7 @@ def test_travelling_files_are_those_that_the_copier_takes():
             "modeling_sen",
             "processing_sen",
             "modeling_sen_tracking",
+            "modeling_sen_editing",
             "processing_sen_chat",
             "modeling_sen_chat",
         )

@@ -140,7 +140,7 @@ def test_towers_cut_from_whole_checkpoints_are_the_stock_ones(towers):
 def test_every_checkpoint_type_names_a_model_of_transformers_or_of_the_package():
     for (model_type, role), fields in CHECKPOINT_SPECS.items():
         assert role in ("tower", "text_tower")
-        spec = NeuronSpec("a", "image", "a/b", fields["class_name"], hidden_size=1)
+        spec = NeuronSpec("a", "image", "a/b", hidden_size=1, class_name=fields["class_name"])
         assert issubclass(tower_class_of(spec, False), PreTrainedModel), model_type
 
 

@@ -1,0 +1,8 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What editing needs beside its model: the adapter of a diffusion UNet, and how base models are loaded."""
+
+try:
+    import diffusers  # noqa: F401
+except ImportError as error:
+    raise ImportError("video editing needs Diffusers: pip install 'modeling-sen[editing]'") from error

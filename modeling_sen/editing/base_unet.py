@@ -1,0 +1,92 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Where the base model of an editing checkpoint is, and the parts of Diffusers that are loaded from there or beside it."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diffusers import UNet2DConditionModel
+from huggingface_hub import snapshot_download
+
+from modeling_sen.editing.edit_adapter import SENEditAdapter
+from modeling_sen.hub_files import HubSource, naming_errors
+
+BASE_FOLDER = "base"  # beside a checkpoint that holds its base model
+ADAPTER_FOLDER = "adapter"
+
+
+def base_source(
+    model_id: str, revision: str | None, checkpoint: HubSource | None, arguments: Mapping[str, Any]
+) -> HubSource:
+    """Where a base model's files are, at one commit.
+
+    Args:
+        model_id: of a repository, or a folder; with `./` a folder beside the checkpoint.
+        arguments: of `from_pretrained`.
+
+    Raises:
+        OSError: a relative id without a checkpoint; the repository or its commit cannot be found.
+    """
+    if not model_id.startswith("./"):
+        with naming_errors(f"base model {model_id}", _LOGIN):
+            return HubSource.of(model_id, {"revision": revision, **arguments}).at_commit()
+    if checkpoint is None:
+        raise OSError(f"base model {model_id}: it is relative to a checkpoint, but none was loaded")
+    return beside(checkpoint, model_id.removeprefix("./"))
+
+
+def beside(checkpoint: HubSource, folder: str) -> HubSource:
+    """A folder of a checkpoint."""
+    return replace(checkpoint, subfolder="/".join(filter(None, [checkpoint.subfolder, folder])))
+
+
+def load_unet(source: HubSource, **kwargs: Any) -> UNet2DConditionModel:
+    """The UNet of a pipeline of Stable Diffusion, frozen, in evaluation mode.
+
+    Args:
+        source: of the pipeline, which has the UNet in its folder `unet`.
+        kwargs: of Diffusers' `from_pretrained`.
+
+    Raises:
+        OSError: it cannot be found or read.
+        RuntimeError: weights are missing, which would stay random.
+    """
+    unet = _load(UNet2DConditionModel, beside(source, "unet"), f"base model {source.location}", kwargs)
+    return unet.requires_grad_(False).eval()
+
+
+def load_adapter(checkpoint: HubSource, **kwargs: Any) -> SENEditAdapter:
+    """The adapter of a checkpoint, from its folder `adapter`.
+
+    Raises:
+        OSError: it cannot be found or read.
+        RuntimeError: weights are missing, which would stay random.
+    """
+    return _load(SENEditAdapter, beside(checkpoint, ADAPTER_FOLDER), f"adapter of {checkpoint.location}", kwargs)
+
+
+def _load(model_class: Any, source: HubSource, what: str, kwargs: Mapping[str, Any]) -> Any:
+    arguments = {**kwargs, **source.files}
+    with naming_errors(what, _LOGIN):
+        source.file("config.json")  # where it is missing, Diffusers would read that of the folder above
+        model, loading = model_class.from_pretrained(source.location, output_loading_info=True, **arguments)
+    if missing := sorted(loading["missing_keys"]):
+        raise RuntimeError(f"{what}: {len(missing)} weights are missing (e.g. {missing[0]}) and would stay random")
+    return model
+
+
+def copy_base(source: HubSource, folder: Path) -> None:
+    """Copies a base model that stands beside a checkpoint to the checkpoint's new folder."""
+    location = source.location
+    if not Path(location).is_dir():
+        files = f"{source.subfolder}/*"
+        location = snapshot_download(location, revision=source.revision, allow_patterns=files, **source.fetch)
+    shutil.copytree(Path(location, source.subfolder), folder / BASE_FOLDER)
+
+
+_LOGIN = "pass base_kwargs={'token': ...}"
+
+__all__ = ["ADAPTER_FOLDER", "BASE_FOLDER", "base_source", "beside", "copy_base", "load_adapter", "load_unet"]

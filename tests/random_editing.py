@@ -1,0 +1,62 @@
+"""Tiny random UNets of the kinds of Stable Diffusion, an editing model of one, and inputs for it."""
+
+import torch
+
+import modeling_sen
+
+SIZES = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (8, 16),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "cross_attention_dim": 12,
+}
+# As Stable Diffusion 1, whose `attention_head_dim` is the number of heads, and as 2, which has linear projections.
+UNETS = {
+    "sd1": {"attention_head_dim": 2},
+    "sd2": {"attention_head_dim": (2, 4), "use_linear_projection": True, "cross_attention_dim": 20},
+}
+
+
+def make_unet(kind="sd1", **settings):
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(2)
+    return UNet2DConditionModel(**{**SIZES, **UNETS[kind], **settings}).eval()
+
+
+def randomize(adapter, scale=0.3):
+    """As after training: every weight of the adapter is something."""
+    generator = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return adapter
+
+
+def make_editing(sen, base=None, **settings):
+    """Reads the tiny SEN's frames and motion in windows of four frames."""
+    base = make_unet() if base is None else base
+    torch.manual_seed(8)
+    return modeling_sen.SENForVideoEditing.from_base(base, sen, **{"num_frames": 4, **settings})
+
+
+def random_step(batch=2, frames=3, size=(8, 8), text_width=12, seed=0):
+    """(latents, timesteps, text_states) of one step."""
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn(batch, 4, frames, *size, generator=generator)
+    timesteps = torch.randint(1000, (batch,), generator=generator)
+    return latents, timesteps, torch.randn(batch, 5, text_width, generator=generator)
+
+
+def per_frame(unet, latents, timesteps, text_states):
+    """The UNet without an adapter, on each frame by itself."""
+    frames = latents.shape[2]
+    folded = latents.transpose(1, 2).flatten(0, 1)
+    times, texts = timesteps.repeat_interleave(frames), text_states.repeat_interleave(frames, dim=0)
+    with torch.no_grad():
+        output = unet(folded, times, texts).sample
+    return output.unflatten(0, (-1, frames)).transpose(1, 2)
