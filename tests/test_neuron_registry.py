@@ -12,6 +12,7 @@ from transformers import AutoModel, PreTrainedModel, ViTConfig, ViTModel
 from transformers import logging as transformers_logging
 
 from modeling_sen import NeuronSpec, SENModel, list_neurons, register_neuron
+from modeling_sen.configuration_sen import MODALITIES
 from modeling_sen.neuron import Neuron
 from modeling_sen.neuron_by_rule import adapter_for, find_layers
 from modeling_sen.neuron_loading import load_neuron, resolve_spec, tower_class_of
@@ -139,7 +140,7 @@ def test_towers_cut_from_whole_checkpoints_are_the_stock_ones(towers):
 
 def test_every_checkpoint_type_names_a_model_of_transformers_or_of_the_package():
     for (model_type, role), fields in CHECKPOINT_SPECS.items():
-        assert role in ("tower", "text_tower")
+        assert role in ("tower", "text_tower", *MODALITIES)  # of a checkpoint with a tower for each, its modality
         spec = NeuronSpec("a", "image", "a/b", hidden_size=1, class_name=fields["class_name"])
         assert issubclass(tower_class_of(spec, False), PreTrainedModel), model_type
 
