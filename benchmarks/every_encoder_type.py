@@ -36,7 +36,7 @@ from modeling_sen.neuron_registry import NEURON_ADAPTERS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "encoder_types.md"
 MARK = "<!-- the table, written by `python -m benchmarks.every_encoder_type` -->\n"
-SECONDS = 300  # for one type
+SECONDS, LONGEST = 300, 200  # for one type; characters of a reason
 SMALL = {"hidden_size": 8, "projection_dim": 4, "num_prompt_tokens": 2, "bottleneck_size": 4, "num_rounds": 2}
 
 # First parameter of an encoder's forward -> what it reads; towers that take patches packed in rows come with a grid.
@@ -49,7 +49,9 @@ READS = {
 }
 OF_DECODERS = ("decoder_input_ids", "decoder_inputs_embeds", "decoder_attention_mask", "encoder_hidden_states")
 OF_GENERATORS = ("cache", "past_key_values", "cache_params", "past_buckets_states", "use_cache")
-NO_ENCODER = re.compile(r"PreTrained|Pretrained|For[A-Z]|Decoder|LMHead|WithLM|DoubleHeads|Wrapper|WithProjection|Head$")
+NO_ENCODER = re.compile(
+    r"PreTrained|Pretrained|For[A-Z]|Decoder|LMHead|WithLM|DoubleHeads|Wrapper|WithProjection|Head$"
+)
 
 NOT_BUILT, REFUSED, AFTER, PROMPTED = "not built", "refused", "after the tower", "prompts"
 
@@ -117,7 +119,11 @@ def what_it_reads(model_class: type[PreTrainedModel]) -> str | None:
     parameters = list(inspect.signature(model_class.forward).parameters)[1:]
     masked = model_class.config_class.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     generates = not masked and not model_class.__name__.endswith(("Encoder", "EncoderModel"))
-    if not parameters or (parameters[0] == "input_ids" and generates and any(name in parameters for name in (*OF_GENERATORS, *OF_DECODERS))):
+    if not parameters or (
+        parameters[0] == "input_ids"
+        and generates
+        and any(name in parameters for name in (*OF_GENERATORS, *OF_DECODERS))
+    ):
         return None
     if any(name in parameters for name in ("decoder_input_ids", "decoder_inputs_embeds")):
         return None
@@ -195,8 +201,9 @@ def make_neuron(
 
 
 def _one_line(error: Exception, folder: str) -> str:
-    lines = str(error).strip().replace(folder, "FOLDER").splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}".strip()
+    message = " ".join(str(error).replace(folder, "FOLDER").split())
+    message = message if len(message) <= LONGEST else f"{message[:LONGEST]} ..."
+    return f"{type(error).__name__}: {message}"
 
 
 def _child(model_class: type[PreTrainedModel], connection: Any) -> None:
@@ -244,7 +251,9 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("types", nargs="*", help="Model types; all where none is given.")
-    parser.add_argument("--rows", type=Path, help="A file to which each row is added as JSON; rows in it are not run again.")
+    parser.add_argument(
+        "--rows", type=Path, help="A file to which each row is added as JSON; rows in it are not run again."
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     classes = encoder_classes()

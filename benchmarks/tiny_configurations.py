@@ -4,21 +4,30 @@ Widths become an eighth, so that heads still divide them; layers become two; voc
 Where such a model cannot be built or run, a less reduced one is tried, up to the default configuration.
 """
 
+import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 NUM_LAYERS, VOCABULARY, PICTURE = 2, 1000, 224
-MOST_PARAMETERS = 80_000_000
+MOST_PARAMETERS = 40_000_000
 
 # Fields that may be reduced, in the order of the attempts: where a model fails, fewer of them are.
-STEPS = (("layers", "widths", "vocabulary", "pictures"), ("layers", "widths", "vocabulary"), ("layers", "vocabulary"), ())
+STEPS = (
+    ("layers", "widths", "vocabulary", "pictures"),
+    ("layers", "widths", "vocabulary"),
+    ("widths", "vocabulary"),
+    ("layers", "vocabulary"),
+    (),  # the default configuration
+)
 
-_LAYERS = re.compile(r"((num|n)_)?((\w+_)?(hidden|encoder|decoder|attention)_)?(layers?|blocks?)|depth|(num|n)_\w+_layers?")
+_LAYERS = re.compile(
+    r"((num|n)_)?((\w+_)?(hidden|encoder|decoder|attention)_)?(layers?|blocks?)|depth|(num|n)_(?!feat)\w+_layers?"
+)
 _DEPTHS = re.compile(r"depths?|\w*num_blocks|layers|\w+_depths|num_layers|blocks_per_stage|stage_num_blocks")
 _WIDTHS = re.compile(
     r"(\w+_)?(hidden_sizes?|dims?|embed_dims?|widths?|d_model|d_ff|d_kv|intermediate_sizes?|channels?|d_inner|ranks?|"
@@ -26,33 +35,29 @@ _WIDTHS = re.compile(
 )
 _PICTURES = re.compile(r"image_size|img_size|input_size|crop_size|pretrain_img_size|\w+_image_size")
 _INDICES = re.compile(r"\w*(indexes|indices|_layers|_blocks|layer_ids)")
-_DERIVED = ("out_features", "out_indices", "stage_names", "transformers_version", "torch_dtype", "dtype", "architectures")
-
-
-def tiny_configurations(config_class: type[PreTrainedConfig]) -> Iterator[PreTrainedConfig]:
-    """Configurations of one class, the smallest first.
-
-    Raises:
-        Exception: whatever the class raises without arguments.
-    """
-    default = config_class().to_dict()
-    for steps in STEPS:
-        yield config_class.from_dict(_reduced(default, steps))
+_DERIVED = (
+    "out_features",
+    "out_indices",
+    "stage_names",
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+    "architectures",
+)
 
 
 def _reduced(settings: dict[str, Any], steps: tuple[str, ...]) -> dict[str, Any]:
     """A configuration's fields, parts included, with the fields of some kinds reduced."""
-    vocabulary = max([VOCABULARY, *(settings[key] for key in settings if key == "type_vocab_size")])
     reduced: dict[str, Any] = {}
     for key, value in settings.items():
         if key in _DERIVED and value is not None:
             continue
         if isinstance(value, dict) and ("model_type" in value or key.endswith("config")):
             reduced[key] = _reduced(value, steps)
-        elif "vocabulary" in steps and key.endswith("vocab_size") and isinstance(value, int):
-            reduced[key] = min(value, vocabulary)
-        elif "vocabulary" in steps and re.search(r"token_(id|index)$", key) and isinstance(value, int):
-            reduced[key] = value % vocabulary if value >= 0 else value
+        elif "vocabulary" in steps and key.endswith("vocab_size") and isinstance(value, int | None):
+            reduced[key] = VOCABULARY if value is None else min(value, VOCABULARY)
+        elif "vocabulary" in steps and re.search(r"token_(id|index)$", key) and isinstance(value, int | None):
+            reduced[key] = value % VOCABULARY if value is not None and value >= 0 else 0
         elif "layers" in steps and _is_layers(key, value):
             reduced[key] = [1] * len(value) if isinstance(value, list) else min(value, NUM_LAYERS)
         elif "layers" in steps and isinstance(value, list) and _INDICES.fullmatch(key) and _are_integers(value):
@@ -101,14 +106,17 @@ def tiny_model(
         Model and inputs; where it takes none of those tried, `None` for the inputs, and what it raised.
 
     Raises:
-        Exception: what the smallest configuration raises, where none can be built.
-        ValueError: the smallest that can be built has too many parameters.
+        Exception: what the default configuration raises, where none can be built.
+        ValueError: it has too many parameters, where none of the smaller ones can be built.
     """
     built: PreTrainedModel | None = None
     failure: Exception | None = None
     refusal: Exception | None = None
-    for config in tiny_configurations(model_class.config_class):
+    config_class: Any = model_class.config_class
+    default = config_class()
+    for steps in STEPS:
         try:
+            config = config_class.from_dict(_reduced(default.to_dict(), steps)) if steps else default
             with torch.device("meta"):
                 size = sum(weight.numel() for weight in model_class(config).parameters())
             if size > MOST_PARAMETERS:
@@ -116,7 +124,7 @@ def tiny_model(
             torch.manual_seed(0)
             model = model_class(config).eval()
         except Exception as error:
-            failure = failure or error
+            failure = error
             continue
         built = built or model
         for inputs in plain_inputs(model):
@@ -127,6 +135,8 @@ def tiny_model(
                 refusal = refusal or error
                 continue
             return model, inputs, None
+        if isinstance(refusal, TypeError) and "required positional argument" in str(refusal):
+            break  # of another size, it takes no other arguments
     if built is None:
         assert failure is not None
         raise failure
@@ -134,9 +144,10 @@ def tiny_model(
 
 
 def plain_inputs(model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
-    """What a model may read, two samples each: tokens, waveforms, spectrograms with time or with bins first, frames."""
+    """What a model may read, two samples each: tokens, waveforms, spectrograms with bins or with time first, frames."""
     config: Any = model.config
-    name, generator = model.main_input_name, torch.Generator().manual_seed(0)
+    name = list(inspect.signature(type(model).forward).parameters)[1]  # behind self
+    generator = torch.Generator().manual_seed(0)
     if name == "input_ids":
         yield {name: torch.randint(2, min(100, _first(config, ("vocab_size",), 100)), (2, 16), generator=generator)}
         return
@@ -148,8 +159,9 @@ def plain_inputs(model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
         return
     if name == "input_features":
         bins, time = _bins(config), 2 * _first(config, ("max_source_positions",), 100)
-        yield {name: torch.randn(2, time, bins, generator=generator)}
         yield {name: torch.randn(2, bins, time, generator=generator)}
+        yield {name: torch.randn(2, time, bins, generator=generator)}
+        yield {name: torch.randn(2, 1, time, bins, generator=generator)}
         return
     size = _first(config, ("image_size", "img_size", "crop_size"), PICTURE)
     channels, sides = _first(config, ("num_channels", "in_channels", "in_chans"), 3), _pair(size)

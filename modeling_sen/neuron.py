@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_sen import TEXT_TOWER_NAME, NeuronSpec
 from .first_look import CROWN_INPUT, CROWN_KEYS, FirstLook, NeuronState, sizes_of, unpack_shapes
 from .hub_files import HubSource
-from .neuron_by_rule import adapter_for, find_layers
+from .neuron_by_rule import adapter_for, find_layers, main_input_of, tokens_of
 from .neuron_registry import NeuronAdapter
 from .prompt_injection import PromptedTower, TrunkOutput, layers_to_run, one_pass, run_to_output_layer
 from .sentence_layout import SentenceHead
@@ -296,11 +296,11 @@ class Neuron(nn.Module):
         if self.adapter.tower_inputs is not None:
             return self.adapter.tower_inputs(self.tower.config, folded)
         if self.spec.input_name != "input_ids":
-            folded[self.tower.main_input_name] = folded.pop(self.spec.input_name)
+            folded[main_input_of(self.tower)] = folded.pop(self.spec.input_name)
         return folded
 
     def _state(self, outputs: Any, inputs: Mapping[str, Tensor], tower_inputs: Mapping[str, Any]) -> NeuronState:
-        tokens, grid = outputs.last_hidden_state, None  # (batch * frames, tokens, width)
+        tokens, grid = tokens_of(self.tower, outputs), None  # (batch * frames, tokens, width)
         batch_size = len(next(iter(inputs.values())))
         width = self.spec.hidden_size
         if tokens.ndim == 4:  # a plane of features: (batch * frames, width, height, width of the plane), or width last

@@ -1,12 +1,13 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""How a tower of a type that nobody registered is used: by rules, and after a trial on the meta device.
+"""How a tower of a type that nobody registered is used: by rules, and after a trial without values.
 
 Modality follows from what the tower's class declares; width, grid and where prompts may stand are found by passes over
 tensors without values, which cost nothing.
 """
 
 import copy
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
@@ -90,11 +92,41 @@ def find_layers(tower: nn.Module, path: str | None = None) -> nn.ModuleList | No
         if not isinstance(module, nn.ModuleList) or len(module) == 0:
             continue
         kinds = {type(layer) for layer in module}
-        if len(kinds) != 1 or not issubclass(kinds.pop(), GradientCheckpointingLayer):
+        if len(kinds) != 1 or not issubclass(kinds.pop(), GradientCheckpointingLayer) or _is_convolution(module[0]):
             continue
         if longest is None or len(module) > len(longest):
             longest = module
     return longest
+
+
+def tokens_of(tower: nn.Module, outputs: Any) -> Tensor:
+    """The tokens that a tower returns, as it gives them.
+
+    Raises:
+        ValueError: it returns none: it is no encoder.
+    """
+    tokens = getattr(outputs, "last_hidden_state", None)
+    if tokens is None:
+        found = ", ".join(outputs) if isinstance(outputs, Mapping) else f"a {type(outputs).__name__}"
+        raise ValueError(f"{type(tower).__name__} returns {found}, expected an encoder's last_hidden_state")
+    return tokens
+
+
+def _is_convolution(layer: nn.Module) -> bool:
+    """Whether a layer has no weights but those of convolutions and norms: one that turns samples into tokens."""
+    weighted = [part for part in layer.modules() if any(True for _ in part.parameters(recurse=False))]
+    return all(isinstance(part, nn.modules.conv._ConvNd) or "Norm" in type(part).__name__ for part in weighted)
+
+
+def main_input_of(tower: nn.Module) -> str:
+    """Name of the argument that a tower reads: the one its class declares, or the first of its forward.
+
+    Parts of a larger model inherit its declaration, `input_ids`, where they read pictures or sound.
+    """
+    parameters = list(inspect.signature(type(tower).forward).parameters.values())[1:]  # without self
+    names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    declared: Any = getattr(tower, "main_input_name", "input_ids")
+    return declared if declared in names or not names else names[0]
 
 
 def adapter_for(tower: nn.Module) -> NeuronAdapter:
@@ -140,7 +172,7 @@ def _modality_of(tower: nn.Module) -> str:
     """What a tower reads: `image`, `video`, `audio` or `text`."""
     modalities: Any = getattr(tower, "input_modalities", "text")
     declared = (modalities,) if isinstance(modalities, str) else tuple(modalities)
-    main_input: Any = getattr(tower, "main_input_name", "input_ids")
+    main_input = main_input_of(tower)
     if main_input == "pixel_values_videos" or (main_input == "pixel_values" and hasattr(tower.config, "num_frames")):
         return "video"
     if main_input == "pixel_values":
@@ -149,28 +181,33 @@ def _modality_of(tower: nn.Module) -> str:
 
 
 def _try(tower: nn.Module, modality: str) -> Trial:
-    config: Any = copy.deepcopy(tower.config)
-    shapes: list[torch.Size | None] = []
     try:
-        with torch.device("meta"), torch.no_grad():
-            trial: Any = type(tower)(config)
-            trial.set_attn_implementation("eager")  # its masks are made without looking at values
-            inputs, layers = _trial_inputs(trial, modality), find_layers(trial)
-            for layer in layers or ():
-                layer.register_forward_hook(lambda module, args, output: shapes.append(_shape_of(output)))
-            outputs = trial.eval()(**inputs)
+        with torch.device("meta"):  # structure only: no weights are made
+            trial: Any = type(tower)(copy.deepcopy(tower.config))
+        trial.set_attn_implementation("eager")
+    except Exception:  # whatever a constructor raises that looks at values
+        return Trial()
+    # Fake tensors, not those of the meta device: where it meets them, Transformers looks into no mask.
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        return _found(trial.to_empty(device="cpu").eval(), modality)
+
+
+def _found(trial: Any, modality: str) -> Trial:
+    shapes: list[torch.Size | None] = []
+    layers = find_layers(trial)
+    try:
+        inputs = _trial_inputs(trial, modality)
+        for layer in layers or ():
+            layer.register_forward_hook(lambda module, args, output: shapes.append(_shape_of(output)))
+        outputs = trial(**inputs)
     except Exception:  # whatever a tower raises that looks at values
         return Trial()
-    plain = getattr(outputs, "last_hidden_state", None)
-    if plain is None:
-        raise ValueError(
-            f"{type(tower).__name__} returns {', '.join(outputs)}, expected an encoder's last_hidden_state"
-        )
+    plain = tokens_of(trial, outputs)
     width, grid = plain.shape[-1], None
     if plain.ndim == 4 and plain.shape[1] != plain.shape[2]:  # (1, width, height, width of the plane), or width last
         width = plain.shape[1]
     if plain.ndim == 3 and modality == "image":
-        grid = _plane_of(plain.shape[1], inputs[trial.main_input_name].shape[-2:])
+        grid = _plane_of(plain.shape[1], inputs[main_input_of(trial)].shape[-2:])
     if layers is None or len(set(shapes)) != 1 or len(shapes) != len(layers):  # stages, or one layer that runs again
         return Trial(width, grid, output_layers=False)
     alike = [module for module in trial.modules() if type(module) is type(layers[0])]  # in other stages, too
@@ -200,9 +237,8 @@ def _prompt_side(trial: Any, layers: nn.ModuleList, inputs: dict[str, Any], plai
     for side in ("prefix", "suffix"):
         prompted = PromptedTower(trial, layers, 1, None, side)
         try:
-            with torch.device("meta"), torch.no_grad():
-                _, trunk = prompted.first_pass(inputs)
-                outputs = prompted.prompted_pass(trunk, torch.empty(1, 2, width))
+            _, trunk = prompted.first_pass(inputs)
+            outputs = prompted.prompted_pass(trunk, torch.empty(1, 2, width))
         except Exception:  # whatever a tower raises when it meets tokens that it has no place for
             continue
         if outputs.last_hidden_state.shape == plain.shape:
@@ -215,9 +251,8 @@ def _takes_queries(prompted: PromptedTower, inputs: dict[str, Tensor], width: in
     if any(isinstance(module, _MIXERS) for layer in prompted.crown for module in layer.modules()):
         return False
     try:
-        with torch.device("meta"), torch.no_grad():
-            _, trunk = prompted.first_pass(inputs, record=True)
-            outputs = prompted.query_pass(trunk, torch.empty(1, 2, width))
+        _, trunk = prompted.first_pass(inputs, record=True)
+        outputs = prompted.query_pass(trunk, torch.empty(1, 2, width))
     except Exception:  # whatever a tower raises whose attention is not Transformers', or has windows
         return False
     return outputs.shape == (1, 2, width)
@@ -228,7 +263,7 @@ def _trial_inputs(tower: Any, modality: str) -> dict[str, Tensor]:
     shape: list[int] = [1]
     if modality == "text":
         return {"input_ids": torch.ones(1, 8, dtype=torch.long)}
-    if modality == "audio" and tower.main_input_name == "input_values":
+    if modality == "audio" and main_input_of(tower) == "input_values":
         shape += [16_000]
     elif modality == "audio":
         shape += [200, getattr(config, "num_mel_bins", getattr(config, "feature_projection_input_dim", 80))]
@@ -236,7 +271,7 @@ def _trial_inputs(tower: Any, modality: str) -> dict[str, Tensor]:
         size: Any = getattr(config, "image_size", getattr(config, "crop_size", 224))
         shape += [getattr(config, "num_frames", 8)] if modality == "video" else []
         shape += [getattr(config, "num_channels", 3), *([size, size] if isinstance(size, int) else size)]
-    return {tower.main_input_name: torch.empty(shape)}
+    return {main_input_of(tower): torch.empty(shape)}
 
 
-__all__ = ["adapter_for", "find_layers"]
+__all__ = ["adapter_for", "find_layers", "main_input_of", "tokens_of"]
