@@ -1,7 +1,7 @@
 """Which encoder types of the installed Transformers become neurons: all of them, with tiny random weights.
 
-One class of each type is built from its own configuration, reduced by `tiny_configurations.py`, saved, loaded as the only neuron
-of a SEN by its hub id, and taken through two rounds and a backward pass. Each runs in a process of its own, so that one that
+One class of each type is built from its own configuration, reduced by `tiny_configurations.py`, saved, loaded as the only
+neuron of a SEN by its hub id, and taken through two rounds and a backward pass, in a process of its own, so that one that
 crashes or takes too long does not stop the others. Without types, the table in docs/encoder_types.md is written.
 
     python -m benchmarks.every_encoder_type [TYPE ...] [--rows FILE.jsonl]
@@ -18,7 +18,7 @@ import re
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from benchmarks.tiny_configurations import tiny_model
+from benchmarks.tiny_configurations import plain_inputs, tiny_model
 from modeling_sen import SENModel
 from modeling_sen.neuron_registry import NEURON_ADAPTERS
 
@@ -47,7 +47,6 @@ READS = {
     "input_values": "waveforms",
     "input_ids": "text",
 }
-OF_DECODERS = ("decoder_input_ids", "decoder_inputs_embeds", "decoder_attention_mask", "encoder_hidden_states")
 OF_GENERATORS = ("cache", "past_key_values", "cache_params", "past_buckets_states", "use_cache")
 NO_ENCODER = re.compile(
     r"PreTrained|Pretrained|For[A-Z]|Decoder|LMHead|WithLM|DoubleHeads|Wrapper|WithProjection|Head$"
@@ -81,12 +80,12 @@ class Row:
     @property
     def line(self) -> str:
         how = f"{self.how} (registered)" if self.registered else self.how
-        found = "×".join(map(str, self.grid)) if self.grid else self.why.replace("|", "\\|")
+        found = " x ".join(map(str, self.grid)) if self.grid else self.why.replace("|", "\\|")
         return f"| `{self.model_type}` | {self.class_name} | {self.reads} | {how} | {found} |"
 
 
 def encoder_classes() -> list[type[PreTrainedModel]]:
-    """One class of each model type and thing that it reads, by type: without decoders, heads, and models of several towers."""
+    """One class of each model type and thing that it reads, by type; no decoders, heads, or models of several towers."""
     models = Path(transformers.__file__).parent / "models"
     classes: dict[type, list[type[PreTrainedModel]]] = {}
     for path in sorted(models.glob("*/modeling_*.py")):
@@ -105,8 +104,14 @@ def encoder_classes() -> list[type[PreTrainedModel]]:
         model_type = config_class.model_type
         candidates = [each for each in candidates if not NO_ENCODER.search(each.__name__)]
         first = modeling_auto.MODEL_MAPPING_NAMES.get(model_type)
-        # The base class, then others by their names; backbones, which return maps for a head, are last.
-        candidates.sort(key=lambda each: (each.__name__ != first, not each.__name__.endswith(("Model", "Encoder"))))
+        # The base class, then whole models and encoders by their names; backbones, which return maps for a head, are last.
+        candidates.sort(
+            key=lambda each: (
+                each.__name__ != first,
+                not each.__name__.endswith("EncoderModel"),
+                not each.__name__.endswith(("Model", "Encoder")),
+            )
+        )
         for candidate in candidates:
             reads = what_it_reads(candidate)
             if reads is not None:
@@ -116,22 +121,18 @@ def encoder_classes() -> list[type[PreTrainedModel]]:
 
 def what_it_reads(model_class: type[PreTrainedModel]) -> str | None:
     """A value of `READS`; `None` for a class that is no encoder of one of them."""
-    parameters = list(inspect.signature(model_class.forward).parameters)[1:]
+    names = list(inspect.signature(model_class.forward).parameters)[1:]  # without self
+    if not names or any(name.startswith("decoder_input") for name in names):
+        return None
     masked = model_class.config_class.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    generates = not masked and not model_class.__name__.endswith(("Encoder", "EncoderModel"))
-    if not parameters or (
-        parameters[0] == "input_ids"
-        and generates
-        and any(name in parameters for name in (*OF_GENERATORS, *OF_DECODERS))
-    ):
+    encodes = masked or model_class.__name__.endswith(("Encoder", "EncoderModel"))
+    if names[0] == "input_ids" and not encodes and any(name in names for name in OF_GENERATORS):
         return None
-    if any(name in parameters for name in ("decoder_input_ids", "decoder_inputs_embeds")):
-        return None
-    found = [name for name in parameters if name in READS]
-    if any(name.endswith("grid_thw") for name in parameters) and "input_ids" not in found:
+    found = [name for name in names if name in READS]
+    if any(name.endswith("grid_thw") for name in names) and "input_ids" not in found:
         return "packed patches"
     several = "input_ids" in found and len(found) > 1
-    return READS[parameters[0]] if parameters[0] in READS and not several else None
+    return READS[names[0]] if names[0] in READS and not several else None
 
 
 def check(model_class: type[PreTrainedModel]) -> Row:
@@ -154,9 +155,10 @@ def check(model_class: type[PreTrainedModel]) -> Row:
         if model_type not in CONFIG_MAPPING:  # a part of larger checkpoints, tried alone
             AutoConfig.register(model_type, model_class.config_class)
         try:
-            if inputs is None:
+            if inputs is None and model_type not in NEURON_ADAPTERS:
                 raise failure
-            how, grid = make_neuron(model_class, folder, inputs)
+            # A registered adapter may make the tower's inputs of frames.
+            how, grid = make_neuron(model_class, folder, inputs or list(plain_inputs(tower))[-1])
         except Exception as error:
             return Row(*start, REFUSED, why=_one_line(error, folder))
     return Row(*start, how, grid)
@@ -222,7 +224,7 @@ def check_apart(model_class: type[PreTrainedModel], seconds: float = SECONDS) ->
     process = context.Process(target=_child, args=(model_class, theirs))
     process.start()
     theirs.close()
-    why = f"took longer than {seconds:.0f} s"
+    why = f"took longer than {seconds:g} s"
     try:
         if ours.poll(seconds):
             return Row(**ours.recv())
@@ -243,7 +245,7 @@ def table(rows: list[Row]) -> str:
     found = ", ".join(f"{counts[how]} {how}" for how in (PROMPTED, AFTER, REFUSED, NOT_BUILT))
     head = (
         f"Transformers {transformers.__version__}, {len(rows)} types: {found}.\n\n"
-        "| type | class | reads | as a neuron | grid (t×h×w), or why not |\n|---|---|---|---|---|\n"
+        "| type | class | reads | as a neuron | grid (t x h x w), or why not |\n|---|---|---|---|---|\n"
     )
     return head + "\n".join(row.line for row in rows) + "\n"
 

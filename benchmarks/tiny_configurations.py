@@ -1,7 +1,7 @@
 """Tiny configurations of any Transformers encoder, and inputs for it, by the names of configuration fields.
 
-Widths become an eighth, so that heads still divide them; layers become two; vocabularies, pictures and lists of layers follow.
-Where such a model cannot be built or run, a less reduced one is tried, up to the default configuration.
+Widths become an eighth, so that heads still divide them, and layers two; vocabularies, pictures and lists of layers follow.
+Where such a model cannot be built or run, others are tried, the default configuration last.
 """
 
 import inspect
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-NUM_LAYERS, VOCABULARY, PICTURE = 2, 1000, 224
-MOST_PARAMETERS = 40_000_000
+NUM_LAYERS, VOCABULARY, PICTURE, SAMPLES = 2, 1000, 224, 19_200
+MOST_PARAMETERS = 80_000_000
 
 # Fields that may be reduced, in the order of the attempts: where a model fails, fewer of them are.
 STEPS = (
     ("layers", "widths", "vocabulary", "pictures"),
     ("layers", "widths", "vocabulary"),
+    ("layers", "heads", "vocabulary", "pictures"),
     ("widths", "vocabulary"),
     ("layers", "vocabulary"),
     (),  # the default configuration
@@ -33,6 +34,7 @@ _WIDTHS = re.compile(
     r"(\w+_)?(hidden_sizes?|dims?|embed_dims?|widths?|d_model|d_ff|d_kv|intermediate_sizes?|channels?|d_inner|ranks?|"
     r"embedding_size|feature_size|embed_dim_per_stage|n_embd|d_embed|d_head|kv_size|output_size|hidden)|filter_sizes"
 )
+_HEADS, _HEAD_WIDTHS = re.compile(r"\w*heads"), re.compile(r"\w*head_(dim|size)|d_kv|d_head")
 _PICTURES = re.compile(r"image_size|img_size|input_size|crop_size|pretrain_img_size|\w+_image_size")
 _INDICES = re.compile(r"\w*(indexes|indices|_layers|_blocks|layer_ids)")
 _DERIVED = (
@@ -65,7 +67,11 @@ def _reduced(settings: dict[str, Any], steps: tuple[str, ...]) -> dict[str, Any]
         elif "layers" in steps and key.endswith("_types") and isinstance(value, list):
             reduced[key] = value[:NUM_LAYERS]  # of each layer
         elif "widths" in steps and _WIDTHS.fullmatch(key):
-            reduced[key] = _an_eighth(value)
+            reduced[key] = _a_fraction(value, 8, 32)
+        elif "heads" in steps and (
+            _HEADS.fullmatch(key) or (_WIDTHS.fullmatch(key) and not _HEAD_WIDTHS.fullmatch(key))
+        ):
+            reduced[key] = _a_fraction(value, 4, 4)
         elif "pictures" in steps and _PICTURES.fullmatch(key):
             reduced[key] = _at_most(value, settings.get("patch_size"))
         else:
@@ -83,10 +89,10 @@ def _are_integers(values: Any) -> bool:
     return bool(values) and all(isinstance(value, int) for value in values)
 
 
-def _an_eighth(value: Any) -> Any:
+def _a_fraction(value: Any, divisor: int, least: int) -> Any:
     if isinstance(value, list | tuple):
-        return [_an_eighth(each) for each in value]
-    return value // 8 if isinstance(value, int) and value >= 32 and value % 8 == 0 else value
+        return [_a_fraction(each, divisor, least) for each in value]
+    return value // divisor if isinstance(value, int) and value >= least and value % divisor == 0 else value
 
 
 def _at_most(side: Any, patch: Any) -> Any:
@@ -132,7 +138,7 @@ def tiny_model(
                 with torch.no_grad():
                     model(**inputs)
             except Exception as error:
-                refusal = refusal or error
+                refusal = error
                 continue
             return model, inputs, None
         if isinstance(refusal, TypeError) and "required positional argument" in str(refusal):
@@ -144,7 +150,7 @@ def tiny_model(
 
 
 def plain_inputs(model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
-    """What a model may read, two samples each: tokens, waveforms, spectrograms with bins or with time first, frames."""
+    """What a model may read, two samples each: tokens, waveforms, spectrograms, frames; the most usual shape last."""
     config: Any = model.config
     name = list(inspect.signature(type(model).forward).parameters)[1]  # behind self
     generator = torch.Generator().manual_seed(0)
@@ -152,23 +158,18 @@ def plain_inputs(model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
         yield {name: torch.randint(2, min(100, _first(config, ("vocab_size",), 100)), (2, 16), generator=generator)}
         return
     if name == "input_values":
-        yield {name: 0.1 * torch.randn(2, 16_000, generator=generator)}
-        yield {name: 0.1 * torch.randn(2, 1, 16_000, generator=generator)}
         bins, time = _bins(config), _first(config, ("max_length",), 200)
-        yield {name: torch.randn(2, time, bins, generator=generator)}
-        return
-    if name == "input_features":
+        shapes = [(2, 1, SAMPLES), (2, time, bins), (2, SAMPLES)]
+    elif name == "input_features":
         bins, time = _bins(config), 2 * _first(config, ("max_source_positions",), 100)
-        yield {name: torch.randn(2, bins, time, generator=generator)}
-        yield {name: torch.randn(2, time, bins, generator=generator)}
-        yield {name: torch.randn(2, 1, time, bins, generator=generator)}
-        return
-    size = _first(config, ("image_size", "img_size", "crop_size"), PICTURE)
-    channels, sides = _first(config, ("num_channels", "in_channels", "in_chans"), 3), _pair(size)
-    frames = _first(config, ("num_frames", "frames_per_clip"), 8)
-    if name == "pixel_values" and not hasattr(config, "num_frames"):
-        yield {name: torch.randn(2, channels, *sides, generator=generator)}
-    yield {name: torch.randn(2, frames, channels, *sides, generator=generator)}
+        shapes = [(2, 1, time, bins), (2, bins, time), (2, time, bins)]
+    else:
+        size = _first(config, ("image_size", "img_size", "crop_size"), PICTURE)
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        picture = (_first(config, ("num_channels", "in_channels", "in_chans"), 3), *sides)
+        shapes = [(2, _first(config, ("num_frames", "frames_per_clip"), 8), *picture), (2, *picture)]
+    for shape in shapes:
+        yield {name: torch.randn(shape, generator=generator)}
 
 
 def _bins(config: Any) -> int:
@@ -179,7 +180,3 @@ def _bins(config: Any) -> int:
 def _first(config: Any, names: tuple[str, ...], default: int) -> Any:
     found = (getattr(config, name, None) for name in names)
     return next((value for value in found if value is not None), default)
-
-
-def _pair(size: Any) -> list[int]:
-    return [size, size] if isinstance(size, int) else list(size)

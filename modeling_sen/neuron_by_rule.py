@@ -9,8 +9,10 @@ tensors without values, which cost nothing.
 import copy
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import getLogger
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from .neuron_registry import NEURON_ADAPTERS, Grid, NeuronAdapter, clip_grid, image_grid, sequence_grid
+from .neuron_registry import NEURON_ADAPTERS, Grid, NeuronAdapter, clip_grid, image_grid
 from .prompt_injection import PromptedTower
 
 logger = logging.get_logger(__name__)
@@ -50,6 +52,13 @@ class PlaneGrid:
         return 1, 1, num_tokens
 
 
+def patch_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
+    """Patches of one frame, see [`image_grid`]; all tokens in one row where they are fewer or many more."""
+    _, height, width = image_grid(config, inputs)
+    num_tokens = inputs["num_tokens"]
+    return (1, height, width) if 0 <= num_tokens - height * width <= MOST_SPECIAL else (1, 1, num_tokens)
+
+
 @dataclass(frozen=True)
 class Trial:
     """What passes over tensors without values found; the defaults where a tower cannot run so.
@@ -70,6 +79,7 @@ class Trial:
 
 
 _MIXERS = (nn.modules.conv._ConvNd, nn.RNNBase)  # modules by which a layer mixes its tokens beside attention
+MOST_SPECIAL = 16  # tokens in front of those of patches: class tokens and registers
 _TRIALS: dict[tuple, Trial] = {}  # (class, modality, configuration) -> what was found, up to seconds each
 
 
@@ -150,9 +160,9 @@ def adapter_for(tower: nn.Module) -> NeuronAdapter:
         f"model type {model_type!r} is not registered as a neuron and is used by rule ({how}); "
         "register_neuron(...) makes it exact"
     )
-    grid: Any = sequence_grid if modality == "text" else trial.grid
-    if trial.side is not None and modality == "image" and hasattr(config, "patch_size"):
-        grid = image_grid
+    grid: Any = trial.grid  # of a text none: some towers return fewer tokens than they read
+    if modality == "image" and getattr(config, "patch_size", None) and (trial.side is not None or grid is None):
+        grid = patch_grid
     if trial.side is not None and modality == "video" and hasattr(config, "tubelet_size"):
         grid = clip_grid
     return NeuronAdapter(
@@ -188,19 +198,34 @@ def _try(tower: nn.Module, modality: str) -> Trial:
     except Exception:  # whatever a constructor raises that looks at values
         return Trial()
     # Fake tensors, not those of the meta device: where it meets them, Transformers looks into no mask.
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+    with _no_reports(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         return _found(trial.to_empty(device="cpu").eval(), modality)
+
+
+@contextmanager
+def _no_reports() -> Iterator[None]:
+    """Without the log of each operation that fails on fake tensors: a trial tries what may fail."""
+    log = getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _found(trial: Any, modality: str) -> Trial:
     shapes: list[torch.Size | None] = []
-    layers = find_layers(trial)
-    try:
-        inputs = _trial_inputs(trial, modality)
-        for layer in layers or ():
-            layer.register_forward_hook(lambda module, args, output: shapes.append(_shape_of(output)))
-        outputs = trial(**inputs)
-    except Exception:  # whatever a tower raises that looks at values
+    layers, outputs = find_layers(trial), None
+    for layer in layers or ():
+        layer.register_forward_hook(lambda module, args, output: shapes.append(_shape_of(output)))
+    for inputs in _trial_inputs(trial, modality):
+        shapes.clear()
+        try:
+            outputs = trial(**inputs)
+            break
+        except Exception:  # whatever a tower raises that looks at values, or reads another shape
+            continue
+    if outputs is None:
         return Trial()
     plain = tokens_of(trial, outputs)
     width, grid = plain.shape[-1], None
@@ -258,20 +283,24 @@ def _takes_queries(prompted: PromptedTower, inputs: dict[str, Tensor], width: in
     return outputs.shape == (1, 2, width)
 
 
-def _trial_inputs(tower: Any, modality: str) -> dict[str, Tensor]:
-    config: Any = tower.config
-    shape: list[int] = [1]
+def _trial_inputs(tower: Any, modality: str) -> list[dict[str, Tensor]]:
+    config, main_input = tower.config, main_input_of(tower)
     if modality == "text":
-        return {"input_ids": torch.ones(1, 8, dtype=torch.long)}
-    if modality == "audio" and main_input_of(tower) == "input_values":
+        # Long where the tower's positions allow it: BigBird's attention is another in short texts.
+        length = min(1024, max(8, (getattr(config, "max_position_embeddings", None) or 16) // 2))
+        return [{"input_ids": torch.ones(1, length, dtype=torch.long)}]
+    shape: list[int] = [1]
+    shapes = [shape]
+    if modality == "audio" and main_input == "input_values":
         shape += [16_000]
     elif modality == "audio":
-        shape += [200, getattr(config, "num_mel_bins", getattr(config, "feature_projection_input_dim", 80))]
+        bins = getattr(config, "num_mel_bins", getattr(config, "feature_projection_input_dim", 80))
+        shapes = [[1, 200, bins], [1, bins, 2 * getattr(config, "max_source_positions", 100)]]  # as Whisper's
     else:
         size: Any = getattr(config, "image_size", getattr(config, "crop_size", 224))
         shape += [getattr(config, "num_frames", 8)] if modality == "video" else []
         shape += [getattr(config, "num_channels", 3), *([size, size] if isinstance(size, int) else size)]
-    return {main_input_of(tower): torch.empty(shape)}
+    return [{main_input: torch.empty(shape)} for shape in shapes]
 
 
 __all__ = ["adapter_for", "find_layers", "main_input_of", "tokens_of"]
