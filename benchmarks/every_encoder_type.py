@@ -15,6 +15,7 @@ import logging
 import multiprocessing
 import os
 import re
+import resource
 import tempfile
 import warnings
 from collections import Counter
@@ -36,7 +37,7 @@ from modeling_sen.neuron_registry import NEURON_ADAPTERS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "encoder_types.md"
 MARK = "<!-- the table, written by `python -m benchmarks.every_encoder_type` -->\n"
-SECONDS, LONGEST = 300, 200  # for one type; characters of a reason
+SECONDS, MEMORY, LONGEST = 300, 16 << 30, 200  # for one type; bytes; characters of a reason
 SMALL = {"hidden_size": 8, "projection_dim": 4, "num_prompt_tokens": 2, "bottleneck_size": 4, "num_rounds": 2}
 
 # First parameter of an encoder's forward -> what it reads; towers that take patches packed in rows come with a grid.
@@ -188,7 +189,8 @@ def make_neuron(
             torch.nn.init.normal_(weight, std=0.1)  # gates start at zero, and would stop gradients
     ((_, given),) = inputs.items()
     if spec.input_name == "pixel_values" and given.ndim == 4:
-        given = given[:, None].expand(-1, 2, -1, -1, -1)  # the same frame twice
+        frames = spec.num_frames if spec.modality == "video" else 2
+        given = given[:, None].expand(-1, frames, -1, -1, -1)  # the same frame
     output = model.train()(
         **{f"{spec.name}_{spec.input_name}": given}, text_embeds=torch.eye(2, 4), labels=torch.tensor([0, 1])
     )
@@ -209,6 +211,7 @@ def _one_line(error: Exception, folder: str) -> str:
 
 
 def _child(model_class: type[PreTrainedModel], connection: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     with open(os.devnull, "w") as nothing:

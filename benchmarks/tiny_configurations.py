@@ -32,7 +32,7 @@ _LAYERS = re.compile(
 _DEPTHS = re.compile(r"depths?|\w*num_blocks|layers|\w+_depths|num_layers|blocks_per_stage|stage_num_blocks")
 _WIDTHS = re.compile(
     r"(\w+_)?(hidden_sizes?|dims?|embed_dims?|widths?|d_model|d_ff|d_kv|intermediate_sizes?|channels?|d_inner|ranks?|"
-    r"embedding_size|feature_size|embed_dim_per_stage|n_embd|d_embed|d_head|kv_size|output_size|hidden)|filter_sizes"
+    r"embedding_size|projection_size|feature_size|embed_dim_per_stage|n_embd|d_embed|d_head|kv_size|output_size|hidden)|filter_sizes"
 )
 _HEADS, _HEAD_WIDTHS = re.compile(r"\w*heads"), re.compile(r"\w*head_(dim|size)|d_kv|d_head")
 _PICTURES = re.compile(r"image_size|img_size|input_size|crop_size|pretrain_img_size|\w+_image_size")
@@ -161,8 +161,8 @@ def plain_inputs(model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
         bins, time = _bins(config), _first(config, ("max_length",), 200)
         shapes = [(2, 1, SAMPLES), (2, time, bins), (2, SAMPLES)]
     elif name == "input_features":
-        bins, time = _bins(config), 2 * _first(config, ("max_source_positions",), 100)
-        shapes = [(2, 1, time, bins), (2, bins, time), (2, time, bins)]
+        bins, time = _bins(config), min(3000, 2 * _first(config, ("max_source_positions",), 100))
+        shapes = [(2, 1, 200, bins), (2, bins, time), (2, 200, bins)]
     else:
         size = _first(config, ("image_size", "img_size", "crop_size"), PICTURE)
         sides = (size, size) if isinstance(size, int) else tuple(size)

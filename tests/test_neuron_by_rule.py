@@ -7,14 +7,24 @@ import torch
 import transformers
 from neuron_families import look_again
 from tower_table import LAYERS, VISION, WAVES
-from transformers import ViTConfig, ViTModel
+from transformers import (
+    BigBirdConfig,
+    BigBirdModel,
+    DacConfig,
+    DacModel,
+    Data2VecAudioConfig,
+    Data2VecAudioModel,
+    ViTConfig,
+    ViTModel,
+)
 from transformers import logging as transformers_logging
 
 from modeling_sen import SENModel, list_neurons
-from modeling_sen.neuron_by_rule import adapter_for, find_layers
+from modeling_sen.neuron_by_rule import adapter_for, find_layers, patch_grid
 from modeling_sen.neuron_registry import NEURON_ADAPTERS
 from modeling_sen.prompt_injection import _extend_mask
 
+SEVEN = {"conv_dim": [8] * 7, "conv_kernel": [10, *[3] * 6], "conv_stride": [5, *[2] * 6]}
 SMALL = {"hidden_size": 8, "projection_dim": 4, "num_prompt_tokens": 2, "bottleneck_size": 4}
 WORDS = {**LAYERS, "vocab_size": 40, "max_position_embeddings": 32}
 STAGES = {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4, "image_size": 16, "patch_size": 2}
@@ -44,6 +54,30 @@ TYPES = {
         TEXTS,
         (1, 1, 9),
         True,
+    ),
+    # A mask of ones, made and read by the tower itself.
+    "MegatronBertModel": (WORDS, TEXTS, (1, 1, 9), True),
+    # A part of a larger model, from which it inherits that its main input were `input_ids`.
+    "Idefics3VisionTransformer": (VISION, PICTURES, (3, 2, 2), True),
+    # Spectrograms with bins first; the mean of each two tokens behind the layers.
+    "Qwen2AudioEncoder": (
+        {
+            **{"d_model": 16, "encoder_layers": 4, "encoder_attention_heads": 2, "encoder_ffn_dim": 32},
+            **{"num_mel_bins": 8, "max_source_positions": 10},
+        },
+        (2, 8, 20),
+        (1, 1, 5),
+        True,
+    ),
+    # Half as many tokens as words.
+    "FunnelBaseModel": (
+        {
+            **{"d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 32, "vocab_size": 40},
+            **{"block_sizes": [1, 1], "hidden_dropout": 0.0},
+        },
+        TEXTS,
+        (1, 1, 5),
+        False,
     ),
     # Windows, convolutions, biases of a fixed size, one layer that runs many times: prompts have no place.
     "SwinModel": (STAGES, PICTURES, (3, 4, 4), False),
@@ -90,7 +124,7 @@ def warnings(caplog):
         yield lambda: [message for message in caplog.messages if "used by rule" in message]
 
 
-RETURN_MORE = ("T5EncoderModel",)  # relative positions' biases from layer to layer
+RETURN_MORE = ("T5EncoderModel", "MegatronBertModel")  # biases of relative positions, weights of attention
 # Built like another that is tested in any case: ViT, UniSpeech, RoBERTa, DINOv2.
 ALIKE = ("IJepaModel", "ViTMSNModel", "UniSpeechSatModel", "ElectraModel", "Dinov2WithRegistersModel")
 
@@ -199,6 +233,39 @@ class HalfAttended(ViTModel):
     def __init__(self, config):
         super().__init__(config)
         find_layers(self)[0].attention = NoAttention()
+
+
+def test_convolutions_of_one_class_are_no_transformer_layers():
+    """Data2Vec's seven, of which none differs from the others, in front of two layers."""
+    tower = Data2VecAudioModel(Data2VecAudioConfig(**{**WAVES, "num_hidden_layers": 2, **SEVEN}))
+    assert len(find_layers(tower)) == 2
+
+
+@pytest.mark.parametrize(("num_tokens", "grid"), [(4, (1, 2, 2)), (9, (1, 2, 2)), (3, (1, 1, 3)), (104, (1, 1, 104))])
+def test_patches_fill_a_plane_where_the_tokens_are_theirs(num_tokens, grid):
+    """Not fewer tokens than patches (GroupViT's groups), nor a hundred more (those of YOLOS, behind them)."""
+    inputs = {"pixel_values": torch.empty(1, 3, 16, 16), "num_tokens": num_tokens}
+    assert patch_grid(ViTConfig(**VISION), inputs) == grid
+
+
+def test_block_sparse_attention_of_long_texts_leaves_no_place_for_prompts():
+    """BigBird attends to all tokens of a text as short as a few words."""
+    assert not adapter_for(BigBirdModel(BigBirdConfig(**LAYERS, vocab_size=40))).takes_prompts
+
+
+def test_a_trial_that_fails_writes_no_log(caplog):
+    """A codec takes (batch, 1, samples), which the trial does not try."""
+    with caplog.at_level(logging.DEBUG):
+        adapter_for(DacModel(DacConfig(encoder_hidden_size=4, decoder_hidden_size=16, hidden_size=64)))
+    assert [record.name for record in caplog.records if "fake_tensor" in record.name] == []
+
+
+def test_a_tower_that_returns_no_tokens_is_named_when_it_runs(tmp_path):
+    folder = saved("DPRQuestionEncoder", tmp_path / "tower", {**WORDS, "projection_dim": 0})
+    with pytest.raises(
+        ValueError, match="DPRQuestionEncoder returns pooler_output, expected an encoder's last_hidden"
+    ):
+        SENModel.from_neurons([{"hub_id": folder, "class_name": "DPRQuestionEncoder"}], **SMALL)
 
 
 @pytest.mark.parametrize(("tower_class", "takes_queries"), [(ViTModel, True), (HalfAttended, False)])
