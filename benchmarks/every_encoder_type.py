@@ -67,7 +67,7 @@ class Row:
         registered: whether the type is registered, and so not used by rule.
         how: `NOT_BUILT`, `REFUSED`, `AFTER`, or `PROMPTED` with the variant.
         grid: (t, h, w) of two frames, a clip, a sound or a text.
-        why: the exception of a type that is refused or not built.
+        why: the exception of a type that is refused or not built; behind `alone` that of the tower without a SEN.
     """
 
     model_type: str
@@ -155,9 +155,9 @@ def check(model_class: type[PreTrainedModel]) -> Row:
             return Row(*start, NOT_BUILT, why=_one_line(error, folder))
         if model_type not in CONFIG_MAPPING:  # a part of larger checkpoints, tried alone
             AutoConfig.register(model_type, model_class.config_class)
+        if inputs is None and model_type not in NEURON_ADAPTERS:
+            return Row(*start, REFUSED, why=f"alone, {_one_line(failure, folder)}")
         try:
-            if inputs is None and model_type not in NEURON_ADAPTERS:
-                raise failure
             # A registered adapter may make the tower's inputs of frames.
             how, grid = make_neuron(model_class, folder, inputs or list(plain_inputs(tower))[-1])
         except Exception as error:

@@ -31,7 +31,7 @@ _LAYERS = re.compile(
 )
 _DEPTHS = re.compile(r"depths?|\w*num_blocks|layers|\w+_depths|num_layers|blocks_per_stage|stage_num_blocks")
 _WIDTHS = re.compile(
-    r"(\w+_)?(hidden_sizes?|dims?|embed_dims?|widths?|d_model|d_ff|d_kv|intermediate_sizes?|channels?|d_inner|ranks?|"
+    r"(?!input_feat)(\w+_)?(hidden_sizes?|dims?|embed_dims?|widths?|d_model|d_ff|d_kv|intermediate_sizes?|channels?|d_inner|ranks?|"
     r"embedding_size|projection_size|feature_size|embed_dim_per_stage|n_embd|d_embed|d_head|kv_size|output_size|hidden)|filter_sizes"
 )
 _HEADS, _HEAD_WIDTHS = re.compile(r"\w*heads"), re.compile(r"\w*head_(dim|size)|d_kv|d_head")

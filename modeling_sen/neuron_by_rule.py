@@ -117,7 +117,8 @@ def tokens_of(tower: nn.Module, outputs: Any) -> Tensor:
     """
     tokens = getattr(outputs, "last_hidden_state", None)
     if tokens is None:
-        found = ", ".join(outputs) if isinstance(outputs, Mapping) else f"a {type(outputs).__name__}"
+        kind = "Tensor" if isinstance(outputs, Tensor) else type(outputs).__name__
+        found = ", ".join(outputs) if isinstance(outputs, Mapping) else f"a {kind}"
         raise ValueError(f"{type(tower).__name__} returns {found}, expected an encoder's last_hidden_state")
     return tokens
 
@@ -191,15 +192,18 @@ def _modality_of(tower: nn.Module) -> str:
 
 
 def _try(tower: nn.Module, modality: str) -> Trial:
+    # Fake tensors, not those of the meta device: where it meets them, Transformers looks into no mask.
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with torch.device("meta"):  # structure only: no weights are made
             trial: Any = type(tower)(copy.deepcopy(tower.config))
         trial.set_attn_implementation("eager")
+        with fake:
+            trial.to_empty(device="cpu").eval()
     except Exception:  # whatever a constructor raises that looks at values
         return Trial()
-    # Fake tensors, not those of the meta device: where it meets them, Transformers looks into no mask.
-    with _no_reports(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        return _found(trial.to_empty(device="cpu").eval(), modality)
+    with _no_reports(), fake, torch.no_grad():
+        return _found(trial, modality)
 
 
 @contextmanager
@@ -292,7 +296,7 @@ def _trial_inputs(tower: Any, modality: str) -> list[dict[str, Tensor]]:
     shape: list[int] = [1]
     shapes = [shape]
     if modality == "audio" and main_input == "input_values":
-        shape += [16_000]
+        shapes = [[1, 16_000], [1, 1, 16_000]]  # without and with a channel
     elif modality == "audio":
         bins = getattr(config, "num_mel_bins", getattr(config, "feature_projection_input_dim", 80))
         shapes = [[1, 200, bins], [1, bins, 2 * getattr(config, "max_source_positions", 100)]]  # as Whisper's

@@ -14,10 +14,12 @@ from transformers import (
     DacModel,
     Data2VecAudioConfig,
     Data2VecAudioModel,
+    Speech2TextConfig,
     ViTConfig,
     ViTModel,
 )
 from transformers import logging as transformers_logging
+from transformers.models.speech_to_text.modeling_speech_to_text import Speech2TextEncoder
 
 from modeling_sen import SENModel, list_neurons
 from modeling_sen.neuron_by_rule import adapter_for, find_layers, patch_grid
@@ -254,10 +256,17 @@ def test_block_sparse_attention_of_long_texts_leaves_no_place_for_prompts():
 
 
 def test_a_trial_that_fails_writes_no_log(caplog):
-    """A codec takes (batch, 1, samples), which the trial does not try."""
+    """Of sounds by 12 features, which the trial does not try."""
+    config = Speech2TextConfig(d_model=16, encoder_layers=1, encoder_ffn_dim=16, input_feat_per_channel=12)
     with caplog.at_level(logging.DEBUG):
-        adapter_for(DacModel(DacConfig(encoder_hidden_size=4, decoder_hidden_size=16, hidden_size=64)))
+        assert adapter_for(Speech2TextEncoder(config)).width is None
     assert [record.name for record in caplog.records if "fake_tensor" in record.name] == []
+
+
+def test_a_codec_is_tried_with_a_channel_and_named():
+    tower = DacModel(DacConfig(encoder_hidden_size=4, decoder_hidden_size=16, hidden_size=64))
+    with pytest.raises(ValueError, match=r"DacModel returns .*audio_codes.*, expected an encoder's last_hidden_state"):
+        adapter_for(tower)
 
 
 def test_a_tower_that_returns_no_tokens_is_named_when_it_runs(tmp_path):
