@@ -16,11 +16,15 @@ from torch import Tensor
 
 from modeling_sen.base_models import licence_of_repository
 from modeling_sen.conversion.original_checkpoint import Conversion, read_weights
-from modeling_sen.editing.base_unet import ADAPTER_FOLDER, beside
-from modeling_sen.editing.edit_adapter import SENEditAdapter, unet_shape
 from modeling_sen.hub_files import HubSource, naming_errors, readable_weights
 from modeling_sen.modeling_sen_editing import SENForVideoEditing
 from modeling_sen.presets import SEN_TINY
+
+try:
+    from modeling_sen.editing.base_unet import ADAPTER_FOLDER, beside
+    from modeling_sen.editing.edit_adapter import SENEditAdapter, unet_shape
+except ModuleNotFoundError as error:
+    raise ImportError("tune-a-video needs the extra `editing`: pip install 'modeling-sen[editing]'") from error
 
 _FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _TUNED = (".attn1.to_q.weight", ".attn2.to_q.weight")
@@ -28,8 +32,8 @@ _ADDED = (".attn_temp.", ".norm_temp.")
 _INPUTS = ("sample", "timestep", "encoder_hidden_states")  # of the original's UNet
 
 CARD = """---
-{metadata}
-library_name: transformers
+license: {tuned_licence}
+{base_model}library_name: transformers
 tags:
 - sen
 - video-editing
@@ -43,8 +47,8 @@ modeling-sen, converted by `sen convert tune-a-video` from {tuned}: {parameters:
 make a video UNet of the base model {base}, whose weights are not in this folder. The model reads no features of
 the SEN in its configuration: it is plain Tune-A-Video.
 
-Licence of the tuned weights: {tuned_licence}. Licence of the base model: {base_licence}. The terms of both apply. The code of
-Tune-A-Video is under Apache-2.0, which says nothing of the weights.
+Licence of the tuned weights, as their card states it: {tuned_licence}. Licence of the base model: {base_licence}. The terms
+of both apply. The code of Tune-A-Video is under Apache-2.0; this licence does not cover the weights.
 
 ```python
 import modeling_sen  # registers the classes
@@ -54,7 +58,6 @@ model = AutoModel.from_pretrained(FOLDER)  # loads the base model's UNet too
 noise = model.predict(latents, timesteps, text_states)
 ```
 """
-_UNKNOWN = "not stated there"
 
 
 def convert(source: str | Path, base: str | None = None) -> Conversion:
@@ -81,20 +84,20 @@ def convert(source: str | Path, base: str | None = None) -> Conversion:
     origin, parameters = model.base_source, adapter.num_parameters()
     assert origin is not None  # as `base` is no model
     licences = [licence_of_repository(each) for each in (tuned, origin)]
-    metadata = [f"license: {licences[0]}"] if licences[0] else []
-    notes = [f"of these, {parameters:,} are the adapter's, in {ADAPTER_FOLDER}; the base model is not copied"]
-    if Path(base).is_dir():
+    is_folder = Path(base).is_dir()
+    notes = [
+        f"{parameters:,} of these parameters are the adapter's, in {ADAPTER_FOLDER}; the base model is not copied"
+    ]
+    if is_folder:
         notes.append(f"the base model is the folder {base}: elsewhere the checkpoint loads with unet=...")
-    else:
-        metadata += [f"base_model: {base}", "base_model_relation: adapter"]
     card = CARD.format(
-        metadata="\n".join(metadata) or "license: unknown",
-        name=Path(source).name,
+        base_model="" if is_folder else f"base_model: {base}\nbase_model_relation: adapter\n",
+        name=Path(tuned.location).resolve().name,
         tuned=_shown(tuned),
         base=_shown(origin),
         parameters=parameters,
-        tuned_licence=licences[0] or _UNKNOWN,
-        base_licence=licences[1] or _UNKNOWN,
+        tuned_licence=licences[0] or "unknown",
+        base_licence=licences[1] or "unknown",
     )
     return Conversion(model, None, card, original_outputs, tuple(notes))
 

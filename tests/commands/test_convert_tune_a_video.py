@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 import typer
+from fake_hub import fake_hub
+from hub_session import connected
 from random_editing import make_unet, random_step, save_tuned, tuned_weights
 from safetensors.torch import save_file
 from transformers import AutoModel
@@ -60,7 +62,7 @@ def test_what_is_written_loads_and_computes_what_was_tuned(folders, capsys):
     with torch.no_grad():
         found = model.predict(*step)
     assert (found - expected).abs().max() <= 1e-5
-    assert f"{model.adapter.num_parameters():,} are the adapter's" in printed
+    assert f"{model.adapter.num_parameters():,} of these parameters are the adapter's" in printed
     assert f"the base model is the folder {folders / 'base'}" in printed
     # The adapter alone, on another copy of the base model.
     adapter = SENEditAdapter.from_pretrained(folders / "out" / "adapter").attach(make_unet())
@@ -85,7 +87,8 @@ def test_the_card_names_both_licences_as_far_as_they_are_stated(folders):
     run(folders)
     card = (folders / "out" / "README.md").read_text()
     assert card.startswith("---\nlicense: cc-by-4.0\n")
-    assert "Licence of the tuned weights: cc-by-4.0. Licence of the base model: creativeml-openrail-m." in card
+    assert "as their card states it: cc-by-4.0. Licence of the base model: creativeml-openrail-m." in card
+    assert "base_model:" not in card
     assert "from the folder `surfing`" in card
     assert "the base model the folder `base`" in card
     assert str(folders) not in card
@@ -93,7 +96,22 @@ def test_the_card_names_both_licences_as_far_as_they_are_stated(folders):
     run(folders, "again")
     card = (folders / "again" / "README.md").read_text()
     assert card.startswith("---\nlicense: unknown\n")
-    assert "Licence of the tuned weights: not stated there." in card
+    assert "as their card states it: unknown." in card
+
+
+def test_repositories_are_read_at_one_commit_and_named_on_the_card(folders):
+    with fake_hub() as hub:
+        for name in ("base", "surfing"):
+            hub.upload(f"org/{name}", folders / name)
+        commits = {name: hub.repositories[f"org/{name}"].refs["main"] for name in ("base", "surfing")}
+        with connected(hub, folders / "home"):
+            convert("tune-a-video", "org/surfing", folders / "out", base="org/base")
+            model = SENForVideoEditing.from_pretrained(folders / "out")
+    assert (model.config.base_model_id, model.config.base_model_revision) == ("org/base", commits["base"])
+    card = (folders / "out" / "README.md").read_text()
+    assert card.startswith("---\nlicense: cc-by-4.0\nbase_model: org/base\nbase_model_relation: adapter\n")
+    for name, commit in commits.items():
+        assert f"[org/{name}](https://huggingface.co/org/{name}) at commit `{commit}`" in card
 
 
 def test_the_json_counts_all_parameters(folders, capsys):
