@@ -13,6 +13,7 @@ from transformers import AutoFeatureExtractor, AutoProcessor, AutoTokenizer
 
 from modeling_sen import SENConfig, SENProcessor, read_audio, read_video
 from modeling_sen.clip_inputs import as_depth
+from modeling_sen.families.filter_bank import filter_bank
 from modeling_sen.families.languagebind import LanguageBindFeatureExtractor, LanguageBindProcessor
 from modeling_sen.families.languagebind import configuration_languagebind as configurations
 
@@ -223,6 +224,13 @@ def test_the_originals_own_files_go_through(modality, shared_data):
         assert (per_channel.amin(1).numpy() > lowest - 0.5).all()
         assert (per_channel.amax(1).numpy() < highest + 0.5).all()
     assert (values[0] - values[1]).abs().mean() > 0.05
+
+
+@pytest.mark.parametrize("name", FILES["Audio"])
+def test_filter_banks_of_real_sounds_are_kaldis(name, shared_data):
+    samples = read_audio(str(shared_data / "multimodal" / "languagebind" / name), 16_000).samples
+    for bins in (112, 128):
+        assert np.abs(filter_bank(samples, bins) - kaldi_filter_bank(samples, bins)).max() < 1e-3
 
 
 def test_depth_files_hold_millimetres(shared_data):
