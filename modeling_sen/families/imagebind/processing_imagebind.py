@@ -206,7 +206,7 @@ class ImageBindProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:  # type: ignore[override]
         """Writes `processor_config.json`, and the tokenizer's files where there is one."""
         if push_to_hub:
-            raise ValueError("push_to_hub: expected False; `push_to_hub` of the folder's files uploads them")
+            raise ValueError("push_to_hub is True, expected False; `hf upload` uploads the saved folder")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
