@@ -64,12 +64,11 @@ def read_stretch(video: Any, start: float = 0.0, end: float | None = None, fps: 
         if not 0 <= start < stop:
             raise ValueError(f"start, end: expected 0 <= start < end <= {duration:g} seconds, found {start} and {end}")
         wanted = int(np.diff(np.searchsorted(times, np.array([start, stop]) - TIME_TOLERANCE))[0])
-        if fps is not None:
-            wanted = min(wanted, math.ceil((stop - start) * fps))
-        wanted = max(wanted, 1)
+        wanted, rule = max(wanted, 1), "linspace"
+        if fps is not None and (fewer := math.ceil((stop - start) * fps)) < wanted:
+            wanted, rule = fewer, f"fps:{fps}"
         if is_file:
             _check_bytes(source, wanted)
-        rule = "linspace" if fps is None else f"fps:{fps}"
         found = read_video_requests(source, [FrameRequest(wanted, rule, (start, stop))])[0]
     kept = np.unique(found.indices, return_index=True)[1]  # frames that cannot be decoded were replaced by others
     frames, times = found.frames[kept], found.times[kept]
