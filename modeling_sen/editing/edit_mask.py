@@ -85,14 +85,17 @@ def _read_image(path: Path) -> np.ndarray | None:
 # --- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def points_mask(tracks: np.ndarray, visibility: np.ndarray, size: tuple[int, int], margin: float = 0.0) -> np.ndarray:
+def points_mask(
+    tracks: np.ndarray, visibility: np.ndarray, size: tuple[int, int], margin: float | None = None
+) -> np.ndarray:
     """The convex hull of the points that are visible in each frame, such as points of one object that were tracked.
 
     Args:
         tracks: (T, N, 2) x, y in pixels, pixel centres at whole numbers.
         visibility: (T, N) bool.
         size: (height, width) of the frames.
-        margin: pixels by which the hull is widened, about half of the points' spacing.
+        margin: pixels by which the hull is widened; by default the distance from a point to the nearest other one, its median
+            in the first frame, as an object ends between its outermost points and where the next ones would be.
 
     Returns:
         (T, height, width) bool; nothing in frames without visible points.
@@ -104,21 +107,29 @@ def points_mask(tracks: np.ndarray, visibility: np.ndarray, size: tuple[int, int
         raise ValueError(
             f"expected tracks (T, N, 2) and visibility (T, N), found {tracks.shape} and {visibility.shape}"
         )
+    if margin is None:
+        margin = _spacing(tracks[0])
     if margin < 0:
         raise ValueError(f"margin: expected at least 0 pixels, found {margin}")
     masks = []
     for points, seen in zip(tracks, visibility.astype(bool), strict=True):
         canvas = Image.new("1", size[::-1])
         draw, corners = ImageDraw.Draw(canvas), _convex_hull(points[seen])
-        if corners:
-            draw.polygon(corners, fill=1, outline=1) if len(corners) > 1 else draw.point(corners, fill=1)
-        if margin:
-            if len(corners) > 1:
-                draw.line([*corners, corners[0]], fill=1, width=round(2 * margin))
-            for x, y in corners:
-                draw.ellipse([x - margin, y - margin, x + margin, y + margin], fill=1)
+        draw.point(corners, fill=1)
+        if len(corners) > 1:
+            draw.polygon(corners, fill=1, outline=1)
+            draw.line([*corners, corners[0]], fill=1, width=max(1, round(2 * margin)))
+        for x, y in corners:
+            draw.ellipse([x - margin, y - margin, x + margin, y + margin], fill=1)
         masks.append(np.asarray(canvas))
     return np.stack(masks)
+
+
+def _spacing(points: np.ndarray) -> float:
+    """Median distance of (N, 2) points to the nearest other one; 0 for a single point."""
+    distances = np.linalg.norm(points[:, None] - points, axis=-1)
+    nearest = np.where(np.eye(len(points), dtype=bool), np.inf, distances).min(axis=1, initial=np.inf)
+    return float(np.median(nearest)) if len(points) > 1 else 0.0
 
 
 def _convex_hull(points: np.ndarray) -> list[tuple[float, float]]:

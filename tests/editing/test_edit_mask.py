@@ -137,7 +137,7 @@ def inside_hull(points, size):
 
 def test_points_cover_their_convex_hull():
     tracks = np.random.default_rng(2).uniform(4, 28, (5, 12, 2)).round()
-    found = points_mask(tracks, np.ones((5, 12), dtype=bool), (32, 40))
+    found = points_mask(tracks, np.ones((5, 12), dtype=bool), (32, 40), margin=0)
     for mask, points in zip(found, tracks, strict=True):
         expected = inside_hull(points, (32, 40))
         assert mask[expected].all()
@@ -152,7 +152,7 @@ def test_hidden_points_do_not_count():
     visibility = np.array([[1, 1, 1, 1, 0], [0, 0, 0, 0, 0]], dtype=bool)
     expected = np.zeros((2, 32, 40), dtype=bool)
     expected[0, 2:10, 2:10] = True
-    assert np.array_equal(points_mask(tracks, visibility, (32, 40)), expected)
+    assert np.array_equal(points_mask(tracks, visibility, (32, 40), margin=0), expected)
 
 
 def test_one_point_and_a_margin():
@@ -172,6 +172,15 @@ def test_a_margin_widens_the_hull_on_all_sides():
     assert {rows.min(), columns.min()} <= {6, 7}
     assert {rows.max(), columns.max()} <= {23, 24}
     assert not mask[6, 6]  # corners are round
+
+
+def test_the_margin_is_the_spacing_of_points():
+    rows, columns = np.mgrid[8:20:4, 10:26:4]
+    tracks = np.stack([columns.ravel(), rows.ravel()], axis=-1)[None].astype(float)
+    visibility = np.ones(tracks.shape[:2], dtype=bool)
+    found = points_mask(tracks, visibility, (32, 40))
+    assert np.array_equal(found, points_mask(tracks, visibility, (32, 40), margin=4))
+    assert found.sum() > 1.5 * points_mask(tracks, visibility, (32, 40), margin=0).sum()
 
 
 def test_points_that_do_not_fit():
