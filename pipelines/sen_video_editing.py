@@ -3,13 +3,14 @@
 # mypy: disable-error-code="override"
 """SENVideoEditingPipeline: edits a video by a prompt, with an adapter that was tuned on that video.
 
-After Tune-A-Video (arXiv 2212.11565), with today's Diffusers and a SEN. `pipeline("video-editing")` of Transformers runs this one.
+After Tune-A-Video (arXiv 2212.11565), on the Diffusers of today and with a SEN.
 """
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,11 @@ class SENVideoEditingPipeline(DiffusionPipeline):
     ```
     """
 
+    model: SENForVideoEditing
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
     model_cpu_offload_seq = "text_encoder->model->vae"
 
     def __init__(self, model: SENForVideoEditing, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any):
@@ -89,7 +95,7 @@ class SENVideoEditingPipeline(DiffusionPipeline):
             scheduler: a `DDIMScheduler` that does not clip samples.
         """
         super().__init__()
-        self.register_modules(
+        self.register_modules(  # type: ignore[attr-defined]
             model=model, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
         )
 
@@ -114,7 +120,8 @@ class SENVideoEditingPipeline(DiffusionPipeline):
                 "SENVideoEditingPipeline(model, vae, text_encoder, tokenizer, scheduler)"
             )
         parts = load_base_parts(model.base_source, **{"torch_dtype": model.unet.dtype, **(base_kwargs or {})})
-        return cls(model, parts.vae, parts.text_encoder, parts.tokenizer, parts.scheduler).to(model.device)
+        pipe: Any = cls(model, parts.vae, parts.text_encoder, parts.tokenizer, parts.scheduler)
+        return pipe.to(model.device)
 
     @classmethod
     def from_pretrained(
@@ -167,7 +174,7 @@ class SENVideoEditingPipeline(DiffusionPipeline):
         start: float = 0.0,
         end: float | None = None,
         fps: float | None = None,
-        output_dir: str | os.PathLike | None = None,
+        output_dir: str | Path | None = None,
         progress: bool = True,
     ) -> TuningResult:
         """Tunes the adapter on a video. Once is enough for all edits of that video.
@@ -175,15 +182,15 @@ class SENVideoEditingPipeline(DiffusionPipeline):
         Args:
             video, start, end, fps: as of [`edit`]; give the same to both.
             prompt: what the video shows, in a sentence.
-            output_dir: where an interrupted run is resumed from.
+            settings, output_dir, progress: as of `tune_adapter`.
 
         Raises:
-            ValueError, FileNotFoundError, ConnectionError, TypeError: as `tune_adapter`; and of the video, as [`edit`].
+            ImportError, KeyboardInterrupt: as `tune_adapter`.
+            ValueError: as `tune_adapter`, and as [`edit`] of the video.
+            FileNotFoundError, ConnectionError, TypeError: as `read_video`.
         """
         frames = self._read(video, start, end, fps)[1]
-        return tune_adapter(
-            self.model, self.parts, frames, prompt, settings or TuningSettings(), output_dir=output_dir, progress=progress
-        )
+        return tune_adapter(self.model, self.parts, frames, prompt, settings, output_dir, progress)
 
     # --- editing -----------------------------------------------------------------------------------------------------
 
@@ -247,10 +254,12 @@ class SENVideoEditingPipeline(DiffusionPipeline):
             raise ValueError(f"guidance_scale: expected at least 0, found {guidance_scale}")
         steps = len(NoiseLevels.of(self.scheduler, num_inference_steps))
         # 1. Texts, before a video is read.
-        without_text, source_text, *texts = encode_prompts(self.parts, [source_prompt, *prompts], negative_prompt).split(1)
+        without_text, source_text = encode_prompts(self.parts, [source_prompt], negative_prompt).split(1)
+        texts = [encode_prompts(self.parts, [each]) for each in prompts]  # one by one: others change no bit
         # 2. Frames and mask, latents, features.
         given, frames = self._read(video, start, end, fps)
-        inside = None if mask is None else resized_mask(_as_mask(mask, given.frames), frames.shape[1:3])
+        _, height, width, _ = frames.shape
+        inside = None if mask is None else resized_mask(_as_mask(mask, given.frames), (height, width))
         latents = encode_frames(self.vae, frames).float()
         features = self._features_of(frames)
         # 3. Noise levels of the source; without inversion it is clean at all of them.
@@ -298,12 +307,11 @@ class SENVideoEditingPipeline(DiffusionPipeline):
             )
         return outputs[0] if isinstance(prompt, str) else outputs
 
-    def _read(
-        self, video: Any, start: float, end: float | None, fps: float | None
-    ) -> tuple[EditFrames, np.ndarray]:
+    def _read(self, video: Any, start: float, end: float | None, fps: float | None) -> tuple[EditFrames, np.ndarray]:
         """The frames, and the same in the size of the base model."""
         given = read_stretch(video, start, end, fps)
-        return given, resized(given.frames, edit_size(*given.frames.shape[1:3], self.vae, self.model.unet))
+        _, height, width, _ = given.frames.shape
+        return given, resized(given.frames, edit_size(height, width, self.vae, self.model.unet))
 
     def _features_of(self, frames: np.ndarray) -> Callable[[str], dict[str, Tensor]]:
         """The SEN's features under a prompt; those of a SEN that reads no text are computed once."""
@@ -361,7 +369,8 @@ class _Predictions:
 def _as_mask(mask: Any, frames: np.ndarray) -> np.ndarray:
     if isinstance(mask, SENTrackingOutput):
         mask = points_mask(mask.tracks, mask.visibility, mask.frame_size)
-    return read_mask(mask, len(frames), frames.shape[1:3])
+    num_frames, height, width, _ = frames.shape
+    return read_mask(mask, num_frames, (height, width))
 
 
 __all__ = ["SENVideoEditingPipeline", "VideoEditingOutput"]
