@@ -8,7 +8,7 @@ After Tune-A-Video (arXiv 2212.11565), on the Diffusers of today and with a SEN.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -232,7 +232,8 @@ class SENVideoEditingPipeline(DiffusionPipeline):
             start, end: seconds; the stretch that is edited.
             fps: frames per second that are edited; by default every frame.
             window, overlap: frames that the UNet takes at once, and those that two windows of a longer video share.
-            refinements: of each step of inversion, each at the cost of one prediction.
+            refinements: of each step of inversion, each at the cost of one prediction. The first one brings the
+                reconstruction nearer to the video than twice the steps do.
             skip: without inversion, the share of noisy steps that are left out; the more, the nearer to the source.
             seed: of the noise without inversion. Inversion needs none.
             progress: is called with (done, total) after each prediction.
@@ -260,6 +261,7 @@ class SENVideoEditingPipeline(DiffusionPipeline):
         given, frames = self._read(video, start, end, fps)
         _, height, width, _ = frames.shape
         inside = None if mask is None else resized_mask(_as_mask(mask, given.frames), (height, width))
+        given = replace(given, frames=frames)  # the originals may be gigabytes
         latents = encode_frames(self.vae, frames).float()
         features = self._features_of(frames)
         # 3. Noise levels of the source; without inversion it is clean at all of them.
