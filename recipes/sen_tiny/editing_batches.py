@@ -15,7 +15,6 @@ from modeling_sen.world import (
     MOTIONS,
     SHAPES,
     Scene,
-    Sprite,
     caption,
     describe,
     make_scene,
@@ -83,13 +82,11 @@ def drawn_caption(random: np.random.Generator, scene: Scene) -> str:
     is_empty, with_motion, with_background = random.random(3) < (EMPTY, WITH_MOTION, WITH_BACKGROUND)
     if is_empty:
         return ""
-    words = caption(scene) if with_motion else " and ".join(map(look, reversed(scene.sprites)))
+    words = caption(scene)
+    if not with_motion:
+        for motion in MOTIONS.values():
+            words = words.replace(f" {motion}", "")
     return over_background(words, scene) if with_background else words
-
-
-def look(sprite: Sprite) -> str:
-    """`"a red circle"`."""
-    return f"a {sprite.colour} {sprite.shape}"
 
 
 def over_background(words: str, scene: Scene) -> str:

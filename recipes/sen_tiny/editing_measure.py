@@ -11,7 +11,7 @@ from modeling_sen.world import BACKGROUNDS, COLOURS, SHAPES, Scene, caption, mak
 from recipes.sen_tiny.editing_batches import over_background, token_ids
 from recipes.sen_tiny.editing_network import LATENT_SHAPE, EditingBase, make_scheduler, to_frames
 
-PLACES = 4  # of the tower's 16 x 16, that a colour must fill to be an object; the smallest sprites fill about 8
+PLACES = 3  # of the tower's 16 x 16, that a colour must fill to be an object; the smallest sprites fill about 6
 MIDDLE_FRAME = 8  # in which every sprite is in sight
 AT_ONCE = 32  # frames
 

@@ -92,11 +92,11 @@ def test_a_batch_is_a_function_of_seed_and_step():
 
 
 def test_captions_say_what_frames_show_or_nothing():
-    batch = EditingBatches(5, 200, num_objects=(1, 3))(0)
+    batch = EditingBatches(6, 200, num_objects=(1, 3))(0)
     texts = cached_tokenizer().batch_decode(batch["input_ids"], skip_special_tokens=True)
     counts = {"empty": 0, "background": 0, "motion": 0}
     for index, (text, frame) in enumerate(zip(texts, batch["frames"].numpy(), strict=True)):
-        scene = make_scene("train", 5, index, num_objects=(1, 3))
+        scene = make_scene("train", 6, index, num_objects=(1, 3))
         assert any(np.array_equal(frame, each) for each in render(scene).frames)
         text = text.replace(" ,", ",")
         counts["empty"] += text == ""
@@ -207,7 +207,7 @@ def test_the_tower_is_asked_for_the_objects_of_a_caption():
     tower = PaintedTower(
         [
             {("red", "circle"): 9, ("blue", "star"): 8},
-            {("red", "circle"): 9, ("blue", "star"): 3},  # too few places to be an object
+            {("red", "circle"): 9, ("blue", "star"): 2},  # too few places to be an object
             {("red", "square"): 9, ("blue", "star"): 9, ("pink", "ring"): 9},
         ]
     )
