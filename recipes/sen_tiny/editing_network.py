@@ -12,7 +12,8 @@ SIZE = 64  # pixels a side
 TRAIN_TIMESTEPS = 1000
 LATENT_SHAPE = (48, SIZE // 4, SIZE // 4)  # squares of 4 x 4 pixels
 TEXT_WIDTH = 128
-# Pixels of -1 to 1 have a standard deviation of 0.16; noise and loss are made for latents with about 1.
+# Pixels of -1 to 1 have a standard deviation of 0.16; noise and loss are made for latents with about 1. Without it 250 steps of
+# a tiny UNet left ten times the error at a noise of one in pixels.
 SCALING_FACTOR = 6.0
 
 
@@ -72,13 +73,13 @@ class EditingBase(nn.Module):
 
 
 def make_scheduler() -> DDIMScheduler:
-    """Of velocities, up to pure noise: with the betas of Stable Diffusion as they are, and so a rest of the image in the last
-    step, a small model did not learn backgrounds."""
+    """Stable Diffusion's betas, of velocities and up to pure noise: with a rest of the frame in the last step, as Stable Diffusion
+    has, a small model did not learn backgrounds. Diffusers' `linear` betas left a little more error at equal noise."""
     return DDIMScheduler(
         num_train_timesteps=TRAIN_TIMESTEPS,
-        beta_start=1e-4,
-        beta_end=0.02,
-        beta_schedule="linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",

@@ -135,8 +135,8 @@ def test_a_word_of_a_prompt_is_one_token_and_any_text_has_tokens():
 
 
 def signal_shares(steps=1000):
-    """sqrt(alpha_bar) by hand: DDPM's linear betas, stretched so that it ends at 0 (arXiv 2305.08891, algorithm 1)."""
-    betas = np.linspace(1e-4, 0.02, steps)
+    """sqrt(alpha_bar) by hand: Stable Diffusion's betas, stretched so that it ends at 0 (arXiv 2305.08891, algorithm 1)."""
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, steps) ** 2
     root = np.sqrt(np.cumprod(1 - betas))
     return (root - root[-1]) * root[0] / (root[0] - root[-1])
 
