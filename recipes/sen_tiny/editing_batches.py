@@ -1,6 +1,5 @@
 """Batches of captioned world frames for sen-tiny-edit: a batch is a function of seed and step alone."""
 
-import itertools
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,12 +10,10 @@ from transformers import CLIPTokenizer
 
 from modeling_sen.world import (
     BACKGROUNDS,
-    COLOURS,
     MOTIONS,
-    SHAPES,
     Scene,
+    all_descriptions,
     caption,
-    describe,
     make_scene,
     render,
 )
@@ -102,10 +99,5 @@ def token_ids(captions: list[str]) -> Tensor:
 @cache
 def cached_tokenizer() -> CLIPTokenizer:
     """CLIP's tokenizer with one token for each word of captions, edit prompts and backgrounds, made once a process."""
-    pairs = itertools.product(COLOURS, SHAPES, MOTIONS, BACKGROUNDS)
-    texts = []
-    for colour, shape, motion, background in pairs:
-        words = describe({"colour": colour, "shape": shape, "motion": motion})
-        texts.append(f"{words} and a {colour} {shape}, over a {background} background")
-        texts.append(f"make the {colour} {shape} a {colour} {shape}, make the background {background}")
-    return learn_tokenizer(texts, VOCABULARY_SIZE)
+    backgrounds = [f"make the background {kind}, and over a {kind} background" for kind in BACKGROUNDS]
+    return learn_tokenizer([*all_descriptions(), *backgrounds], VOCABULARY_SIZE)

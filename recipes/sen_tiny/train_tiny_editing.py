@@ -22,7 +22,7 @@ from modeling_sen.presets import SEN_TINY
 from modeling_sen.training.trainer import SENTrainingArguments
 from recipes.sen_tiny.editing_batches import EditingBatches, cached_tokenizer
 from recipes.sen_tiny.editing_measure import asked_scenes, generated_accuracy, real_accuracy
-from recipes.sen_tiny.editing_network import EditingBase, make_scheduler, make_vae, to_latents
+from recipes.sen_tiny.editing_network import WIDTHS, EditingBase, make_scheduler, make_vae, to_latents
 from recipes.sen_tiny.numbered_batches import keep_record, numbered_arguments, train_on_numbers
 
 SEED = 20250607
@@ -86,17 +86,16 @@ def train_editing(
     tower: EditingTower,
     batch_size: int = BATCH_SIZE,
     validation_frames: int = 32,
-    widths: tuple[int, int] | None = None,
+    widths: tuple[int, int] = WIDTHS,
 ) -> EditingTraining:
     """Trains UNet and text encoder; a second call resumes, or loads what is finished.
 
     Args:
         tower: that reads the frames which are generated at each evaluation, `validation_frames` for each number of objects.
-        widths: of the UNet, for tests.
+        widths: of the UNet.
     """
     torch.manual_seed(arguments.seed)
-    sizes = {} if widths is None else {"widths": widths}
-    training = EditingTraining(EditingBase(cached_tokenizer(), **sizes))
+    training = EditingTraining(EditingBase(cached_tokenizer(), widths))
     batches = EditingBatches(arguments.seed, batch_size, arguments.max_steps)
 
     def measure(module: nn.Module) -> dict[str, float]:
