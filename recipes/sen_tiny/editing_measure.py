@@ -42,29 +42,37 @@ def generate(
 
 @torch.inference_mode()
 def read_frames(tower: EditingTower, frames: np.ndarray) -> list[tuple[dict[str, str], str]]:
-    """({colour: shape} of the objects, background) of each frame of (N, 64, 64, 3) uint8."""
+    """({colour: shape} of the objects, the largest first; background) of each frame of (N, 64, 64, 3) uint8."""
     there, colour, shape, background = tower(torch.from_numpy(frames))
     found = []
     for is_there, colours, shapes, kind in zip(
         there[:, 0] > 0, colour.argmax(1), shape, background.argmax(1), strict=True
     ):
-        objects = {}
-        for number, name in enumerate(COLOURS):
-            region = is_there & (colours == number)
-            if int(region.sum()) >= PLACES:
-                objects[name] = SHAPES[int(shapes[:, region].sum(1).argmax())]
+        regions = {name: is_there & (colours == number) for number, name in enumerate(COLOURS)}
+        sizes = {name: int(region.sum()) for name, region in regions.items()}
+        objects = {
+            name: SHAPES[int(shapes[:, regions[name]].sum(1).argmax())]
+            for name in sorted(sizes, key=sizes.__getitem__, reverse=True)
+            if sizes[name] >= PLACES
+        }
         found.append((objects, BACKGROUNDS[int(kind)]))
     return found
 
 
 def accuracy(tower: EditingTower, frames: np.ndarray, scenes: Sequence[Scene]) -> dict[str, float]:
-    """Shares of what scenes hold that their frames show: `colour`, `shape` (of the object of that colour), both over objects,
-    `background`, and `all`, frames that show just the objects and the background."""
+    """Shares of what scenes hold that their frames show.
+
+    Returns:
+        `colour`, `shape` (of the object of that colour), both over objects, among the largest objects
+        of a frame, as many as are asked for (noise holds every colour); `background`; `all`, frames that show just the objects
+        and the background.
+    """
     colours, shapes, backgrounds, exact = [], [], [], []
     for (objects, background), scene in zip(read_frames(tower, frames), scenes, strict=True):
         asked = {sprite.colour: sprite.shape for sprite in scene.sprites}
-        colours += [colour in objects for colour in asked]
-        shapes += [objects.get(colour) == shape for colour, shape in asked.items()]
+        largest = dict(list(objects.items())[: len(asked)])
+        colours += [colour in largest for colour in asked]
+        shapes += [largest.get(colour) == shape for colour, shape in asked.items()]
         backgrounds.append(background == scene.background.kind)
         exact.append(backgrounds[-1] and objects == asked)
     found = {"colour": colours, "shape": shapes, "background": backgrounds, "all": exact}
