@@ -63,8 +63,8 @@ def accuracy(tower: EditingTower, frames: np.ndarray, scenes: Sequence[Scene]) -
     """Shares of what scenes hold that their frames show.
 
     Returns:
-        `colour`, `shape` (of the object of that colour), both over objects, among the largest objects of a frame, as many as are
-        asked for (noise holds every colour); `background`; `all`, frames that show just the objects and the background.
+        `colour`, `shape` (of the object of that colour), both over objects, among the largest objects of a frame, as many as
+        are asked for (noise holds every colour); `background`; `all`, frames that show just the objects and the background.
     """
     colours, shapes, backgrounds, exact = [], [], [], []
     for (objects, background), scene in zip(read_frames(tower, frames), scenes, strict=True):
