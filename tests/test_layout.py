@@ -103,7 +103,7 @@ BELOW = {
     "heads": ("model", "inputs"),
     "tracking": ("heads", "whole files"),
     "chat": ("heads",),
-    "editing": ("heads",),
+    "editing": ("around the model",),  # whose trainer tunes
     "families": ("inputs",),  # models that Transformers lacks, of which neurons can be made
     "conversion": ("around the model", "families", "editing"),
     "pipelines": ("around the model", "tracking", "chat", "editing"),
