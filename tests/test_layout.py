@@ -56,6 +56,7 @@ GROUPS = {
         "processing_sen",
     },
     "whole files": {"whole_file"},
+    "video files": {"sound_track", "write_video"},
     "world": {"world/"},
     "around the model": {
         "encoding",
@@ -98,12 +99,13 @@ BELOW = {
     "model": ("association",),
     "inputs": ("neuron",),  # beside the model, which never decodes files
     "whole files": (),
+    "video files": ("inputs", "whole files"),
     "world": ("whole files",),
     "around the model": ("heads", "world", "chat", "tracking"),
     "heads": ("model", "inputs"),
-    "tracking": ("heads", "whole files"),
+    "tracking": ("heads", "video files"),
     "chat": ("heads",),
-    "editing": ("heads",),
+    "editing": ("heads", "video files"),
     "families": ("inputs",),  # models that Transformers lacks, of which neurons can be made
     "conversion": ("around the model", "families", "editing"),
     "pipelines": ("around the model", "tracking", "chat", "editing"),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from modeling_sen.tracking.clip_frames import FrameStream, stream_frames
-from modeling_sen.tracking.write_video import write_video
+from modeling_sen.write_video import write_video
 
 # Frames that a trail reaches back.
 TRAIL = 12
@@ -43,7 +43,7 @@ def render_tracks(
     with stream_frames(video, len(tracks), fps) as stream:
         drawn = _drawn(stream, tracks, visibility, colours, frame_size, trail)
         if path is not None:
-            write_video(path, drawn, frame_size, stream)
+            write_video(path, drawn, frame_size, stream.ticks.tolist(), stream.tick, stream.source)
             return None
         frames = np.empty((len(tracks), *frame_size, 3), dtype=np.uint8)
         for number, frame in enumerate(drawn):
