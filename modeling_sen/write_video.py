@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import av
 import numpy as np
@@ -60,6 +61,18 @@ def write_video(
             container.mux(packet)
 
 
+def check_video_path(path: str | os.PathLike) -> None:
+    """
+    Raises:
+        ValueError: the path does not end in .mp4.
+        FileNotFoundError: no such folder.
+    """
+    if Path(path).suffix.lower() != ".mp4":
+        raise ValueError(f"{path}: expected a file ending in .mp4, found {Path(path).suffix!r}")
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"{path}: no folder {Path(path).parent}")
+
+
 def _even(frame: np.ndarray) -> np.ndarray:
     height, width = frame.shape[:2]
     if height % 2 or width % 2:
@@ -67,4 +80,4 @@ def _even(frame: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(frame)
 
 
-__all__ = ["write_video"]
+__all__ = ["check_video_path", "write_video"]
