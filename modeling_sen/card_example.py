@@ -112,8 +112,8 @@ class Task:
     Attributes:
         name: of the package's pipeline; a tag of the card.
         pipeline_tag: the nearest on the Hub's own list of tasks.
-        example: lines of Python with `{location}`, `{clip}` and `{labels}`; of a head also `{module}` and `{name}`; of editing
-            `{source_prompt}` and `{edit_prompt}`.
+        example: lines of Python with `{location}`, `{clip}` and `{labels}`; of a head also `{module}` and `{name}`; of
+            editing `{source_prompt}` and `{edit_prompt}`.
         remote_example: the same without the package, by code that travels with the checkpoint.
         install: the command that installs what the example needs.
     """
