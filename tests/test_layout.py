@@ -127,6 +127,8 @@ BACKWARDS = {
     ("commands/push", "modeling_sen.auto"),  # models of all types are pushed
     ("commands/train", "modeling_sen.auto"),
     ("commands/chat", "modeling_sen.auto"),
+    ("commands/edit", "modeling_sen.auto"),
+    ("commands/tune", "modeling_sen.auto"),
     ("commands/track", "modeling_sen.auto"),  # any model that tracks is loaded by its type
     ("commands/evaluate_chat", "modeling_sen.auto"),  # so is one that answers questions
     ("commands/evaluate_editing", "modeling_sen.auto"),

@@ -2,14 +2,15 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The measures of one edit as far as they can be taken: some need an encoder of images and texts, some OpenCV."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
 from modeling_sen.evaluation.editing_alignment import ImageTextEncoder, alignment_metrics
 from modeling_sen.evaluation.editing_fidelity import motion_fidelity, psnr_outside_mask, ssim_outside_mask
 from modeling_sen.evaluation.editing_metrics import NUMBERS
-from modeling_sen.evaluation.measure_tracking import Tracker
 
 
 def editing_scores(
@@ -19,13 +20,13 @@ def editing_scores(
     edit_prompt: str,
     mask: np.ndarray | None = None,
     encoder: ImageTextEncoder | None = None,
-    track: Tracker | None = None,
+    track: Callable[[np.ndarray, np.ndarray], Any] | None = None,
 ) -> dict[str, float]:
     """
     Args:
         source, edited, source_prompt, edit_prompt, mask: as of `editing_metrics`.
         encoder: for alignment with the prompts and consistency of the frames.
-        track: for motion fidelity.
+        track: a point tracker, for motion fidelity.
 
     Returns:
         All of `NUMBERS`; NaN for what lacks an encoder, a tracker or, as the warp error may, OpenCV, and for what is not
