@@ -60,3 +60,19 @@ def per_frame(unet, latents, timesteps, text_states):
     with torch.no_grad():
         output = unet(folded, times, texts).sample
     return output.unflatten(0, (-1, frames)).transpose(1, 2)
+
+
+def gaussian_predictor(scheduler, mean, variance):
+    """The exact prediction for data of a Gaussian: (sample, timestep) -> noise or velocity, as the scheduler has it."""
+
+    def predict(sample, timestep):
+        product = scheduler.alphas_cumprod[timestep].item()
+        alpha, sigma = product**0.5, (1 - product) ** 0.5
+        # Posterior mean of the noise, by regression of the noise on the sample.
+        noise = sigma / (product * variance + 1 - product) * (sample - alpha * mean)
+        if scheduler.config.prediction_type == "epsilon":
+            return noise
+        clean = mean + alpha * variance / (product * variance + 1 - product) * (sample - alpha * mean)
+        return alpha * noise - sigma * clean
+
+    return predict
