@@ -44,6 +44,8 @@ class SENEditingConfig(PreTrainedConfig):
         read_neurons: names of the neurons whose dense features are read; by default all of images, video and depth. None of
             them for plain Tune-A-Video.
         num_frames: consecutive frames that the SEN reads as one clip.
+        tuning_settings: fields of `TuningSettings` that suit the base model, in the place of the defaults.
+        edit_settings: options of `SENVideoEditingPipeline.edit` that `pipeline("video-editing")` takes as defaults.
         initializer_range: standard deviation of the SEN's initial weights.
 
     Raises:
@@ -59,6 +61,8 @@ class SENEditingConfig(PreTrainedConfig):
     conditioning: str = "residual"
     read_neurons: list[str] | None = None
     num_frames: int = 8
+    tuning_settings: dict[str, Any] | None = None
+    edit_settings: dict[str, Any] | None = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):

@@ -6,9 +6,10 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import AutoModel
@@ -154,7 +155,7 @@ class VideoEditingPipeline(VideoPipeline):
         **options: Any,
     ) -> Any:
         from modeling_sen.editing.edit_frames import read_stretch
-        from modeling_sen.editing.tuning_record import video_name
+        from modeling_sen.editing.tuning_record import name_of
 
         for name, prompt in (("source_prompt", source_prompt), ("edit_prompt", edit_prompt)):
             if prompt is None:
@@ -164,13 +165,13 @@ class VideoEditingPipeline(VideoPipeline):
             if "video" not in entries:
                 raise ValueError(f"clip: expected a video, found {', '.join(entries) or 'nothing'}")
             read = read_stretch(entries["video"], start, end, fps)
-        # What is wrong is said before minutes of tuning.
-        mask = self.editor.check_edit(read, edit_prompt, source_prompt, mask=mask, **options)
+        options = {**(self.model.config.edit_settings or {}), **options}
+        mask = self._checked_mask(read, source_prompt, edit_prompt, mask, options)  # before minutes of tuning
         encoder = None if scorer is None else self._encoder(scorer)
         if self._choose_adapter(adapter, tune):
             with torch.enable_grad():  # the base class runs `_forward` without
                 shown = {} if progress is None else {"progress": progress}
-                self.editor.tune(read, source_prompt, tuning, video_name=video_name(video), **shown)
+                self.editor.tune(read, source_prompt, tuning, video_name=name_of(video), **shown)
         with tqdm(desc="edit", disable=None if progress is None else not progress) as bar:
 
             def show(done: int, total: int) -> None:
@@ -181,6 +182,23 @@ class VideoEditingPipeline(VideoPipeline):
         edits = [found] if isinstance(edit_prompt, str) else found
         results = [self._scored(edit, video, scorer, encoder) for edit in edits]
         return results[0] if isinstance(edit_prompt, str) else results
+
+    def _checked_mask(
+        self, read: Any, source_prompt: Any, edit_prompt: Any, mask: Any, options: Mapping[str, Any]
+    ) -> np.ndarray | None:
+        """The mask, (T, H, W) bool; errors of prompts and options are those of `SENVideoEditingPipeline.edit`."""
+        from modeling_sen.editing.frame_windows import frame_windows
+        from modeling_sen.editing.latents import encode_prompts
+        from modeling_sen.pipelines.sen_video_editing import as_mask
+
+        prompts = [edit_prompt] if isinstance(edit_prompt, str) else list(edit_prompt)
+        encode_prompts(self.editor.parts, [source_prompt, *prompts], options.get("negative_prompt"))
+        for check, names in (
+            (self.editor.check_options, ("inversion", "num_inference_steps", "guidance_scale")),
+            (partial(frame_windows, len(read.frames)), ("window", "overlap")),
+        ):
+            check(**{name: options[name] for name in names if name in options})
+        return None if mask is None else as_mask(mask, read.frames)
 
     def _choose_adapter(self, adapter: Any, tune: bool | None) -> bool:
         """Puts the adapter on the model that a clip is edited with; returns whether it is to be tuned first."""
@@ -199,7 +217,7 @@ class VideoEditingPipeline(VideoPipeline):
     def _scored(self, edit: Any, video: Any, scorer: str | None, encoder: Any) -> Any:
         from modeling_sen.editing.editing_output import SENEditingOutput
         from modeling_sen.evaluation.editing_scores import editing_scores, has_opencv
-        from modeling_sen.editing.tuning_record import video_name
+        from modeling_sen.editing.tuning_record import name_of
 
         source_prompt, prompt = edit.settings["source_prompt"], edit.settings["prompt"]
         track = self._tracker().track if has_opencv() else None
@@ -215,7 +233,7 @@ class VideoEditingPipeline(VideoPipeline):
             edit_prompt=prompt,
             scores=scores,
             settings={
-                "video": video_name(video),
+                "video": name_of(video),
                 "model": self.model.name_or_path,
                 "settings": own,
                 "has_mask": edit.mask is not None,

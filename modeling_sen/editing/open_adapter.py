@@ -30,7 +30,8 @@ def open_adapter(name: str, **kwargs: Any) -> SENEditAdapter:
 
 def fresh_copy(adapter: SENEditAdapter) -> SENEditAdapter:
     """A copy that is attached to no UNet, on the same device, without the record of a tuning."""
-    copy: Any = SENEditAdapter.from_config({**adapter.config, "tuning": None})
+    names = ("blocks", "down_widths", "conditioning", "neuron_widths", "trained_queries")
+    copy: Any = SENEditAdapter(**{name: adapter.config[name] for name in names})
     copy.load_state_dict(adapter.state_dict())
     weight = next(adapter.parameters())
     return copy.to(weight.device, torch.float32)

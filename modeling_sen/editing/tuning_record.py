@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from modeling_sen.media_source import MediaSource
 
 
-def video_name(video: Any) -> str:
+def name_of(video: Any) -> str:
     """What a record calls a video: the name of its file without folders, `"frames"` of anything else."""
     if isinstance(video, MediaSource):
         video = video.name
@@ -46,4 +46,4 @@ def tuning_record(video: str, prompt: str, frames: Any, settings: Any, result: A
     }
 
 
-__all__ = ["tuning_record", "video_name"]
+__all__ = ["name_of", "tuning_record"]
