@@ -65,7 +65,7 @@ class VideoEditingPipeline(VideoPipeline):
         super().__init__(*args, **kwargs)
         from modeling_sen.pipelines.sen_video_editing import SENVideoEditingPipeline
 
-        self.editor = SENVideoEditingPipeline.from_model(self.model)
+        self.editor: Any = SENVideoEditingPipeline.from_model(self.model)
         self._loaded = self.model.adapter
 
     def __call__(
@@ -192,6 +192,8 @@ class VideoEditingPipeline(VideoPipeline):
         from modeling_sen.pipelines.sen_video_editing import as_mask
 
         prompts = [edit_prompt] if isinstance(edit_prompt, str) else list(edit_prompt)
+        if not prompts:
+            raise ValueError("edit_prompt: expected at least one, found an empty list")
         encode_prompts(self.editor.parts, [source_prompt, *prompts], options.get("negative_prompt"))
         for check, names in (
             (self.editor.check_options, ("inversion", "num_inference_steps", "guidance_scale")),
@@ -216,8 +218,8 @@ class VideoEditingPipeline(VideoPipeline):
 
     def _scored(self, edit: Any, video: Any, scorer: str | None, encoder: Any) -> Any:
         from modeling_sen.editing.editing_output import SENEditingOutput
-        from modeling_sen.evaluation.editing_scores import editing_scores, has_opencv
         from modeling_sen.editing.tuning_record import name_of
+        from modeling_sen.evaluation.editing_scores import editing_scores, has_opencv
 
         source_prompt, prompt = edit.settings["source_prompt"], edit.settings["prompt"]
         track = self._tracker().track if has_opencv() else None

@@ -105,7 +105,7 @@ BELOW = {
     "heads": ("model", "inputs"),
     "tracking": ("heads", "video files"),
     "chat": ("heads",),
-    "editing": ("heads", "video files"),
+    "editing": ("around the model",),  # whose trainer tunes
     "families": ("inputs",),  # models that Transformers lacks, of which neurons can be made
     "conversion": ("around the model", "families", "editing"),
     "pipelines": ("around the model", "tracking", "chat", "editing"),

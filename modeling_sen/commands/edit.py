@@ -4,7 +4,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -38,9 +38,16 @@ def edit(
     tune_steps: Annotated[
         int | None, typer.Option(help="Steps of tuning at most; 0 edits with the adapter as it is.", min=0)
     ] = None,
-    inversion: Annotated[str, typer.Option(help="ddim, or none to edit without inverting.")] = "ddim",
-    steps: Annotated[int, typer.Option(help="Noise levels.", min=1)] = 50,
-    guidance: Annotated[float, typer.Option(help="Of classifier-free guidance; 1 is none.", min=0.0)] = 7.5,
+    inversion: Annotated[
+        str | None, typer.Option(help="ddim, the default, or none to edit without inverting.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Noise levels; by default as the checkpoint recommends, else 50.", min=1)
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Of classifier-free guidance, 1 is none; by default as recommended, else 7.5.", min=0.0),
+    ] = None,
     negative: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
     start: Annotated[float, typer.Option(help="Seconds, where the stretch that is edited starts.", min=0.0)] = 0.0,
     end: Annotated[float | None, typer.Option(help="Seconds, where it ends.")] = None,
@@ -63,32 +70,32 @@ def edit(
     paths = output_paths(output, len(prompt))
     for path in [*paths, *([compare] if compare is not None else [])]:
         check_video_path(path)
+    sampling: dict[str, Any] = {"inversion": inversion, "num_inference_steps": steps, "guidance_scale": guidance}
     with open_media_source(video) as opened:  # opened once: a pipe or URL is read for editing and for its sound
         pipeline = _load(resolve_checkpoint(model, SEN_TINY_EDITING), **model_arguments(device, dtype))
+        from modeling_sen.editing.editing_output import save_comparison
+        from modeling_sen.editing.tuning_record import settings_for
+
         edits = pipeline(
             opened,
             source,
             prompt,
             adapter=adapter,
             tune=None if tune_steps is None else tune_steps > 0,
-            tuning=_tuning(tune_steps, seed),
+            tuning=settings_for(pipeline.model, steps=tune_steps or None, seed=seed),
             scorer=scorer,
             mask=mask,
-            inversion=inversion,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
             negative_prompt=negative,
             start=start,
             end=end,
             fps=fps,
             seed=seed,
+            **{name: value for name, value in sampling.items() if value is not None},
         )
         for edited, path in zip(edits, paths, strict=True):
             edited.save(path)
             edited.save_record(path.with_suffix(".json"))
         if compare is not None:
-            from modeling_sen.editing.editing_output import save_comparison
-
             save_comparison(compare, edits)
     if as_json:
         records = [{"output": str(path), **edited.record()} for edited, path in zip(edits, paths, strict=True)]
@@ -114,12 +121,6 @@ def _print(edits: "list[SENEditingOutput]", paths: list[Path], compare: Path | N
     print_table(["prompt", *SHOWN], rows)
     for path in [*paths, *([compare] if compare is not None else [])]:
         print(path)
-
-
-def _tuning(steps: int | None, seed: int) -> Any:
-    from modeling_sen.editing.tuning import TuningSettings
-
-    return TuningSettings(seed=seed, **({"steps": steps} if steps else {}))
 
 
 def _load(checkpoint: str, device: str | None, dtype: str | None) -> "VideoEditingPipeline":

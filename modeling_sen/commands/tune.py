@@ -5,12 +5,15 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from modeling_sen.commands.model_options import Device, Dtype, model_arguments
 from modeling_sen.presets import SEN_TINY_EDITING, resolve_checkpoint
+
+if TYPE_CHECKING:
+    from modeling_sen.pipelines.sen_video_editing import SENVideoEditingPipeline
 
 RUN = "tuning"  # folder of an unfinished run in that of the checkpoint
 
@@ -22,7 +25,9 @@ def tune(
         Path, typer.Option("--output", "-o", help="Folder of the checkpoint; an interrupted run there goes on.")
     ],
     model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny, the one inside.")] = "sen-tiny",
-    steps: Annotated[int | None, typer.Option(help="Steps at most; it stops earlier where it overfits.", min=1)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps at most; it stops earlier where it overfits.", min=1)
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Constant.")] = None,
     start: Annotated[float, typer.Option(help="Seconds, where the stretch that is tuned on starts.", min=0.0)] = 0.0,
     end: Annotated[float | None, typer.Option(help="Seconds, where it ends.")] = None,
@@ -33,24 +38,15 @@ def tune(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
     """Tune an adapter on a video; `sen edit --model FOLDER` edits with it."""
-    from modeling_sen.auto import register
     from modeling_sen.media_source import open_media_source
 
-    arguments = model_arguments(device, dtype)
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"{output}: found a file, expected a folder to save to")
     with open_media_source(video) as opened:
-        from modeling_sen.editing.tuning import TuningSettings
-        from modeling_sen.editing.tuning_record import video_name
-        from modeling_sen.pipelines.sen_video_editing import SENVideoEditingPipeline
+        pipeline = _load(resolve_checkpoint(model, SEN_TINY_EDITING), **model_arguments(device, dtype))
+        from modeling_sen.editing.tuning_record import settings_for
 
-        given = {"steps": steps, "learning_rate": learning_rate}
-        settings = TuningSettings(seed=seed, **{name: value for name, value in given.items() if value is not None})
-        register()
-        checkpoint = resolve_checkpoint(model, SEN_TINY_EDITING)
-        pipeline = SENVideoEditingPipeline.from_pretrained(
-            checkpoint, **({} if dtype is None else {"dtype": dtype})
-        ).to(arguments["device"] or default_device())
+        settings = settings_for(pipeline.model, steps=steps, learning_rate=learning_rate, seed=seed)
         result = pipeline.tune(
             opened,
             prompt,
@@ -58,7 +54,6 @@ def tune(
             start=start,
             end=end,
             fps=fps,
-            video_name=video_name(video),
             output_dir=output / RUN,
         )
     pipeline.save_pretrained(output)
@@ -67,14 +62,21 @@ def tune(
     if as_json:
         print(json.dumps({"folder": str(output), **record, "validation_losses": result.validation_losses}))
     else:
-        print(f"{output}: tuned on {record['frames']} frames, best after {record['best_step']} of {result.steps} steps")
+        print(
+            f"{output}: tuned on {record['frames']} frames, best after {record['best_step']} of {result.steps} steps"
+        )
 
 
-def default_device() -> str:
-    """The first GPU, or the CPU."""
+def _load(checkpoint: str, device: str | None, dtype: str | None) -> "SENVideoEditingPipeline":
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    from modeling_sen.auto import register
+    from modeling_sen.pipelines.sen_video_editing import SENVideoEditingPipeline
+
+    register()
+    types: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    pipeline: Any = SENVideoEditingPipeline.from_pretrained(checkpoint, **types)
+    return pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 __all__ = ["tune"]

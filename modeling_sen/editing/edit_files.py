@@ -21,7 +21,11 @@ FONT_SIZE, MARGIN, LABEL_LINES = 14, 6, 3
 
 
 def write_frames(
-    path: str | os.PathLike, frames: Sequence[np.ndarray], times: np.ndarray, fps: float, video: Any = None
+    path: str | os.PathLike,
+    frames: Sequence[np.ndarray] | np.ndarray,
+    times: np.ndarray,
+    fps: float,
+    video: Any = None,
 ) -> None:
     """Writes an mp4 file (H.264), complete or not at all. Odd sizes get one more row or column.
 

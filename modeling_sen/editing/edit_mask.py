@@ -162,10 +162,10 @@ def resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.stack([np.asarray(image) for image in images]) >= HALF
 
 
-def latent_mask(mask: np.ndarray, size: tuple[int, int]) -> Tensor:
+def latent_mask(mask: np.ndarray, size: Sequence[int]) -> Tensor:
     """(T, H, W) bool -> (1, 1, T, h, w) float32: 1 where any pixel of a latent position is inside."""
     pixels = torch.from_numpy(mask.astype(np.float32)).unsqueeze(1)
-    return nn.functional.adaptive_max_pool2d(pixels, size).squeeze(1)[None, None]
+    return nn.functional.adaptive_max_pool2d(pixels, tuple(size)).squeeze(1)[None, None]
 
 
 def blend_latents(mask: Tensor, trajectory: Sequence[Tensor]) -> Callable[[Tensor, int], Tensor]:

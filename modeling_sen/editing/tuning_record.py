@@ -1,12 +1,13 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What an adapter was tuned on, as its configuration keeps it: read by the pipeline, the model card and the files of edits."""
+"""The record of a tuning, which the adapter's configuration keeps and the model card shows; and settings of a tuning."""
 
 import os
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from modeling_sen.editing.tuning import TuningSettings
 from modeling_sen.media_source import MediaSource
 
 
@@ -19,6 +20,19 @@ def name_of(video: Any) -> str:
     text = os.fspath(video)
     path = unquote(urlsplit(text).path) if text.startswith(("http://", "https://")) else text
     return PurePath(path).name
+
+
+def settings_for(model: Any, **given: Any) -> TuningSettings:
+    """Settings as given, and else as the model's configuration recommends.
+
+    Args:
+        given: fields of [`TuningSettings`]; `None` is as if a field were not given.
+
+    Raises:
+        ValueError: values out of range.
+    """
+    own = model.config.tuning_settings or {}
+    return TuningSettings(**{**own, **{name: value for name, value in given.items() if value is not None}})
 
 
 def tuning_record(video: str, prompt: str, frames: Any, settings: Any, result: Any) -> dict[str, Any]:
@@ -46,4 +60,4 @@ def tuning_record(video: str, prompt: str, frames: Any, settings: Any, result: A
     }
 
 
-__all__ = ["name_of", "tuning_record"]
+__all__ = ["name_of", "settings_for", "tuning_record"]

@@ -136,9 +136,10 @@ def test_the_settings_that_a_checkpoint_recommends_are_defaults(make_model, coun
     found = edit(FRAMES, SOURCE, EDIT, progress=False)
     assert found.settings["tuning"]["learning_rate"] == 0.5
     assert found.settings["settings"]["inversion"] == "none"
-    assert edit(FRAMES, SOURCE, EDIT, inversion="ddim", tune=False, progress=False).settings["settings"][
-        "inversion"
-    ] == "ddim"
+    assert (
+        edit(FRAMES, SOURCE, EDIT, inversion="ddim", tune=False, progress=False).settings["settings"]["inversion"]
+        == "ddim"
+    )
 
 
 def test_a_mask_and_a_stretch_are_edited(edit, clips, tmp_path):
@@ -161,12 +162,13 @@ def test_one_frame_is_edited(edit):
 
 def test_scores_are_all_there_and_alignment_needs_a_scorer(edit, sen_folder):
     pytest.importorskip("cv2")
-    found = edit(FRAMES, SOURCE, EDIT, tune=False)
+    still = FRAMES[:1].repeat(3, axis=0)
+    found = edit(still, SOURCE, EDIT, tune=False)
     assert tuple(found.scores) == NUMBERS
     alignment = NUMBERS[:5]
     assert all(np.isnan(found.scores[name]) for name in alignment)
     assert not any(np.isnan(found.scores[name]) for name in NUMBERS[5:])
-    scored = edit(FRAMES, SOURCE, EDIT, tune=False, scorer=str(sen_folder))
+    scored = edit(still, SOURCE, EDIT, tune=False, scorer=str(sen_folder))
     assert not any(np.isnan(scored.scores[name]) for name in NUMBERS)
     assert scored.settings["scorer"] == str(sen_folder)
 
@@ -207,8 +209,14 @@ def test_what_does_not_fit_is_refused_before_tuning(edit, count_tunings, tmp_pat
         (FRAMES, SOURCE, None, {}, "edit_prompt: expected what the edit shows, found None"),
         (FRAMES, SOURCE, " ", {}, "prompt: expected some words, found ' '"),
         (FRAMES, SOURCE, [EDIT, long], {}, "expected at most 77 tokens"),
-        (FRAMES, SOURCE, [], {}, "prompt: expected at least one"),
-        (FRAMES, SOURCE, EDIT, {"mask": np.ones((16, 32), dtype=bool)}, "mask: array: expected height x width 32 x 32"),
+        (FRAMES, SOURCE, [], {}, "edit_prompt: expected at least one, found an empty list"),
+        (
+            FRAMES,
+            SOURCE,
+            EDIT,
+            {"mask": np.ones((16, 32), dtype=bool)},
+            "mask: array: expected height x width 32 x 32",
+        ),
         (FRAMES, SOURCE, EDIT, {"inversion": "null"}, "inversion is 'null', expected one of ddim, none"),
         (FRAMES, SOURCE, EDIT, {"num_inference_steps": 0}, "num_steps: expected 1 to 1000"),
         (FRAMES, SOURCE, EDIT, {"window": 3, "overlap": 2}, "overlap: expected at most 1"),
