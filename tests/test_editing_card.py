@@ -1,10 +1,12 @@
 """The card of an editing model: its base model with licence and commit, what the adapter was tuned on, what is uploaded."""
 
 import json
+from pathlib import Path
 
 import pytest
 from random_editing import make_editing, make_unet, randomize
 from test_model_card import COMMIT, HUB_TASKS, config_on_hub, metadata, section
+from tiny_editing import save_tiny_editing
 
 pytest.importorskip("diffusers")
 
@@ -100,3 +102,14 @@ def test_the_adapter_is_uploaded_and_a_base_model_of_this_machine_is_refused(mak
         planned.files
     )
     assert "in folders `neuron_NAME` and `base`" in planned.card
+
+
+def test_the_example_on_the_card_runs_on_a_clip(sen_folder, tmp_path):
+    """On 16 frames in 20 steps, with a base model of a few thousand weights."""
+    folder = Path(save_tiny_editing(tmp_path / "checkpoint", sen_folder))
+    file = folder / "adapter" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "tuning": RECORD}))
+    planned = push_folder(folder, "org/editing", dry_run=True)
+    assert "Before the upload this ran on a generated clip" in planned.card
+    assert 'edit("clip.mp4", source_prompt="a \\"jeep\\" is moving", edit_prompt=' in planned.card
+    assert {"base/vae/config.json", "base/tokenizer/tokenizer.json", "neuron_image/config.json"} <= set(planned.files)

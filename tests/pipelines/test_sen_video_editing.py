@@ -1,6 +1,7 @@
 """The editing pipeline on tiny random base models: what an edit is made of, options, saving, and bad inputs."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from random_editing import make_editing, make_unet, randomize
 from random_sen import random_weights
 from tiny_diffusion import make_base
 
+import modeling_sen
 from modeling_sen import SENTrackingOutput, SENVideoEditingPipeline
 
 pytest.importorskip("diffusers")
@@ -49,6 +51,19 @@ def make_pipe(make_sen, towers, bases):
     return make
 
 
+@pytest.fixture
+def shared_pipe(make_pipe, built_once):
+    """One for all tests that leave it as it is."""
+    if not built_once:
+        built_once.append(make_pipe())
+    return built_once[0]
+
+
+@pytest.fixture(scope="module")
+def built_once():
+    return []
+
+
 # --- what an edit is made of -----------------------------------------------------------------------------------------
 
 
@@ -78,10 +93,9 @@ def test_an_edit_by_hand_with_diffusers_schedulers(make_pipe):
     assert np.abs(found.frames.astype(int) - FRAMES).max() > 20
 
 
-def test_the_source_prompt_without_guidance_reconstructs_the_video(make_pipe):
-    pipe = make_pipe()
+def test_the_source_prompt_without_guidance_reconstructs_the_video(shared_pipe):
     errors = [
-        pipe.edit(
+        shared_pipe.edit(
             FRAMES, "a dog", "a dog", num_inference_steps=6, guidance_scale=1.0, refinements=refinements
         ).frames.astype(int)
         - FRAMES
@@ -89,7 +103,7 @@ def test_the_source_prompt_without_guidance_reconstructs_the_video(make_pipe):
     ]
     assert np.abs(errors[1]).mean() < np.abs(errors[0]).mean()
     assert np.abs(errors[1]).max() <= 1
-    exact = pipe.edit(FRAMES, "a dog", "a dog", guidance_scale=1.0, inversion="none", num_inference_steps=5)
+    exact = shared_pipe.edit(FRAMES, "a dog", "a dog", guidance_scale=1.0, inversion="none", num_inference_steps=5)
     assert np.array_equal(exact.frames, FRAMES)  # the autoencoder loses nothing
 
 
@@ -123,11 +137,13 @@ def test_features_are_computed_once_where_they_do_not_depend_on_the_prompt(make_
         assert asked == expected
 
 
-def test_negative_prompt_and_seed(make_pipe):
-    pipe = make_pipe()
-    plain = pipe.edit(FRAMES, "a red dog", "a dog", inversion="none", **FAST).frames
+def test_negative_prompt_and_seed(shared_pipe):
+    plain = shared_pipe.edit(FRAMES, "a red dog", "a dog", inversion="none", **FAST).frames
     for changes in ({"seed": 1}, {"negative_prompt": "a cat"}, {"skip": 0.5}):
-        again = [pipe.edit(FRAMES, "a red dog", "a dog", inversion="none", **FAST, **changes).frames for _ in range(2)]
+        again = [
+            shared_pipe.edit(FRAMES, "a red dog", "a dog", inversion="none", **FAST, **changes).frames
+            for _ in range(2)
+        ]
         assert np.array_equal(*again)
         assert not np.array_equal(again[0], plain)
 
@@ -135,16 +151,16 @@ def test_negative_prompt_and_seed(make_pipe):
 # --- stretches, sizes, windows ---------------------------------------------------------------------------------------
 
 
-def test_a_stretch_of_a_file_in_the_size_of_the_base_model(make_pipe, tmp_path):
+def test_a_stretch_of_a_file_in_the_size_of_the_base_model(shared_pipe, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", CLIP_KINDS["mp4"], range(12), rate=10)  # 112 x 80
-    found = make_pipe().edit(clip, "a red dog", "a dog", start=0.2, end=1.0, fps=5, **FAST)
+    found = shared_pipe.edit(clip, "a red dog", "a dog", start=0.2, end=1.0, fps=5, **FAST)
     assert found.source_frames.shape == found.frames.shape == (4, 24, 32, 3)
     assert np.allclose(found.times, [0.2, 0.4, 0.6, 0.8], atol=1e-3)
     assert found.fps == pytest.approx(5, rel=0.01)
 
 
-def test_one_frame(make_pipe):
-    found = make_pipe().edit(FRAMES[0], "a red dog", "a dog", **FAST)
+def test_one_frame(shared_pipe):
+    found = shared_pipe.edit(FRAMES[0], "a red dog", "a dog", **FAST)
     assert found.frames.shape == (1, 32, 32, 3)
 
 
@@ -159,14 +175,14 @@ def test_long_videos_go_through_the_unet_in_windows(make_pipe):
     assert np.array_equal(*short)
 
 
-def test_progress_counts_predictions(make_pipe):
+def test_progress_counts_predictions(shared_pipe):
     for settings, total in (
         ({"inversion": "ddim", "refinements": 2}, 3 * (1 + 2 + 2)),
         ({"inversion": "none", "skip": 0.4}, 2 * 2 * (3 - 1)),
     ):
         calls = []
         prompts = ["a red dog", "snow"]
-        make_pipe().edit(FRAMES, prompts, "a dog", progress=lambda *call, c=calls: c.append(call), **FAST, **settings)
+        shared_pipe.edit(FRAMES, prompts, "a dog", progress=lambda *call, c=calls: c.append(call), **FAST, **settings)
         assert calls == [(done, total) for done in range(1, total + 1)]
 
 
@@ -174,38 +190,37 @@ def test_progress_counts_predictions(make_pipe):
 
 
 @pytest.mark.parametrize("inversion", ["ddim", "none"])
-def test_outside_of_a_mask_the_video_stays_as_it_is(make_pipe, tmp_path, inversion):
+def test_outside_of_a_mask_the_video_stays_as_it_is(shared_pipe, tmp_path, inversion):
     mask = np.zeros((5, 32, 32), dtype=bool)
     for frame in range(5):
         mask[frame, 6:20, 3 * frame : 3 * frame + 12] = True
         Image.fromarray(mask[frame]).save(tmp_path / f"{frame}.png")
-    pipe = make_pipe()
-    found = pipe.edit(FRAMES, "a red dog", "a dog", mask=tmp_path, inversion=inversion, **FAST)
+    found = shared_pipe.edit(FRAMES, "a red dog", "a dog", mask=tmp_path, inversion=inversion, **FAST)
     assert np.array_equal(found.mask, mask)
     assert np.array_equal(found.frames[~mask], FRAMES[~mask])
     assert np.abs(found.frames[mask].astype(int) - FRAMES[mask]).max() > 10
-    free = pipe.edit(FRAMES, "a red dog", "a dog", inversion=inversion, **FAST)
+    free = shared_pipe.edit(FRAMES, "a red dog", "a dog", inversion=inversion, **FAST)
     assert free.mask is None
     assert not np.array_equal(found.frames[mask], free.frames[mask])  # latents were blended on the way
 
 
-def test_a_mask_has_the_size_of_the_video_not_of_the_edit(make_pipe):
+def test_a_mask_has_the_size_of_the_video_not_of_the_edit(shared_pipe):
     frames = FRAMES.repeat(2, axis=1).repeat(2, axis=2)
     mask = np.zeros((64, 64), dtype=bool)
     mask[:32] = True
-    found = make_pipe().edit(frames, "a red dog", "a dog", mask=mask, **FAST)
+    found = shared_pipe.edit(frames, "a red dog", "a dog", mask=mask, **FAST)
     assert found.mask.shape == (5, 32, 32)
     assert found.mask[:, :16].all()
     assert not found.mask[:, 16:].any()
 
 
-def test_a_mask_of_tracked_points(make_pipe):
+def test_a_mask_of_tracked_points(shared_pipe):
     rows, columns = np.mgrid[8:20:4, 6:18:4]
     start = np.stack([columns.ravel(), rows.ravel()], axis=-1).astype(np.float32)
     tracks = np.stack([start + np.array([frame, 0]) for frame in range(5)]).astype(np.float32)
     visibility = np.ones(tracks.shape[:2], dtype=bool)
     tracked = SENTrackingOutput(tracks=tracks, visibility=visibility, frame_size=(32, 32))
-    found = make_pipe().edit(FRAMES, "a red dog", "a dog", mask=tracked, **FAST)
+    found = shared_pipe.edit(FRAMES, "a red dog", "a dog", mask=tracked, **FAST)
     assert np.array_equal(found.mask, points_mask(tracks, visibility, (32, 32)))
     assert 0.1 < found.mask.mean() < 0.5
 
@@ -284,13 +299,23 @@ def test_nothing_needs_gradients_and_diffusers_sees_the_parts(make_pipe):
         ({"video": FRAMES[:, :3, :3]}, "frames: expected at least 8 pixels a side"),
     ],
 )
-def test_bad_inputs(make_pipe, arguments, message):
+def test_bad_inputs(shared_pipe, arguments, message):
     given = {"video": FRAMES, "prompt": "a red dog", "source_prompt": "a dog", **FAST, **arguments}
     with pytest.raises(ValueError, match=message):
-        make_pipe().edit(given.pop("video"), given.pop("prompt"), given.pop("source_prompt"), **given)
+        shared_pipe.edit(given.pop("video"), given.pop("prompt"), given.pop("source_prompt"), **given)
 
 
 def test_a_model_whose_base_was_given_as_a_unet(make_sen, towers):
     model = make_editing(make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 2}]), make_unet())
     with pytest.raises(ValueError, match=r"model: its base was given as a UNet.*SENVideoEditingPipeline\(model, vae"):
         SENVideoEditingPipeline.from_model(model)
+
+
+def test_without_diffusers_there_is_one_error(monkeypatch):
+    gone = ("modeling_sen.editing", "modeling_sen.pipelines.sen_video_editing")
+    for name in [name for name in sys.modules if name.startswith(gone)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(modeling_sen, "editing", raising=False)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(ImportError, match=r"^video editing needs Diffusers: pip install 'modeling-sen\[editing\]'$"):
+        _ = modeling_sen.SENVideoEditingPipeline
