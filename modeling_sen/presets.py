@@ -320,7 +320,7 @@ PRESETS: dict[str, SENPreset] = {
             "class_text": 123_650_304,
             "association": 10_659_470,
         },
-        peak_memory=7_600_000_000,  # estimated: the weights and 0.6 GB
+        peak_memory=7_886_819_328,
     ),
 }
 

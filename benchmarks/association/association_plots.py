@@ -1,4 +1,4 @@
-"""Draws the figures of docs/association.md from the results of `ablation.py`.
+"""Draws the figures of docs/association.md and docs/association_details.md from the results of `ablation.py`.
 
 python -m benchmarks.association.association_plots OUT/results.json docs
 """

@@ -68,7 +68,7 @@ class Stage:
 STAGES = (
     Stage("local", "stills", ("image", "audio", "legend"), 800, ("image_colour", "image_shape", "legend_motion")),
     Stage("local", "motion", ("video",), 1000, ("video_shape", "video_motion")),
-    # Both ways, as patches do: the crown of a legend that names motions only is deaf to prompts (docs/association.md).
+    # Both ways, as patches do: prompts get nothing from a legend that names motions only (docs/association_details.md).
     Stage("local", "legend", ("legend",), 800, ("legend_motion", "legend_name")),
     Stage("global", "stills", ("image", "audio", "legend"), 800),
     Stage("global", "motion", ("video",), 1000),

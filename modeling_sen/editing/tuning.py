@@ -113,7 +113,7 @@ def tune_adapter(
         progress: show a bar, and losses.
 
     Raises:
-        ImportError: Accelerate is not installed (the extra `editing`).
+        ImportError: Accelerate is not installed, which the extras `editing` and `train` bring.
         ValueError: frames, prompt or base model that cannot be tuned on; the folder of a run that was started otherwise; a
             loss that is not finite.
         KeyboardInterrupt: after Ctrl-C, at the end of a step; with an output_dir a checkpoint is written.
