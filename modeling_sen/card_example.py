@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The example on a model card: lines that load the model and use it, which are run on a generated clip before a push."""
 
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,9 @@ from typing import Any
 
 REAL_LABELS = ["a dog running", "a person cooking"]
 WORLD_LABELS = ["a red circle moving left", "a blue star shaking"]  # words that a tower of sen-tiny was taught
+# Source and edit prompt; of a model that was tuned on a clip, the clip's own prompt takes the place of the first.
+REAL_PROMPTS = ("a person cooking", "a person cooking, watercolour painting")
+WORLD_PROMPTS = ("a red circle moving left", "a blue circle moving left")
 
 _RECOGNITION = """\
 import modeling_sen
@@ -36,6 +40,15 @@ from transformers import pipeline
 
 chat = pipeline("video-chat", model={location})
 print(chat(video={clip}, question="what is in the video?")["answer"])"""
+
+_EDITING = """\
+import modeling_sen
+from transformers import pipeline
+
+edit = pipeline("video-editing", model={location})
+edited = edit({clip}, source_prompt={source_prompt}, edit_prompt={edit_prompt}, num_inference_steps=20)
+edited.save("edited.mp4")
+print(edited.frames.shape)"""
 
 _ENCODER = """\
 from modeling_sen import SENEncoder
@@ -99,7 +112,8 @@ class Task:
     Attributes:
         name: of the package's pipeline; a tag of the card.
         pipeline_tag: the nearest on the Hub's own list of tasks.
-        example: lines of Python with `{location}`, `{clip}` and `{labels}`; of a head also `{module}` and `{name}`.
+        example: lines of Python with `{location}`, `{clip}` and `{labels}`; of a head also `{module}` and `{name}`; of
+            editing `{source_prompt}` and `{edit_prompt}`.
         remote_example: the same without the package, by code that travels with the checkpoint.
         install: the command that installs what the example needs.
     """
@@ -123,6 +137,7 @@ TASKS: dict[str, Task] = {
         "pip install 'modeling-sen[tracking]'",
     ),
     "sen_chat": Task("video-chat", "video-text-to-text", _CHAT, install="pip install 'modeling-sen[chat]'"),
+    "sen_editing": Task("video-editing", "video-to-video", _EDITING, install="pip install 'modeling-sen[editing]'"),
 }
 _EMBEDDING = Task(None, "feature-extraction", _ENCODER, _REMOTE_SEN)
 _UNKNOWN_HEAD = Task(None, "feature-extraction", _HEAD)
@@ -159,14 +174,30 @@ def _words(model: Any) -> dict[str, str]:
     modalities = {spec.modality for spec in specs}
     # A clip as a file shows frames and sound; other modalities are given by name.
     clip = '"clip.mp4"'
-    if not modalities & {"image", "video", "audio"}:
+    if not modalities & {"image", "video", "audio"} and model.config.model_type != "sen_editing":
         modality = sorted(modalities)[0]
         clip = f'{{"{modality}": {"a dog barks" if modality == "text" else "clip.mp4"!r}}}'.replace("'", '"')
     is_of_world = any((spec.base_model or spec.hub_id).startswith("builtin:") for spec in specs)
+    prompts = WORLD_PROMPTS if is_of_world else REAL_PROMPTS
+    tuning = tuning_of(model)
+    source_prompt = (tuning or {}).get("prompt", prompts[0])
     labels = str(WORLD_LABELS if is_of_world else REAL_LABELS).replace("'", '"')
     module = type(model).__module__
     package = "modeling_sen" if module == "modeling_sen.modeling_sen" else module
-    return {"clip": clip, "labels": labels, "module": package, "name": type(model).__name__}
+    return {
+        "clip": clip,
+        "labels": labels,
+        "module": package,
+        "name": type(model).__name__,
+        "source_prompt": json.dumps(source_prompt),
+        "edit_prompt": json.dumps(prompts[1]),
+    }
+
+
+def tuning_of(model: Any) -> dict[str, Any] | None:
+    """The record of an editing model's tuning on one clip, `None` of other models and of one that was not tuned."""
+    adapter = getattr(model, "adapter", None) if model.config.model_type == "sen_editing" else None
+    return None if adapter is None else adapter.config.tuning
 
 
 def run_example(code: str, where: str, offline: bool = False, without_package: bool = False) -> str:
@@ -211,4 +242,4 @@ def _folders_of_own_modules(code: str) -> list[str]:
     return [os.path.dirname(os.path.abspath(file)) for file in files if file and not file.endswith("__init__.py")]
 
 
-__all__ = ["TASKS", "Task", "adapter_example", "example", "remote_example", "run_example", "task_of"]
+__all__ = ["TASKS", "Task", "adapter_example", "example", "remote_example", "run_example", "task_of", "tuning_of"]

@@ -16,7 +16,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from modeling_sen.base_models import OWN_LICENCE, BaseModel, base_models
-from modeling_sen.card_example import example, remote_example, task_of
+from modeling_sen.card_example import example, remote_example, task_of, tuning_of
 from modeling_sen.card_results import results_table, shown_source
 from modeling_sen.configuration_sen import SENConfig
 
@@ -94,7 +94,8 @@ def model_card(
         ran=ran,
         base_models=joined(_base_models(bases), words["base_models"]),
         trained=_trained(model, bases),
-        training_data=joined(training or training_text(about), words["training_data"]) or NO_TRAINING,
+        training_data=joined(training or training_text(about), tuning_text(tuning_of(model)), words["training_data"])
+        or NO_TRAINING,
         measured=joined(words["measured"], _measured(results)) or NO_MEASURES,
         limits=_limits(model, bases, words["limits"]),
     )
@@ -243,7 +244,23 @@ def _trained(model: Any, bases: Sequence[BaseModel]) -> str:
         text += f" Adapters of the language model, {added:,} more parameters, are in `language_model_adapter`."
     if (adapter := getattr(model, "adapter", None)) is not None:
         text += f" The adapter of the diffusion model, {adapter.num_parameters():,} more parameters, is in `adapter`."
+        if adapter.config.tuning is None:
+            text += " It is tuned on each clip before the clip is edited."
     return text
+
+
+def tuning_text(record: Mapping[str, Any] | None) -> str:
+    """What an editing model's adapter was tuned on, see `tuning_record`."""
+    if record is None:
+        return ""
+    if "converted_from" in record:
+        return f"The adapter was tuned with {record['converted_from']}, and converted."
+    height, width = record["frame_size"]
+    return (
+        f"The adapter was tuned on one clip, `{record['video']}`: {record['frames']} frames of {width} x {height}, with the "
+        f"prompt {json.dumps(record['prompt'])}; {record['best_step']} steps (of {record['steps']} that were run), learning "
+        f"rate {record['learning_rate']:g}, seed {record['seed']}."
+    )
 
 
 def training_text(
@@ -332,6 +349,8 @@ def _limits(model: Any, bases: Sequence[BaseModel], words: str) -> str:
         lines.append("- The association is untrained: its outputs are the mean of the frozen encoders'.")
     if any(base.hub_id for base in bases):
         lines.append("- Limits and biases of the base models are this model's too; their cards state them.")
+    if tuning_of(model) is not None:
+        lines.append("- The adapter is tuned on one clip, and is of use for edits of that clip.")
     if not words:
         lines.append(f"- {NO_LIMITS}" if lines else NO_LIMITS)
     return joined("\n".join(lines), words) if not words.startswith("- ") else "\n".join([*lines, words])
@@ -352,5 +371,6 @@ __all__ = [
     "model_card",
     "restriction",
     "training_text",
+    "tuning_text",
     "words_beside",
 ]

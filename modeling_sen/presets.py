@@ -9,6 +9,7 @@ from typing import Any
 SEN_TINY = str(Path(__file__).with_name("sen_tiny"))
 SEN_TINY_TRACKING = str(Path(SEN_TINY, "tracking"))
 SEN_TINY_CHAT = str(Path(SEN_TINY, "chat"))
+SEN_TINY_EDITING = str(Path(SEN_TINY, "editing"))
 
 
 def resolve_checkpoint(model: str, sen_tiny: str = SEN_TINY) -> str:

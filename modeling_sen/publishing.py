@@ -29,7 +29,14 @@ from modeling_sen.hub_files import HubSource, commit_folder, naming_hub_errors
 from modeling_sen.model_card import is_generated, keeping_text, model_card, training_text
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.upload_files import add_code, check_loads_elsewhere, copy_checkpoint, read_settings, saved_config
+from modeling_sen.upload_files import (
+    add_code,
+    check_base_loads_elsewhere,
+    check_loads_elsewhere,
+    copy_checkpoint,
+    read_settings,
+    saved_config,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -138,6 +145,7 @@ def add_card(
         settings = read_adapter(folder, type(model))
     else:
         check_loads_elsewhere(saved_config(folder))
+        check_base_loads_elsewhere(read_settings(folder))
         if model.config.model_type == SENConfig.model_type and not (folder / PROCESSOR).is_file():
             SENProcessor(model.config).save_pretrained(folder)  # without it no pipeline loads the model
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -235,6 +243,7 @@ def _stage_model(
         SENProcessor(model.config).save_pretrained(staged)
     config = saved_config(staged)
     check_loads_elsewhere(config, with_code)
+    check_base_loads_elsewhere(read_settings(staged))
     if with_code or getattr(model.config, "auto_map", None):
         add_code(model, staged)
     offline = "local_files_only" in fetch

@@ -7,7 +7,7 @@ No states of training, no embeddings, nothing that names this machine.
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -16,10 +16,11 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.configuration_sen_chat import SENChatConfig
+from modeling_sen.modeling_sen_editing import ADAPTER_FOLDER, SENEditingConfig
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.processing_sen_chat import SENChatProcessor
 
-# At the root of the folder; folders beside it are those that config.json names as `./NAME`.
+# At the root of the folder; folders beside it are those that config.json names as `./NAME`, and the adapter of editing.
 _FILES = (
     *("config.json", "generation_config.json", "*processor_config.json", "*.safetensors", "*.safetensors.index.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
@@ -31,7 +32,9 @@ def checkpoint_files(folder: Path) -> list[str]:
     """Paths, relative to a checkpoint's folder, of the files that load the model."""
     found = {path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()}
     if (folder / "config.json").is_file():
-        for name in _folders_beside(read_settings(folder)):
+        settings = read_settings(folder)
+        own = [ADAPTER_FOLDER] if settings["model_type"] == SENEditingConfig.model_type else []
+        for name in [*own, *_folders_beside(settings)]:
             found |= {path for path in (folder / name).rglob("*") if path.is_file()}
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
@@ -85,6 +88,22 @@ def check_loads_elsewhere(config: SENConfig, with_code: bool = False) -> None:
             )
 
 
+def check_base_loads_elsewhere(settings: Mapping[str, Any]) -> None:
+    """
+    Args:
+        settings: a checkpoint's config.json.
+
+    Raises:
+        ValueError: the base model of video editing is a folder of this machine.
+    """
+    base = settings.get("base_model_id")
+    if base is not None and not base.startswith("./") and Path(base).is_dir():
+        raise ValueError(
+            f"base_model_id: the base model is the folder {base} of this machine, which others do not have; expected the "
+            "hub id of a repository, or './base' for a copy in the checkpoint's folder `base`"
+        )
+
+
 def add_code(model: Any, folder: Path) -> None:
     """Copies the files that define model, configuration and processor beside a saved checkpoint, and names them there.
 
@@ -127,4 +146,12 @@ def _folders_beside(settings: Any) -> Iterator[str]:
             yield from _folders_beside(part)
 
 
-__all__ = ["add_code", "check_loads_elsewhere", "checkpoint_files", "copy_checkpoint", "read_settings", "saved_config"]
+__all__ = [
+    "add_code",
+    "check_base_loads_elsewhere",
+    "check_loads_elsewhere",
+    "checkpoint_files",
+    "copy_checkpoint",
+    "read_settings",
+    "saved_config",
+]
