@@ -57,16 +57,17 @@ def model_card(
     """The card of a model.
 
     Args:
-        model: any model with a SEN, its towers loaded.
-        config: of its SEN, as it is saved.
-        about: folder of the checkpoint, for what stands beside it.
-        results: what is measured.
-        licence: of what was trained.
-        fetch: how the cards of the encoders' repositories are read.
-        location: where the example loads it from, as a Python expression; by default `repo_id`.
-        with_code: whether the repository holds the model's code.
-        ran: a sentence that says with what the example was run.
-        training: text about the training, in the place of that from `train.yaml`.
+        model: any model with a SEN whose towers are loaded.
+        config: the saved configuration of its SEN.
+        repo_id: id of the repository.
+        about: folder of the checkpoint, with the files listed above.
+        results: measured results.
+        licence: licence of the trained weights.
+        fetch: arguments to fetch the cards of the encoders' repositories.
+        location: the example's checkpoint, as a Python expression; default: `repo_id`.
+        with_code: whether the repository contains the model's code.
+        ran: a sentence about the versions with which the example was run.
+        training: text about the training, instead of the text from `train.yaml`.
     """
     location = location or f'"{repo_id}"'
     bases = base_models(model, config, fetch or {})
@@ -182,7 +183,7 @@ def restriction(restricted: Sequence[BaseModel], licence: str) -> str:
     return f"{names}, and nothing here works without it. What was trained on top is under {licence}."
 
 
-# What is no neuron of the SEN -> the folder that holds its copy.
+# Base models that are no neurons -> the folder with their copy.
 _FOLDERS = {"language_model": "`language_model`", "unet": "`base`"}
 
 
@@ -249,11 +250,11 @@ def _trained(model: Any, bases: Sequence[BaseModel]) -> str:
 def training_text(
     about: Path | None, settings: Mapping[str, Any] | None = None, state: Mapping[str, Any] | None = None
 ) -> str:
-    """What is recorded of a run.
+    """Text about a training run.
 
     Args:
-        about: folder of the checkpoint, in which or above which `train.yaml` and `trainer_state.json` are looked for.
-        settings, state: their content, where it is known otherwise.
+        about: folder of the checkpoint; it or its parent may contain `train.yaml` and `trainer_state.json`.
+        settings, state: content of these files, instead of reading them.
     """
     import yaml
 
