@@ -271,7 +271,7 @@ class _Clock:
     def report(self, name: str) -> None:
         if self.faults:
             logger.warning(
-                "%s: %d timestamps of its sound cannot be true; samples are counted instead", name, self.faults
+                "%s: %d timestamps of its sound are implausible; samples are counted instead", name, self.faults
             )
 
 

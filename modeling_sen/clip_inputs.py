@@ -81,7 +81,7 @@ class OpenedClip:
 
 @contextmanager
 def opened_clip(clip: Any) -> Iterator[dict[str, Any]]:
-    """A clip's entries as of `clip_entries`, with video and sound files opened, because pipes can be read only once.
+    """A clip's entries as for `clip_entries`, with video and sound files opened, because pipes can be read only once.
 
     Raises:
         ValueError, OSError, TypeError: as `clip_entries` and `open_media_source`.

@@ -246,11 +246,11 @@ class SENConfig(PreTrainedConfig):
         if duplicates := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"neurons: duplicate names {duplicates}")
         if TEXT_TOWER_NAME in names:
-            raise ValueError(f"neurons: the name {TEXT_TOWER_NAME!r} is the text tower's")
+            raise ValueError(f"neurons: the name {TEXT_TOWER_NAME!r} is reserved for the text tower")
         for first in names:
             for second in names:
                 if first != second and second.startswith(f"{first}_"):
-                    raise ValueError(f"neurons: {first!r} is a prefix of {second!r}, their inputs could be confused")
+                    raise ValueError(f"neurons: {first!r} is a prefix of {second!r}, so their inputs are ambiguous")
         if unknown := sorted(set(self.dense_neurons or []) - set(names)):
             raise ValueError(f"dense_neurons: no neurons {unknown}, expected some of {', '.join(names)}")
         if self.text_tower is not None and self.text_tower["modality"] != "text":
@@ -282,7 +282,7 @@ class SENConfig(PreTrainedConfig):
             )
         if self.prompt in ("none", "queries") and not self.read_answers:
             raise ValueError(
-                f"prompt is {self.prompt!r} and read_answers False: association would read nothing new; expected "
+                f"prompt is {self.prompt!r} and read_answers False: rounds would read no new features; expected "
                 "read_answers True, or prompt 'tokens' or 'add'"
             )
         if not 0 < self.active_fraction <= 1:

@@ -49,7 +49,7 @@ class SENEncoder:
             pretrained_model_name_or_path: Hub id or folder of a SEN; default: the included sen-tiny.
             device: the model's device; default: the first GPU if there is one, else the CPU.
             dtype: the model's dtype, e.g. `"bfloat16"`; default: the dtype it was saved in.
-            kwargs: as of [`SENModel.from_pretrained`].
+            kwargs: as for [`SENModel.from_pretrained`].
 
         Raises:
             OSError, RuntimeError, ValueError: the checkpoint cannot be found or is not a complete SEN.

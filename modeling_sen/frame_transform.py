@@ -77,7 +77,7 @@ class FrameTransform:
             values |= _plain_crop(settings) if "size" in own else _geometry(settings, rule)
         if missing := {"size", "mean", "std"} - set(values | own):
             raise ValueError(
-                f"the checkpoint has no image processor configuration that says {sorted(missing)}; give them in the "
+                f"the checkpoint has no image processor configuration with {sorted(missing)}; give them in the "
                 "neuron's preprocessing"
             )
         if settings is not None and "size" not in own:

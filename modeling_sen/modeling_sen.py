@@ -123,11 +123,13 @@ class SENModel(SENPreTrainedModel):
     def ensure_loaded(self) -> None:
         """Loads missing towers and logs a warning."""
         if self.neurons.missing:
-            logger.warning(f"loading neurons {', '.join(self.specs)} on first use; load_neurons() does it ahead")
+            logger.warning(
+                f"loading neurons {', '.join(self.specs)} on first use; call load_neurons() to load them in advance"
+            )
             self.load_neurons()
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compiles the towers layer by layer, where most time is spent; arguments as of `torch.compile`."""
+        """Compiles the towers layer by layer, where most time is spent; arguments as for `torch.compile`."""
         self.ensure_loaded()
         for neuron in self.neurons.values():
             neuron.compile(*args, **kwargs)
@@ -334,11 +336,11 @@ class SENModel(SENPreTrainedModel):
 
     @can_return_tuple
     def get_video_features(self, **inputs: Tensor) -> BaseModelOutputWithPooling:
-        """Fused embeddings; `inputs` as of `forward`.
+        """Fused embeddings; `inputs` as for `forward`.
 
         Returns:
             `pooler_output` (batch, projection_dim), the fused embeddings, normalised; `last_hidden_state` (batch, num_rounds,
-            hidden_size), knowledge of each round; `hidden_states` and `attentions` as of `forward`.
+            hidden_size), knowledge of each round; `hidden_states` and `attentions` as for `forward`.
         """
         output = self(**inputs, return_dict=True)
         return BaseModelOutputWithPooling(

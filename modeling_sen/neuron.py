@@ -27,7 +27,7 @@ class Neuron(nn.Module):
         tower: the frozen encoder.
         projection: maps pooled outputs into the text tower's space; `None` for the identity.
         prompt_depth: number of layers in the crown, `"all"`, or `None` for a quarter of them, at least 1.
-        source: where the tower was loaded from.
+        source: source of the tower.
         sentence: pooling and further modules of a sentence-transformers checkpoint. The pooling also gives the pooled output
             that association reads; the further modules only apply to embeddings.
 
@@ -50,8 +50,8 @@ class Neuron(nn.Module):
         self.spec, self.tower, self.projection, self.source, self.sentence = spec, tower, projection, source, sentence
         if sentence is not None and len(sentence.modes) > 1 and spec.name != TEXT_TOWER_NAME:
             raise ValueError(
-                f"neuron {spec.name!r}: its checkpoint pools by {' and '.join(sentence.modes)} beside each other, wider than "
-                "the tower, which only a text tower may; expected one pooling mode"
+                f"neuron {spec.name!r}: its checkpoint concatenates the pooling modes {' and '.join(sentence.modes)}, "
+                "which is only supported for a text tower; expected one pooling mode"
             )
         self.adapter: NeuronAdapter = adapter_for(tower)
         reads_frames = self.adapter.modality in ("image", "video", "depth", "thermal")
@@ -162,7 +162,7 @@ class Neuron(nn.Module):
             inputs: `pixel_values` (batch, time, channels, height, width), `input_features` (the output of the tower's feature
                 extractor: (batch, time, bins), waveforms (batch, samples) or others), or `input_ids` (batch, tokens); the
                 latter two with an `attention_mask` if some are padding.
-            record: what later looks need, see `records` of the entries of `PROMPT`.
+            record: records for later looks, see `records` of the entries of `PROMPT`.
             outputs: any of `hidden_states` and `attentions`, to request from the tower.
         """
         tower_inputs, trunk = self.tower_inputs(inputs), None
@@ -199,7 +199,7 @@ class Neuron(nn.Module):
 
     @torch.compiler.disable
     def look_again_shifted(self, look: FirstLook, shift: Tensor) -> NeuronState:
-        """Runs the crown over the trunk's tokens with `shift` (batch, 1, width) added; arguments as of `look_again`."""
+        """Runs the crown over the trunk's tokens with `shift` (batch, 1, width) added; arguments as for `look_again`."""
         prompted, trunk = self._crown_of(look)
         return self._state(prompted.shifted_pass(trunk, _folded(shift, trunk)), look.inputs, trunk.inputs)
 

@@ -155,7 +155,7 @@ class NeuronBank(nn.ModuleDict):
         """First looks of the neurons with inputs in at least one sample, and neuron -> (batch,) bool, see `present`.
 
         Args:
-            inputs, neuron_mask: as of `SENModel.forward`.
+            inputs, neuron_mask: as for `SENModel.forward`.
             device: device of the association.
             records: neuron -> what its first look records for later ones.
             outputs: any of `hidden_states` and `attentions`.
@@ -188,7 +188,7 @@ class NeuronBank(nn.ModuleDict):
         return {name: by_neuron[name] for name in specs if specs[name].input_name in by_neuron.get(name, {})}
 
     def present(self, sizes: Mapping[str, int], neuron_mask: Tensor | None, device: torch.device) -> dict[str, Tensor]:
-        """neuron -> (batch,) bool, whether a sample has inputs for it; neurons without inputs in all samples are left out.
+        """neuron -> (batch,) bool, whether a sample has inputs for it; neurons without inputs in any sample are left out.
 
         Args:
             sizes: batch size of each neuron's inputs, for neurons with inputs.
@@ -245,7 +245,7 @@ class NeuronBank(nn.ModuleDict):
         spec = replace(spec, dtype=str(neuron.dtype).removeprefix("torch."))
         if added := self.added_names(spec.name):
             logger.warning(
-                f"neuron {spec.name!r}: {len(added)} weights that its checkpoint has not (e.g. {added[0]}) are not saved "
+                f"neuron {spec.name!r}: {len(added)} weights that are not in its checkpoint (e.g. {added[0]}) are not saved "
                 "with its tower; peft saves adapters, and merge_and_unload() makes them part of the tower"
             )
         if id(neuron.tower) not in written:
@@ -307,7 +307,7 @@ class NeuronBank(nn.ModuleDict):
             if current is None or current.is_meta or name in training_only:
                 continue
             if not same_weight(current, weight):
-                return f"its weights (e.g. {name}) are not those of {spec.hub_id} any more"
+                return f"its weights (e.g. {name}) differ from those of {spec.hub_id}"
         return None
 
 

@@ -40,7 +40,7 @@ def load_neuron(
     """Loads a neuron's tower with stock Transformers classes.
 
     Args:
-        spec: what to load.
+        spec: the specification.
         prompt_depth: see [`SENConfig`].
         base: the SEN checkpoint that relative hub ids refer to.
         kwargs: for `from_pretrained`: `dtype`, `attn_implementation`, `device_map`, `quantization_config`,
@@ -168,7 +168,7 @@ def tower_class_of(spec: NeuronSpec, trust_remote_code: bool) -> Any:
         return AutoModel
     raise ValueError(
         f"neuron {spec.name!r}: {spec.class_name!r} is neither a model of transformers {transformers.__version__} nor "
-        "registered with AutoModel.register (`sen --import FILE` runs what does); remote code needs "
+        "registered with AutoModel.register (`sen --import FILE` runs a file that registers it); remote code needs "
         "neuron_kwargs={...: {'trust_remote_code': True}}"
     )
 
@@ -302,7 +302,7 @@ def _width(config: PreTrainedConfig, hub_id: str) -> int:
         width = (getattr(config, "hidden_sizes", None) or [None])[-1]  # the last stage's, in staged towers
     if width is None:
         raise ValueError(
-            f"{hub_id}: model type {config.model_type!r} does not say the width of its tokens; give hidden_size"
+            f"{hub_id}: model type {config.model_type!r} has no width of tokens in its configuration; give hidden_size"
         )
     return width
 

@@ -146,7 +146,7 @@ def checkpoint_spec(model_type: str, role: str, given: Mapping[str, Any]) -> dic
 
     Args:
         model_type: `model_type` in the checkpoint's config.json.
-        role: as of `register_checkpoint`.
+        role: as for `register_checkpoint`.
         given: fields of the specification.
 
     Returns:

@@ -94,7 +94,7 @@ _XCLIP = {
     "key_mapping": {r"^vision_model\.": ""},
     "hidden_size": 768,
     "num_frames": 8,
-    "prompt": "tokens",  # its layers mix frames by a message of each, which prompts alone cannot make
+    "prompt": "tokens",  # its layers mix frames by a message token per frame, which a pass of prompts cannot compute
 }
 _VIDEOMAE = {
     "name": "video",

@@ -70,7 +70,7 @@ class SENPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, neuron_kwargs=None, **kwargs):  # type: ignore[override]
-        """As of any Transformers model; loads the neurons too.
+        """As for any Transformers model; loads the neurons too.
 
         Args:
             neuron_kwargs: `{neuron name: from_pretrained arguments}`, e.g. `{"image": {"attn_implementation": "eager"}}`;
@@ -137,7 +137,7 @@ class SENPreTrainedModel(PreTrainedModel):
             include_neurons: whether to write all towers to `neuron_NAME/`, so that the folder needs no other checkpoint.
                 Towers that were loaded from such folders, and changed ones, are always written.
             push_to_hub: whether to push the folder's files to the repository `repo_id`; default: the folder's name.
-            kwargs: as of any Transformers model.
+            kwargs: as for any Transformers model.
         """
         if not kwargs.get("is_main_process", True):
             return
@@ -181,10 +181,10 @@ class SENPreTrainedModel(PreTrainedModel):
         tags: list[str] | None = None,
         **save_arguments: Any,
     ) -> str:
-        """As of any Transformers model, with a model card that lists encoders, licences and measured results.
+        """As for any Transformers model, with a model card that lists encoders, licences and measured results.
 
         Args:
-            include_neurons: as of `save_pretrained`.
+            include_neurons: as for `save_pretrained`.
             processor: saved with the model, in the same commit.
             tags: tags to add to the card.
             save_arguments: arguments of `save_pretrained`.

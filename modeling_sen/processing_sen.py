@@ -93,7 +93,7 @@ class SENProcessor(ProcessorMixin):
             `{neuron}_input_ids` and `{neuron}_attention_mask` (rows, tokens or samples of sound) int64;
             `neuron_mask` (rows, neurons) bool; `frame_times` (rows, T) float64 seconds, of the neuron with the most frames,
             padded with NaN; `text_input_ids` and `text_attention_mask` (texts, tokens) int64.
-            There are no entries for neurons without inputs in all clips.
+            Neurons without inputs in any clip have no entries.
 
         Raises:
             ValueError: no argument given, an unknown modality, a clip without inputs for any neuron, frames of two sizes;
@@ -183,7 +183,7 @@ class SENProcessor(ProcessorMixin):
         if not inputs:
             wanted = sorted({spec.modality for spec in self._specs})
             raise ValueError(
-                f"clip: found {', '.join(clip.entries) or 'nothing'}, but the neurons look at {', '.join(wanted)}"
+                f"clip: found {', '.join(clip.entries) or 'nothing'}, but the neurons read {', '.join(wanted)}"
             )
         if seen:
             most = max(seen.values(), key=lambda frames: len(frames.times))

@@ -135,7 +135,7 @@ def add_card(
         ValueError: a tower is a local folder.
         OSError: the Hub refuses or fails.
     """
-    is_adapter = not (folder / "config.json").is_file()  # adapters that Transformers put on are saved alone
+    is_adapter = not (folder / "config.json").is_file()  # adapters of Transformers are saved without the model
     if is_adapter:
         settings = read_adapter(folder, type(model))
     else:

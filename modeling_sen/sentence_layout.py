@@ -322,10 +322,10 @@ def _check_tower(where: str, settings: Mapping[str, Any], pools: bool) -> None:
         raise ValueError(f"{where}: transformer_task is {task!r}, expected 'feature-extraction'")
     for key in _UNSUPPORTED_SETTINGS:
         if settings.get(key):
-            raise ValueError(f"{where}: found {key}, which is not known here")
+            raise ValueError(f"{where}: found {key}, which is not supported")
     modalities = settings.get("modality_config")
     if modalities is not None and "message" in modalities:
-        raise ValueError(f"{where}: texts go through a chat template (modality 'message'), which is not known here")
+        raise ValueError(f"{where}: texts go through a chat template (modality 'message'), which is not supported")
     output = None if modalities is None else modalities.get("text", {}).get("method_output_name")
     if modalities is not None and output != ("last_hidden_state" if pools else "pooler_output"):
         pooling = "pools tokens" if pools else "has no Pooling"

@@ -88,7 +88,7 @@ class TextReader:
                 (text, count), *_ = found.items()
                 logger.warning(
                     f"{self._tower} takes {self.longest} tokens of a text, and the text {shortened(text)!r} has {count}: "
-                    "what follows is cut off, here and in other long texts"
+                    "the rest is cut off, as in other long texts"
                 )
         return tokens["input_ids"], mask
 
@@ -120,9 +120,9 @@ class TextReader:
             if one in lengths or two in lengths:
                 counts = [lengths.get(label, self.longest) for label in (one, two)]
                 raise ValueError(
-                    f"labels {shortened(one)!r} and {shortened(two)!r} differ only behind the {self.longest} tokens that "
-                    f"{self._tower} takes: their texts have {counts[0]} and {counts[1]}, expected shorter labels or a "
-                    "shorter template"
+                    f"labels {shortened(one)!r} and {shortened(two)!r} differ only after the first {self.longest} tokens, "
+                    f"and {self._tower} takes no more: their texts have {counts[0]} and {counts[1]}, expected shorter labels "
+                    "or a shorter template"
                 )
         if lengths:
             (label, count), *others = lengths.items()
@@ -135,7 +135,7 @@ class TextReader:
             one, two = same[0]
             more = f", like {len(same) - 1} more pairs" if len(same) > 1 else ""
             logger.warning(
-                f"labels {shortened(one)!r} and {shortened(two)!r} are the same tokens to {self._tower}{more}"
+                f"labels {shortened(one)!r} and {shortened(two)!r} have the same tokens for {self._tower}{more}"
             )
 
     def _prompted(self, texts: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from modeling_sen.configuration_sen_chat import SENChatConfig
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.processing_sen_chat import SENChatProcessor
 
-# At the root of the folder; folders beside it are those that config.json names as `./NAME`.
+# Patterns in the folder itself; subfolders are those that config.json refers to as `./NAME`.
 _FILES = (
     *("config.json", "generation_config.json", "*processor_config.json", "*.safetensors", "*.safetensors.index.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),

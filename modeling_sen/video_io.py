@@ -145,7 +145,7 @@ class OpenedVideo:
         try:
             return self._decode(self._source, requests)
         except UndecodableFrames as error:
-            logger.warning("%s; sampling among the frames that can be", error)
+            logger.warning("%s; only frames that can be decoded are sampled", error)
             self._index = index_frames(self._source, by_decoding=True)
             return self._decode(self._source, requests)
 

@@ -197,7 +197,7 @@ def test_depth_maps_may_have_one_channel(towers, frames):
         ({"video": {"array": [1]}}, "given as video"),
         (
             {"thermal": np.zeros((2, 8, 8, 3), np.uint8)},
-            "found thermal, but the neurons look at audio, image, text, video",
+            "found thermal, but the neurons read audio, image, text, video",
         ),
         (np.zeros((2, 3, 8, 8), np.uint8), r"\(T, H, W, 3\) uint8"),
         ({}, "found nothing"),

@@ -51,7 +51,7 @@ def doors(model, processor):
 @pytest.mark.parametrize("door", ["pipeline", "encoder", "explain"])
 def test_labels_that_differ_only_behind_the_cut_are_refused(door, loaded, processor):
     with pytest.raises(
-        ValueError, match=rf"labels '{LONG}a' and '{LONG}b' differ only behind the 32 tokens.* 63 and 63"
+        ValueError, match=rf"labels '{LONG}a' and '{LONG}b' differ only after the first 32 tokens.* 63 and 63"
     ):
         doors(loaded, processor)[door]([f"{LONG}a", "a dog", f"{LONG}b"], "{}")
     with pytest.raises(ValueError, match=r"labels 'a' and 'b' differ only .*a shorter template"):
@@ -84,13 +84,13 @@ def test_another_template_may_tell_cut_labels_apart(loaded, processor, warnings)
 def test_labels_of_the_same_tokens_are_warned_of(loaded, processor, warnings):
     """The tower's tokenizer knows no capitals: that no shorter text would help."""
     SENEncoder(loaded, processor).embed_labels(["Dog", "dog", "cat", "CAT"], ["{}"])
-    assert warnings() == ["labels 'Dog' and 'dog' are the same tokens to the text tower, like 1 more pairs"]
+    assert warnings() == ["labels 'Dog' and 'dog' have the same tokens for the text tower, like 1 more pairs"]
 
 
 def test_labels_of_many_chunks_are_checked_together(loaded, processor, monkeypatch):
     monkeypatch.setattr("modeling_sen.encoding.TEXTS_AT_ONCE", 2)
     labels = [f"{LONG}a", *"bcdefg", f"{LONG}h"]
-    with pytest.raises(ValueError, match="differ only behind"):
+    with pytest.raises(ValueError, match="differ only after"):
         SENEncoder(loaded, processor).embed_labels(labels, ["{}"])
 
 

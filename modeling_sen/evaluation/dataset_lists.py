@@ -114,9 +114,9 @@ def read_class_names(path: Path) -> list[str]:
     if not names or sorted(names) != list(range(len(pairs))):
         raise ValueError(f"{path}: expected the class numbers 0, 1, 2, ..., found {len(names)} of {len(pairs)} lines")
     if "" in names.values():
-        raise ValueError(f"{path}: expected a name of each class, found none of some")
+        raise ValueError(f"{path}: expected a name for each class, found classes without one")
     if len(set(names.values())) < len(names):
-        raise ValueError(f"{path}: expected a name of its own for each class, found one twice")
+        raise ValueError(f"{path}: expected a different name for each class, found duplicates")
     return [names[number] for number in range(len(names))]
 
 
@@ -135,11 +135,11 @@ def open_test_sets(
         root: folder of the clips in list files.
         class_names: no file of class names, one for all sources, or one for each source.
         split: split of a folder or Hub data set.
-        skip_missing: as of `open_test_list`.
+        skip_missing: as for `open_test_list`.
         column: label column of a table or the world; default: the first usual name.
 
     Raises:
-        ValueError, FileNotFoundError: as of the functions for each kind of source, or if the number of files of class names
+        ValueError, FileNotFoundError: as for the functions for each kind of source, or if the number of files of class names
             does not fit.
     """
     if len(class_names) not in (0, 1, len(sources)):
@@ -217,7 +217,7 @@ def open_hub_test_set(hub_id: str, revision: str | None = None, split: str = "te
     try:
         data: Any = datasets.load_dataset(hub_id, split=split, revision=revision)
     except (ConnectionError, FileNotFoundError) as error:
-        raise FileNotFoundError(f"{hub_id}: no such data set on the Hub, or no way there ({error})") from error
+        raise FileNotFoundError(f"{hub_id}: no such data set on the Hub, or no connection to it ({error})") from error
     named = [name for name, feature in data.features.items() if isinstance(feature, datasets.ClassLabel)]
     if len(named) != 1 or "video" not in data.features:
         raise ValueError(
@@ -241,7 +241,7 @@ def open_labelled_clips(
     """Opens a folder of class folders, a table with a label column, or the generated world; see `open_clips`.
 
     Raises:
-        ValueError, FileNotFoundError: as of `open_clips` and `read_class_names`, or a label that is not a class name.
+        ValueError, FileNotFoundError: as for `open_clips` and `read_class_names`, or a label that is not a class name.
     """
     clips = open_clips(source, "label", split, target_column=column)
     names = sorted(set(clips.targets)) if class_names is None else read_class_names(class_names)
@@ -259,7 +259,7 @@ def _read_list(path: Path, names: Sequence[str] | None) -> list[tuple[str, str]]
     if path.suffix == ".json":
         return _read_something_something(path, text)
     if not lines:
-        raise ValueError(f"{path}: expected a clip a line, found none")
+        raise ValueError(f"{path}: expected one clip per line, found none")
     if path.suffix == ".csv" and {"label", "youtube_id", "time_start", "time_end"} <= set(csv_columns(text)):
         return [_kinetics_clip(path, row) for row in read_csv(path, text)[1]]
     return [_split_line(path, number, line, names) for number, line in enumerate(lines, 1)]
@@ -285,7 +285,7 @@ def _split_line(path: Path, number: int, line: str, names: Sequence[str] | None)
 def _read_hmdb_lists(folder: Path, split: int) -> list[tuple[str, str]]:
     files = sorted(folder.glob(f"*_test_split{split}.txt"))
     if not files:
-        raise FileNotFoundError(f"{folder}: no lists *_test_split{split}.txt as of HMDB51 in it")
+        raise FileNotFoundError(f"{folder}: no lists *_test_split{split}.txt of HMDB51 in it")
     rows = []
     for file in files:
         name = file.name.removesuffix(f"_test_split{split}.txt").replace("_", " ")

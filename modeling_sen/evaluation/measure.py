@@ -135,7 +135,7 @@ def measure_retrieval(
 
 
 def class_scores(embeddings: np.ndarray, class_embeds: np.ndarray, logit_scale: float, aggregation: str) -> np.ndarray:
-    """Scores (clips, classes) float64 of embeddings (clips, views, width); `aggregation` as of [`Protocol`]."""
+    """Scores (clips, classes) float64 of embeddings (clips, views, width); `aggregation` as for [`Protocol`]."""
     logits = logit_scale * embeddings.astype(np.float64) @ class_embeds.T.astype(np.float64)  # (clips, views, classes)
     if aggregation == "probabilities":
         powers = np.exp(logits - logits.max(axis=-1, keepdims=True))

@@ -57,7 +57,7 @@ def confusion_matrix(
     """(num_classes, num_classes) int64, the number of clips of the row's class that were predicted as the column's class.
 
     Raises:
-        ValueError: as of `mean_class_accuracy`, or a class number outside 0..num_classes-1.
+        ValueError: as for `mean_class_accuracy`, or a class number outside 0..num_classes-1.
     """
     predicted, truth = _checked_classes(predictions, labels)
     for name, numbers in (("predictions", predicted), ("labels", truth)):

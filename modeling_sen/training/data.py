@@ -264,7 +264,7 @@ def _open_world(source: str, target: str, target_column: str | None) -> Labelled
         sprite = scene.sounding_sprite or scene.sprites[0]
         if scene.sounding_sprite is None and len(scene.sprites) > 1:
             raise ValueError(
-                f"{source}, clip {row}: {column!r} is of the only object or the one that sounds, found {len(scene.sprites)} "
+                f"{source}, clip {row}: {column!r} describes the only or the sounding object, found {len(scene.sprites)} "
                 "silent ones; add num_objects=1 or hops=2"
             )
         described = {"description": describe(sprite), "motion": MOTIONS[sprite.motion]}

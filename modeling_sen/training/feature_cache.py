@@ -149,7 +149,7 @@ class FeatureCache:
         return value.to("cpu", self.dtype if value.is_floating_point() else None)
 
     def trunks(self, rows: Sequence[int] | np.ndarray) -> dict[str, FirstLook]:
-        """First looks at some clips, for `SENModel.forward(trunks=...)`. Neurons without inputs in all of them are left out.
+        """First looks at some clips, for `SENModel.forward(trunks=...)`; without neurons that have no inputs in any clip.
 
         Raises:
             FileNotFoundError: a shard has not been built.

@@ -96,7 +96,7 @@ class Retrieval:
         self.aligned = [spec.name for spec in model.config.neuron_specs if spec.aligned]
         if loss == "gram" and not self.aligned:
             raise ValueError(
-                "loss 'gram' needs three vectors a clip, but no neuron of this SEN is aligned with its texts"
+                "loss 'gram' needs three vectors per clip, but no neuron of this SEN is aligned with its texts"
             )
         if loss == "sigmoid" and model.logit_bias is None:
             model.add_logit_bias(SIGMOID_BIAS)

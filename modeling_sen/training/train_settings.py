@@ -138,7 +138,7 @@ class TrainSettings:
         if self.task == "chat":
             self._check_chat()
         elif given := [name for name in _OF_CHAT if getattr(self, name) is not None]:
-            raise ValueError(f"the task {self.task!r} does not take {', '.join(given)}, which are of the task 'chat'")
+            raise ValueError(f"the task {self.task!r} does not take {', '.join(given)}, which are for the task 'chat'")
         if not self.train:
             raise ValueError("expected --train, or train in the file given as --config")
         if not all("{}" in template for template in self.templates):
@@ -151,7 +151,9 @@ class TrainSettings:
         if self.train != TRACKING_CLIPS:
             raise ValueError(f"train: found {self.train!r}, expected {TRACKING_CLIPS!r} for the task 'tracking'")
         if given := [name for name in _NOT_OF_TRACKING if getattr(self, name)]:
-            raise ValueError(f"the task 'tracking' does not take {', '.join(given)}: its clips are drawn, each once")
+            raise ValueError(
+                f"the task 'tracking' does not take {', '.join(given)}: its clips are generated, each for one use"
+            )
 
     def _check_chat(self) -> None:
         if (self.llm is None) != (self.sen is None):
@@ -159,7 +161,7 @@ class TrainSettings:
             raise ValueError(f"a new chat model needs --llm and --sen; found --{given} without --{missing}")
         if self.preset != "instruct" and (self.llm_training or self.llm_learning_rate) is not None:
             raise ValueError(
-                "llm_training and llm_learning_rate are of --preset instruct: align leaves the language model as it is"
+                "llm_training and llm_learning_rate need --preset instruct: align does not train the language model"
             )
         if self.num_frames is not None and self.num_frames < 1:
             raise ValueError(f"num_frames is {self.num_frames}, expected at least 1")

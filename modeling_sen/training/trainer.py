@@ -98,7 +98,7 @@ class SENTrainer(Trainer):
             `model(**batch)`.
         measure: called with the model at each evaluation, in every process, without gradients; returns metrics, the same in
             all processes, which are logged with the prefix `eval_`.
-        args, kwargs: as of `Trainer`.
+        args, kwargs: as for `Trainer`.
     """
 
     args: TrainingArguments
@@ -133,7 +133,7 @@ class SENTrainer(Trainer):
         return None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As of `Trainer`; also plots the log to `output_dir`/curve.png if matplotlib is installed.
+        """As in `Trainer`; also plots the log to `output_dir`/curve.png if matplotlib is installed.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C, when the step is finished and a checkpoint is written.
@@ -174,7 +174,7 @@ class SENTrainer(Trainer):
         return loader
 
     def get_batch_samples(self, *args: Any) -> Any:
-        """As of `Trainer`; errors in workers keep their own message."""
+        """As in `Trainer`; errors in workers keep their own message."""
         try:
             return super().get_batch_samples(*args)
         except Exception as error:
@@ -227,7 +227,7 @@ class SENTrainer(Trainer):
         return os.path.join(folder, UNFINISHED) if self._is_saving else folder
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As of `Trainer`, but writes to a temporary folder and moves it when it is complete."""
+        """As in `Trainer`, but writes to a temporary folder and moves it when it is complete."""
         self._check_finite(self._tr_loss.item())
         run, name = Path(self._get_output_dir(trial)), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         unfinished, target = run / UNFINISHED, run / name
@@ -295,7 +295,7 @@ class SENTrainer(Trainer):
         torch.save(running, self._running_loss_file(output_dir))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """As of `Trainer`; the first logged loss includes the steps before the interruption."""
+        """As in `Trainer`; the first logged loss includes the steps before the interruption."""
         super()._load_rng_state(checkpoint)
         if checkpoint is not None and os.path.isfile(file := self._running_loss_file(checkpoint)):
             running = torch.load(file, map_location="cpu", weights_only=True)
@@ -323,7 +323,7 @@ class SENTrainer(Trainer):
         private: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As of `Trainer`, but uploads only model, processor and card, in one commit, and waits for it."""
+        """As in `Trainer`, but uploads only model, processor and card, in one commit, and waits for it."""
         if self._sen is None:
             return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
