@@ -336,7 +336,7 @@ def test_a_neurons_damaged_or_missing_processor_is_named(towers, frames, tmp_pat
     with pytest.raises(ValueError, match=r"neuron 'eye' \(.*\): .*preprocessor_config\.json is not JSON"):
         one_neuron(str(folder))(videos=frames)
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(ValueError, match=r"neuron 'eye' .* says \['mean', 'size', 'std'\]"):
+    with pytest.raises(ValueError, match=r"neuron 'eye' .* with \['mean', 'size', 'std'\]"):
         one_neuron(str(folder))(videos=frames)
     with pytest.raises(OSError, match=r"neuron 'eye' \(nobody/nothing\): "):
         one_neuron("nobody/nothing")(videos=frames)

@@ -99,8 +99,8 @@ def test_texts_are_cut_with_one_warning(loaded, processor, warnings, monkeypatch
     SENEncoder(loaded, processor).encode_text(["a dog", "x" * 30, f"{LONG}a", f"{LONG}b"])
     processor(text=f"{LONG}c")
     assert warnings() == [
-        f"the text tower takes 32 tokens of a text, and the text '{LONG}a' has 63: what follows is cut off, here and in "
-        "other long texts"
+        f"the text tower takes 32 tokens of a text, and the text '{LONG}a' has 63: the rest is cut off, as in other "
+        "long texts"
     ]
 
 
@@ -118,7 +118,7 @@ def test_text_neurons_cut_with_one_warning(processor, warnings):
         processor(videos=[{"text": "a dog"}, {"text": "a dog barks " * 20}])
     assert len(warnings()) == 1
     assert "neuron 'words' takes 32 tokens of a text, and the text 'a dog barks a dog" in warnings()[0]
-    assert "has 62: what" in warnings()[0]
+    assert "has 62: the rest" in warnings()[0]
 
 
 def text_processor(folder: Path, class_name: str, **limits) -> SENProcessor:
