@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Which files of a checkpoint's folder are uploaded: what loads the model, and the model's code where that is asked for.
+"""Selects the files of a checkpoint's folder to upload: those needed to load the model and, on request, the model's code.
 
-No states of training, no embeddings, nothing that names this machine.
+Training states, embeddings and files with local paths are not uploaded.
 """
 
 import json
@@ -20,7 +20,7 @@ from modeling_sen.modeling_sen_editing import ADAPTER_FOLDER, SENEditingConfig
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.processing_sen_chat import SENChatProcessor
 
-# At the root of the folder; folders beside it are those that config.json names as `./NAME`, and the adapter of editing.
+# Patterns in the folder itself; subfolders are the adapter of editing and those that config.json refers to as `./NAME`.
 _FILES = (
     *("config.json", "generation_config.json", "*processor_config.json", "*.safetensors", "*.safetensors.index.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
@@ -29,7 +29,7 @@ _FILES = (
 
 
 def checkpoint_files(folder: Path) -> list[str]:
-    """Paths, relative to a checkpoint's folder, of the files that load the model."""
+    """Paths of the files needed to load the model, relative to the checkpoint's folder."""
     found = {path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()}
     if (folder / "config.json").is_file():
         settings = read_settings(folder)
@@ -50,7 +50,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """A checkpoint's config.json.
 
     Raises:
-        ValueError: it is damaged, or names no type of model.
+        ValueError: the file is damaged or has no model type.
     """
     file = folder / "config.json"
     try:
@@ -62,18 +62,20 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def saved_config(folder: Path) -> SENConfig:
-    """Of the SEN in a saved checkpoint, as config.json has it."""
+    """The configuration of the SEN in a saved checkpoint's config.json."""
     settings = read_settings(folder)
     return SENConfig.from_dict(settings.get("sen_config", settings))
 
 
 def check_loads_elsewhere(config: SENConfig, with_code: bool = False) -> None:
-    """
+    """Checks that a SEN's towers can be loaded on other machines.
+
     Args:
-        with_code: whether it is to load without the package, too.
+        config: the SEN's configuration.
+        with_code: whether it must also load without the package.
 
     Raises:
-        ValueError: a tower that is a folder of this machine, or of a package that is not there.
+        ValueError: a tower is a local folder or, if `with_code`, part of the package.
     """
     for spec in [*config.neuron_specs, *([config.text_tower_spec] if config.text_tower_spec else [])]:
         if Path(spec.hub_id).is_dir() and not spec.is_relative:
@@ -105,12 +107,12 @@ def check_base_loads_elsewhere(settings: Mapping[str, Any]) -> None:
 
 
 def add_code(model: Any, folder: Path) -> None:
-    """Copies the files that define model, configuration and processor beside a saved checkpoint, and names them there.
+    """Copies the code of model, configuration and processor to a saved checkpoint, and sets `auto_map` there.
 
-    As Transformers does for classes that are registered for it, but for this checkpoint alone.
+    Transformers does the same for registered classes, but for all checkpoints of the class.
 
     Raises:
-        ValueError: a class that no file defines, or of which a file is missing that its code imports.
+        ValueError: a class is not defined in a file, or its code imports a file that does not exist.
     """
     classes: dict[str, dict[str, type]] = {"config.json": {"AutoConfig": type(model.config), "AutoModel": type(model)}}
     if (folder / "processor_config.json").is_file():
@@ -138,7 +140,7 @@ def _code_of(kind: type) -> list[Path]:
 
 
 def _folders_beside(settings: Any) -> Iterator[str]:
-    """Folders that a configuration names anywhere as `./NAME`."""
+    """All folders that a configuration refers to as `./NAME`."""
     if isinstance(settings, str) and settings.startswith("./") and ".." not in settings.split("/"):
         yield settings.removeprefix("./")
     elif isinstance(settings, dict | list):
