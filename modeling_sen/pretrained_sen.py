@@ -132,7 +132,8 @@ class SENPreTrainedModel(PreTrainedModel):
 
         Args:
             include_neurons: write each tower to `neuron_NAME/` too, so that the folder stands alone. Towers that stood
-                beside the checkpoint this model was loaded from are written in any case.
+                beside the checkpoint this model was loaded from are written in any case. A language model is written to
+                `language_model/`, unless `include_language_model` says otherwise.
             push_to_hub: push the folder's files to the repository `repo_id`, by default named as the folder.
             kwargs: as of any Transformers model.
         """
@@ -187,7 +188,7 @@ class SENPreTrainedModel(PreTrainedModel):
             save_arguments: of `save_pretrained`.
 
         Raises:
-            ValueError: a tower that is a folder of this machine, without `include_neurons`.
+            ValueError: a tower or language model that is a folder of this machine, without `include_neurons`.
             OSError: the Hub refuses or fails. The repository has all files of this push then, or none.
         """
         try:

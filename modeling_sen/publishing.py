@@ -29,7 +29,14 @@ from modeling_sen.hub_files import HubSource, commit_folder, naming_hub_errors
 from modeling_sen.model_card import is_generated, keeping_text, model_card, training_text
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.upload_files import add_code, check_loads_elsewhere, copy_checkpoint, read_settings, saved_config
+from modeling_sen.upload_files import (
+    add_code,
+    check_loads_elsewhere,
+    copy_checkpoint,
+    read_settings,
+    saved_config,
+    saved_language_model,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -73,7 +80,7 @@ def push_folder(
             told by the card, see `model_card`.
         private: whether the repository is private, where it is new.
         with_code: upload the model's code too, so that it loads with `trust_remote_code=True` without the package.
-        include_neurons: upload the towers too, so that the repository stands alone.
+        include_neurons: upload towers and language model too, so that the repository stands alone.
         licence: of what was trained.
         dry_run: do all but the upload, without network.
         commit_arguments: of `HfApi.create_commit` (`revision`, `create_pr`, `commit_message`, ...).
@@ -130,14 +137,14 @@ def add_card(
         the full id of the repository.
 
     Raises:
-        ValueError: a tower that is a folder of this machine.
+        ValueError: a tower or language model that is a folder of this machine.
         OSError: the Hub refuses or fails.
     """
     is_adapter = not (folder / "config.json").is_file()  # adapters that Transformers put on are saved alone
     if is_adapter:
         settings = read_adapter(folder, type(model))
     else:
-        check_loads_elsewhere(saved_config(folder))
+        check_loads_elsewhere(folder)
         if model.config.model_type == SENConfig.model_type and not (folder / PROCESSOR).is_file():
             SENProcessor(model.config).save_pretrained(folder)  # without it no pipeline loads the model
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -147,7 +154,8 @@ def add_card(
     else:
         about = _unchanged_source(model, folder)
         entries = card_entries(model, about, existing, strict=False)
-        card = model_card(model, saved_config(folder), repo_id, about, entries, fetch=fetch)
+        llm = saved_language_model(folder)
+        card = model_card(model, saved_config(folder), repo_id, about, entries, fetch=fetch, language_model=llm)
     _add_tags(card, tags)
     _to_write(card, existing, repo_id).save(folder / CARD)
     return repo_id
@@ -174,7 +182,12 @@ def write_trainer_card(
         own = {name: getattr(trainer.args, name) for name in ("learning_rate", "weight_decay", "seed")}
         settings = None if (output / "train.yaml").is_file() else own
         training = training_text(output, settings, asdict(trainer.state))
-        card = model_card(model, saved_config(checkpoint), repo_id, output, licence=licence, training=training)
+        named: dict[str, Any] = {
+            "licence": licence,
+            "training": training,
+            "language_model": saved_language_model(checkpoint),
+        }
+        card = model_card(model, saved_config(checkpoint), repo_id, output, **named)
     _add_tags(card, tags)
     existing = None
     if trainer.hub_model_id is not None:
@@ -233,8 +246,7 @@ def _stage_model(
         model.save_pretrained(staged, include_neurons=True)
     if model.config.model_type == SENConfig.model_type and not (staged / PROCESSOR).is_file():
         SENProcessor(model.config).save_pretrained(staged)
-    config = saved_config(staged)
-    check_loads_elsewhere(config, with_code)
+    check_loads_elsewhere(staged, with_code)
     if with_code or getattr(model.config, "auto_map", None):
         add_code(model, staged)
     offline = "local_files_only" in fetch
@@ -242,7 +254,8 @@ def _stage_model(
     if with_code:
         run_example(remote_example(model, repr(str(staged))), str(folder), offline, without_package=True)
     ran = _ran_with("transformers", "torch")
-    card = model_card(model, config, repo_id, folder, entries, licence, fetch, with_code=with_code, ran=ran)
+    named: dict[str, Any] = {"with_code": with_code, "ran": ran, "language_model": saved_language_model(staged)}
+    card = model_card(model, saved_config(staged), repo_id, folder, entries, licence, fetch, **named)
     return type(model).__name__, card
 
 

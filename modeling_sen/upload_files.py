@@ -64,14 +64,21 @@ def saved_config(folder: Path) -> SENConfig:
     return SENConfig.from_dict(settings.get("sen_config", settings))
 
 
-def check_loads_elsewhere(config: SENConfig, with_code: bool = False) -> None:
+def saved_language_model(folder: Path) -> dict[str, Any] | None:
+    """Where the language model of a saved checkpoint is, as config.json has it; `None` of a checkpoint without one."""
+    return read_settings(folder).get("language_model")
+
+
+def check_loads_elsewhere(folder: Path, with_code: bool = False) -> None:
     """
     Args:
+        folder: of a saved checkpoint.
         with_code: whether it is to load without the package, too.
 
     Raises:
-        ValueError: a tower that is a folder of this machine, or of a package that is not there.
+        ValueError: a tower or language model that is a folder of this machine, or a tower of a package that is not there.
     """
+    config = saved_config(folder)
     for spec in [*config.neuron_specs, *([config.text_tower_spec] if config.text_tower_spec else [])]:
         if Path(spec.hub_id).is_dir() and not spec.is_relative:
             raise ValueError(
@@ -83,6 +90,12 @@ def check_loads_elsewhere(config: SENConfig, with_code: bool = False) -> None:
                 f"neuron {spec.name!r}: its tower is part of the package, which code in the repository is to do without; "
                 "upload it too, by include_neurons (sen push --include-neurons)"
             )
+    hub_id = (saved_language_model(folder) or {}).get("hub_id", "./")
+    if Path(hub_id).is_dir() and not hub_id.startswith("./"):
+        raise ValueError(
+            f"language model: it is the folder {hub_id} of this machine, which others do not have; upload it too, by "
+            "include_neurons (sen push --include-neurons)"
+        )
 
 
 def add_code(model: Any, folder: Path) -> None:
@@ -127,4 +140,12 @@ def _folders_beside(settings: Any) -> Iterator[str]:
             yield from _folders_beside(part)
 
 
-__all__ = ["add_code", "check_loads_elsewhere", "checkpoint_files", "copy_checkpoint", "read_settings", "saved_config"]
+__all__ = [
+    "add_code",
+    "check_loads_elsewhere",
+    "checkpoint_files",
+    "copy_checkpoint",
+    "read_settings",
+    "saved_config",
+    "saved_language_model",
+]
