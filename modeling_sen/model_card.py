@@ -53,6 +53,7 @@ def model_card(
     with_code: bool = False,
     ran: str = "",
     training: str | None = None,
+    language_model: Mapping[str, Any] | None = None,
 ) -> ModelCard:
     """The card of a model.
 
@@ -68,9 +69,10 @@ def model_card(
         with_code: whether the repository contains the model's code.
         ran: a sentence about the versions with which the example was run.
         training: text about the training, instead of the text from `train.yaml`.
+        language_model: saved location of the language model; default: that of the model.
     """
     location = location or f'"{repo_id}"'
-    bases = base_models(model, config, fetch or {})
+    bases = base_models(model, config, fetch or {}, language_model)
     restricted = [base for base in bases if base.is_non_commercial]
     task = task_of(model)
     measured: dict[str, Any] = {"model_name": repo_id.split("/")[-1], "eval_results": list(results)} if results else {}

@@ -135,7 +135,8 @@ class SENPreTrainedModel(PreTrainedModel):
         Args:
             save_directory: the folder.
             include_neurons: whether to write all towers to `neuron_NAME/`, so that the folder needs no other checkpoint.
-                Towers that were loaded from such folders, and changed ones, are always written.
+                Towers that were loaded from such folders, and changed ones, are always written. A language model is written
+                to `language_model/`, unless `include_language_model` is false.
             push_to_hub: whether to push the folder's files to the repository `repo_id`; default: the folder's name.
             kwargs: as for any Transformers model.
         """
@@ -190,7 +191,7 @@ class SENPreTrainedModel(PreTrainedModel):
             save_arguments: arguments of `save_pretrained`.
 
         Raises:
-            ValueError: a tower is a local folder, and `include_neurons` is false.
+            ValueError: a tower or language model is a local folder, and `include_neurons` is false.
             OSError: the Hub refuses or fails; the repository then has all files of this push, or none.
         """
         try:

@@ -31,11 +31,11 @@ from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.upload_files import (
     add_code,
-    check_base_loads_elsewhere,
     check_loads_elsewhere,
     copy_checkpoint,
     read_settings,
     saved_config,
+    saved_language_model,
 )
 
 logger = logging.get_logger(__name__)
@@ -81,7 +81,7 @@ def push_folder(
         repo_id: `ORGANISATION/NAME` of the repository; created if it does not exist.
         private: whether a new repository is private.
         with_code: whether to upload the model's code, so that it loads with `trust_remote_code=True` without the package.
-        include_neurons: whether to upload the towers, so that the repository needs no others.
+        include_neurons: whether to upload towers and language model, so that the repository needs no others.
         licence: licence of the trained weights.
         dry_run: whether to do everything except the upload, without network.
         token: the Hub token.
@@ -139,15 +139,14 @@ def add_card(
         The full id of the repository.
 
     Raises:
-        ValueError: a tower is a local folder.
+        ValueError: a tower or language model is a local folder.
         OSError: the Hub refuses or fails.
     """
     is_adapter = not (folder / "config.json").is_file()  # adapters of Transformers are saved without the model
     if is_adapter:
         settings = read_adapter(folder, type(model))
     else:
-        check_loads_elsewhere(saved_config(folder))
-        check_base_loads_elsewhere(read_settings(folder))
+        check_loads_elsewhere(folder)
         if model.config.model_type == SENConfig.model_type and not (folder / PROCESSOR).is_file():
             SENProcessor(model.config).save_pretrained(folder)  # without it no pipeline loads the model
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -157,7 +156,8 @@ def add_card(
     else:
         about = _unchanged_source(model, folder)
         entries = card_entries(model, about, existing, strict=False)
-        card = model_card(model, saved_config(folder), repo_id, about, entries, fetch=fetch)
+        llm = saved_language_model(folder)
+        card = model_card(model, saved_config(folder), repo_id, about, entries, fetch=fetch, language_model=llm)
     _add_tags(card, tags)
     _to_write(card, existing, repo_id).save(folder / CARD)
     return repo_id
@@ -185,7 +185,12 @@ def write_trainer_card(
         own = {name: getattr(trainer.args, name) for name in ("learning_rate", "weight_decay", "seed")}
         settings = None if (output / "train.yaml").is_file() else own
         training = training_text(output, settings, asdict(trainer.state))
-        card = model_card(model, saved_config(checkpoint), repo_id, output, licence=licence, training=training)
+        named: dict[str, Any] = {
+            "licence": licence,
+            "training": training,
+            "language_model": saved_language_model(checkpoint),
+        }
+        card = model_card(model, saved_config(checkpoint), repo_id, output, **named)
     _add_tags(card, tags)
     existing = None
     if trainer.hub_model_id is not None:
@@ -246,9 +251,7 @@ def _stage_model(
         model.save_pretrained(staged, include_neurons=True)
     if model.config.model_type == SENConfig.model_type and not (staged / PROCESSOR).is_file():
         SENProcessor(model.config).save_pretrained(staged)
-    config = saved_config(staged)
-    check_loads_elsewhere(config, with_code)
-    check_base_loads_elsewhere(read_settings(staged))
+    check_loads_elsewhere(staged, with_code)
     if with_code or getattr(model.config, "auto_map", None):
         add_code(model, staged)
     offline = "local_files_only" in fetch
@@ -256,7 +259,8 @@ def _stage_model(
     if with_code:
         run_example(remote_example(model, repr(str(staged))), str(folder), offline, without_package=True)
     ran = _ran_with("transformers", "torch")
-    card = model_card(model, config, repo_id, folder, entries, licence, fetch, with_code=with_code, ran=ran)
+    named: dict[str, Any] = {"with_code": with_code, "ran": ran, "language_model": saved_language_model(staged)}
+    card = model_card(model, saved_config(staged), repo_id, folder, entries, licence, fetch, **named)
     return type(model).__name__, card
 
 

@@ -7,7 +7,7 @@ Training states, embeddings and files with local paths are not uploaded.
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -67,16 +67,23 @@ def saved_config(folder: Path) -> SENConfig:
     return SENConfig.from_dict(settings.get("sen_config", settings))
 
 
-def check_loads_elsewhere(config: SENConfig, with_code: bool = False) -> None:
-    """Checks that a SEN's towers can be loaded on other machines.
+def saved_language_model(folder: Path) -> dict[str, Any] | None:
+    """Location of a saved checkpoint's language model, as config.json has it; `None` if it has no language model."""
+    return read_settings(folder).get("language_model")
+
+
+def check_loads_elsewhere(folder: Path, with_code: bool = False) -> None:
+    """Checks that the models which a checkpoint names can be loaded on other machines.
 
     Args:
-        config: the SEN's configuration.
+        folder: of a saved checkpoint.
         with_code: whether it must also load without the package.
 
     Raises:
-        ValueError: a tower is a local folder or, if `with_code`, part of the package.
+        ValueError: a tower, a language model or the base model of video editing is a local folder; or a tower is part of the
+            package, if `with_code`.
     """
+    config = saved_config(folder)
     for spec in [*config.neuron_specs, *([config.text_tower_spec] if config.text_tower_spec else [])]:
         if Path(spec.hub_id).is_dir() and not spec.is_relative:
             raise ValueError(
@@ -88,17 +95,13 @@ def check_loads_elsewhere(config: SENConfig, with_code: bool = False) -> None:
                 f"neuron {spec.name!r}: its tower is part of the package, which code in the repository is to do without; "
                 "upload it too, by include_neurons (sen push --include-neurons)"
             )
-
-
-def check_base_loads_elsewhere(settings: Mapping[str, Any]) -> None:
-    """
-    Args:
-        settings: a checkpoint's config.json.
-
-    Raises:
-        ValueError: the base model of video editing is a folder of this machine.
-    """
-    base = settings.get("base_model_id")
+    hub_id = (saved_language_model(folder) or {}).get("hub_id", "./")
+    if Path(hub_id).is_dir() and not hub_id.startswith("./"):
+        raise ValueError(
+            f"language model: it is the folder {hub_id} of this machine, which others do not have; upload it too, by "
+            "include_neurons (sen push --include-neurons)"
+        )
+    base = read_settings(folder).get("base_model_id")
     if base is not None and not base.startswith("./") and Path(base).is_dir():
         raise ValueError(
             f"base_model_id: the base model is the folder {base} of this machine, which others do not have; expected the "
@@ -150,10 +153,10 @@ def _folders_beside(settings: Any) -> Iterator[str]:
 
 __all__ = [
     "add_code",
-    "check_base_loads_elsewhere",
     "check_loads_elsewhere",
     "checkpoint_files",
     "copy_checkpoint",
     "read_settings",
     "saved_config",
+    "saved_language_model",
 ]

@@ -76,7 +76,7 @@ GROUPS = {
     "heads": {
         *("point_features", "point_refiner", "point_network", "modeling_sen_tracking"),
         *("visual_tokens", "language_model", "configuration_sen_chat", "modeling_sen_chat"),
-        *("chat_prompt", "video_windows", "processing_sen_chat"),
+        *("chat_prompt", "video_windows", "window_reader", "processing_sen_chat"),
         *("window_features", "modeling_sen_editing"),
     },
     "families": {"families/"},

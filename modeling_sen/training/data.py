@@ -4,7 +4,7 @@ Opening a data set only reads file names, texts and labels; clips are decoded la
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -270,16 +270,18 @@ def _open_world(source: str, target: str, target_column: str | None) -> Labelled
         described = {"description": describe(sprite), "motion": MOTIONS[sprite.motion]}
         return described.get(column) or getattr(sprite, column)
 
-    def read(row: int) -> dict[str, Any]:
-        sample = clips[row]
-        return {
-            "video": sample["frames"],
-            "times": sample["times"],
-            "audio": {"array": sample["audio"], "sampling_rate": sample["sampling_rate"]},
-        }
-
     keys = [f"{source}:{row}" for row in range(len(clips))]
-    return LabelledClips(source, [target_of(row) for row in range(len(clips))], keys, read)
+    targets = [target_of(row) for row in range(len(clips))]
+    return LabelledClips(source, targets, keys, lambda row: world_input(clips[row]))
+
+
+def world_input(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A clip of the world as [`SENProcessor`] takes it: frames with their times, and sound."""
+    return {
+        "video": sample["frames"],
+        "times": sample["times"],
+        "audio": {"array": sample["audio"], "sampling_rate": sample["sampling_rate"]},
+    }
 
 
 def _column_name(source: Any, columns: Iterable[str], usual: Sequence[str], chosen: str | None, what: str) -> str:
