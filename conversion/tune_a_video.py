@@ -137,7 +137,8 @@ def convert_tune_a_video(tuned: str, unet: Any, **kwargs: Any) -> SENEditAdapter
     """
     weights = _read_unet(HubSource.of(tuned, kwargs))
     base = unet.state_dict()
-    adapter = SENEditAdapter.from_unet(unet, trained_queries=("attn1", "attn2"))
+    record = {"converted_from": "Tune-A-Video"}
+    adapter = SENEditAdapter.from_unet(unet, trained_queries=("attn1", "attn2"), tuning=record)
     blocks, _ = unet_shape(unet)
     own = adapter.state_dict()
     found: dict[str, Tensor] = {}

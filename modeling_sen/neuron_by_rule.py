@@ -1,9 +1,9 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""How a tower of a type that nobody registered is used: by rules, and after a trial on the meta device.
+"""Adapters for unregistered tower types, made by rules and a trial run on the meta device.
 
-Modality follows from what the tower's class declares; width, grid and where prompts may stand are found by passes over
-tensors without values, which cost nothing.
+The modality follows from the declarations of the tower's class. Width, grid and prompt side are found by forward passes on
+meta tensors, which need no weights.
 """
 
 import copy
@@ -25,12 +25,12 @@ logger = logging.get_logger(__name__)
 
 @dataclass(frozen=True)
 class PlaneGrid:
-    """The grid of an image tower whose tokens stand row by row, in proportion to that of a trial.
+    """The grid of an image tower whose tokens are in row-major order, scaled from the grid of a trial.
 
     Attributes:
-        size: (height, width) of the trial's picture.
-        plane: (height, width) of its tokens.
-        special: tokens in front of the plane.
+        size: (height, width) of the trial's image.
+        plane: (height, width) of its token grid.
+        special: number of tokens in front of the grid.
     """
 
     size: tuple[int, int]
@@ -38,11 +38,11 @@ class PlaneGrid:
     special: int
 
     def __call__(self, config: Any, inputs: Mapping[str, Any]) -> Grid:
-        """See [`NeuronAdapter`]; all tokens in one row where they are not as many as a plane of the picture's size has."""
+        """See [`NeuronAdapter`]; all tokens in one row if their number fits no scaled grid."""
         num_tokens, sides = inputs["num_tokens"], inputs["pixel_values"].shape[-2:]
         rows, columns = (sides[side] * self.plane[side] / self.size[side] for side in (0, 1))
         for height, width in ((math.ceil(rows), math.ceil(columns)), (int(rows), int(columns))):
-            # Towers pad pictures that do not fill their last tokens, or cut them.
+            # Towers pad or cut images that are no multiple of the patch size.
             if height * width + self.special == num_tokens:
                 return 1, height, width
         return 1, 1, num_tokens
@@ -50,13 +50,13 @@ class PlaneGrid:
 
 @dataclass(frozen=True)
 class Trial:
-    """What passes over tensors without values found; the defaults where a tower cannot run so.
+    """Results of forward passes on the meta device; the defaults if the tower cannot run there.
 
     Attributes:
-        width: of the tokens.
-        grid: of an image tower whose tokens fill a plane.
-        side: where prompts may stand; `None` where the layers take no other tokens.
-        queries: whether prompts can run through the layers alone, see [`NeuronAdapter`].
+        width: width of the tokens.
+        grid: grid of an image tower whose tokens fill a rectangle.
+        side: prompt side; `None` if the layers take no extra tokens.
+        queries: see `takes_queries` of [`NeuronAdapter`].
         output_layers: see [`NeuronAdapter`].
     """
 
@@ -67,18 +67,18 @@ class Trial:
     output_layers: bool = True
 
 
-_MIXERS = (nn.modules.conv._ConvNd, nn.RNNBase)  # modules by which a layer mixes its tokens beside attention
-_TRIALS: dict[tuple, Trial] = {}  # (class, modality, configuration) -> what was found, up to seconds each
+_MIXERS = (nn.modules.conv._ConvNd, nn.RNNBase)  # modules other than attention that mix tokens
+_TRIALS: dict[tuple, Trial] = {}  # (class, modality, configuration) -> result; a trial can take seconds
 
 
 def find_layers(tower: nn.Module, path: str | None = None) -> nn.ModuleList | None:
     """The tower's transformer layers: at `path`, or the longest list of layers of one class.
 
     Returns:
-        The list, or `None` where the tower has none.
+        The list, or `None` if the tower has none.
 
     Raises:
-        ValueError: what stands at `path` is no list of layers.
+        ValueError: the module at `path` is no list of layers.
     """
     if path is not None:
         layers = tower.get_submodule(path)
@@ -98,16 +98,20 @@ def find_layers(tower: nn.Module, path: str | None = None) -> nn.ModuleList | No
 
 
 def adapter_for(tower: nn.Module) -> NeuronAdapter:
-    """The registered adapter of the tower's model type, or one made by rule, with a warning."""
+    """The registered adapter of the tower's model type, or one made by rule, with a warning.
+
+    Raises:
+        ValueError: the tower returns no `last_hidden_state`.
+    """
     model_type = getattr(tower.config, "model_type", type(tower).__name__)
     if model_type in NEURON_ADAPTERS:
         return NEURON_ADAPTERS[model_type]
     modality, layers = _modality_of(tower), find_layers(tower)
     config: Any = tower.config
-    tried = (type(tower), modality, repr(config))
-    if tried not in _TRIALS:
-        _TRIALS[tried] = _try(tower, modality)
-    trial = _TRIALS[tried]
+    key = (type(tower), modality, repr(config))
+    if key not in _TRIALS:
+        _TRIALS[key] = _try(tower, modality)
+    trial = _TRIALS[key]
     if layers is None:
         how = "after the tower: no list of identical transformer layers"
     elif trial.side is None:
@@ -137,7 +141,7 @@ def adapter_for(tower: nn.Module) -> NeuronAdapter:
 
 
 def _modality_of(tower: nn.Module) -> str:
-    """What a tower reads: `image`, `video`, `audio` or `text`."""
+    """The tower's input modality: `image`, `video`, `audio` or `text`."""
     modalities: Any = getattr(tower, "input_modalities", "text")
     declared = (modalities,) if isinstance(modalities, str) else tuple(modalities)
     main_input: Any = getattr(tower, "main_input_name", "input_ids")
@@ -154,12 +158,12 @@ def _try(tower: nn.Module, modality: str) -> Trial:
     try:
         with torch.device("meta"), torch.no_grad():
             trial: Any = type(tower)(config)
-            trial.set_attn_implementation("eager")  # its masks are made without looking at values
+            trial.set_attn_implementation("eager")  # its masks do not depend on tensor values
             inputs, layers = _trial_inputs(trial, modality), find_layers(trial)
             for layer in layers or ():
                 layer.register_forward_hook(lambda module, args, output: shapes.append(_shape_of(output)))
             outputs = trial.eval()(**inputs)
-    except Exception:  # whatever a tower raises that looks at values
+    except Exception:  # towers whose control flow depends on tensor values raise various exceptions
         return Trial()
     plain = getattr(outputs, "last_hidden_state", None)
     if plain is None:
@@ -167,13 +171,13 @@ def _try(tower: nn.Module, modality: str) -> Trial:
             f"{type(tower).__name__} returns {', '.join(outputs)}, expected an encoder's last_hidden_state"
         )
     width, grid = plain.shape[-1], None
-    if plain.ndim == 4 and plain.shape[1] != plain.shape[2]:  # (1, width, height, width of the plane), or width last
+    if plain.ndim == 4 and plain.shape[1] != plain.shape[2]:  # a square feature map with channels first, not last
         width = plain.shape[1]
     if plain.ndim == 3 and modality == "image":
         grid = _plane_of(plain.shape[1], inputs[trial.main_input_name].shape[-2:])
-    if layers is None or len(set(shapes)) != 1 or len(shapes) != len(layers):  # stages, or one layer that runs again
+    if layers is None or len(set(shapes)) != 1 or len(shapes) != len(layers):  # stages, or layers that run repeatedly
         return Trial(width, grid, output_layers=False)
-    alike = [module for module in trial.modules() if type(module) is type(layers[0])]  # in other stages, too
+    alike = [module for module in trial.modules() if type(module) is type(layers[0])]  # including other stages' layers
     output_layers = shapes == [plain.shape] * len(alike)
     side = _prompt_side(trial, layers, inputs, plain, width)
     queries = side is not None and _takes_queries(PromptedTower(trial, layers, len(layers), None, side), inputs, width)
@@ -187,7 +191,7 @@ def _shape_of(output: Any) -> torch.Size | None:
 
 
 def _plane_of(num_tokens: int, size: Sequence[int]) -> PlaneGrid | None:
-    """The plane that tokens fill behind at most one token of another kind, in the proportions of a picture."""
+    """The grid that tokens fill in the image's aspect ratio, after at most one special token; `None` if there is none."""
     for special in (0, 1):
         height = round(math.sqrt((num_tokens - special) * size[0] / size[1]))
         if height and (num_tokens - special) % height == 0:
@@ -196,14 +200,14 @@ def _plane_of(num_tokens: int, size: Sequence[int]) -> PlaneGrid | None:
 
 
 def _prompt_side(trial: Any, layers: nn.ModuleList, inputs: dict[str, Any], plain: Tensor, width: int) -> str | None:
-    """Where the tower lets prompts stand; `None` where its layers take no other tokens."""
+    """The side on which the tower takes prompts; `None` if its layers take no extra tokens."""
     for side in ("prefix", "suffix"):
         prompted = PromptedTower(trial, layers, 1, None, side)
         try:
             with torch.device("meta"), torch.no_grad():
                 _, trunk = prompted.first_pass(inputs)
                 outputs = prompted.prompted_pass(trunk, torch.empty(1, 2, width))
-        except Exception:  # whatever a tower raises when it meets tokens that it has no place for
+        except Exception:  # towers that take no extra tokens raise various exceptions
             continue
         if outputs.last_hidden_state.shape == plain.shape:
             return side
@@ -211,14 +215,14 @@ def _prompt_side(trial: Any, layers: nn.ModuleList, inputs: dict[str, Any], plai
 
 
 def _takes_queries(prompted: PromptedTower, inputs: dict[str, Tensor], width: int) -> bool:
-    """Whether prompts can run through the layers without the tokens; not where one mixes tokens other than by attention."""
+    """Whether prompts can run through the layers without the tokens; false if a layer mixes tokens by other modules."""
     if any(isinstance(module, _MIXERS) for layer in prompted.crown for module in layer.modules()):
         return False
     try:
         with torch.device("meta"), torch.no_grad():
             _, trunk = prompted.first_pass(inputs, record=True)
             outputs = prompted.query_pass(trunk, torch.empty(1, 2, width))
-    except Exception:  # whatever a tower raises whose attention is not Transformers', or has windows
+    except Exception:  # windowed attention, or attention outside Transformers' interface, raises various exceptions
         return False
     return outputs.shape == (1, 2, width)
 

@@ -33,6 +33,7 @@ from modeling_sen.editing.frame_windows import windowed
 from modeling_sen.editing.latents import decode_latents, edit_size, encode_frames, encode_prompts
 from modeling_sen.editing.noise_levels import NoiseLevels
 from modeling_sen.editing.tuning import TuningResult, TuningSettings, tune_adapter
+from modeling_sen.editing.tuning_record import name_of, settings_for, tuning_record
 from modeling_sen.modeling_sen_editing import SENForVideoEditing
 from modeling_sen.tracking.tracking_output import SENTrackingOutput
 
@@ -176,21 +177,30 @@ class SENVideoEditingPipeline(DiffusionPipeline):
         fps: float | None = None,
         output_dir: str | Path | None = None,
         progress: bool = True,
+        video_name: str | None = None,
     ) -> TuningResult:
         """Tunes the adapter on a video. Once is enough for all edits of that video.
+
+        The adapter's configuration records it (`model.adapter.config.tuning`, see [`tuning_record`]).
 
         Args:
             video, start, end, fps: as of [`edit`]; give the same to both.
             prompt: what the video shows, in a sentence.
-            settings, output_dir, progress: as of `tune_adapter`.
+            settings: by default those that the model's configuration recommends.
+            output_dir, progress: as of `tune_adapter`.
+            video_name: what the record calls the video; by default its file's name.
 
         Raises:
             ImportError, KeyboardInterrupt: as `tune_adapter`.
             ValueError: as `tune_adapter`, and as [`edit`] of the video.
             FileNotFoundError, ConnectionError, TypeError: as `read_video`.
         """
+        settings = settings or settings_for(self.model)
         frames = self._read(video, start, end, fps)[1]
-        return tune_adapter(self.model, self.parts, frames, prompt, settings, output_dir, progress)
+        result = tune_adapter(self.model, self.parts, frames, prompt, settings, output_dir, progress)
+        record = tuning_record(video_name or name_of(video), prompt, frames, settings, result)
+        self.model.adapter.register_to_config(tuning=record)
+        return result
 
     # --- editing -----------------------------------------------------------------------------------------------------
 
@@ -219,7 +229,8 @@ class SENVideoEditingPipeline(DiffusionPipeline):
         """Edits a video. With the source's prompt and a guidance of 1 the result is the reconstruction.
 
         Args:
-            video: a path, URL, bytes, file object, (T, H, W, 3) uint8 array or list of images, as `read_video` takes it.
+            video: a path, URL, bytes, file object, (T, H, W, 3) uint8 array or list of images, as `read_video` takes it; or
+                [`EditFrames`], which were read before.
             prompt: what the edited video shows; or several prompts, which share reading, encoding and inversion.
             source_prompt: what the video shows, as in tuning.
             inversion: `"ddim"` inverts the video to noise, and samples from there under the prompt. `"none"` edits without,
@@ -249,18 +260,14 @@ class SENVideoEditingPipeline(DiffusionPipeline):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts:
             raise ValueError("prompt: expected at least one, found an empty list")
-        if inversion not in INVERSIONS:
-            raise ValueError(f"inversion is {inversion!r}, expected one of {', '.join(INVERSIONS)}")
-        if guidance_scale < 0:
-            raise ValueError(f"guidance_scale: expected at least 0, found {guidance_scale}")
-        steps = len(NoiseLevels.of(self.scheduler, num_inference_steps))
+        steps = self.check_options(inversion, num_inference_steps, guidance_scale)
         # 1. Texts, before a video is read.
         without_text, source_text = encode_prompts(self.parts, [source_prompt], negative_prompt).split(1)
         texts = [encode_prompts(self.parts, [each]) for each in prompts]  # one by one: others change no bit
         # 2. Frames and mask, latents, features.
         given, frames = self._read(video, start, end, fps)
         _, height, width, _ = frames.shape
-        inside = None if mask is None else resized_mask(_as_mask(mask, given.frames), (height, width))
+        inside = None if mask is None else resized_mask(as_mask(mask, given.frames), (height, width))
         given = replace(given, frames=frames)  # the originals may be gigabytes
         latents = encode_frames(self.vae, frames).float()
         features = self._features_of(frames)
@@ -309,9 +316,23 @@ class SENVideoEditingPipeline(DiffusionPipeline):
             )
         return outputs[0] if isinstance(prompt, str) else outputs
 
+    def check_options(
+        self, inversion: str = "ddim", num_inference_steps: int = 50, guidance_scale: float = 7.5
+    ) -> int:
+        """The number of noise levels.
+
+        Raises:
+            ValueError: options of [`edit`] that are out of range.
+        """
+        if inversion not in INVERSIONS:
+            raise ValueError(f"inversion is {inversion!r}, expected one of {', '.join(INVERSIONS)}")
+        if guidance_scale < 0:
+            raise ValueError(f"guidance_scale: expected at least 0, found {guidance_scale}")
+        return len(NoiseLevels.of(self.scheduler, num_inference_steps))
+
     def _read(self, video: Any, start: float, end: float | None, fps: float | None) -> tuple[EditFrames, np.ndarray]:
         """The frames, and the same in the size of the base model."""
-        given = read_stretch(video, start, end, fps)
+        given = video if isinstance(video, EditFrames) else read_stretch(video, start, end, fps)
         _, height, width, _ = given.frames.shape
         return given, resized(given.frames, edit_size(height, width, self.vae, self.model.unet))
 
@@ -368,11 +389,12 @@ class _Predictions:
         return predict
 
 
-def _as_mask(mask: Any, frames: np.ndarray) -> np.ndarray:
+def as_mask(mask: Any, frames: np.ndarray) -> np.ndarray:
+    """(T, H, W) bool of a mask in any form that [`SENVideoEditingPipeline.edit`] takes."""
     if isinstance(mask, SENTrackingOutput):
         mask = points_mask(mask.tracks, mask.visibility, mask.frame_size)
     num_frames, height, width, _ = frames.shape
     return read_mask(mask, num_frames, (height, width))
 
 
-__all__ = ["SENVideoEditingPipeline", "VideoEditingOutput"]
+__all__ = ["SENVideoEditingPipeline", "VideoEditingOutput", "as_mask"]

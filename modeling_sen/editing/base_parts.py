@@ -11,11 +11,11 @@ from diffusers import AutoencoderKL, DDIMScheduler
 from transformers import AutoTokenizer, CLIPTextModel
 
 from modeling_sen.editing.base_unet import LOGIN, beside, load_part
+from modeling_sen.editing.noise_levels import PREDICTIONS
 from modeling_sen.editing.pixel_unshuffle import PixelUnshuffle
 from modeling_sen.hub_files import FETCH_ARGUMENTS, HubSource, naming_errors, quiet_transformers
 
 VAES = ("AutoencoderKL", "PixelUnshuffle")
-PREDICTIONS = ("epsilon", "v_prediction")
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from huggingface_hub import snapshot_download
 
 from modeling_sen.editing.edit_adapter import SENEditAdapter
 from modeling_sen.hub_files import HubSource, naming_errors
+from modeling_sen.modeling_sen_editing import ADAPTER_FOLDER
 
 BASE_FOLDER = "base"  # beside a checkpoint that holds its base model
-ADAPTER_FOLDER = "adapter"
 
 
 def base_source(
@@ -100,7 +100,6 @@ def copy_base(source: HubSource, folder: Path) -> None:
 LOGIN = "pass base_kwargs={'token': ...}"
 
 __all__ = [
-    "ADAPTER_FOLDER",
     "BASE_FOLDER",
     "LOGIN",
     "base_source",

@@ -14,7 +14,7 @@ from torch import Tensor
 from modeling_sen.editing.ddim import Predict
 
 
-def frame_windows(num_frames: int, window: int, overlap: int) -> list[list[int]]:
+def frame_windows(num_frames: int, window: int = 24, overlap: int = 8) -> list[list[int]]:
     """Numbers of the frames of each window; together they hold every frame.
 
     A later window has frame 0 and `window - 1` frames in a row, at least `overlap` of which are in the window before: more in

@@ -64,7 +64,9 @@ class PixelUnshuffle(ModelMixin, ConfigMixin):
         dtype = kwargs.pop("torch_dtype", None)
         config: Any = cls.load_config(pretrained_model_name_or_path, **kwargs)
         model: Any = cls.from_config(config)
-        return model.to(dtype).eval()
+        if dtype is not None:
+            nn.Module.to(model, dtype)  # Diffusers' own `to` warns of modules kept in float32
+        return model.eval()
 
     def encode(self, x: Tensor) -> AutoencoderKLOutput:
         """Pictures (batch, 3, height, width) -> `latent_dist`, whose `mode()` and `sample()` are the same

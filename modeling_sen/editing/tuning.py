@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, PrinterCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
 
 from modeling_sen.editing.base_parts import BaseParts
 from modeling_sen.editing.latents import encode_prompts
@@ -83,6 +83,15 @@ class TuningResult:
     validation_losses: dict[int, float]
 
 
+class _Bar(ProgressCallback):
+    """A bar with the last losses, on the standard error."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        for name, shown in (("loss", "loss"), ("eval_loss", "loss on the mirrored clip")):
+            if self.training_bar is not None and name in logs:
+                self.training_bar.set_description(f"tune, {shown} {logs[name]:.4f}")
+
+
 def tune_adapter(
     model: Any,
     parts: BaseParts,
@@ -104,7 +113,7 @@ def tune_adapter(
         progress: show a bar, and losses.
 
     Raises:
-        ImportError: Accelerate is not installed (the extra `editing`).
+        ImportError: Accelerate is not installed, which the extras `editing` and `train` bring.
         ValueError: frames, prompt or base model that cannot be tuned on; the folder of a run that was started otherwise; a
             loss that is not finite.
         KeyboardInterrupt: after Ctrl-C, at the end of a step; with an output_dir a checkpoint is written.
@@ -135,7 +144,11 @@ def tune_adapter(
             measure=lambda training: {"loss": validation_loss(training, mirror)},
             callbacks=[EarlyStoppingCallback(settings.patience)],
         )
-        trainer.remove_callback(PrinterCallback)  # without a progress bar it prints all that is logged
+        # Both print all that is logged on the standard output, where commands print results.
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        if progress:
+            trainer.add_callback(_Bar())
         with _checkpointing(model.unet, settings.gradient_checkpointing):
             try:
                 trainer.resume()

@@ -19,6 +19,7 @@ pytest.importorskip("diffusers")
 
 from modeling_sen.editing.edit_mask import points_mask
 from modeling_sen.editing.latents import decode_latents, encode_frames, encode_prompts
+from modeling_sen.editing.tuning import TuningResult
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
 BASES = {"epsilon": {"vae": "kl"}, "v_prediction": {"vae": "unshuffle"}}
@@ -252,12 +253,15 @@ def test_tuning_reads_the_stretch_that_is_edited(make_pipe, monkeypatch, tmp_pat
 
     def tune_adapter(model, parts, frames, prompt, *rest):
         given.update(frames=frames, prompt=prompt)
+        return TuningResult(steps=9, best_step=6, losses={}, validation_losses={})
 
     monkeypatch.setattr("modeling_sen.pipelines.sen_video_editing.tune_adapter", tune_adapter)
     pipe.tune(clip, "a dog", start=0.3, fps=5)
     edited = pipe.edit(clip, "snow", "a dog", start=0.3, fps=5, **FAST)
     assert given["prompt"] == "a dog"
     assert np.array_equal(given["frames"], edited.source_frames)
+    record = pipe.model.adapter.config.tuning
+    assert (record["video"], record["prompt"], record["steps"], record["best_step"]) == ("clip.mp4", "a dog", 9, 6)
 
 
 def test_the_dtype_of_the_base_model(make_sen, towers, bases):
