@@ -4,8 +4,9 @@
 Each of 24 unseen clips is edited in three ways (colour, shape, background) by each row of `editing_study_rows.py`. Rows have
 the same base model, tuning and sampling; Tune-A-Video, SEN with K = 3 and the control have three seeds, the others one.
 With `--pretrain-steps` each adapter, Tune-A-Video's included, is first trained on the same other clips for the same steps,
-and the association of the SEN with it. Without, association changes no feature that an adapter reads: rows of SEN that
-differ by rounds alone would be equal, and only one of them is run.
+and with it the modulation by which association changes the tokens that the adapter reads; association itself stays as it is
+in the checkpoint. Without, modulation changes nothing: rows of SEN that differ by rounds alone would be equal, and only one
+of them is run.
 
 A call goes on where the one before was interrupted. The tables of what is done are OUT/table.md, pictures of the edits of
 seed 0 are in OUT/pictures.

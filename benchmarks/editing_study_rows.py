@@ -58,9 +58,11 @@ class Row:
     shown: str | None = None
 
     @property
-    def trains_association(self) -> bool:
-        """Whether pre-training reaches the SEN. Association changes the tokens that an adapter reads by modulation alone,
-        which changes nothing at first: until it is trained, the features of all rounds are the frozen tokens."""
+    def trains_modulation(self) -> bool:
+        """Whether pre-training reaches the modulation of tokens, by which alone association changes what an adapter reads.
+
+        Until it is trained it changes nothing: the features of all rounds are the frozen tokens then.
+        """
         return bool(self.rounds)
 
 
@@ -147,17 +149,18 @@ def build_model(base: Base, row: Row, seed: int) -> SENForVideoEditing:
     widths = {name: model.sen.specs[name].hidden_size for name in read}
     torch.manual_seed(seed)  # whatever parts came before
     model.attach_adapter(SENEditAdapter.from_unet(model.unet, "residual", widths))
-    model.sen.requires_grad_(row.trains_association)
+    model.sen.requires_grad_(False)
+    model.sen.modulation.requires_grad_(row.trains_modulation)
     return model.eval()
 
 
 class Trained(nn.Module):
-    """What pre-training trains of a model, and what a row starts from: its adapter, and the association that it reads."""
+    """What pre-training trains of a model, and what a row starts from: its adapter, and the modulation of what it reads."""
 
     def __init__(self, model: SENForVideoEditing, row: Row):
         super().__init__()
         self.adapter = model.adapter
-        self.association = model.sen if row.trains_association else None
+        self.modulation = model.sen.modulation if row.trains_modulation else None
 
     def save(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +192,7 @@ class Pretraining(Trained):
         noisy = scheduler.add_noise(latents, noise, timesteps)
         velocity = scheduler.config.prediction_type == "v_prediction"
         target = scheduler.get_velocity(latents, noise, timesteps) if velocity else noise
-        with torch.set_grad_enabled(self.row.trains_association and self.training):
+        with torch.set_grad_enabled(self.row.trains_modulation and self.training):
             # The SEN reads windows of 8 frames, so that clips one after the other are read each by itself.
             features = model.video_features(frames.flatten(0, 1).numpy())
         features = {name: values.unflatten(1, (batch, -1))[0] for name, values in features.items()}
@@ -292,6 +295,7 @@ def scores(clip: StudyClip, kind: str, edited: np.ndarray, tower: EditingTower) 
 
 def parameter_counts(model: SENForVideoEditing, row: Row) -> tuple[int, int]:
     """Parameters that tuning trains, and those that pre-training trains."""
-    adapter = sum(each.numel() for each in model.adapter.parameters())
-    association = sum(each.numel() for each in model.sen.parameters() if each.requires_grad)
-    return adapter, adapter + (association if row.trains_association else 0)
+    adapter, modulation = (
+        sum(each.numel() for each in part.parameters()) for part in (model.adapter, model.sen.modulation)
+    )
+    return adapter, adapter + (modulation if row.trains_modulation else 0)

@@ -114,7 +114,7 @@ def test_the_control_reads_another_clip_and_its_mirror(base):
 
 
 @pytest.mark.parametrize(("name", "reaches"), [("tune_a_video", False), ("sen_0", False), ("sen_2", True)])
-def test_pretraining_reads_each_clip_by_itself_and_trains_association_with_rounds(base, name, reaches):
+def test_pretraining_reads_each_clip_by_itself_and_trains_modulation_with_rounds(base, name, reaches):
     row, batch = ROWS[name], pretraining_batch(base.parts, 0, 1)
     model = build_model(base, row, 0)
     module = Pretraining(model, row, base.parts).train()
@@ -136,7 +136,7 @@ def test_pretraining_reads_each_clip_by_itself_and_trains_association_with_round
             alone = model.video_features(batch["frames"][2].numpy())[neuron]
         torch.testing.assert_close(values[2:3].detach(), alone, atol=1e-4, rtol=1e-4)
     trained = {key.split(".")[0] for key, each in module.named_parameters() if each.grad is not None}
-    assert trained == ({"adapter", "association"} if reaches else {"adapter"})
+    assert trained == ({"adapter", "modulation"} if reaches else {"adapter"})
     assert not any("unet" in key or "neurons" in key for key in module.state_dict())
 
 
