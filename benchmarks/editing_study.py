@@ -58,12 +58,12 @@ SEEDED = ("tune_a_video", "sen_3", "control")  # rows with further seeds
 FURTHER_SEEDS = (1, 2)
 # Of SEN that differ by rounds alone; without pre-training they are the same as K = 3.
 ROUNDS_ALONE = ("sen_0", "sen_1", "sen_2")
-# Processor seconds on one core of an AMD EPYC of 2026.
-PRETRAIN_SECONDS = {"tune_a_video": 0.65, "sen_0": 0.75, "sen_1": 0.8, "sen_2": 0.8, "sen_3": 0.85, "control": 0.85}
-TUNE_SECONDS = 0.19  # a step, validation included
-PREDICT_SECONDS = {"per_frame": 0.103}  # one for a clip; of other rows:
-PREDICT_CLIP = 0.071
-UNIT_SECONDS = 1.5  # beside
+# Processor seconds on one core of an AMD EPYC of 2026 that other work shared; without it they are fewer.
+PRETRAIN_SECONDS = {name: 1.1 if row.rounds is not None else 0.65 for name, row in TUNED.items()}  # a step
+TUNE_SECONDS = 0.2  # a step, validation included
+PREDICT_SECONDS = 0.071  # a prediction for a clip
+PREDICT_FRAMES_SECONDS = 0.103  # the same, frame by frame
+UNIT_SECONDS = 1.5  # what else a unit takes
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def estimate(study: Study) -> tuple[float, float]:
             continue
         # Inversion with one refinement; with guidance a prediction counts twice; of seed 0 the reconstruction too.
         predictions = study.inference_steps * (2 + 3 * 2 + (3 if unit.seed == 0 else 0))
-        total += UNIT_SECONDS + predictions * PREDICT_SECONDS.get(unit.row, PREDICT_CLIP)
+        total += UNIT_SECONDS + predictions * (PREDICT_FRAMES_SECONDS if ROWS[unit.row].per_frame else PREDICT_SECONDS)
         total += TUNE_SECONDS * study.tuning_steps if unit.row in TUNED else 0
     return before, total
 
