@@ -46,7 +46,12 @@ import modeling_sen
 from transformers import pipeline
 
 edit = pipeline("video-editing", model={location})
-edited = edit({clip}, source_prompt={source_prompt}, edit_prompt={edit_prompt}, num_inference_steps=20)
+edited = edit(
+    {clip},
+    source_prompt={source_prompt},
+    edit_prompt={edit_prompt},
+    num_inference_steps=20,
+)
 edited.save("edited.mp4")
 print(edited.frames.shape)"""
 

@@ -111,5 +111,5 @@ def test_the_example_on_the_card_runs_on_a_clip(sen_folder, tmp_path):
     file.write_text(json.dumps({**json.loads(file.read_text()), "tuning": RECORD}))
     planned = push_folder(folder, "org/editing", dry_run=True)
     assert "Before the upload this ran on a generated clip" in planned.card
-    assert 'edit("clip.mp4", source_prompt="a \\"jeep\\" is moving", edit_prompt=' in planned.card
+    assert '"clip.mp4",\n    source_prompt="a \\"jeep\\" is moving",\n    edit_prompt=' in planned.card
     assert {"base/vae/config.json", "base/tokenizer/tokenizer.json", "neuron_image/config.json"} <= set(planned.files)
