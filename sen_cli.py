@@ -16,6 +16,8 @@ VERBS_BY_PURPOSE = {
         "encode": ("modeling_sen.commands.encode:encode", "Embed videos into a parquet or npz file."),
         "chat": ("modeling_sen.commands.chat:chat", "Ask questions about videos."),
         "track": ("modeling_sen.commands.track:track", "Track points through a video."),
+        "edit": ("modeling_sen.commands.edit:edit", "Change a video as a prompt says."),
+        "tune": ("modeling_sen.commands.tune:tune", "Tune an editing adapter on a video, and keep it."),
     },
     "Train and measure": {
         "train": (

@@ -73,19 +73,13 @@ def turn(model: Any, processor: Any, clip: Any, num_frames: int) -> dict[str, fl
 def read_anew(model: Any, processor: Any, clip: Any, num_frames: int, reply: str, max_new_tokens: int) -> str:
     """The answer to the second question, with nothing that was computed for the first."""
     video = processor.read_video(clip, num_frames=num_frames)
-    shown = {"type": "video", "video": video}
-    turns = {FIRST: [shown], SECOND: [] if model.config.question_neuron is None else [shown]}
-    first, second = (
-        {"role": "user", "content": [*videos, {"type": "text", "text": question}]}
-        for question, videos in turns.items()
-    )
-    messages = [first, {"role": "assistant", "content": reply}, second]
+    first = {"role": "user", "content": [{"type": "video", "video": video}, {"type": "text", "text": FIRST}]}
+    messages = [first, {"role": "assistant", "content": reply}, {"role": "user", "content": SECOND}]
     ids = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
     with torch.inference_mode():
         features = [
             model.get_video_features(**processor.sen_processor.collate(processor.ask(video, question).inputs))
-            for question, videos in turns.items()
-            if videos
+            for video, question in processor.videos_in_prompt(messages)
         ]
         tokens = torch.cat([each.pooler_output for each in features])
         outputs = {"video": BaseModelOutputWithPooling(pooler_output=tokens)}

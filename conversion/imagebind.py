@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""ImageBind's original checkpoint (`imagebind_huge.pth`) in Transformers' classes."""
+"""Converts ImageBind's original checkpoint (`imagebind_huge.pth`) to Transformers' classes."""
 
 import json
 from collections.abc import Mapping
@@ -33,13 +33,13 @@ RULES: Rules = [
     (_LAYER + r"norm_([12])\.(\w+)", r"\1_model.layers.\2.layer_norm\3.\4"),
     (_LAYER + r"mlp\.(fc[12])\.(\w+)", r"\1_model.layers.\2.mlp.\3.\4"),
     (rf"modality_heads\.{_M}\.(?:proj\.)?0\.(\w+)", r"\1_model.post_layernorm.\2"),
-    # Behind the norm stand a choice of token, and of motion sensors a dropout; of texts neither.
+    # Position of the projection in the head: after norm and token choice, for motion sensors also after a dropout.
     (rf"modality_heads\.{_M}\.(?:proj\.1|2|3)\.weight", r"\1_projection.weight"),
     (rf"modality_postprocessors\.{_M}\.1\.log_logit_scale", r"\1_logit_scale"),
 ]
 UNREAD = (r"modality_preprocessors\.text\.mask",)  # the causal mask
 
-# What the original's constructor takes where nothing is said; not the sizes of `imagebind_huge`.
+# Defaults of the original's constructor, which are not the sizes of `imagebind_huge`.
 CONSTRUCTOR: dict[str, Any] = {
     "video_frames": 2,
     "kernel_size": [2, 14, 14],
@@ -83,10 +83,10 @@ tags:
 # ImageBind
 
 Weights of [ImageBind](https://github.com/facebookresearch/ImageBind) (Girdhar et al., CVPR 2023) in the classes of
-modeling-sen, converted by `sen convert imagebind` from `{name}`: {parameters:,} parameters, of which no value was changed.
+modeling-sen, converted by `sen convert imagebind` from `{name}`: {parameters:,} parameters, whose values are unchanged.
 
-The weights are under [CC BY-NC-SA 4.0](https://creativecommons.org/licenses/by-nc-sa/4.0/): no commercial use, and what is
-made of them carries the same licence.
+The weights are under [CC BY-NC-SA 4.0](https://creativecommons.org/licenses/by-nc-sa/4.0/): no commercial use, and works that
+are derived from them carry the same licence.
 
 ```python
 import modeling_sen  # registers the classes
@@ -105,11 +105,11 @@ def convert(source: str | Path, config: str | Path | None = None, tokenizer: str
         source: the original file, a state dict.
         config: a JSON file with the arguments of the original's constructor, for sizes other than `imagebind_huge`'s.
         tokenizer: CLIP's word pieces for the processor: a hub id or folder of a tokenizer, or the original's file
-            `bpe_simple_vocab_16e6.txt.gz`. Without it the folder has none, and the processor takes no texts.
+            `bpe_simple_vocab_16e6.txt.gz`. Without it the processor takes no texts.
 
     Raises:
-        OSError: a file is not there.
-        ValueError: no ImageBind checkpoint, sizes that do not fit it, or a bad configuration; see also [`read_weights`].
+        OSError: a file does not exist.
+        ValueError: not a checkpoint of ImageBind, other sizes, or a bad configuration; see also [`read_weights`].
     """
     settings = ImageBindConfig() if config is None else read_constructor(config)
     weights = rename(read_weights(source), RULES, UNREAD, "ImageBind")
@@ -127,12 +127,14 @@ def convert(source: str | Path, config: str | Path | None = None, tokenizer: str
 
 
 def in_shape(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renamed weights in the shapes of this package's modules: queries, keys and values apart, positions without a batch."""
+    """Renamed weights in the shapes of this package's modules: separate queries, keys and values; positions without batch."""
     shaped: dict[str, Tensor] = {}
     for name, weight in weights.items():
         if ".in_proj." in name:
             for part, rows in zip("qkv", weight.chunk(3), strict=True):
-                shaped[name.replace("in_proj", f"{part}_proj")] = rows.clone()  # of a file's tensors each is its own
+                shaped[name.replace("in_proj", f"{part}_proj")] = (
+                    rows.clone()
+                )  # safetensors refuses views of one tensor
         elif name.endswith((".class_embedding", ".position_embedding")):
             shaped[name] = weight.flatten() if name.endswith(".class_embedding") else weight.flatten(0, -2)
         else:
@@ -141,11 +143,11 @@ def in_shape(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_constructor(path: str | Path) -> ImageBindConfig:
-    """The configuration that the original's constructor makes of its arguments, a JSON object.
+    """The configuration for a JSON file with arguments of the original's constructor.
 
     Raises:
         OSError: no such file.
-        ValueError: no JSON object, unknown arguments, or values that the model cannot have.
+        ValueError: not a JSON object, unknown arguments, or impossible values.
     """
     try:
         given = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -191,7 +193,7 @@ def _is_size(value: Any, like: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-# Of a file of reference outputs: input -> the model's argument and output.
+# Modality of a reference input -> the model's argument and output.
 _INPUTS = {
     "vision": ("pixel_values", "vision_embeds"),
     "text": ("input_ids", "text_embeds"),
@@ -203,10 +205,10 @@ _INPUTS = {
 
 
 def original_outputs(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the model gives for the original's inputs: modality (`vision_video` for clips, say) -> embeddings.
+    """The model's embeddings of the original's inputs, by the same names: a modality, or e.g. `vision_video` for clips.
 
     Raises:
-        ValueError: an input whose name begins with no modality.
+        ValueError: the name of an input does not begin with a modality.
     """
     found = {}
     for name, values in inputs.items():

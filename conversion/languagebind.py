@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""A published LanguageBind checkpoint (`pytorch_model.bin` and config.json) in safetensors, with LoRA weights folded."""
+"""Converts a published LanguageBind checkpoint (`pytorch_model.bin`, config.json) to safetensors and folds LoRA weights."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from modeling_sen.conversion.original_checkpoint import Conversion, fill, read_weights
-from modeling_sen.families.imagebind.processing_imagebind import read_tokenizer
+from modeling_sen.families.clip_tokenizer import read_tokenizer
 from modeling_sen.families.languagebind import MODALITIES
 from modeling_sen.families.languagebind import configuration_languagebind as configurations
 from modeling_sen.families.languagebind import modeling_languagebind as models
@@ -54,12 +54,12 @@ def convert(source: str | Path, config: str | Path | None = None, tokenizer: str
 
     Args:
         source: a folder with config.json and `pytorch_model.bin` (or its shards and their index), or that file alone.
-        config: the config.json, where it does not stand beside the weights.
-        tokenizer: CLIP's, see `read_tokenizer`; by default that of the source, where it has one.
+        config: the config.json, if it is not beside the weights.
+        tokenizer: CLIP's, see `read_tokenizer`; by default the one beside the weights, if there is one.
 
     Raises:
-        OSError: a file is not there.
-        ValueError: config.json is of another family, or weights do not fit it; see also `read_weights` and `fold_lora`.
+        OSError: a file does not exist.
+        ValueError: config.json is of another family, or the weights do not fit it; see also `read_weights`, `fold_lora`.
     """
     source = Path(source)
     folder = source if source.is_dir() else source.parent
@@ -67,7 +67,7 @@ def convert(source: str | Path, config: str | Path | None = None, tokenizer: str
     tower: Any = settings.vision_config
     weights = {
         name: weight for name, weight in _all_weights(source).items() if not name.endswith(".position_ids")
-    }  # which are counted
+    }  # position ids are 0, 1, 2, ..., and no weights here
     has_lora = any(map(is_lora_key, weights))
     if has_lora:
         weights = fold_lora(weights, tower.lora_alpha)
@@ -83,7 +83,7 @@ def convert(source: str | Path, config: str | Path | None = None, tokenizer: str
         model_type=settings.model_type,
         name=source.name,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        changes="LoRA weights folded into those they adapt" if has_lora else "of which no value was changed",
+        changes="LoRA weights folded into those that they adapt" if has_lora else "whose values are unchanged",
     )
     notes: tuple[str, ...] = ()
     if not processor.has_tokenizer:
@@ -96,7 +96,7 @@ def read_config(path: Path) -> LanguageBindConfig:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no JSON object, or the configuration of another model.
+        ValueError: not a JSON object, or the configuration of another model.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the checkpoint's config.json by --config")

@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What conversions of all families share: read an original file, rename its weights, fill a model, save and verify it.
+"""Steps of every conversion: read an original file, rename its weights, fill a model, save and verify it.
 
-Files are read without running code that they hold. A folder is written beside its place, and moved there when it is whole.
+Reading a file runs no code in it. The new folder replaces an old one only when it is complete.
 """
 
 import re
@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from modeling_sen.checkpoint_folder import replaced_folder
 from modeling_sen.hub_files import quiet_transformers
 
-TOLERANCE = 1e-5  # the largest difference of an output that a right conversion has
+TOLERANCE = 1e-5  # largest difference of an output after a correct conversion
 _ZIP = b"PK\x03\x04"
 
 Rules = Sequence[tuple[str, str]]
@@ -29,14 +29,14 @@ Rules = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Conversion:
-    """A checkpoint in Transformers' classes, not saved yet.
+    """A converted checkpoint that is not saved yet.
 
     Attributes:
         model: filled with the original's weights.
-        processor: anything with `save_pretrained`.
+        processor: anything with `save_pretrained`; `None` for a model that is saved without one.
         card: text of its README.md.
-        outputs: `outputs(model, inputs)`, name -> tensor: what the model gives for the `input.NAME` of a file of reference
-            outputs, by the names of its `output.NAME`.
+        outputs: `outputs(model, inputs) -> {name: tensor}`, where `inputs` are the `input.NAME` of a file of references, and
+            the outputs have the names of its `output.NAME`.
         notes: lines to print when it is saved.
     """
 
@@ -48,11 +48,11 @@ class Conversion:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch file by name, mapped from the disk where its format allows that.
+    """The tensors of a PyTorch file by name, memory-mapped if the format allows it.
 
     Raises:
         FileNotFoundError, IsADirectoryError: no such file.
-        ValueError: the file is empty or truncated, holds code or other objects than tensors, or is of another kind.
+        ValueError: the file is empty, truncated or of another format, or holds code or objects other than tensors.
     """
     path = Path(path)
     if path.is_dir():
@@ -62,11 +62,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not start:
         raise ValueError(f"{path}: the file is empty, expected a PyTorch file")
     is_zip = zipfile.is_zipfile(path)
-    if start == _ZIP and not is_zip:  # the table of contents stands at the end
+    if start == _ZIP and not is_zip:  # a zip file has its table of contents at the end
         raise ValueError(f"{path}: the file is truncated ({path.stat().st_size:,} bytes); download it again")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
-    except Exception as error:  # whatever a reader meets in bytes that are no file of its kind
+    except Exception as error:  # the reader's errors on bytes of another format are of many kinds
         if code := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             raise ValueError(f"{path}: it holds code ({code[1]}), which is not run; expected tensors only") from error
         raise ValueError(f"{path}: found no PyTorch file, or a damaged one ({type(error).__name__})") from error
@@ -78,16 +78,16 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def rename(weights: Mapping[str, Tensor], rules: Rules, unread: Sequence[str], family: str) -> dict[str, Tensor]:
-    """Each weight under the name that the one rule which matches its own gives it.
+    """Renames each weight by the first rule whose expression matches its name.
 
     Args:
         weights: of the original.
         rules: (regular expression of a whole name, replacement).
-        unread: expressions of names that are left out.
+        unread: expressions of names to leave out.
         family: for errors.
 
     Raises:
-        ValueError: a name that no rule matches.
+        ValueError: no rule matches a name.
     """
     renamed: dict[str, Tensor] = {}
     for name, weight in weights.items():
@@ -95,19 +95,19 @@ def rename(weights: Mapping[str, Tensor], rules: Rules, unread: Sequence[str], f
             continue
         found = next(((pattern, to) for pattern, to in rules if re.fullmatch(pattern, name)), None)
         if found is None:
-            raise ValueError(f"no {family} checkpoint: found weight {name!r}, which {family} has not")
+            raise ValueError(f"not a checkpoint of {family}: found weight {name!r}, which {family} does not have")
         renamed[re.sub(*found, name)] = weight
     return renamed
 
 
 def fill(model: PreTrainedModel, weights: Mapping[str, Tensor], hint: str) -> None:
-    """Puts weights in the place of a model's own, which may be on the meta device.
+    """Replaces the weights of a model, which may be on the meta device.
 
     Args:
-        hint: what to do about weights that do not fit.
+        hint: for the error, what to do about weights that do not fit.
 
     Raises:
-        ValueError: weights that are missing, left over, or of another shape.
+        ValueError: weights are missing, left over, or of another shape.
     """
     own = model.state_dict()
     wrong = [f"{name!r} is missing" for name in own if name not in weights]
@@ -126,16 +126,16 @@ def fill(model: PreTrainedModel, weights: Mapping[str, Tensor], hint: str) -> No
 def save(
     conversion: Conversion, folder: str | Path, verify: str | Path | None = None, shard_size: str = "2GB"
 ) -> dict[str, float]:
-    """Writes weights (safetensors), configuration, processor and card, all of them or nothing.
+    """Writes weights (safetensors), configuration, processor and card: all of them or nothing.
 
     Args:
-        folder: to be made, or whose files of the same names are replaced.
-        verify: a safetensors file of `input.NAME` and `output.NAME`, see [`Conversion`]; what was written is loaded again
-            and compared before it gets its place.
+        folder: to write; files of the same names are replaced.
+        verify: a safetensors file of `input.NAME` and `output.NAME`, see [`Conversion`]; the new files are loaded again and
+            compared before they replace the folder.
         shard_size: of the largest file of weights.
 
     Returns:
-        Output -> its largest difference; nothing where there is nothing to verify.
+        Output -> its largest difference; empty without `verify`.
 
     Raises:
         ValueError: `verify` is unreadable or has no outputs.
@@ -145,7 +145,8 @@ def save(
     with replaced_folder(folder) as staging:
         with quiet_transformers():
             conversion.model.save_pretrained(staging, max_shard_size=shard_size)
-        conversion.processor.save_pretrained(staging)
+        if conversion.processor is not None:
+            conversion.processor.save_pretrained(staging)
         (staging / "README.md").write_text(conversion.card, encoding="utf-8")
         differences: dict[str, float] = {}
         if reference:
@@ -158,7 +159,7 @@ def save(
 
 
 class DifferentOutputs(Exception):
-    """The converted model's outputs are not the original's.
+    """The converted model's outputs differ from the original's.
 
     Attributes:
         differences: output -> its largest difference.
@@ -174,7 +175,7 @@ def read_reference(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no safetensors file, or one without inputs or outputs.
+        ValueError: not a safetensors file, or one without inputs or outputs.
     """
     try:
         found = load_file(str(path))
@@ -191,10 +192,10 @@ def compare(
     model: PreTrainedModel,
     reference: Mapping[str, Tensor],
 ) -> dict[str, float]:
-    """Output -> the largest difference from the reference's.
+    """Output -> its largest difference from the reference.
 
     Raises:
-        ValueError: an output that the model does not give, or gives in another shape.
+        ValueError: an output that the model does not have, or has in another shape.
     """
     inputs = {name.removeprefix("input."): value for name, value in reference.items() if name.startswith("input.")}
     wanted = {name.removeprefix("output."): value for name, value in reference.items() if name.startswith("output.")}

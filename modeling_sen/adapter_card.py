@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The model card of an adapter that peft saved: it names the SEN or head that the adapter was trained on."""
+"""The model card of an adapter saved by peft, which names the SEN or head that the adapter was trained on."""
 
 import json
 import math
@@ -32,10 +32,11 @@ def read_adapter(folder: Path, model_class: type | None = None) -> dict[str, Any
     """The settings of a saved adapter.
 
     Args:
-        model_class: of the model that it was put on, where the file does not name it.
+        folder: folder of the adapter.
+        model_class: class of the base model, if the settings do not name it.
 
     Raises:
-        ValueError: an adapter of a model that is a folder of this machine, or of which the class is not known.
+        ValueError: the base model is a local folder, or its class is unknown.
     """
     settings = json.loads((folder / "adapter_config.json").read_text())
     base = settings.get("base_model_name_or_path") or ""
@@ -55,7 +56,7 @@ def read_adapter(folder: Path, model_class: type | None = None) -> dict[str, Any
 
 
 def example_of(settings: Mapping[str, Any], location: str) -> str:
-    """Lines of Python that put the adapter on its model; `location` is a Python expression."""
+    """Python code that loads the adapter and its base model; `location` is a Python expression."""
     mapping, base = settings["auto_mapping"], json.dumps(settings["base_model_name_or_path"])
     return adapter_example(mapping["parent_library"], mapping["base_model_class"], base, location)
 
@@ -69,14 +70,16 @@ def adapter_card(
     fetch: Mapping[str, Any] | None = None,
     ran: str = "",
 ) -> ModelCard:
-    """
+    """The card of an adapter.
+
     Args:
-        settings: as of [`read_adapter`].
-        weights: folder of its weights.
-        about: folder for what stands beside it, see `model_card`.
-        licence: of the adapter.
-        fetch: how the card of its model is read.
-        ran: a sentence that says with what the example was run.
+        settings: as returned by [`read_adapter`].
+        weights: folder of the adapter's weights.
+        repo_id: id of the repository.
+        about: folder with further files for the card, see `model_card`.
+        licence: licence of the adapter.
+        fetch: arguments to fetch the base model's card.
+        ran: a sentence about the versions with which the example was run.
     """
     base, revision = settings["base_model_name_or_path"], settings.get("revision")
     base_licence = licence_of_repository(HubSource(base, revision, fetch=fetch or {}))
@@ -115,9 +118,9 @@ def _trained(settings: Mapping[str, Any], weights: Path) -> str:
             parameters += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     rank = f" of rank {settings['r']}" if "r" in settings else ""
     text = f"{parameters:,} parameters: {settings['peft_type']}{rank}"
-    for name, what in (("target_modules", "on"), ("modules_to_save", "trained whole:")):
+    for name, label in (("target_modules", "on"), ("modules_to_save", "trained whole:")):
         if isinstance(found := settings.get(name), list):
-            text += f", {what} `{'`, `'.join(sorted(found))}`"
+            text += f", {label} `{'`, `'.join(sorted(found))}`"
     return f"{text}."
 
 

@@ -1,7 +1,7 @@
-"""Read sound as mono float samples at the rate a neuron wants: a video's own sound track, a sound file, or an array.
+"""Reads sound from a video's sound track, a sound file or an array, as mono float samples at a neuron's sampling rate.
 
-Decoded and resampled by PyAV. Time 0 is the first video frame where there is a video, so that a span of `VideoFrames`
-cuts out the sound heard during it; in a file of sound alone it is the first sample.
+PyAV decodes and resamples. Time 0 is the first video frame, so that a span of `VideoFrames` selects the sound of these
+frames; in a file without video it is the first sample.
 """
 
 import logging
@@ -27,20 +27,20 @@ logger = logging.getLogger(__name__)
 PREROLL = 0.5
 # Seconds that timestamps may differ from counted samples before it is a gap; containers round to milliseconds.
 GAP = 0.05
-# Seconds that a timestamp may be off the count, either way, and is always believed: clocks drift and jitter. Further
-# back, the clock began anew, as where recordings were joined.
+# Timestamps within this many seconds of the counted samples are always accepted, because clocks drift and jitter. A larger
+# step back is a restart of the clock, as in joined recordings.
 LONGEST_STEP = 1.0
-# Seconds ahead of the count, or before the first picture, that are believed where the next timestamp goes on from there;
-# FFmpeg's own bound (dts_error_threshold).
+# Timestamps up to this many seconds ahead of the count, or before the first picture, are accepted if the next timestamp
+# continues from there; FFmpeg's own bound (dts_error_threshold).
 LONGEST_PAUSE = 30 * 3600.0
-# Seconds of pauses that are filled with silence where no span bounds them.
+# Total seconds of pauses that are filled with silence if no span is given.
 LONGEST_SILENCE = 3600.0
-# Of an array; more are rather samples with their axes swapped. Ambisonics of the third order has 16.
+# Largest number of channels of an array; more suggest swapped axes. Third-order ambisonics has 16.
 MOST_CHANNELS = 16
-# Samples per second. Below, nothing can be heard, and a damaged header's 1 Hz makes hours of a small file.
+# Smallest number of samples per second. Less is inaudible, and a damaged header with 1 Hz makes hours of a small file.
 LOWEST_RATE = 1000
 
-# Seconds from time 0, and (n,) float32 mono samples from then on.
+# Start in seconds from time 0, and (n,) float32 mono samples.
 Block: TypeAlias = tuple[float, np.ndarray]
 
 
@@ -51,7 +51,7 @@ class AudioClip:
     Attributes:
         samples: (S,) float32 mono, the mean of all channels, in [-1, 1].
         sampling_rate: samples per second.
-        present: False where the source has no sound; then the samples are zeros. A silent track is present.
+        present: false if the source has no sound, in which case the samples are zeros; true for a silent track.
     """
 
     samples: np.ndarray
@@ -65,24 +65,24 @@ def read_audio(
     span: tuple[float, float] | None = None,
     longest: float | None = None,
 ) -> AudioClip:
-    """Read the sound of a stretch of time, resampled to a rate. Only that stretch is decoded and held in memory.
+    """Reads the sound of a time span and resamples it. Only this span is decoded and held in memory.
 
     Args:
         audio: a video or sound file of up to 64 channels as a path, http(s) URL, bytes, binary file object or open
             `MediaSource`; a pair (samples, rate) with samples (S,) or (channels, S) of up to 16 channels, integers or
             floats in [-1, 1]; or a video given as frames, which has no sound.
-        sampling_rate: samples per second wanted.
-        span: (start, end) seconds; silence stands where it reaches beyond the sound. Without it: from time 0 to the
-            end of the sound, or of the video where there is no sound, an hour at most. Pauses are silence; without a
-            span, the sound ends (with a warning) where its pauses would come to more than an hour.
-        longest: seconds read at most where no span is given.
+        sampling_rate: samples per second of the result.
+        span: (start, end) in seconds; parts beyond the sound are silence. Default: from time 0 to the end of the sound,
+            or for a video without sound to its end, at most an hour. Pauses are silence; without a span, the sound ends,
+            with a warning, before its pauses exceed an hour in total.
+        longest: maximum number of seconds without a span.
 
     Raises:
         FileNotFoundError, IsADirectoryError: no such file.
         ConnectionError: the URL cannot be fetched.
-        TypeError: the input is of no known kind.
-        ValueError: neither sound nor video in the file, a sound track that cannot be read or decoded, fewer than 1000
-            samples per second, an array of an ambiguous layout, or a span without length.
+        TypeError: unsupported type of input.
+        ValueError: a file with neither sound nor video, a sound track that cannot be read or decoded, fewer than 1000
+            samples per second, an array with an ambiguous layout, or an empty span.
     """
     if sampling_rate <= 0:
         raise ValueError(f"sampling_rate: expected samples per second, found {sampling_rate}")
@@ -116,7 +116,7 @@ def read_audio(
 
 
 def _time_zero(source: MediaSource) -> float | None:
-    """The instant called 0, in seconds on the container's clock; None where the file has no sound."""
+    """Time 0 in seconds on the container's clock; `None` if the file has no sound."""
     with source.container() as container:
         video, sound = best_stream(container, "video"), best_stream(container, "audio")
         if video is None and sound is None:
@@ -140,19 +140,19 @@ def _video_duration(source: MediaSource) -> float:
 def _read_blocks(
     source: MediaSource, sampling_rate: int, origin: float, start: float, end: float
 ) -> list[Block] | None:
-    """The blocks that cover a stretch of time; None where the track holds nothing at all."""
+    """The blocks that cover a time span; `None` if the track is empty."""
     if start > PREROLL:
         blocks = _decode_blocks(source, sampling_rate, origin, start, end, seek=True)
         if blocks is not None:
             return blocks
-    # Also where a seek found nothing early enough: the index of a damaged or streamed file cannot be trusted.
+    # Also after a failed seek, because the index of a damaged or streamed file may be wrong.
     return _decode_blocks(source, sampling_rate, origin, start, end, seek=False)
 
 
 def _decode_blocks(
     source: MediaSource, sampling_rate: int, origin: float, start: float, end: float, seek: bool
 ) -> list[Block] | None:
-    """As `_read_blocks`; also None where a seek led to nothing early enough."""
+    """As `_read_blocks`; also `None` if the seek failed or landed too late."""
     with source.container() as container:
         stream: AudioStream = best_stream(container, "audio")  # type: ignore[assignment]
         if seek:
@@ -180,14 +180,14 @@ def _decode_blocks(
 
 
 class _Track:
-    """Decodes a sound track and keeps count of what could not be."""
+    """Decodes a sound track and counts damaged packets."""
 
     def __init__(self, name: str, container: InputContainer, stream: AudioStream):
         self.name, self.container, self.stream = name, container, stream
         self.decoded = self.failed = 0
         with media_errors(name):
-            # PyAV frees a layout of channels in an order of its own, such as QuickTime's films have, once too often and
-            # crashes. As all channels are averaged, their number is enough.
+            # PyAV frees layouts with a custom channel order, as in QuickTime files, twice and crashes. Channels are averaged,
+            # so their number is enough.
             layout = stream.codec_context.layout
             if "channels (" in layout.name:
                 stream.codec_context.layout = f"{layout.nb_channels} channels"
@@ -199,27 +199,28 @@ class _Track:
             with media_errors(self.name):
                 try:
                     frames = packet.decode()  # type: ignore[assignment]
-                except av.FFmpegError:  # a decoder may find its feet again
+                except av.FFmpegError:  # the decoder may recover with a later packet
                     self.failed += 1
             self.decoded += len(frames)
             yield from frames
 
     def _next_packet(self, packets: Iterator[av.Packet]) -> av.Packet | None:
-        """None at the end, and where the demuxer failed: it has nothing more to give."""
+        """The next packet; `None` at the end and after a failure of the demuxer, which then gives no more packets."""
         with media_errors(self.name):
             try:
                 return next(packets, None)
             except av.FFmpegError:
                 self.failed += 1
             except IndexError:
-                # PyAV's, after the last packet of a file in which streams turned up that its beginning did not tell of.
+                # PyAV raises it after the last packet if streams appeared that the header did not list.
                 pass
         return None
 
     def report(self) -> None:
-        """
+        """Warns about damaged packets.
+
         Raises:
-            ValueError: more packets could not be decoded than could.
+            ValueError: more damaged packets than decoded frames.
         """
         if self.failed > self.decoded:
             raise ValueError(f"{self.name}: its sound track cannot be decoded ({self.failed} damaged packets)")
@@ -228,19 +229,19 @@ class _Track:
 
 
 class _Clock:
-    """Tells when frames are heard: at their timestamps where these can be true, else right after the frame before."""
+    """Assigns times to frames: their timestamps if plausible, else the end of the previous frame."""
 
     def __init__(self, origin: float, start: float):
         """
         Args:
             origin: time 0 in seconds on the container's clock.
-            start: about when the first frame is heard, in seconds from time 0.
+            start: approximate time of the first frame, in seconds from time 0.
         """
         self.expected, self.is_first, self.faults = start, True, 0
-        self.zero = self.shift = -origin  # seconds to add to a timestamp; the shift is another once the clock jumped
+        self.zero = self.shift = -origin  # seconds to add to a timestamp; `shift` changes when the clock jumps
 
     def timed(self, frames: Iterator[av.AudioFrame], until: float) -> Iterator[tuple[float, av.AudioFrame]]:
-        """(seconds from time 0, frame), up to a time that two frames in a row have reached."""
+        """(seconds from time 0, frame), until two consecutive frames have reached the time `until`."""
         frame = next(frames, None)
         while frame is not None:
             following = next(frames, None)
@@ -256,10 +257,10 @@ class _Clock:
             return self.expected
         shift = min((self.shift, self.zero), key=lambda shift: abs(stamp + shift - self.expected))
         step = stamp + shift - self.expected
-        # A stamp alone: the next one goes on as if this one were what the count says.
-        alone = following is not None and abs(following + shift - self.expected - duration) <= GAP
+        # An outlier: the next timestamp agrees with the counted samples.
+        is_outlier = following is not None and abs(following + shift - self.expected - duration) <= GAP
         earliest = -LONGEST_PAUSE if self.is_first else 0.0
-        if abs(step) <= LONGEST_STEP or (earliest <= step <= LONGEST_PAUSE and not alone):
+        if abs(step) <= LONGEST_STEP or (earliest <= step <= LONGEST_PAUSE and not is_outlier):
             self.shift = shift
             return self.expected if abs(step) <= GAP and not self.is_first else stamp + shift
         self.faults += 1
@@ -270,12 +271,12 @@ class _Clock:
     def report(self, name: str) -> None:
         if self.faults:
             logger.warning(
-                "%s: %d timestamps of its sound cannot be true; samples are counted instead", name, self.faults
+                "%s: %d timestamps of its sound are implausible; samples are counted instead", name, self.faults
             )
 
 
 def _up_to_long_pauses(name: str, blocks: Iterable[Block], sampling_rate: int) -> Iterator[Block]:
-    """The blocks before the pauses come to more than `LONGEST_SILENCE`."""
+    """The blocks up to the point where pauses exceed `LONGEST_SILENCE` in total."""
     end = silence = 0.0
     for time, samples in blocks:
         silence += max(0.0, time - end)
@@ -289,7 +290,7 @@ def _up_to_long_pauses(name: str, blocks: Iterable[Block], sampling_rate: int) -
 
 
 def _resampled(name: str, frames: Iterable[tuple[float, av.AudioFrame]], sampling_rate: int) -> Iterator[Block]:
-    """Blocks of frames that come with the seconds from time 0 at which they are heard."""
+    """Resampled blocks from (seconds from time 0, frame) pairs."""
     resampler: av.AudioResampler | None = None
     kind: tuple[int, str, str] | None = None
     segment_start, samples_in, samples_out = 0.0, 0, 0
@@ -299,8 +300,8 @@ def _resampled(name: str, frames: Iterable[tuple[float, av.AudioFrame]], samplin
         with media_errors(name):
             pieces = resampler.resample(frame) if resampler else []
         for piece in pieces:
-            # Packed, as PyAV counts planes wrongly from eight on. Channels are averaged here: FFmpeg's own mix to mono is
-            # 3 dB too loud in float samples.
+            # Packed format, because PyAV miscounts eight or more planes. Channels are averaged here, because FFmpeg's mix
+            # to mono is 3 dB too loud for float samples.
             samples = piece.to_ndarray().reshape(-1, piece.layout.nb_channels).mean(axis=1, dtype=np.float32)  # (n,)
             yield segment_start + samples_out / sampling_rate, samples
             samples_out += len(samples)
@@ -308,7 +309,7 @@ def _resampled(name: str, frames: Iterable[tuple[float, av.AudioFrame]], samplin
     for time, frame in frames:
         with media_errors(name):
             found = (frame.sample_rate, frame.layout.name, frame.format.name)
-        # Half a gap: what is one was decided before.
+        # Half of `GAP`: `_Clock` has already set differences up to `GAP` to zero.
         if kind != found or abs(segment_start + samples_in / found[0] - time) > GAP / 2:
             if found[0] < LOWEST_RATE:
                 raise ValueError(f"{name}: expected at least {LOWEST_RATE} samples per second, found {found[0]}")
@@ -317,7 +318,7 @@ def _resampled(name: str, frames: Iterable[tuple[float, av.AudioFrame]], samplin
             resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=sampling_rate)
             segment_start, samples_in, samples_out = time, 0, 0
         samples_in += frame.samples
-        # The resampler would refuse a jump of a rounded timestamp; times are counted here instead.
+        # The resampler rejects jumps of rounded timestamps, so times are counted here.
         frame.pts = None
         yield from convert(frame)
     yield from convert(None)
@@ -328,13 +329,13 @@ def _end(block: Block, sampling_rate: int) -> float:
 
 
 def _join(blocks: list[Block], sampling_rate: int, start: float, end: float) -> np.ndarray:
-    """Lay blocks out over a stretch of time, silence between: (S,) float32."""
+    """Samples (S,) float32 of a time span from blocks, with silence between them."""
     joined = np.zeros(max(0, round((end - start) * sampling_rate)), dtype=np.float32)
     for time, samples in blocks:
-        place = round((time - start) * sampling_rate)
-        inside = samples[max(0, -place) : max(0, len(joined) - place)]
-        place = max(0, place)
-        joined[place : place + len(inside)] = inside
+        offset = round((time - start) * sampling_rate)
+        inside = samples[max(0, -offset) : max(0, len(joined) - offset)]
+        offset = max(0, offset)
+        joined[offset : offset + len(inside)] = inside
     return joined
 
 
@@ -343,7 +344,7 @@ def _is_samples_and_rate(audio: Any) -> bool:
 
 
 def _frames_of_samples(samples: Any, rate: float, start: float, end: float) -> Iterator[tuple[float, av.AudioFrame]]:
-    """(seconds, mono frame) that cover a stretch of time."""
+    """(seconds, mono frame) pairs that cover a time span."""
     samples = np.asarray(samples)
     if samples.ndim == 1:
         samples = samples[None]
@@ -354,18 +355,18 @@ def _frames_of_samples(samples: Any, rate: float, start: float, end: float) -> I
     if rate != int(rate) or rate <= 0:
         raise ValueError(f"audio: expected a whole number of samples per second, found {rate}")
     rate = int(rate)
-    # From a whole second on, so that the samples of both rates fall together.
+    # Start at a whole second, where sample times of both rates coincide.
     first = max(0, math.floor(start - PREROLL)) * rate
     samples = samples[:, first : samples.shape[1] if math.isinf(end) else max(0, math.ceil((end + GAP) * rate))]
     if np.issubdtype(samples.dtype, np.signedinteger):
         samples = samples / -float(np.iinfo(samples.dtype).min)
     elif not np.issubdtype(samples.dtype, np.floating):
         raise ValueError(f"audio: expected signed integer or float samples, found {samples.dtype}")
-    # Loud recordings of lossy codecs overshoot a little; much more means integers stored as floats.
+    # Lossy codecs overshoot a little; much larger values are integers stored as floats.
     if not np.isfinite(samples).all() or np.abs(samples).max(initial=0.0) > 2.0:
         raise ValueError("audio: expected float samples in [-1, 1], found some far outside")
     mono = samples.mean(axis=0, dtype=np.float32)  # (S,)
-    for place in range(0, len(mono), 1 << 16):
-        frame = av.AudioFrame.from_ndarray(mono[None, place : place + (1 << 16)], format="fltp", layout="mono")
+    for offset in range(0, len(mono), 1 << 16):
+        frame = av.AudioFrame.from_ndarray(mono[None, offset : offset + (1 << 16)], format="fltp", layout="mono")
         frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
-        yield (first + place) / rate, frame
+        yield (first + offset) / rate, frame

@@ -15,9 +15,10 @@ from modeling_sen.modeling_sen_chat import SENForConditionalGeneration
 from modeling_sen.modeling_sen_editing import SENEditingConfig, SENForVideoEditing
 from modeling_sen.modeling_sen_tracking import SENForVideoTracking, SENTrackingConfig
 from modeling_sen.pipelines.video_chat import VideoChatPipeline
+from modeling_sen.pipelines.video_editing import VideoEditingPipeline
 from modeling_sen.pipelines.video_tracking import VideoTrackingPipeline
 from modeling_sen.pipelines.zero_shot_video_classification import ZeroShotVideoClassificationPipeline
-from modeling_sen.presets import SEN_TINY, SEN_TINY_CHAT, SEN_TINY_TRACKING
+from modeling_sen.presets import SEN_TINY, SEN_TINY_CHAT, SEN_TINY_EDITING, SEN_TINY_TRACKING
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.processing_sen_chat import SENChatProcessor
 
@@ -41,6 +42,7 @@ def register() -> None:
         ("zero-shot-video-classification", ZeroShotVideoClassificationPipeline, SEN_TINY, "multimodal"),
         ("video-tracking", VideoTrackingPipeline, SEN_TINY_TRACKING, "video"),
         ("video-chat", VideoChatPipeline, SEN_TINY_CHAT, "multimodal"),
+        ("video-editing", VideoEditingPipeline, SEN_TINY_EDITING, "video"),
     ):
         default = {"model": (folder, None)}
         PIPELINE_REGISTRY.register_pipeline(

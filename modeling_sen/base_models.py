@@ -62,18 +62,21 @@ def is_non_commercial(licence: str) -> bool:
     return licence.lower() in _NON_COMMERCIAL or _SAYS_NON_COMMERCIAL.search(licence.lower()) is not None
 
 
-def base_models(model: Any, config: SENConfig, fetch: Mapping[str, Any]) -> list[BaseModel]:
+def base_models(
+    model: Any, config: SENConfig, fetch: Mapping[str, Any], language_model: Mapping[str, Any] | None = None
+) -> list[BaseModel]:
     """The encoders of a model, text tower last, and its language model or diffusion model where it has one.
 
     Args:
         model: any model with a SEN; its towers are loaded.
         config: of its SEN, as it is saved: with commits, and with the folders that towers are copied to.
         fetch: how the cards of their repositories are read (`FETCH_ARGUMENTS`).
+        language_model: where the language model is, as it is saved; by default as the model has it.
     """
     specs = [*config.neuron_specs, *([config.text_tower_spec] if config.text_tower_spec else [])]
     found = []
     for spec in specs:
-        hub_id, revision = _origin(spec)
+        hub_id, revision = _origin(spec.hub_id, spec.revision, spec.base_model)
         is_builtin = (spec.base_model or spec.hub_id).startswith("builtin:")
         neuron = model.base_model.neurons[spec.name]
         is_cut = any(isinstance(module, DroppedLayer) for module in neuron.modules())
@@ -92,7 +95,7 @@ def base_models(model: Any, config: SENConfig, fetch: Mapping[str, Any]) -> list
             )
         )
     if getattr(model, "language_model", None) is not None:
-        found.append(_language_model(model, fetch))
+        found.append(_language_model(model, language_model or model.config.language_model or {}, fetch))
     if getattr(model, "unet", None) is not None:
         found.append(_diffusion_model(model, fetch))
     return found
@@ -115,23 +118,19 @@ def _diffusion_model(model: Any, fetch: Mapping[str, Any]) -> BaseModel:
     )
 
 
-def _language_model(model: Any, fetch: Mapping[str, Any]) -> BaseModel:
-    where = model.config.language_model or {}
-    hub_id, revision = where.get("hub_id") or "./", where.get("revision")
-    is_beside, is_folder = hub_id.startswith("./"), Path(hub_id).is_dir()
-    is_builtin = where.get("base_model", "").startswith("builtin:")
-    licence = (
-        OWN_LICENCE
-        if is_builtin
-        else None
-        if is_beside
-        else licence_of_repository(HubSource(hub_id, revision, fetch=fetch))
-    )
+def _language_model(model: Any, where: Mapping[str, Any], fetch: Mapping[str, Any]) -> BaseModel:
+    location = where.get("hub_id") or "./"
+    is_beside, base_model = location.startswith("./"), where.get("base_model")
+    hub_id, revision = _origin(location, where.get("revision"), base_model)
+    is_builtin = (base_model or "").startswith("builtin:")
+    licence = OWN_LICENCE if is_builtin else None
+    if not is_builtin and not (is_beside and hub_id is None):
+        licence = licence_of_repository(HubSource(hub_id or location, revision, fetch=fetch))
     weights = model.language_model.named_parameters()
     return BaseModel(
         name="language_model",
         sees="text and visual tokens",
-        hub_id=None if is_beside or is_folder else hub_id,
+        hub_id=hub_id,
         revision=revision,
         is_builtin=is_builtin,
         is_beside=is_beside,
@@ -140,13 +139,18 @@ def _language_model(model: Any, fetch: Mapping[str, Any]) -> BaseModel:
     )
 
 
-def _origin(spec: NeuronSpec) -> tuple[str | None, str | None]:
-    """(repository, commit) of the Hub that the tower's weights come from."""
-    origin = spec.base_model or ("" if Path(spec.hub_id).is_dir() else f"{spec.hub_id}@{spec.revision or ''}")
-    hub_id, _, revision = origin.partition("@")
+def _origin(location: str, revision: str | None, base_model: str | None) -> tuple[str | None, str | None]:
+    """(repository, commit) of the Hub that weights come from; `None` where they come from elsewhere.
+
+    Args:
+        location: where they are.
+        base_model: `HUB_ID@COMMIT` or `builtin:NAME` that they are a copy of, where that is known.
+    """
+    origin = base_model or ("" if Path(location).is_dir() else f"{location}@{revision or ''}")
+    hub_id, _, commit = origin.partition("@")
     if not hub_id or hub_id.startswith(("builtin:", "./")):
         return None, None
-    return hub_id, revision or None
+    return hub_id, commit or None
 
 
 def _licence(spec: NeuronSpec, hub_id: str | None, revision: str | None, fetch: Mapping[str, Any]) -> str | None:

@@ -1,7 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The example on a model card: lines that load the model and use it, which are run on a generated clip before a push."""
+"""The example on a model card: code that loads and runs the model; it is run on a generated clip before a push."""
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 REAL_LABELS = ["a dog running", "a person cooking"]
-WORLD_LABELS = ["a red circle moving left", "a blue star shaking"]  # words that a tower of sen-tiny was taught
+WORLD_LABELS = ["a red circle moving left", "a blue star shaking"]  # words in the vocabulary of sen-tiny's towers
+# Source and edit prompt; of a model that was tuned on a clip, the clip's own prompt takes the place of the first.
+REAL_PROMPTS = ("a person cooking", "a person cooking, watercolour painting")
+WORLD_PROMPTS = ("a red circle moving left", "a blue circle moving left")
 
 _RECOGNITION = """\
 import modeling_sen
@@ -36,6 +40,20 @@ from transformers import pipeline
 
 chat = pipeline("video-chat", model={location})
 print(chat(video={clip}, question="what is in the video?")["answer"])"""
+
+_EDITING = """\
+import modeling_sen
+from transformers import pipeline
+
+edit = pipeline("video-editing", model={location})
+edited = edit(
+    {clip},
+    source_prompt={source_prompt},
+    edit_prompt={edit_prompt},
+    num_inference_steps=20,
+)
+edited.save("edited.mp4")
+print(edited.frames.shape)"""
 
 _ENCODER = """\
 from modeling_sen import SENEncoder
@@ -79,7 +97,7 @@ model = AutoModel.from_pretrained({location}, trust_remote_code=True)
 frames = torch.randint(256, (8, 64, 64, 3), dtype=torch.uint8)
 print(model(frames, query_points=torch.tensor([[0.0, 20.0, 30.0]])).tracks.shape)"""
 
-# In front of an example that is to do without the package.
+# Prepended to examples that must run without the package.
 _HIDE_PACKAGE = """\
 import importlib.abc, sys
 
@@ -94,12 +112,13 @@ sys.meta_path.insert(0, Hide())
 
 @dataclass(frozen=True)
 class Task:
-    """What a type of model is for.
+    """Task of a model type.
 
     Attributes:
         name: of the package's pipeline; a tag of the card.
         pipeline_tag: the nearest on the Hub's own list of tasks.
-        example: lines of Python with `{location}`, `{clip}` and `{labels}`; of a head also `{module}` and `{name}`.
+        example: lines of Python with `{location}`, `{clip}` and `{labels}`; of a head also `{module}` and `{name}`; of
+            editing `{source_prompt}` and `{edit_prompt}`.
         remote_example: the same without the package, by code that travels with the checkpoint.
         install: the command that installs what the example needs.
     """
@@ -111,10 +130,10 @@ class Task:
     install: str = "pip install modeling-sen"
 
 
-# Model type -> its task. A head adds its own.
+# Model type -> task; heads add entries.
 TASKS: dict[str, Task] = {
     "sen": Task("zero-shot-video-classification", "video-classification", _RECOGNITION, _REMOTE_SEN),
-    # The Hub's list has no task of points in video; models that find and match points have this one.
+    # The Hub's list has no point tracking; this is the task of models that detect and match points.
     "sen_tracking": Task(
         "video-tracking",
         "keypoint-detection",
@@ -123,65 +142,84 @@ TASKS: dict[str, Task] = {
         "pip install 'modeling-sen[tracking]'",
     ),
     "sen_chat": Task("video-chat", "video-text-to-text", _CHAT, install="pip install 'modeling-sen[chat]'"),
+    "sen_editing": Task("video-editing", "video-to-video", _EDITING, install="pip install 'modeling-sen[editing]'"),
 }
 _EMBEDDING = Task(None, "feature-extraction", _ENCODER, _REMOTE_SEN)
 _UNKNOWN_HEAD = Task(None, "feature-extraction", _HEAD)
 
 
 def task_of(model: Any) -> Task:
-    """The entry of `TASKS`; without a text tower a SEN embeds videos."""
+    """The model's entry of `TASKS`; a SEN without a text tower gets video embedding."""
     if model.config.model_type == "sen" and model.config.text_tower is None:
         return _EMBEDDING
     return TASKS.get(model.config.model_type, _UNKNOWN_HEAD)
 
 
 def example(model: Any, location: str) -> str:
-    """Lines of Python that load a model and use it on `clip.mp4`.
+    """Python code that loads a model and runs it on `clip.mp4`.
 
     Args:
-        location: the repository or folder as a Python expression.
+        model: the model.
+        location: the repository or folder, as a Python expression.
     """
     return task_of(model).example.format(location=location, **_words(model))
 
 
 def remote_example(model: Any, location: str) -> str:
-    """The same without the package, by code that travels with the checkpoint."""
+    """As `example`, without the package, with remote code."""
     return task_of(model).remote_example.format(location=location, **_words(model))
 
 
 def adapter_example(module: str, name: str, base: str, location: str) -> str:
-    """Lines that put an adapter on the model that it was trained on."""
+    """Python code that loads an adapter and its base model; arguments are Python names and expressions."""
     return _ADAPTER.format(module=module, name=name, base=base, location=location)
 
 
 def _words(model: Any) -> dict[str, str]:
     specs = model.base_model.config.neuron_specs
     modalities = {spec.modality for spec in specs}
-    # A clip as a file shows frames and sound; other modalities are given by name.
+    # A video file has frames and sound; other modalities need a dict.
     clip = '"clip.mp4"'
-    if not modalities & {"image", "video", "audio"}:
+    if not modalities & {"image", "video", "audio"} and model.config.model_type != "sen_editing":
         modality = sorted(modalities)[0]
         clip = f'{{"{modality}": {"a dog barks" if modality == "text" else "clip.mp4"!r}}}'.replace("'", '"')
     is_of_world = any((spec.base_model or spec.hub_id).startswith("builtin:") for spec in specs)
+    prompts = WORLD_PROMPTS if is_of_world else REAL_PROMPTS
+    tuning = tuning_of(model)
+    source_prompt = (tuning or {}).get("prompt", prompts[0])
     labels = str(WORLD_LABELS if is_of_world else REAL_LABELS).replace("'", '"')
     module = type(model).__module__
     package = "modeling_sen" if module == "modeling_sen.modeling_sen" else module
-    return {"clip": clip, "labels": labels, "module": package, "name": type(model).__name__}
+    return {
+        "clip": clip,
+        "labels": labels,
+        "module": package,
+        "name": type(model).__name__,
+        "source_prompt": json.dumps(source_prompt),
+        "edit_prompt": json.dumps(prompts[1]),
+    }
+
+
+def tuning_of(model: Any) -> dict[str, Any] | None:
+    """The record of an editing model's tuning on one clip, `None` of other models and of one that was not tuned."""
+    adapter = getattr(model, "adapter", None) if model.config.model_type == "sen_editing" else None
+    return None if adapter is None else adapter.config.tuning
 
 
 def run_example(code: str, where: str, offline: bool = False, without_package: bool = False) -> str:
-    """Runs an example in a process of its own, beside a generated `clip.mp4`.
+    """Runs an example in a subprocess, in a folder with a generated `clip.mp4`.
 
     Args:
-        where: what the example loads, for the error.
-        offline: no network.
-        without_package: as where the package is not installed.
+        code: the example.
+        where: the checkpoint, for the error message.
+        offline: whether to run without network.
+        without_package: whether to hide the package, as if it were not installed.
 
     Returns:
-        what it printed.
+        The example's output.
 
     Raises:
-        RuntimeError: it failed; with its last line of error.
+        RuntimeError: the example failed; the message has the last line of its error.
     """
     from modeling_sen.world.write import write_world
 
@@ -194,7 +232,7 @@ def run_example(code: str, where: str, offline: bool = False, without_package: b
     with tempfile.TemporaryDirectory() as work:
         write_world(Path(work, "world"), "test", 1, num_objects=1)
         shutil.copy(Path(work, "world", "videos", "000000.mp4"), Path(work, "clip.mp4"))
-        environment["HF_MODULES_CACHE"] = str(Path(work, "modules"))  # not an older copy of the same code
+        environment["HF_MODULES_CACHE"] = str(Path(work, "modules"))  # avoids cached copies of the code
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=work, env=environment, capture_output=True, text=True, check=False
         )
@@ -205,10 +243,10 @@ def run_example(code: str, where: str, offline: bool = False, without_package: b
 
 
 def _folders_of_own_modules(code: str) -> list[str]:
-    """Where modules lie that this process has by a file's name (`sen --import my_head.py`), not by a search."""
+    """Folders of the example's modules that this process imported by file name (`sen --import my_head.py`)."""
     names = re.findall(r"^from (\w+) import", code, re.MULTILINE)
     files = [getattr(sys.modules.get(name), "__file__", None) for name in names]
     return [os.path.dirname(os.path.abspath(file)) for file in files if file and not file.endswith("__init__.py")]
 
 
-__all__ = ["TASKS", "Task", "adapter_example", "example", "remote_example", "run_example", "task_of"]
+__all__ = ["TASKS", "Task", "adapter_example", "example", "remote_example", "run_example", "task_of", "tuning_of"]

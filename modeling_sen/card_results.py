@@ -1,9 +1,9 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""From the JSON of `sen eval` to a model card: entries of its model-index, with every digit, and a table for the eye.
+"""Converts the JSON of `sen eval` to entries of a card's model-index, at full precision, and to a table.
 
-Results stand in `evaluation/` of a checkpoint's folder, `results.json` there or in folders below. Each says which weights
-it is a result of: results of others are never put on a card.
+Results are files `results.json` in `evaluation/` of a checkpoint's folder, or in folders below. Each has the SHA-1 of the
+evaluated weights; results of other weights are not put on a card.
 """
 
 import json
@@ -14,14 +14,14 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 FOLDER = "evaluation"
-_RANKS = ("MdR", "MnR")  # metrics that are no shares
+_RANKS = ("MdR", "MnR")  # metrics that are ranks, not fractions
 
 
 def read_results(folder: Path) -> dict[Path, dict[str, Any]]:
-    """File -> what `sen eval` wrote to it, for all results in the `evaluation/` of a checkpoint's folder.
+    """File -> content, for all results of `sen eval` in `evaluation/` of a checkpoint's folder.
 
     Raises:
-        ValueError: a file that is no result of `sen eval`.
+        ValueError: a file is not a result of `sen eval`.
     """
     found = {}
     for file in sorted((folder / FOLDER).rglob("results.json")):
@@ -35,12 +35,12 @@ def read_results(folder: Path) -> dict[Path, dict[str, Any]]:
 
 
 def is_of_checkpoint(results: Mapping[str, Any]) -> bool:
-    """Whether a result needs nothing but the checkpoint: those of a fitted head are results of both."""
+    """Whether a result depends only on the checkpoint, and not on a fitted head."""
     return results.get("head") is None
 
 
 def eval_results(results: Mapping[str, Any], task_name: str | None, pipeline_tag: str) -> list[EvalResult]:
-    """One entry for each metric, its value as measured: over several splits their mean."""
+    """One entry per metric; with several splits, its value is their mean."""
     sources = [shown_source(part["source"]) for part in results["splits"]]
     listed = [entry for part in results["data"] for entry in part.get("listed", [])]
     on_hub = next((entry for entry in listed if entry.get("id")), None)
@@ -80,7 +80,7 @@ def eval_results(results: Mapping[str, Any], task_name: str | None, pipeline_tag
 
 
 def merged(ours: Sequence[EvalResult], theirs: Sequence[EvalResult], sha1: str) -> list[EvalResult]:
-    """Our entries, and before them those of a card that stands already: of the same weights, and not measured again."""
+    """The existing card's entries for the same weights (`sha1`) that were not measured again, followed by the new entries."""
     again = {_identity(entry) for entry in ours}
     kept = [
         entry
@@ -91,7 +91,7 @@ def merged(ours: Sequence[EvalResult], theirs: Sequence[EvalResult], sha1: str) 
 
 
 def results_table(entries: Sequence[EvalResult]) -> str:
-    """Markdown: a row for each entry, shares in per cent with two decimals."""
+    """Markdown table with a row per entry; fractions are in per cent with two decimals."""
     rows = ["| data | clips | classes | protocol | metric | value |", "|---|---|---|---|---|---|"]
     for entry in entries:
         args, spread = entry.dataset_args or {}, entry.metric_args or {}
@@ -113,7 +113,7 @@ def results_table(entries: Sequence[EvalResult]) -> str:
 
 
 def shown_source(source: str) -> str:
-    """A data set as a card names it: of files and folders of this machine only the last part of the path."""
+    """Name of a data set on a card; for local files and folders only the last part of the path."""
     is_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or Path(source).exists()
     return Path(source).name if is_path and not source.startswith("world:") else source
 

@@ -52,8 +52,10 @@ def add_placeholders(tokenizer: Any, video_token_id: int) -> None:
     tokenizer.add_special_tokens({"extra_special_tokens": extra}, replace_extra_special_tokens=False)
 
 
-def prompts_and_questions(text: Any, questions: str | Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """Prompts, and a question for each: those given, or the prompt without its videos.
+def prompts_and_questions(
+    text: Any, questions: str | Sequence[str | Sequence[str]] | None
+) -> tuple[list[str], list[list[str]]]:
+    """Prompts, and for each prompt a question for each of its videos: those given, or the prompt without its videos.
 
     Raises:
         ValueError: no prompts, one with `<|video_pad|>`, or another number of questions.
@@ -64,11 +66,18 @@ def prompts_and_questions(text: Any, questions: str | Sequence[str] | None) -> t
     for line in texts:
         check_no_placeholder(line, "text", [VIDEO_PAD])
     if questions is None:
-        return texts, [line.replace(VIDEO, "").strip() for line in texts]
+        questions = [line.replace(VIDEO, "").strip() for line in texts]
     asked = [questions] if isinstance(questions, str) else list(questions)
     if len(asked) != len(texts):
         raise ValueError(f"questions: expected {len(texts)}, one for each text, found {len(asked)}")
-    return texts, asked
+    counts = [line.count(VIDEO) for line in texts]
+    shared = [
+        [each] * count if isinstance(each, str) else list(each) for each, count in zip(asked, counts, strict=True)
+    ]
+    if [len(each) for each in shared] != counts:
+        found = [len(each) for each in shared]
+        raise ValueError(f"questions: expected {counts} for the prompts, one for each {VIDEO!r}, found {found}")
+    return texts, shared
 
 
 def videos_of_prompts(texts: Sequence[str], videos: Any) -> list[list[Any]]:
@@ -139,11 +148,30 @@ def message_videos(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
     return videos
 
 
-def last_question(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The text of the last message by the user; empty where there is none."""
-    asked = [message for message in messages if message.get("role") == "user"]
-    parts = _parts(asked[-1]) if asked else []
-    return "\n".join(part["text"] for part in parts if part["type"] == "text")
+def video_questions(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each video of a chat the text of the message that it stands in, which may be empty."""
+    questions = []
+    for message in messages:
+        parts = _parts(message)
+        text = "\n".join(part["text"] for part in parts if part["type"] == "text")
+        questions += [text for part in parts if part["type"] == "video"]
+    return questions
+
+
+def with_all_videos(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """A chat in which each message of the user begins with the videos of all messages before it.
+
+    Where association reads the question, each question needs visual tokens of its own for every video.
+    """
+    before: list[Mapping[str, Any]] = []
+    repeated = []
+    for message in messages:
+        parts = _parts(message)
+        if before and message["role"] == "user":
+            message = {**message, "content": [*before, *parts]}
+        before += [part for part in parts if part["type"] == "video"]
+        repeated.append(message)
+    return repeated
 
 
 def rendered(render: Callable[..., str], messages: Sequence[Mapping[str, Any]], **ending: bool) -> str:
@@ -214,9 +242,10 @@ __all__ = [
     "check_no_placeholder",
     "expanded_prompt",
     "expanded_video",
-    "last_question",
     "message_videos",
     "prompts_and_questions",
     "rendered",
+    "video_questions",
     "videos_of_prompts",
+    "with_all_videos",
 ]

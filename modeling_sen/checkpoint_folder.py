@@ -1,9 +1,9 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Replace a checkpoint folder whole: whoever looks, even after a kill, finds the old checkpoint or the new one.
+"""Replaces a checkpoint folder atomically: at any time, even after a kill, it holds the old checkpoint or the new one.
 
-The new files are written to a sibling folder, what else the old folder held is linked into it, and the two folders change
-places in one system call (Linux `renameat2`). Where the system has none, files are moved one by one, weights first.
+New files are written to a sibling folder, the old folder's other files are linked into it, and one system call exchanges the
+two folders (Linux `renameat2`). On systems without it, files are moved one by one, weights first.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ _AT_FDCWD = -100
 def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """Yields an empty folder to write to; on success its files replace those of the same names in `folder`.
 
-    Because files are new ones, weights mapped from the old files stay readable while they are saved over.
+    Old files are not overwritten in place, so weights that are memory-mapped from them stay readable.
 
     Raises:
         NotADirectoryError: `folder` is a file.
@@ -31,7 +31,7 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{folder}: found a file, expected a folder to save to")
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the folder, or inside it where nothing can be put beside it.
+    # Beside the folder, or inside it if nothing can be written beside it.
     inside = target.is_dir() and (os.path.ismount(target) or not os.access(target.parent, os.W_OK))
     home = target if inside else target.parent
     _remove_abandoned(home, target.name)
@@ -53,7 +53,7 @@ def _commit(staging: Path, target: Path) -> None:
         for entry in (target.iterdir() if target.exists() else ())
         if entry != staging and entry.name not in replaced and not _is_old_weight(entry.name, replaced)
     ]
-    # A process must not find itself in a folder that is gone.
+    # An exchange would remove the process's current folder.
     exchangeable = staging.parent != target and not _is_current_folder(target)
     if exchangeable:
         for entry in kept:
@@ -63,7 +63,7 @@ def _commit(staging: Path, target: Path) -> None:
     if not target.exists():
         os.rename(staging, target)
     elif exchangeable and _exchange(staging, target):
-        for entry in list(staging.iterdir()):  # what another process wrote meanwhile, such as its random state
+        for entry in list(staging.iterdir()):  # files that another process wrote meanwhile, such as its random state
             if not (target / entry.name).exists() and not _is_old_weight(entry.name, replaced):
                 os.rename(entry, target / entry.name)
     else:
@@ -71,7 +71,7 @@ def _commit(staging: Path, target: Path) -> None:
 
 
 def _move_files(staging: Path, target: Path, written: list[Path]) -> None:
-    """The way without an exchange: file by file, weights first, and then away with what they replace."""
+    """Without an exchange: moves files one by one, weights first, then removes the files that they replace."""
     for path in sorted(written, key=lambda path: (path.suffix == ".json", path)):
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / path, target / path)
@@ -88,12 +88,12 @@ def _move_files(staging: Path, target: Path, written: list[Path]) -> None:
 def _is_current_folder(target: Path) -> bool:
     try:
         return Path.cwd().is_relative_to(target)
-    except FileNotFoundError:  # the current folder is gone already
+    except FileNotFoundError:  # the current folder was removed
         return False
 
 
 def _is_old_weight(name: str, replaced: set[str]) -> bool:
-    """Shards of the old checkpoint must not outlive it, or a loader could mix the two."""
+    """Whether a file is a weight of the old checkpoint, which a loader could mix with the new ones."""
     saves_weights = any(new.endswith(".safetensors") for new in replaced)
     return saves_weights and name.startswith("model") and name.endswith((".safetensors", ".safetensors.index.json"))
 
@@ -113,7 +113,7 @@ def _link_file(source: str | Path, copy: str | Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """To the disk, so that a power cut after the exchange finds the new files' content."""
+    """Flushes to the disk, so that the new files survive a power cut after the exchange."""
     if path.is_symlink():
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -124,7 +124,7 @@ def _flush(path: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Two folders change places in one step; False where the system cannot."""
+    """Exchanges two folders atomically; returns false if the system cannot."""
     if not sys.platform.startswith("linux"):
         return False
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
@@ -135,7 +135,7 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _remove_abandoned(home: Path, name: str) -> None:
-    """Removes the leftovers of saves that were killed."""
+    """Removes staging folders of killed saves."""
     for path in list(home.iterdir()):
         start, _, process = path.name.rpartition("-")
         if start == f".{name}.saving" and process.isdigit() and not _is_running(int(process)):

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What a clip may be given as: one video, or a dict of modalities, each in the forms that people have them in."""
+"""Converts the accepted forms of a clip, a video or a dict of modalities, to inputs of the readers."""
 
 import io
 import os
@@ -20,16 +20,16 @@ from .media_source import open_media_source
 from .video_io import OpenedVideo, classify_video_input, is_video_batch, opened_video
 
 FARTHEST = 10_000  # millimetres
-# Of one channel of more than 8 bits: Pillow's names of images, and what their arrays hold.
+# Pillow's modes of single-channel images with more than 8 bits, and the dtypes of their arrays.
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _WIDE_TYPES = ("uint16", "int32")
 
 
 def clip_entries(clip: Any) -> dict[str, Any]:
-    """A clip's entries by name (`video`, `audio`, `depth`, `thermal`, `imu`, `text`, `times`), as the readers take them.
+    """A clip's entries by name (`video`, `audio`, `depth`, `thermal`, `imu`, `text`, `times`), as inputs of the readers.
 
     Raises:
-        ValueError: unknown entries, or entries of the wrong form.
+        ValueError: unknown entries, or entries in an unsupported form.
     """
     entries = dict(clip) if isinstance(clip, Mapping) and not _is_stored_file(clip) else {"video": clip}
     if unknown := set(entries) - {*MODALITIES, "times"}:
@@ -44,12 +44,12 @@ def clip_entries(clip: Any) -> dict[str, Any]:
 
 @dataclass
 class OpenedClip:
-    """A clip while its files are open.
+    """A clip with opened files.
 
     Attributes:
-        entries: what it has, as `clip_entries` says.
-        videos: those of its entries whose frames are read.
-        sources: modality -> name of the entry with the frames for it.
+        entries: its entries, see `clip_entries`.
+        videos: entries with frames, by name.
+        sources: modality -> name of the entry with its frames.
     """
 
     entries: dict[str, Any]
@@ -58,7 +58,7 @@ class OpenedClip:
 
     @property
     def sound(self) -> Any:
-        """The sound given or, without it, the file that may have some; `None` where there is neither."""
+        """The entry `audio`, else a video file, which may have sound; `None` if there is neither."""
         if "audio" in self.entries:
             return self.entries["audio"]
         video = self.entries.get("video")
@@ -66,10 +66,10 @@ class OpenedClip:
 
     @cached_property
     def duration(self) -> float:
-        """Seconds of its frames.
+        """Duration of its frames in seconds.
 
         Raises:
-            ValueError: it has none.
+            ValueError: it has no frames.
         """
         for video in self.videos.values():
             return video.duration
@@ -81,7 +81,7 @@ class OpenedClip:
 
 @contextmanager
 def opened_clip(clip: Any) -> Iterator[dict[str, Any]]:
-    """A clip's entries as `clip_entries` has them, its video and sound files opened: pipes can be read only once.
+    """A clip's entries as for `clip_entries`, with video and sound files opened, because pipes can be read only once.
 
     Raises:
         ValueError, OSError, TypeError: as `clip_entries` and `open_media_source`.
@@ -95,21 +95,21 @@ def opened_clip(clip: Any) -> Iterator[dict[str, Any]]:
 
 
 def is_clip_batch(videos: Any) -> bool:
-    """Whether `videos` is a list of clips; a list of images is one clip, a dict of modalities too."""
+    """Whether `videos` is a list of clips; a list of images or a dict of modalities is one clip."""
     if isinstance(videos, list | tuple) and any(isinstance(video, Mapping) for video in videos):
         return True
     return is_video_batch(videos)
 
 
 def is_file(entry: Any) -> bool:
-    """Whether an entry may carry sound of its own, or is a sound file; arrays and image lists are neither."""
+    """Whether an entry is a video or sound file; arrays and lists of images are not."""
     if isinstance(entry, tuple | np.ndarray | Tensor):  # (samples, rate) or frames
         return False
     return classify_video_input(entry) == "file"
 
 
 def as_frames(entry: Any) -> Any:
-    """Depth and thermal maps may be (T, H, W) uint8: their one channel is repeated. (H, W, 3) is one frame of colours."""
+    """Repeats the channel of depth and thermal maps (T, H, W) uint8; other entries, such as (H, W, 3), are unchanged."""
     if isinstance(entry, np.ndarray | Tensor) and entry.ndim == 3 and entry.shape[-1] != 3:
         return (
             entry[..., None].repeat(3, -1) if isinstance(entry, np.ndarray) else entry[..., None].expand(-1, -1, -1, 3)
@@ -118,19 +118,19 @@ def as_frames(entry: Any) -> Any:
 
 
 def as_depth(entry: Any) -> Any:
-    """Depth maps of 16 bits, which are millimetres, as frames of 8 bits: white is near, black 10 metres or more away.
+    """Converts 16-bit depth maps in millimetres to 8-bit frames: white is near, black is 10 metres or more away.
 
-    Others are brighter where nearer, and stay as they are.
+    Other depth maps, which are brighter for nearer points, are unchanged.
 
     Args:
-        entry: what `as_frames` takes, or (H, W) or (T, H, W) uint16; an image file or images of one channel of 16 bits.
+        entry: an input of `as_frames`; (H, W) or (T, H, W) uint16; an image file or images with one 16-bit channel.
     """
     if isinstance(entry, str | os.PathLike | bytes):
         try:
             with Image.open(io.BytesIO(entry) if isinstance(entry, bytes) else entry) as image:
                 if image.mode in _WIDE_MODES:
                     entry = np.array(image)
-        except (OSError, ValueError):  # no image, but a video, or nothing: the reader of videos says so
+        except (OSError, ValueError):  # not an image; `read_video` raises if it is no video either
             return entry
     elif isinstance(entry, Image.Image) and entry.mode in _WIDE_MODES:
         entry = np.array(entry)
@@ -144,12 +144,12 @@ def as_depth(entry: Any) -> Any:
 
 
 def _is_stored_file(entry: Mapping[str, Any]) -> bool:
-    """Whether a dict is a file as `datasets` gives it: `{"path", "bytes"}`."""
+    """Whether a dict is a file in the format of `datasets`: `{"path", "bytes"}`."""
     return set(entry) == {"path", "bytes"}
 
 
 def _as_media(name: str, entry: Any) -> Any:
-    """One entry of a clip as the readers take it."""
+    """One entry of a clip as input of the readers."""
     if name == "text" and not isinstance(entry, str):
         raise ValueError(f"clip: expected a string as text, found {type(entry).__name__}")
     if name == "imu":

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The sound that a neuron is given with the frames of a clip, made into its inputs."""
+"""Converts a clip's sound to a neuron's inputs."""
 
 from typing import Any
 
@@ -15,23 +15,24 @@ from .neuron_registry import adapter_of_class
 
 logger = logging.get_logger(__name__)
 
-# Seconds; what a waveform tower is given at most.
+# Longest input of a waveform tower in seconds.
 LONGEST_SOUND = 30.0
 
 
 def sound_inputs(
     spec: NeuronSpec, extractor: Any, source: Any, span: tuple[float, float] | None, view: tuple[int, int]
 ) -> dict[str, Tensor]:
-    """A neuron's inputs made of the sound heard during a span; none where the source has no sound.
+    """A neuron's inputs for the sound of a span; empty if the source has no sound.
 
     Args:
+        spec: the neuron's specification.
         extractor: the neuron's feature extractor.
-        source: as `read_audio` takes it.
-        span: (start, end) seconds of the clip; `None` for all of it.
-        view: (number, of): where in a span that is too long for the neuron the sound is taken.
+        source: an input of `read_audio`.
+        span: (start, end) in seconds of the clip; `None` for the whole clip.
+        view: (number of the view, number of views); selects a part of a span that is too long for the neuron.
 
     Returns:
-        `{neuron}_input_features` float32 and, where the extractor makes one, `{neuron}_attention_mask` int64; without a batch
+        `{neuron}_input_features` float32 and, if the extractor makes one, `{neuron}_attention_mask` int64, without a batch
         dimension.
     """
     longest = longest_sound(spec, extractor)
@@ -43,7 +44,7 @@ def sound_inputs(
     features = extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="np")
     values = np.asarray(features[extractor.model_input_names[0]][0], dtype=np.float32)
     inputs = {f"{spec.name}_input_features": torch.from_numpy(values)}
-    if "attention_mask" in features:  # towers that hear padding where nothing says that it is none
+    if "attention_mask" in features:  # some towers need it to ignore padding
         inputs[f"{spec.name}_attention_mask"] = torch.from_numpy(features["attention_mask"][0]).to(torch.int64)
     return inputs
 
@@ -51,7 +52,7 @@ def sound_inputs(
 def part_of_span(
     span: tuple[float, float] | None, longest: float, view: int, num_views: int
 ) -> tuple[float, float] | None:
-    """At most the `longest` seconds of a span, around the middle of the view's part of it."""
+    """At most `longest` seconds of a span, around the middle of the view's part of it."""
     if span is None or span[1] - span[0] <= longest:
         return span
     middle = span[0] + (span[1] - span[0]) * (view + 0.5) / num_views
@@ -60,7 +61,7 @@ def part_of_span(
 
 
 def longest_sound(spec: NeuronSpec, extractor: Any) -> float:
-    """Seconds that a neuron's feature extractor makes one input of; those without a bound read waveforms of any length."""
+    """Longest sound in seconds for one input of a neuron; `LONGEST_SOUND` for feature extractors without a limit."""
     adapter = adapter_of_class(spec.class_name)
     if adapter is not None and adapter.seconds is not None:
         return adapter.seconds(extractor)

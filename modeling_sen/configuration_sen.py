@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""SENConfig: which frozen encoders are neurons, and how recursive association joins them.
+"""SENConfig: the frozen encoders that are neurons, and the settings of recursive association.
 
-Variant sets are data at the end of the file.
+Variant sets are at the end of the file.
 """
 
 import copy
@@ -19,7 +19,7 @@ MODALITIES: tuple[str, ...] = get_args(Modality)
 NEURON_NAME = re.compile(r"[a-z][a-z0-9_]*")
 FOLDER_NAME = re.compile(r"\w[\w.-]*")  # one level: no slash, no ".."
 TEXT_TOWER_NAME = "class_text"
-# First words a neuron's name may not have: its inputs could be taken for `text_input_ids`, `neuron_mask`, `frame_times`.
+# A neuron's name may not start with these words, because of the inputs `text_input_ids`, `neuron_mask` and `frame_times`.
 RESERVED_NAMES = ("text", "neuron", "frame")
 PREPROCESSING_KEYS = ("size", "crop", "mean", "std", "resample", "gray")
 
@@ -27,7 +27,7 @@ PREPROCESSING_KEYS = ("size", "crop", "mean", "std", "resample", "gray")
 @strict
 @dataclass
 class NeuronSpec:
-    """One frozen encoder, as it stands in `config.neurons` (there as a plain JSON dict without the `None`s).
+    """One frozen encoder; an entry of `config.neurons`, where it is a JSON dict without fields that have their default.
 
     Args:
         name: `[a-z][a-z0-9_]*`; the prefix of the neuron's inputs.
@@ -37,27 +37,29 @@ class NeuronSpec:
         hidden_size: width of the tower's tokens.
         class_name: the Transformers class that loads the tower.
         revision: commit of `hub_id`; pinned when the SEN is first saved.
-        submodule: dotted path of the tower inside the loaded class, where that is larger than the tower.
+        submodule: dotted path of the tower inside the loaded class, if that contains more than the tower.
         key_mapping: regular expressions that rename checkpoint keys (`from_pretrained(key_mapping=...)`).
         num_frames: frames sampled from the clip (image, video, depth and thermal neurons).
-        sampling: how they are sampled, see `frame_sampling.SAMPLING_RULES`.
-        preprocessing: any of `size, crop, mean, std, resample, gray`, overriding the hub's processor. `size` is the shorter
-            side (int) or `[height, width]`; `crop` is `[height, width]`; `gray` turns frames to their luma.
-        prompt_side: `prefix` or `suffix`, by default the adapter's; `after` re-associates the neuron after its tower.
-        prompt: entry of `PROMPT` for this neuron instead of the configuration's; a configuration with `prompt="none"` applies
-            to all neurons. `SENModel.from_neurons` sets it for towers that cannot take `queries`.
-        dtype: dtype the tower runs in, e.g. `"float32"`; by default the one it was saved in.
+        sampling: rule by which frames are sampled, see `frame_sampling.SAMPLING_RULES`.
+        preprocessing: any of `size, crop, mean, std, resample, gray`; overrides the checkpoint's processor. `size` is the
+            shorter side (int) or `[height, width]`; `crop` is `[height, width]`; `gray` converts frames to luma.
+        prompt_side: `prefix` or `suffix`, by default the adapter's; `after` updates the neuron's state after its tower,
+            without prompts.
+        prompt: entry of `PROMPT` for this neuron, which overrides the configuration's, except for `prompt="none"`.
+            `SENModel.from_neurons` sets it for towers that do not support `queries`.
+        dtype: dtype the tower runs in, e.g. `"float32"`; default: the dtype it was saved in.
         output_layer: the layer whose output is the neuron's tokens, as an index into Transformers' `hidden_states`: -1 is the
-            last of the tower's transformer layers, 1 the first. Layers above it are never run, and the pooled output is the
-            mean of the tokens. By default the tower's own output.
-        aligned: whether the projected pooled output lives in the text tower's space.
-        projection: how the pooled output enters that space: a dotted path in the loaded class (`"visual_projection"`), or a
-            safetensors file beside the tower holding `weight` (embedding, width). By default the identity.
-        base_model: `"HUB_ID@COMMIT"` (or `"builtin:NAME"`) that a tower beside the checkpoint is a copy of; model cards name
-            it, with its licence.
+            last of the tower's transformer layers, 1 the first. Layers above it never run, and the pooled output is the mean
+            of the tokens. Default: the tower's own output.
+        aligned: whether the projected pooled output is in the text tower's space.
+        projection: module that maps the pooled output to that space: a dotted path in the loaded class
+            (`"visual_projection"`), or a safetensors file beside the tower with `weight` (embedding, width). Default: the
+            identity.
+        base_model: `"HUB_ID@COMMIT"` (or `"builtin:NAME"`), the source of a tower that is saved beside the checkpoint; model
+            cards list it with its licence.
 
     Raises:
-        ValueError: on a bad name, modality, hub id, or preprocessing key.
+        ValueError: a bad name, modality, hub id, projection, preprocessing key, layer or number of frames.
         StrictDataclassError: a value of the wrong type.
     """
 
@@ -138,7 +140,7 @@ class NeuronSpec:
         return {"audio": "input_features", "imu": "imu_values", "text": "input_ids"}[self.modality]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form: only what differs from the defaults."""
+        """JSON form, without fields that have their default."""
         defaults = {field.name: field.default for field in fields(self)}
         return {
             key: value for key, value in asdict(self).items() if defaults[key] is MISSING or value != defaults[key]
@@ -148,11 +150,11 @@ class NeuronSpec:
     def from_dict(cls, data: "dict[str, Any] | NeuronSpec") -> "NeuronSpec":
         if isinstance(data, NeuronSpec):
             return data
-        known = {field.name for field in fields(cls)}
+        names = {field.name for field in fields(cls)}
         required = {field.name for field in fields(cls) if field.default is MISSING}
         label = data.get("name", data)
-        if unknown := set(data) - known:
-            raise ValueError(f"neuron {label!r}: unknown fields {sorted(unknown)}, expected some of {sorted(known)}")
+        if unknown := set(data) - names:
+            raise ValueError(f"neuron {label!r}: unknown fields {sorted(unknown)}, expected some of {sorted(names)}")
         if missing := required - set(data):
             raise ValueError(f"neuron {label!r}: missing fields {sorted(missing)}")
         try:
@@ -167,44 +169,44 @@ class SENConfig(PreTrainedConfig):
 
     Args:
         neurons: list of [`NeuronSpec`] dicts.
-        text_tower: [`NeuronSpec`] dict of the text encoder that embeds class texts; `None` for a SEN without texts.
+        text_tower: [`NeuronSpec`] dict of the text encoder that embeds class texts; `None` for a SEN without class texts.
         hidden_size: width d of knowledge.
-        num_rounds: number K of recursive association rounds; 0 reads the frozen encoders once.
-        num_prompt_tokens: prompt tokens P that each neuron gets in each round.
-        prompt_depth: layers below the top where prompts enter. `None`: a quarter of the tower, at least 1, which with
-            `queries` did as well as the whole tower in our study and holds a quarter of the keys and values. `"all"`: the
-            whole tower.
+        num_rounds: number K of recursive association rounds; with 0, F is computed from the first looks.
+        num_prompt_tokens: number P of prompt tokens per neuron and round.
+        prompt_depth: number of layers in the crown. `None`: a quarter of the tower's layers, at least 1; with `queries` it
+            was as accurate as the whole tower in our study and stores a quarter of the keys and values. `"all"`: all layers.
         integrate, distribute, prompt: variant of each step, an entry of `INTEGRATE`, `DISTRIBUTE` and `PROMPT` in
-            `recursive_association.py`. In our study all ways to integrate and distribute did about as well, but for `linear`
-            distribution: ten points better on combinations that never occurred in training, up to two worse in crowded clips.
-            `prompt="queries"`, the default: prompt tokens alone run through the crown and attend to the keys and values of
-            the first look. `"tokens"`, the paper's way: they join all tokens, and the crown runs again for all. `"none"`: no
-            second look; answers are read from the first look's tokens. In our study none of the three was ahead of the others
-            by more than the spread of seeds; queries are the default as a second look for the cost of the prompts.
-        bottleneck_size: width per prompt token of the bottleneck that distribution goes through. 20 keeps the association of
-            three base-size towers under 20 MB.
-        active_fraction: share of the bottleneck units that stay active in `sparse_mlp`.
-        read_answers: whether a round builds on the one before: integration reads what each prompt token finds among its
-            neuron's tokens, not pooled outputs only, and each neuron's context is also made of the summary of all answers.
-        share_blocks: one block's parameters for all rounds.
-        association_loss: weight of the loss on what association says alone after each round. With 0 the frozen mean in front,
-            which knows already what occurs, leaves little to teach F and the prompts: in our study (`docs/association.md`)
-            the first hop was then learned three times later, and the second not at all.
+            `recursive_association.py`. In our study the variants of integration and distribution were about equally accurate,
+            except `linear` distribution: ten points better on combinations absent from training, up to two points worse in
+            crowded clips. Variants of prompting: `"queries"`, the default: only the prompt tokens run through the crown and
+            attend to the keys and values of the first look. `"tokens"`, as in the paper: prompt tokens are added to the
+            tokens, and the crown runs again on all of them. `"none"`: no second look; answers are read from the first look's
+            tokens. In our study the three differed by no more than the spread of seeds; `queries` is the default because its
+            second look only costs a pass of the prompt tokens.
+        bottleneck_size: width per prompt token of distribution's bottleneck. With 20, the association of three base-size
+            towers takes less than 20 MB.
+        active_fraction: fraction of the bottleneck units that `sparse_mlp` keeps active.
+        read_answers: whether integration reads the answers besides the pooled outputs, and distribution reads the summary of
+            the previous round.
+        share_blocks: whether all rounds use one block's parameters.
+        association_loss: weight of the loss on F after each round. With 0, F and the prompts get little gradient, because the
+            frozen mean already encodes what occurs in a clip: in our study (`docs/association_details.md`) the first hop was
+            then learned three times later, and the second not at all.
         projection_dim: width e of the text space and of the fused embedding.
         logit_scale_init_value: log of the similarity scale; `None` copies it from the text tower's checkpoint.
-        logit_bias_init_value: start of a trained bias of the similarities, as SigLIP has one; `None`: no bias.
-        dense_neurons: names of the neurons whose tokens association modulates in `SENModel.dense_features`; only those that a
-            head reads, as no other loss trains the modulation. `SENModel.add_dense_modulation` adds to them.
+        logit_bias_init_value: initial value of a trained bias of the similarities, as in SigLIP; `None`: no bias.
+        dense_neurons: names of the neurons whose tokens `SENModel.dense_features` modulates; list only those that a head
+            reads, as no other loss trains the modulation. `SENModel.add_dense_modulation` adds neurons.
         initializer_range: standard deviation of the initial weights.
-        depth_estimator: hub id of a depth model (GLPN, Depth-Anything) that makes depth for clips that bring none.
+        depth_estimator: hub id of a depth model (GLPN, Depth-Anything) that estimates depth for clips without it.
 
     Raises:
-        ValueError: on unknown fields, or a bad [`NeuronSpec`].
-        StrictDataclassError: on duplicate or unknown neuron names, wrong types, unknown variants, or values out of range.
+        ValueError: unknown fields, or a bad [`NeuronSpec`].
+        StrictDataclassError: duplicate or unknown neuron names, wrong types, unknown variants, or values out of range.
     """
 
     model_type = "sen"
-    # Per-neuron states are no predictions: the Trainer does not gather them.
+    # The Trainer gathers predictions; these outputs are none.
     keys_to_ignore_at_inference = ["neuron_states", "knowledge", "summary", "all_rounds"]  # noqa: RUF012 (Transformers' own)
 
     neurons: list[dict[str, Any]] | None = None
@@ -231,7 +233,7 @@ class SENConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self.neurons = [NeuronSpec.from_dict(neuron).to_dict() for neuron in self.neurons or []]
         if self.text_tower is not None:
-            # Its inputs and its saved folder are called so, whatever the spec says: a neuron may be of the same spec.
+            # Inputs and saved folder use this name; a neuron may have the same specification.
             self.text_tower = NeuronSpec.from_dict({**self.text_tower, "name": TEXT_TOWER_NAME}).to_dict()
         if unknown := set(kwargs) - _inherited_keys():
             own = sorted(field.name for field in fields(SENConfig) if field.name in SENConfig.__annotations__)
@@ -244,11 +246,11 @@ class SENConfig(PreTrainedConfig):
         if duplicates := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"neurons: duplicate names {duplicates}")
         if TEXT_TOWER_NAME in names:
-            raise ValueError(f"neurons: the name {TEXT_TOWER_NAME!r} is the text tower's")
+            raise ValueError(f"neurons: the name {TEXT_TOWER_NAME!r} is reserved for the text tower")
         for first in names:
             for second in names:
                 if first != second and second.startswith(f"{first}_"):
-                    raise ValueError(f"neurons: {first!r} is a prefix of {second!r}, their inputs could be confused")
+                    raise ValueError(f"neurons: {first!r} is a prefix of {second!r}, so their inputs are ambiguous")
         if unknown := sorted(set(self.dense_neurons or []) - set(names)):
             raise ValueError(f"dense_neurons: no neurons {unknown}, expected some of {', '.join(names)}")
         if self.text_tower is not None and self.text_tower["modality"] != "text":
@@ -256,7 +258,7 @@ class SENConfig(PreTrainedConfig):
 
     def validate_variants(self):
         """Called by the strict dataclass on construction and on save."""
-        # Here, as the modules need the configuration.
+        # Imported here to avoid a cycle: the modules import the configuration.
         from .recursive_association import DISTRIBUTE, INTEGRATE, PROMPT
 
         registries: dict[str, dict[str, Any]] = {"integrate": INTEGRATE, "distribute": DISTRIBUTE, "prompt": PROMPT}
@@ -280,7 +282,7 @@ class SENConfig(PreTrainedConfig):
             )
         if self.prompt in ("none", "queries") and not self.read_answers:
             raise ValueError(
-                f"prompt is {self.prompt!r} and read_answers False: association would read nothing new; expected "
+                f"prompt is {self.prompt!r} and read_answers False: rounds would read no new features; expected "
                 "read_answers True, or prompt 'tokens' or 'add'"
             )
         if not 0 < self.active_fraction <= 1:
@@ -294,7 +296,7 @@ class SENConfig(PreTrainedConfig):
         return [NeuronSpec.from_dict(neuron) for neuron in self.neurons or []]
 
     def prompt_of(self, spec: NeuronSpec) -> str:
-        """The entry of `PROMPT` for one neuron: its own, `"after"` where its tower takes no prompts, else `prompt`."""
+        """The entry of `PROMPT` for one neuron: its own, `"after"` if its tower takes no prompts, else `prompt`."""
         if self.prompt == "none":
             return "none"
         return spec.prompt or ("after" if spec.prompt_side == "after" else self.prompt)
@@ -307,18 +309,20 @@ class SENConfig(PreTrainedConfig):
     def from_preset(
         cls, name: str, variants: str | None = None, checkpoint: str | None = None, **overrides
     ) -> "SENConfig":
-        """Configuration of a preset (`sen presets` lists them), optionally with a named variant set such as `paper_reading`.
+        """Configuration of a preset (`sen presets` lists them).
 
         Args:
+            name: name of the preset.
+            variants: name of a variant set, such as `paper_reading`.
             checkpoint: folder or Hub id of the converted weights, for presets whose weights are not on the Hub.
+            overrides: fields of this class.
 
         Raises:
-            ValueError: for an unknown preset or variant set, naming the known ones; a preset that needs a checkpoint, naming
-                the command that makes it.
+            ValueError: an unknown preset or variant set; a preset without the checkpoint that it needs.
         """
         try:
             from modeling_sen.presets import PRESETS
-        except ImportError as error:  # a configuration that travels with its code leaves presets behind
+        except ImportError as error:  # remote code does not include the presets
             raise ImportError("presets come with the package: pip install modeling-sen") from error
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}, expected one of {', '.join(PRESETS)}")
@@ -342,7 +346,7 @@ class SENConfig(PreTrainedConfig):
 
 
 def _inherited_keys() -> set[str]:
-    """What a config.json of Transformers may carry beyond a class's own fields."""
+    """Keys of a Transformers config.json that are no fields of the class."""
     keys = set(GenerationConfig._get_default_generation_params())
     keys |= {"name_or_path", "_name_or_path", "_commit_hash", "model_type", "auto_map", "custom_pipelines"}
     keys |= {"torch_dtype", "transformers_version", "num_labels", "per_layer_config", "output_attentions"}
@@ -350,8 +354,8 @@ def _inherited_keys() -> set[str]:
     return keys | {"_attn_implementation_internal", "_experts_implementation_internal", "_attn_implementation"}
 
 
-# Our reading of a second-hand description of the paper: average pooling, a sparse MLP per modality, hidden prompt tokens with
-# a second pass through the whole encoder, three rounds; integration reads pooled vectors only.
+# After a second-hand description of the paper: average pooling, a sparse MLP per modality, hidden prompt tokens with a second
+# pass through the whole encoder, three rounds. Integration reads only pooled vectors.
 VARIANT_SETS: dict[str, dict[str, Any]] = {
     "paper_reading": {
         "integrate": "mean",

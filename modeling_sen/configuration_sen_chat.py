@@ -17,8 +17,9 @@ class SENChatConfig(PreTrainedConfig):
     Args:
         sen_config: of the SEN.
         text_config: of the language model.
-        language_model: where the language model is: `hub_id`, and `revision` and `dtype` where they are known; `None` for one
-            that was given as a model and is not saved yet.
+        language_model: where the language model is: `hub_id`, and `revision` and `dtype` where they are known; `base_model`
+            (`"HUB_ID@COMMIT"`) of a copy beside the checkpoint, for model cards. `None` for one that was given as a model and
+            is not saved yet.
         read_neurons: names of the neurons whose dense features are read; by default all that are not text.
         window_frames: steps in time that a window has in the prompt.
         tokens_per_frame: visual tokens of each step, the cells of a square grid.

@@ -1,9 +1,9 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What a SEN costs, from configurations alone: its towers are built without weights, on the meta device, and run there.
+"""Parameters and FLOPs of a SEN, from its configuration: towers are built and run on the meta device, without weights.
 
-A FLOP is half a multiply-add of a matrix product, attention or convolution; norms, activations and the association's own
-few products are not counted. One clip: square frames, ten seconds of sound, a sentence of text.
+FLOPs are those of matrix products, attention and convolutions, two per multiply-add. Norms, activations and the few products
+of the association are not counted. The clip has square frames, ten seconds of sound and a sentence of text.
 """
 
 from collections.abc import Sequence
@@ -35,16 +35,17 @@ _CLIP |= {"text": "the dog runs after a ball"}
 
 @dataclass
 class NeuronCost:
-    """One neuron's size and work.
+    """Size and FLOPs of one neuron.
 
     Attributes:
-        parameters: of tower and projection; `None` where the checkpoint's configuration is not at hand.
-        layers: transformer layers; `None` where unknown, or where no crown runs again.
-        prompt_depth: those of the crown, which run again in each round.
+        parameters: number of weights in tower and projection; `None` if the checkpoint's configuration cannot be read.
+        layers: number of transformer layers; `None` if unknown, or if no crown runs again.
+        prompt_depth: number of layers in the crown, which run again in each round.
         prompt: entry of `PROMPT`; `None` for the text tower.
-        first_pass_flops: of the unprompted pass over one clip.
-        round_flops: of one round in the tower: of the crown, of the prompts alone with `queries`; 0 where nothing runs again.
-        cache_bytes: of the keys and values that `queries` hold for one clip until its forward pass ends; else 0.
+        first_pass_flops: FLOPs of the unprompted pass over one clip.
+        round_flops: FLOPs in the tower per round: of the crown, or with `queries` of the prompt tokens only; 0 if no layer
+            runs again.
+        cache_bytes: size of the keys and values that `queries` keeps for one clip during its forward pass; else 0.
         unknown: why numbers are missing.
     """
 
@@ -59,9 +60,9 @@ class NeuronCost:
 
 
 def neuron_cost(spec: NeuronSpec, processor: SENProcessor) -> NeuronCost:
-    """Cost of one neuron, or of the text tower (its size only); what cannot be known is said, not raised."""
+    """Cost of one neuron, or of the text tower (size only). If numbers cannot be found, `unknown` has the reason."""
     config = processor.config
-    is_neuron = spec.name in [own.name for own in config.neuron_specs]
+    is_neuron = spec.name in [neuron_spec.name for neuron_spec in config.neuron_specs]
     cost = NeuronCost(prompt=config.prompt_of(spec) if is_neuron else None)
     try:
         neuron, projection_parameters = neuron_without_weights(spec, processor)
@@ -81,14 +82,19 @@ def neuron_cost(spec: NeuronSpec, processor: SENProcessor) -> NeuronCost:
 
 
 def neuron_without_weights(spec: NeuronSpec, processor: SENProcessor) -> tuple[Neuron, int]:
-    """The neuron on the meta device, and the number of parameters of what follows its tower."""
+    """The neuron on the meta device, and the number of parameters of the modules that follow its tower.
+
+    Raises:
+        OSError: the checkpoint's files cannot be found or read.
+        ValueError: the specification does not fit the checkpoint.
+    """
     root = HubSource.of_neuron(spec, processor.source)
     source, layout = tower_source(root), read_layout(root) if spec.modality == "text" else None
     config = AutoConfig.from_pretrained(source.location, **source.files)
     tower_class = tower_class_of(spec, trust_remote_code=False)
     with torch.device("meta"):
-        model: Any = tower_class(config_for(tower_class, config)).to("meta")  # Wav2Vec2 makes a weight elsewhere
-    model.set_attn_implementation("eager")  # plain products, which are counted whatever the machine offers
+        model: Any = tower_class(config_for(tower_class, config)).to("meta")  # Wav2Vec2 makes one weight on the CPU
+    model.set_attn_implementation("eager")  # plain matrix products, counted the same on every machine
     tower = model.get_submodule(spec.submodule) if spec.submodule else model
     if spec.projection is None:
         projection_parameters = 0
@@ -104,18 +110,22 @@ def neuron_without_weights(spec: NeuronSpec, processor: SENProcessor) -> tuple[N
 
 
 def one_clip(spec: NeuronSpec, processor: SENProcessor) -> dict[str, Tensor]:
-    """What the neuron is given of one clip, on the meta device."""
-    alone = SENProcessor(SENConfig(neurons=[spec.to_dict()]), processor.source)
-    return {spec.input_name: alone(videos=[_CLIP])[f"{spec.name}_{spec.input_name}"].to("meta")}
+    """The neuron's inputs for one clip, on the meta device."""
+    neuron_processor = SENProcessor(SENConfig(neurons=[spec.to_dict()]), processor.source)
+    return {spec.input_name: neuron_processor(videos=[_CLIP])[f"{spec.name}_{spec.input_name}"].to("meta")}
 
 
 def describe(model: str) -> dict[str, Any]:
-    """What a SEN is made of and what it costs, JSON-able; numbers that cannot be known are `None`, see `unknown`.
+    """Parts and cost of a SEN, JSON-serialisable. Numbers that cannot be found are `None`, with the reason in `unknown`.
+
+    Args:
+        model: a preset, a folder or a Hub id.
 
     Returns:
         `model`; `neurons` and `text_tower` with `name, modality, hub_id, revision, aligned` and the fields of
         [`NeuronCost`]; `trainable_parameters`, `parameters`, `trainable_share`; `rounds`; `first_pass_flops` of all neurons
-        over one clip, `recursion_flops` of all rounds, and `cost_ratio` of both to the first; `cache_bytes` of all neurons.
+        for one clip, `recursion_flops` of all rounds, and `cost_ratio`, the sum of both divided by the first;
+        `cache_bytes` of all neurons.
 
     Raises:
         OSError: no such checkpoint.
@@ -156,8 +166,8 @@ def _describe_neuron(spec: NeuronSpec, processor: SENProcessor) -> dict[str, Any
 
 
 def _sum(numbers: Sequence[int | None]) -> int | None:
-    known = [number for number in numbers if number is not None]
-    return sum(known) if len(known) == len(numbers) else None
+    found = [number for number in numbers if number is not None]
+    return sum(found) if len(found) == len(numbers) else None
 
 
 def _count(neuron: Neuron, config: SENConfig, processor: SENProcessor) -> tuple[int, int, int]:
@@ -172,15 +182,14 @@ def _count(neuron: Neuron, config: SENConfig, processor: SENProcessor) -> tuple[
         prompting, context = variant(config, spec), torch.empty(1, config.num_prompt_tokens, config.bottleneck_size)
     with FlopCounterMode(display=False) as again, torch.no_grad():
         prompting(neuron, look, context)
-    own = again.get_flop_counts().get(
-        f"{type(prompting).__name__}.up", {}
-    )  # the association's product, not the tower's
+    # The association's product in this pass is not the tower's.
+    association = again.get_flop_counts().get(f"{type(prompting).__name__}.up", {})
     dtype: Any = spec.dtype or getattr(neuron.tower.config, "dtype", None) or torch.float32
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     calls = [call for layer in look.trunk.layers or () for call in layer.calls]
     elements = sum(call.keys.numel() + call.values.numel() for call in calls)
-    rounds = again.get_total_flops() - sum(own.values())
-    return first.get_total_flops(), rounds, elements * dtype.itemsize
+    one_round = again.get_total_flops() - sum(association.values())
+    return first.get_total_flops(), one_round, elements * dtype.itemsize
 
 
 def _first_sentence(error: Exception) -> str:

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Make depth maps for a clip that brings none, with a monocular depth model of the Hub (`config.depth_estimator`)."""
+"""Estimates depth maps for clips without depth, with a monocular depth model from the Hub (`config.depth_estimator`)."""
 
 import hashlib
 from collections import OrderedDict
@@ -16,16 +16,16 @@ from .frame_transform import FrameTransform, hub_settings
 from .hub_files import HubSource, naming_errors
 
 CACHED_CLIPS = 64
-# These predict the distance, where others predict its inverse; depth maps are brighter where nearer.
+# Types that predict distance instead of inverse distance; depth maps are brighter for nearer points.
 _METRIC_TYPES = ("glpn", "zoedepth", "depth_pro", "prompt_depth_anything")
 
 
 class DepthEstimator:
-    """A depth model, loaded when first used; the maps of the last clips are kept.
+    """A depth model, loaded on first use; depth maps of the last clips are cached.
 
     Args:
         hub_id: repository or folder of a model for `AutoModelForDepthEstimation`, e.g. GLPN or Depth-Anything.
-        fetch: arguments of `from_pretrained` that say how files are fetched: `token`, `cache_dir`, `local_files_only`.
+        fetch: arguments of `from_pretrained` that control how files are fetched: `token`, `cache_dir`, `local_files_only`.
     """
 
     def __init__(self, hub_id: str, fetch: Mapping[str, Any] | None = None):
@@ -34,7 +34,7 @@ class DepthEstimator:
         self._maps: OrderedDict[bytes, np.ndarray] = OrderedDict()
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """(T, H, W, 3) uint8 frames -> (T, h, w) uint8 depth maps at the model's size; 255 is the nearest point of the clip.
+        """Frames (T, H, W, 3) uint8 -> depth maps (T, h, w) uint8 at the model's size; 255 is the clip's nearest point.
 
         Raises:
             OSError: no such model.
@@ -55,10 +55,8 @@ class DepthEstimator:
             depth = self._model(pixel_values=pixels).predicted_depth.float().cpu()  # (T, h, w)
         if self._model.config.model_type in _METRIC_TYPES:
             depth = 1.0 / depth.clamp(min=1e-3)
-        lowest, highest = (
-            depth.amin(),
-            depth.amax(),
-        )  # of the whole clip, so that nearness is comparable between frames
+        # Over the whole clip, so that frames are comparable.
+        lowest, highest = depth.amin(), depth.amax()
         return ((depth - lowest) / (highest - lowest).clamp(min=1e-6) * 255).round().to(torch.uint8).numpy()
 
     def _load(self) -> None:
@@ -71,7 +69,7 @@ class DepthEstimator:
         multiple = (settings or {}).get("ensure_multiple_of") or (settings or {}).get("size_divisor") or 32
         values = [size] if isinstance(size, int) else list(size.values())
         side = max(multiple, int(values[0]) // multiple * multiple)
-        # GLPN only scales to 0..1; frames are squashed to one size, which a relative map bears.
+        # GLPN only scales pixels to 0..1. Frames are resized without keeping their aspect ratio, which relative depth allows.
         plain = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
         square = {"size": [side, side], "crop": None}
         spec = NeuronSpec("estimator", "depth", self.source.location, 1, "", preprocessing=square)

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""SENEncoder: clips in, one vector each out; for retrieval, clustering, linear probes."""
+"""SENEncoder: embeds clips as vectors, for retrieval, clustering and linear probes."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from modeling_sen.presets import SEN_TINY
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.templates import DEFAULT_TEMPLATE
 
-# Columns of a batch that make a clip.
+# Columns of a batch that are parts of a clip.
 COLUMNS = ("video", "image", "audio", "depth", "thermal", "imu", "text")
 TEXTS_AT_ONCE = 128
 
@@ -26,7 +26,7 @@ TEXTS_AT_ONCE = 128
 class SENEncoder:
     """Embeds clips and texts with a [`SENModel`].
 
-    A plain callable on batches too: `dataset.map(encoder, batched=True)`, `ray_dataset.map_batches(encoder)`.
+    It can be called on batches of columns: `dataset.map(encoder, batched=True)`, `ray_dataset.map_batches(encoder)`.
 
     Args:
         model: a loaded SEN.
@@ -46,13 +46,13 @@ class SENEncoder:
     ) -> "SENEncoder":
         """
         Args:
-            pretrained_model_name_or_path: Hub id or folder of a SEN; by default the embedded sen-tiny.
-            device: where the model runs; by default the first GPU, or the CPU.
-            dtype: of the model, e.g. `"bfloat16"`; by default the one it was saved in.
-            kwargs: as of [`SENModel.from_pretrained`].
+            pretrained_model_name_or_path: Hub id or folder of a SEN; default: the included sen-tiny.
+            device: the model's device; default: the first GPU if there is one, else the CPU.
+            dtype: the model's dtype, e.g. `"bfloat16"`; default: the dtype it was saved in.
+            kwargs: as for [`SENModel.from_pretrained`].
 
         Raises:
-            OSError, RuntimeError, ValueError: the checkpoint cannot be found or is not a whole SEN.
+            OSError, RuntimeError, ValueError: the checkpoint cannot be found or is not a complete SEN.
         """
         processor = SENProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         if dtype is not None:
@@ -63,9 +63,12 @@ class SENEncoder:
         return cls(model, processor)
 
     def encode(self, inputs: Any, batch_size: int = 8, show_progress: bool = False) -> np.ndarray:
-        """Embeds one clip or a list of clips, as [`SENProcessor`] takes them; `[]` gives no rows.
+        """Embeds clips. The next batch is decoded while the model runs.
 
-        The next batch is decoded while the model runs.
+        Args:
+            inputs: one clip or a list of clips, as [`SENProcessor`] takes them; `[]` gives no rows.
+            batch_size: clips per forward pass.
+            show_progress: whether to show a progress bar.
 
         Returns:
             (n, projection_dim) float32, each row of length 1.
@@ -86,13 +89,13 @@ class SENEncoder:
         return np.concatenate(rows)
 
     def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
-        """Embeds texts in the space of the clips.
+        """Embeds texts in the same space as clips.
 
         Returns:
             (n, projection_dim) float32, each row of length 1.
 
         Raises:
-            ValueError: the SEN has no text tower; not strings.
+            ValueError: the SEN has no text tower, or a text is not a string.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = [np.empty((0, self.model.config.projection_dim), dtype=np.float32)]
@@ -103,17 +106,17 @@ class SENEncoder:
         return np.concatenate(rows)
 
     def embed_labels(self, labels: Sequence[str], templates: Sequence[str] = (DEFAULT_TEMPLATE,)) -> Tensor:
-        """Embeds each label in each template; the embeddings of one label are averaged and normalised.
+        """Embeds labels: embeds each label in each template, and averages and normalises a label's embeddings.
 
         Args:
-            labels: at least one. A warning names a label whose texts are longer than the text tower takes.
+            labels: at least one. Labels whose texts exceed the text tower's longest input are cut, with a warning.
             templates: texts with `{}` for the label.
 
         Returns:
             (labels, projection_dim), on the model's device and in its dtype, each row of length 1.
 
         Raises:
-            ValueError: the SEN has no text tower; two labels differ only behind the tokens that the tower takes.
+            ValueError: the SEN has no text tower, or two labels differ only in the part that is cut.
         """
         reader = self.processor.text_reader
         reader.check_labels(labels, templates)
@@ -136,8 +139,8 @@ class SENEncoder:
         """Adds the column `embedding` (n, projection_dim) float32 to a batch of columns.
 
         Args:
-            batch: name -> values of equal number. Those named `video`, `image`, `audio`, `depth`, `thermal`, `imu` or `text`
-                make the clips, in any form that the processor takes; `None` where a clip lacks one.
+            batch: name -> column, all of equal length. The columns `video`, `image`, `audio`, `depth`, `thermal`, `imu` and
+                `text` are the clips' parts, in any form that the processor takes, or `None` for absent ones.
 
         Raises:
             ValueError: no such column.
@@ -152,7 +155,7 @@ class SENEncoder:
         return {**batch, "embedding": self.encode(clips, batch_size=max(1, len(clips)))}
 
     def _read_ahead(self, batches: Sequence[Sequence[Any]]) -> Iterator[Mapping[str, Tensor]]:
-        """Each batch's inputs, the next one read in the background while the caller works on the last."""
+        """Each batch's inputs; a background thread reads the next batch while the caller processes the current one."""
         with ThreadPoolExecutor(max_workers=1) as reader:
             ahead = None
             for batch in batches:
@@ -173,7 +176,7 @@ def _as_rows(embeds: Tensor | None) -> np.ndarray:
 
 
 def _from_nested_lists(value: Any) -> Any:
-    """`datasets` hands arrays on as lists of lists."""
+    """Converts nested lists to uint8 arrays, because `datasets` returns arrays as nested lists."""
     return (
         np.asarray(value, dtype=np.uint8)
         if isinstance(value, list) and value and isinstance(value[0], list)

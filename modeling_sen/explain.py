@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What each neuron says of a clip alone, and what association makes of it round by round: numbers, and their picture."""
+"""Label probabilities of a clip by each neuron and by association in each round, and a plot of them."""
 
 import os
 import textwrap
@@ -25,8 +25,8 @@ from modeling_sen.whole_file import whole_file
 SHOWN_FRAMES = 8
 SHOWN_LABELS = 8
 SOUND_RATE = 16_000
-SHOWN_SOUND = 60.0  # seconds, around the middle of longer clips, at the start of longer sound alone
-LABEL_WIDTH = 34  # characters a line
+SHOWN_SOUND = 60.0  # seconds: the middle of longer clips, or the start of longer sound without video
+LABEL_WIDTH = 34  # characters per line
 
 
 @dataclass
@@ -34,15 +34,15 @@ class RoundScores:
     """Label probabilities of one clip.
 
     Attributes:
-        frames: (F, height, width, 3) uint8, at most 8 frames of the clip; none for a clip without pictures.
+        frames: (F, height, width, 3) uint8, at most 8 frames of the clip; F is 0 for a clip without frames.
         frame_times: (F,) seconds.
-        sound: (S,) float32 mono samples at `SOUND_RATE`, `None` where there is no sound.
-        sound_start: seconds of the first sample.
-        labels: (L) names.
-        fused: (rounds + 1, L) probabilities by the fused embedding; row 0 is before any prompting, the last the result.
-        frozen_mean: (L,) probabilities by the mean of the aligned neurons before any prompting; `None` without such.
+        sound: (S,) float32 mono samples at `SOUND_RATE`; `None` for a clip without sound.
+        sound_start: time of the first sample in seconds.
+        labels: L names.
+        fused: (rounds + 1, L) probabilities by the fused embedding; row 0 is round 0, the last row the result.
+        frozen_mean: (L,) probabilities by the mean of the aligned neurons in round 0; `None` without aligned neurons.
         neurons: aligned neuron -> (rounds + 1, L) probabilities by its own embedding in each round; row 0 is the frozen
-            encoder alone.
+            encoder.
     """
 
     frames: np.ndarray
@@ -63,28 +63,31 @@ def explain(
     labels: Sequence[str],
     templates: Sequence[str] = (DEFAULT_TEMPLATE,),
 ) -> RoundScores:
-    """Scores labels for one clip in each round, by all neurons together and by each aligned neuron alone.
+    """Label probabilities of one clip in each round, by the fused embedding and by each aligned neuron.
 
     Args:
-        clip: as [`SENProcessor`] takes it.
+        model: a loaded SEN.
+        processor: its processor.
+        clip: a clip as [`SENProcessor`] takes it.
         labels: at least one.
-        templates: texts with `{}` for the label, averaged.
+        templates: texts with `{}` for the label, whose embeddings are averaged.
 
     Raises:
-        ValueError, OSError, TypeError: the clip cannot be read, see [`SENProcessor`]; labels, see [`SENEncoder`].
+        ValueError, OSError, TypeError: the clip cannot be read, see [`SENProcessor`], or labels are not valid, see
+            [`SENEncoder`].
     """
     labels = [label.strip() for label in labels]
     texts = SENEncoder(model, processor).embed_labels(labels, templates)  # (labels, projection_dim)
     with opened_clip(clip) as entries:
         rounds = model(**processor(videos=[entries]), output_all_rounds=True).all_rounds
-        frames, times, sound, sound_start = _seen_and_heard(model, entries)
+        frames, times, sound, sound_start = _frames_and_sound(model, entries)
     scale = model.logit_scale.exp()
 
     def probabilities(embeds: Tensor) -> np.ndarray:
         return (scale * embeds @ texts.to(embeds).t()).float().softmax(dim=-1).cpu().numpy()  # (..., labels)
 
-    alone = {name: embeds for name, embeds in rounds[0].neuron_embeds.items() if bool(embeds.any())}
-    mean = torch.nn.functional.normalize(sum(alone.values()), dim=-1) if alone else None  # type: ignore[arg-type]
+    frozen = {name: embeds for name, embeds in rounds[0].neuron_embeds.items() if bool(embeds.any())}
+    mean = torch.nn.functional.normalize(sum(frozen.values()), dim=-1) if frozen else None  # type: ignore[arg-type]
     return RoundScores(
         frames=frames,
         frame_times=times,
@@ -93,14 +96,14 @@ def explain(
         labels=labels,
         fused=np.concatenate([probabilities(one.fused_embeds) for one in rounds]),
         frozen_mean=None if mean is None else probabilities(mean)[0],
-        neurons={name: np.concatenate([probabilities(one.neuron_embeds[name]) for one in rounds]) for name in alone},
+        neurons={name: np.concatenate([probabilities(one.neuron_embeds[name]) for one in rounds]) for name in frozen},
     )
 
 
-def _seen_and_heard(
+def _frames_and_sound(
     model: SENModel, entries: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, float]:
-    """(frames, their times, samples or `None`, start of the samples)."""
+    """The fields `frames`, `frame_times`, `sound` and `sound_start` of [`RoundScores`]."""
     frames, times, span = np.empty((0, 1, 1, 3), dtype=np.uint8), np.empty(0), None
     if "video" in entries:
         counts = [spec.num_frames or 1 for spec in model.config.neuron_specs if spec.takes_frames]
@@ -118,27 +121,28 @@ def _seen_and_heard(
 
 
 def check_plot_path(path: str | os.PathLike) -> None:
-    """
+    """Checks that a plot can be written to `path`.
+
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: an ending that it cannot write.
-        FileNotFoundError: the folder is not there.
+        ValueError: matplotlib cannot write files with this extension.
+        FileNotFoundError: the folder does not exist.
     """
     _matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    known = sorted(FigureCanvasAgg.get_supported_filetypes())
-    if (suffix := Path(path).suffix.lower().removeprefix(".")) not in known:
-        raise ValueError(f"{path}: expected a picture ending in one of {', '.join(known)}, found {suffix!r}")
+    supported = sorted(FigureCanvasAgg.get_supported_filetypes())
+    if (suffix := Path(path).suffix.lower().removeprefix(".")) not in supported:
+        raise ValueError(f"{path}: expected a picture ending in one of {', '.join(supported)}, found {suffix!r}")
     if not Path(path).absolute().parent.is_dir():
         raise FileNotFoundError(f"{path}: no folder {Path(path).parent}")
 
 
 def plot_rounds(scores: RoundScores, path: str | os.PathLike, title: str = "") -> None:
-    """Draws frames, sound, the final scores, and how they came about; the file is replaced whole.
+    """Plots frames, sound, the final scores and a heat map of all scores; the file is replaced atomically.
 
-    Columns of the map: each aligned neuron alone, the mean of these, the fused embedding after each round, and each
-    neuron's own embedding after the last round.
+    Columns of the heat map: each aligned neuron in round 0, their mean, the fused embedding after each round, and each
+    neuron after the last round.
 
     Raises:
         ImportError, ValueError, FileNotFoundError: see [`check_plot_path`].
@@ -180,7 +184,7 @@ def _draw_sound(figure: Any, scores: RoundScores) -> None:
     samples = np.pad(scores.sound, (0, max(0, 1024 - len(scores.sound))))
     power = np.asarray(specgram(samples, NFFT=512, Fs=SOUND_RATE, noverlap=256)[0])
     decibel = 10 * np.log10(power + 1e-12)  # (frequencies, times)
-    loudest = max(float(decibel.max()), -60.0)  # silence stays dark
+    loudest = max(float(decibel.max()), -60.0)  # keeps silence dark
     end = scores.sound_start + len(scores.sound) / SOUND_RATE
     axis = figure.subplots()
     axis.imshow(
@@ -223,37 +227,37 @@ def _draw_scores(figure: Any, scores: RoundScores, shown: np.ndarray) -> None:
         chart.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=9, color=color)
     chart.set_xticks(np.arange(len(columns)), [name for name, _ in columns], fontsize=9)
     chart.tick_params(axis="both", length=0, labelleft=False)
-    place = 0
+    start = 0
     for heading, group in groups.items():
-        middle = place + (len(group) - 1) / 2
+        middle = start + (len(group) - 1) / 2
         chart.annotate(
             heading, (middle, 1), xycoords=("data", "axes fraction"), xytext=(0, 5), textcoords="offset points",
             ha="center", va="bottom", fontsize=10,
         )  # fmt: skip
-        place += len(group)
-        if place < len(columns):
-            chart.axvline(place - 0.5, color="white", linewidth=6)
+        start += len(group)
+        if start < len(columns):
+            chart.axvline(start - 0.5, color="white", linewidth=6)
     chart.spines[:].set_visible(False)
 
 
 def _columns(scores: RoundScores) -> Mapping[str, Mapping[str, np.ndarray]]:
     """Heading -> column -> (labels,) probabilities."""
     rounds = len(scores.fused) - 1
-    alone = {_wrapped(name.replace("_", " "), 11): values[0] for name, values in scores.neurons.items()}
+    frozen = {_wrapped(name.replace("_", " "), 11): values[0] for name, values in scores.neurons.items()}
     fused = {f"round {number}": scores.fused[number] for number in range(1, rounds + 1)}
     if scores.frozen_mean is not None:
         fused = {"mean of\nthese": scores.frozen_mean, **fused}
     if rounds == 0 or scores.frozen_mean is None:
         fused = {"round 0": scores.fused[0], **fused}
-    groups = {"each alone,\nunprompted": alone, "all together": fused}
-    if any(not np.array_equal(values[0], values[-1]) for values in scores.neurons.values()):  # where crowns run again
+    groups = {"each alone,\nunprompted": frozen, "all together": fused}
+    if any(not np.array_equal(values[0], values[-1]) for values in scores.neurons.values()):  # if crowns run again
         prompted = {_wrapped(name.replace("_", " "), 11): values[-1] for name, values in scores.neurons.items()}
         groups[f"each alone,\nafter round {rounds}"] = prompted
     return {heading: group for heading, group in groups.items() if group}
 
 
 def _wrapped(text: str, width: int = LABEL_WIDTH) -> str:
-    # A dollar sign would begin a formula.
+    # matplotlib reads a dollar sign as the start of a formula.
     return textwrap.fill(text, width, max_lines=2, placeholder=" …", break_long_words=True).replace("$", r"\$")
 
 

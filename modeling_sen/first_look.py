@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What a neuron computes of a clip: its state in a round, and the first look, which packs into tensors for the disk."""
+"""A neuron's outputs for a clip: its state in a round, and the first look, which can be packed into tensors for storage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +12,11 @@ from torch import Tensor
 from .neuron_registry import Grid
 from .prompt_injection import TrunkOutput
 
-# What a first look can record for later ones; entries of PROMPT name what they need.
+# Records of a first look that later looks use; entries of PROMPT name the ones they need.
 CROWN_INPUT = "crown_input"
-CROWN_KEYS = "crown_keys"  # keys and values of the crown's layers; needs CROWN_INPUT, of which they are made again
+CROWN_KEYS = (
+    "crown_keys"  # keys and values of the crown's layers; needs CROWN_INPUT, from which they can be recomputed
+)
 
 
 @dataclass
@@ -22,13 +24,13 @@ class NeuronState:
     """A neuron's features in one round.
 
     Attributes:
-        last_hidden_state: (batch, t * h * w, width) tokens of the grid; class tokens are not among them.
-        pooler_output: (batch, width), pooled as the checkpoint's layout says, the tower's own pooled output, or the mean of
-            its tokens; mean over folded frames.
+        last_hidden_state: (batch, t * h * w, width) tokens of the grid, without class tokens.
+        pooler_output: (batch, width), from the pooling of a sentence-transformers checkpoint, else the tower's own pooled
+            output, else the mean of its tokens; mean over folded frames.
         grid: (t, h, w).
-        token_mask: (batch, t * h * w) bool, which tokens are not padding, where some may be.
-        answers: (batch, prompt_tokens, width), what each prompt token found among the tokens and, with `queries`, its own
-            output after the crown; `None` in round 0.
+        token_mask: (batch, t * h * w) bool, true for tokens that are not padding; `None` if none is.
+        answers: (batch, prompt_tokens, width), each prompt token's attention output over the tokens, plus with `queries` its
+            own output after the crown; `None` in round 0.
     """
 
     last_hidden_state: Tensor
@@ -40,15 +42,15 @@ class NeuronState:
 
 @dataclass
 class FirstLook:
-    """The unprompted pass of a neuron, and what later rounds need of it.
+    """The unprompted pass of a neuron, with the values that later rounds use.
 
     Attributes:
-        state: of round 0.
+        state: the state of round 0.
         inputs: the neuron's inputs.
-        trunk: the trunk's output; `None` where no crown runs again.
-        outputs: `hidden_states` and `attentions` of the tower, where they were asked for.
-        storable: whether tensors hold it all: not where layers return tensors beside their hidden states that no adapter
-            computes again (`returned_beside`).
+        trunk: the trunk's output; `None` if no crown runs again.
+        outputs: `hidden_states` and `attentions` of the tower, if requested.
+        storable: whether `pack` can store it; false if layers return further tensors besides hidden states and the adapter
+            cannot recompute them (`returned_beside`).
     """
 
     state: NeuronState
@@ -62,13 +64,13 @@ class FirstLook:
         return len(self.state.pooler_output)
 
     def pack(self) -> dict[str, Tensor]:
-        """All that [`Neuron.unpack`] needs, as tensors whose first dimension is the batch.
+        """Tensors from which [`Neuron.unpack`] rebuilds the first look; their first dimension is the batch.
 
-        Of pixels and sound only the shapes are kept: later rounds do not read them. Keys and values are not kept: they take
-        more space than the crown takes time.
+        Pixels and sound are stored as shapes only, because later rounds do not read them. Keys and values are not stored:
+        they are large, and the crown recomputes them.
 
         Raises:
-            ValueError: the modules below the tower's layers return something that is no tensor, or it is not `storable`.
+            ValueError: the modules below the tower's layers return something other than tensors, or it is not `storable`.
         """
         if not self.storable:
             raise ValueError(
@@ -99,12 +101,12 @@ def rows_of(sizes: Sequence[int], batch: int) -> Tensor:
 
 
 def sizes_of(rows: Tensor) -> tuple[int, ...]:
-    """What [`rows_of`] wrote; the largest where rows differ, as batches are padded to it. Rows of absent clips are zeros."""
+    """Inverse of [`rows_of`]; the maximum over rows, to which batches are padded. Rows of absent clips are zeros."""
     return tuple(rows.amax(0).tolist())
 
 
 def pack_shapes(name: str, output: Any, batch: int) -> dict[str, Tensor]:
-    """The structure of a module's output: shapes of floating-point tensors, values of others (masks), `None`s left out."""
+    """The structure of a module's output: shapes of floating-point tensors, values of other tensors (masks)."""
     if isinstance(output, tuple):
         packed = {f"{name}.length": rows_of([len(output)], batch)}
         for number, part in enumerate(output):
@@ -113,7 +115,7 @@ def pack_shapes(name: str, output: Any, batch: int) -> dict[str, Tensor]:
     if output is None:
         return {f"{name}.none": rows_of([0], batch)}
     if not isinstance(output, Tensor):
-        raise ValueError(f"{name}: found {type(output).__name__}, expected tensors, which alone can be stored")
+        raise ValueError(f"{name}: found {type(output).__name__}, expected tensors; other types cannot be stored")
     if not output.is_floating_point():
         return {f"{name}.values": output.unflatten(0, (batch, -1))}
     first, *others = output.shape
@@ -123,6 +125,7 @@ def pack_shapes(name: str, output: Any, batch: int) -> dict[str, Tensor]:
 
 
 def unpack_shapes(name: str, packed: Mapping[str, Tensor], device: torch.device) -> Any:
+    """Inverse of [`pack_shapes`]; tensors stored as shapes are on the meta device."""
     if (rows := packed.get(f"{name}.length")) is not None:
         return tuple(unpack_shapes(f"{name}.{number}", packed, device) for number in range(sizes_of(rows)[0]))
     if (values := packed.get(f"{name}.values")) is not None:

@@ -1,6 +1,6 @@
-"""Decode the frames wanted of an indexed video file: a seek for each stretch of them, several stretches side by side.
+"""Decodes selected frames of an indexed video file: one seek per run of frames, with several runs in parallel.
 
-Where the decoder meets damage it starts again without threads, which would make each run fill the holes differently.
+Damaged runs are decoded again with one thread, because with several threads the concealment of damage is not deterministic.
 """
 
 import logging
@@ -22,25 +22,27 @@ from .video_decoder import decoded_frames, granted_threads, spoils, upright, use
 
 logger = logging.getLogger(__name__)
 
-# A seek empties the decoder's pipeline, which costs about as much as decoding this many frames more.
+# A seek empties the decoder's pipeline, which costs about as much as decoding this many frames.
 SEEK_COST = 16
-# Seeks to different places are decoded side by side, which scales better than the threads of one decoder.
+# Runs are decoded in parallel, which scales better than the threads of one decoder.
 MAX_DECODERS = 4
 
 
 class UndecodableFrames(ValueError):
-    """Some frames that the index promises cannot be decoded."""
+    """Some frames of the index cannot be decoded."""
 
 
 def decode_frames(source: MediaSource, index: FrameIndex, wanted: np.ndarray) -> np.ndarray:
-    """Decode frames, each once, seeking where that is cheaper than decoding on.
+    """Decodes frames once each, and seeks if that is cheaper than decoding on.
 
     Args:
+        source: the file.
+        index: its index.
         wanted: (n,) int64, strictly increasing frame numbers.
 
     Returns:
-        (n, height, width, 3) uint8 RGB, turned and mirrored upright by the file's display matrix. Damaged frames, whose
-        holes the decoder filled, are among them; a warning counts them.
+        (n, height, width, 3) uint8 RGB, upright according to the file's display matrix. Damaged frames are included, with
+        the damage concealed by the decoder and a warning that counts them.
 
     Raises:
         UndecodableFrames: some frame cannot be decoded.
@@ -52,11 +54,11 @@ def decode_frames(source: MediaSource, index: FrameIndex, wanted: np.ndarray) ->
     else:
         positions = index.packets.of_frame[wanted]  # (n,) in decoding order
         for run in _decode_runs(source, index.packets, _plan_runs(index.packets, positions), store):
-            _decode_alone(source, index.packets, run, store)
+            _decode_single_threaded(source, index.packets, run, store)
         missing = store.missing()
-        if len(missing):  # no clean entry point at that keyframe: start from the beginning
+        if len(missing):  # decoding cannot start at that keyframe, so start at the first packet
             run = _Run(0, int(positions[missing].max()), {int(positions[slot]): int(slot) for slot in missing})
-            _decode_alone(source, index.packets, run, store)
+            _decode_single_threaded(source, index.packets, run, store)
     missing = store.missing()
     if len(missing):
         numbers = ", ".join(str(wanted[slot]) for slot in missing[:5])
@@ -71,11 +73,11 @@ def decode_frames(source: MediaSource, index: FrameIndex, wanted: np.ndarray) ->
 
 @dataclass
 class _Run:
-    """A stretch decoded without seeking: from a keyframe's packet to the last wanted one."""
+    """Packets decoded without a seek: from a keyframe to the last wanted one."""
 
     start: int
     last: int
-    slots: dict[int, int]  # packet position -> place in the result
+    slots: dict[int, int]  # packet position -> index in the result
 
 
 def _plan_runs(packets: PacketTable, positions: np.ndarray) -> list[_Run]:
@@ -91,9 +93,9 @@ def _plan_runs(packets: PacketTable, positions: np.ndarray) -> list[_Run]:
 
 
 def _decode_runs(source: MediaSource, packets: PacketTable, runs: Sequence[_Run], store: "_FrameStore") -> list[_Run]:
-    """Decode runs as fast as the machine can; returns those that must be decoded again, alone."""
+    """Decodes runs in parallel; returns those that must be decoded again with one thread."""
     decoders = min(len(runs), granted_threads(), MAX_DECODERS) if source.concurrent else 1
-    # Which decoder gets which run is settled beforehand: damaged frames show what the decoder did before.
+    # Runs are assigned to decoders in advance: damaged frames depend on what the decoder decoded before.
     shares: list[list[_Run]] = [[] for _ in range(decoders)]
     for run in sorted(runs, key=lambda run: run.start - run.last):
         min(shares, key=lambda share: sum(run.last - run.start + 1 for run in share)).append(run)
@@ -119,11 +121,11 @@ def _decode_run(
     store: "_FrameStore",
     fresh: bool,
 ) -> bool:
-    """Decode a run; returns False where there is damage in it, its start is no clean entry, or no seek leads there."""
+    """Decodes a run; returns false if it is damaged, if decoding cannot start there, or if no seek leads there."""
     context = stream.codec_context
     slot_of_pts = {int(packets.pts[position]): slot for position, slot in run.slots.items()}
     start_pts = packets.pts[run.start]
-    # H.264 frames marked as no reference change nothing but themselves; other codecs mark less strictly.
+    # In H.264, frames marked as non-reference affect no others; other codecs mark frames less strictly.
     can_skip = context.name == "h264"
     clean, put = not packets.is_damaged[run.start : run.last + 1].any(), 0
     for position, packet in enumerate(
@@ -137,7 +139,7 @@ def _decode_run(
             clean = False
             continue
         for frame in frames:
-            # Frames shown before the keyframe they are stored after (open GOP) need the one before, and are not wanted.
+            # Frames stored after the first keyframe but shown before it (open GOP) need an earlier one, and are not wanted.
             clean = clean and not (frame.is_corrupt and (frame.pts is None or frame.pts >= start_pts))
             if frame.pts in slot_of_pts:
                 store.put(slot_of_pts[frame.pts], frame)
@@ -146,13 +148,13 @@ def _decode_run(
     return bool(clean) and put == len(run.slots)
 
 
-def _decode_alone(source: MediaSource, packets: PacketTable, run: _Run, store: "_FrameStore") -> None:
-    """Decode a damaged run again, the same way every time: one thread, a new decoder, nothing skipped.
+def _decode_single_threaded(source: MediaSource, packets: PacketTable, run: _Run, store: "_FrameStore") -> None:
+    """Decodes a damaged run again, deterministically: one thread, a new decoder, no skipped frames.
 
-    It starts a keyframe earlier, as where the picture is renewed bit by bit (intra refresh) no keyframe is complete.
+    It starts one keyframe earlier, because with intra refresh no keyframe is a complete picture.
     """
     start = packets.entry_point(max(0, run.start - 1))
-    spoilt = np.flatnonzero(packets.is_damaged[: run.last + 1]).tolist()  # positions of frames that others build on
+    spoilt = np.flatnonzero(packets.is_damaged[: run.last + 1]).tolist()  # positions of damaged reference frames
     damaged = set(spoilt)
     store.forget(run.slots.values())
     with source.container() as container:
@@ -166,31 +168,32 @@ def _decode_alone(source: MediaSource, packets: PacketTable, run: _Run, store: "
                 spoilt.append(position)
                 continue
             for frame in frames:
-                place = packets.position(frame.pts) if frame.pts is not None else None
-                if place is None:
+                shown = packets.position(frame.pts) if frame.pts is not None else None
+                if shown is None:
                     continue
                 if spoils(frame):
-                    spoilt.append(place)
-                if place in run.slots:
-                    store.put(run.slots[place], frame)
+                    spoilt.append(shown)
+                if shown in run.slots:
+                    store.put(run.slots[shown], frame)
                     if frame.is_corrupt:
-                        damaged.add(place)
+                        damaged.add(shown)
     for position, slot in run.slots.items():
         keyframe = packets.last_keyframe(position)
-        store.damaged[slot] = position in damaged or any(keyframe <= place < position for place in spoilt)
+        store.damaged[slot] = position in damaged or any(keyframe <= earlier < position for earlier in spoilt)
 
 
 def _packets_from(
     container: InputContainer, stream: VideoStream, packets: PacketTable, start: int, last: int, fresh: bool
 ) -> Iterator[Packet]:
-    """Packets from position `start` to `last` of the decoding order; none where no seek leads there.
+    """Packets from position `start` to `last` in decoding order; none if no seek leads there.
 
-    `fresh` says that nothing has been read of the container: pictures in files of their own cannot be sought in.
+    `fresh` is true if nothing has been read from the container yet; then no seek is needed to start at 0, which image files
+    do not support.
     """
     if fresh and start == 0:
         return islice(stored_packets(container, stream), last + 1)
     second = round(1 / stream.time_base)  # type: ignore[operator]
-    # Containers seek by different clocks, and may land late: then ask for an earlier time.
+    # Containers seek by different clocks and may land too late; then try earlier times.
     for goal in (packets.pts[start], packets.pts[start] - second, packets.pts.min() - second):
         try:
             container.seek(int(goal), stream=stream)
@@ -204,14 +207,16 @@ def _packets_from(
     return iter(())
 
 
-def _decode_by_count(source: MediaSource, wanted: np.ndarray, store: "_FrameStore", alone: bool = False) -> None:
+def _decode_by_count(
+    source: MediaSource, wanted: np.ndarray, store: "_FrameStore", single_threaded: bool = False
+) -> None:
     slot_of_frame = {int(number): slot for slot, number in enumerate(wanted)}
     with source.container() as container:
         stream = video_stream(container, source.name)
-        use_threads(stream.codec_context, 1 if alone else granted_threads())
+        use_threads(stream.codec_context, 1 if single_threaded else granted_threads())
         number = 0
         for frame, damaged in decoded_frames(container, stream):
-            if damaged and not alone:
+            if damaged and not single_threaded:
                 break
             if frame is None:
                 continue
@@ -221,12 +226,12 @@ def _decode_by_count(source: MediaSource, wanted: np.ndarray, store: "_FrameStor
             if number >= wanted[-1]:
                 return
             number += 1
-    if not alone:
-        _decode_by_count(source, wanted, store, alone=True)
+    if not single_threaded:
+        _decode_by_count(source, wanted, store, single_threaded=True)
 
 
 class _FrameStore:
-    """The frames decoded so far; written to by several decoders, each at its own places."""
+    """The frames decoded so far. Several decoders may write to it at once, at different indices."""
 
     def __init__(self, count: int):
         self.frames = np.empty((count, 0, 0, 3), dtype=np.uint8)
@@ -239,7 +244,7 @@ class _FrameStore:
         with self._lock:
             if self.frames.shape[1] == 0:
                 self.frames = np.empty((len(self._filled), *image.shape), dtype=np.uint8)
-        if image.shape != self.frames.shape[1:]:  # a stream may change its size on the way
+        if image.shape != self.frames.shape[1:]:  # a stream may change its frame size
             height, width = upright(frame, self.frames[0]).shape[:2]
             image = upright(frame, frame.to_ndarray(format="rgb24", width=width, height=height))
         self.frames[slot] = image
@@ -249,5 +254,5 @@ class _FrameStore:
         self._filled[list(slots)] = False
 
     def missing(self) -> np.ndarray:
-        """(m,) places still empty."""
+        """(m,) indices without a frame."""
         return np.flatnonzero(~self._filled)

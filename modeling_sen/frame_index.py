@@ -1,7 +1,7 @@
-"""Find the frames of a video file and their times: an index of all packets, made without decoding.
+"""Index of a video file's frames and their times, made from its packets without decoding.
 
-The index costs one pass over the file's packets and 34 bytes of memory per frame. Files whose packets do not tell
-their frames (AVI with B-frames, raw streams, damaged files) are indexed by decoding them once.
+The index needs one pass over the file's packets and 34 bytes of memory per frame. Files whose packets do not determine their
+frames (AVI with B-frames, raw streams, damaged files) are decoded once instead.
 """
 
 import logging
@@ -20,11 +20,11 @@ from .video_decoder import decoded_frames, granted_threads, use_threads, video_s
 
 logger = logging.getLogger(__name__)
 
-# No codec reorders frames over more than 16 positions; a clip whose timestamps do has a jump in its clock.
+# No codec reorders frames by more than 16 positions; larger differences mean that the clock jumps.
 REORDER_LIMIT = 64
-# Seconds; a clip that claims to be longer has damaged timestamps.
+# Seconds; a longer clip has damaged timestamps.
 LONGEST_CLIP = 1e6
-# Frames per second where neither the times nor the header tell.
+# Frames per second if neither the timestamps nor the header give a rate.
 USUAL_RATE = 24.0
 
 
@@ -36,9 +36,9 @@ class PacketTable:
         pts: (packets,) int64, presentation timestamps, all different.
         by_pts: (packets,) int64, positions in decoding order, sorted by timestamp.
         is_keyframe: (packets,) bool.
-        is_damaged: (packets,) bool, packets that the container marks, as where a piece of a transport stream was lost, and
-            the one after each: it may be the damaged one, as parsers put packets together anew.
-        of_frame: (frames,) int64, the position in decoding order of each frame's packet.
+        is_damaged: (packets,) bool, packets that the container marks, for example after losses in a transport stream, and the
+            packet after each, which may be the damaged one, because parsers reassemble packets.
+        of_frame: (frames,) int64, position of each frame's packet in decoding order.
     """
 
     pts: np.ndarray
@@ -48,19 +48,19 @@ class PacketTable:
     of_frame: np.ndarray
 
     def position(self, pts: int) -> int | None:
-        """Where in decoding order the packet with this timestamp is."""
-        place = int(np.searchsorted(self.pts, pts, sorter=self.by_pts))
-        if place == len(self.pts) or self.pts[self.by_pts[place]] != pts:
+        """Position in decoding order of the packet with this timestamp; `None` if there is none."""
+        rank = int(np.searchsorted(self.pts, pts, sorter=self.by_pts))
+        if rank == len(self.pts) or self.pts[self.by_pts[rank]] != pts:
             return None
-        return int(self.by_pts[place])
+        return int(self.by_pts[rank])
 
     def last_keyframe(self, packet: int) -> int:
-        """The last keyframe stored up to this packet; 0 where there is none."""
+        """Position of the last keyframe up to this packet; 0 if there is none."""
         keyframes = np.flatnonzero(self.is_keyframe[: packet + 1])
         return int(keyframes[-1]) if len(keyframes) else 0
 
     def entry_point(self, packet: int) -> int:
-        """The last keyframe from which this packet can be decoded."""
+        """Position of the last keyframe from which this packet can be decoded."""
         keyframes = np.flatnonzero(self.is_keyframe[: packet + 1])
         # Frames stored after a keyframe but shown before it (open GOP) need the keyframe before that one.
         usable = keyframes[self.pts[keyframes] <= self.pts[packet]]
@@ -74,7 +74,7 @@ class FrameIndex:
     Attributes:
         times: (frames,) float64, seconds from the first frame's presentation to each frame's.
         duration: seconds from the first frame's presentation to the end of the last one's.
-        packets: None where only decoding from the beginning finds the frames.
+        packets: the packets; `None` if frames can only be found by decoding from the beginning.
     """
 
     times: np.ndarray
@@ -83,19 +83,19 @@ class FrameIndex:
 
 
 def first_frame_time(container: InputContainer, stream: VideoStream) -> float:
-    """When the first frame is shown, in seconds on the container's clock. Moves the container's reading position."""
+    """Time of the first frame in seconds on the container's clock. Moves the container's read position."""
     if _guesses_times(container, stream):
         return 0.0
     packets = stored_packets(container, stream)
     shown = (packet.pts for packet in packets if packet.pts is not None and not packet.is_discard)
     first = sorted(islice(shown, REORDER_LIMIT)) or [0]
     tick = float(stream.time_base)  # type: ignore[arg-type]
-    # Damaged timestamps are far from the others.
+    # Skip damaged timestamps, which are far from the others.
     return next(pts * tick for pts in first if (first[len(first) // 2] - pts) * tick <= LONGEST_CLIP)
 
 
 def index_frames(source: MediaSource, by_decoding: bool = False) -> FrameIndex:
-    """Index all frames by their packets, or by decoding where packets do not tell or `by_decoding` is set.
+    """Indexes all frames by their packets, or by decoding if packets do not suffice or `by_decoding` is set.
 
     Raises:
         ValueError: the file has no video stream or no frame.
@@ -129,7 +129,7 @@ def _index_by_packets(container: InputContainer, stream: VideoStream) -> FrameIn
         if shown and (last_shown is None or packet.pts >= last_shown):
             last_shown, last_duration = packet.pts, packet.duration or 0
     whole = len(is_corrupt.rstrip(b"\1"))
-    is_shown[whole:] = bytes(len(is_shown) - whole)  # cut off in the middle of a packet
+    is_shown[whole:] = bytes(len(is_shown) - whole)  # packets at the end that were cut off
     packet_pts = np.frombuffer(pts, dtype=np.int64)
     shown_packets = np.flatnonzero(np.frombuffer(is_shown, dtype=bool))
     if len(shown_packets) == 0:
@@ -151,33 +151,33 @@ def _index_by_packets(container: InputContainer, stream: VideoStream) -> FrameIn
     return FrameIndex(times, duration, table)
 
 
-def _index_by_decoding(source: MediaSource, alone: bool = False) -> FrameIndex | None:
-    """The index of a file whose packets do not tell its frames; `alone` is with one thread, for damaged files."""
+def _index_by_decoding(source: MediaSource, single_threaded: bool = False) -> FrameIndex | None:
+    """An index made by decoding all frames; damaged files are decoded again with a single thread."""
     with source.container() as container:
         stream = video_stream(container, source.name)
-        use_threads(stream.codec_context, 1 if alone else granted_threads())
+        use_threads(stream.codec_context, 1 if single_threaded else granted_threads())
         pts: list[int | None] = []
         damaged = False
         for frame, damaged in decoded_frames(container, stream):
-            if damaged and not alone:
+            if damaged and not single_threaded:
                 break
             if frame is not None:
                 pts.append(frame.pts)
-        if (alone or not damaged) and pts:
+        if (single_threaded or not damaged) and pts:
             times = _decoded_times(source.name, pts, stream)
             return FrameIndex(times, _duration(times, 0.0, stream))
-    return _index_by_decoding(source, alone=True) if damaged and not alone else None
+    return _index_by_decoding(source, single_threaded=True) if damaged and not single_threaded else None
 
 
 def _decoded_times(name: str, pts: list[int | None], stream: VideoStream) -> np.ndarray:
-    """(frames,) seconds from the first frame, of decoded frames; counted by the frame rate where timestamps cannot tell."""
-    # Frames come out in presentation order, even where their timestamps (AVI) are attached in decoding order.
-    known = sorted(each for each in pts if each is not None)
+    """(frames,) seconds of decoded frames from the first frame; computed from the frame rate if timestamps are unusable."""
+    # Frames are decoded in presentation order, even if timestamps (AVI) are attached in decoding order.
+    stamps = sorted(stamp for stamp in pts if stamp is not None)
     tick = float(stream.time_base)  # type: ignore[arg-type]
-    steps = np.array([later - earlier for earlier, later in pairwise(known)], dtype=np.float64) * tick
+    steps = np.array([later - earlier for earlier, later in pairwise(stamps)], dtype=np.float64) * tick
     span = steps.sum()
-    if len(known) == len(pts) and span <= LONGEST_CLIP and (steps > 0).all():
-        return (np.array(known, dtype=np.int64) - known[0]) * tick
+    if len(stamps) == len(pts) and span <= LONGEST_CLIP and (steps > 0).all():
+        return (np.array(stamps, dtype=np.int64) - stamps[0]) * tick
     usual = steps[(steps > 0) & (steps <= 4 * np.median(steps))] if len(steps) else steps
     rates = (1 / usual.mean() if len(usual) else 0.0, float(stream.average_rate or 0))
     rate = next((rate for rate in rates if 1e-3 <= rate <= 1e3), USUAL_RATE)
@@ -193,19 +193,19 @@ def _decoded_times(name: str, pts: list[int | None], stream: VideoStream) -> np.
 
 
 def _duration(times: np.ndarray, last: float, stream: VideoStream) -> float:
-    """Seconds from the first frame to the end of the last one, which is shown for `last` seconds, 0 for unknown."""
+    """Seconds from the first frame to the end of the last one, whose duration is `last` seconds, or 0 if unknown."""
     if last <= 0:
         last = float(np.median(np.diff(times))) if len(times) > 1 else float(1 / (stream.average_rate or USUAL_RATE))
     return float(times[-1]) + last
 
 
 def _guesses_times(container: InputContainer, stream: VideoStream) -> bool:
-    # AVI stores no presentation times: with B-frames FFmpeg's guesses are out of order, and packed ones miscounted.
+    # AVI stores no presentation times; with B-frames FFmpeg's guesses are out of order, and packed B-frames miscounted.
     return container.format.name == "avi" and stream.codec_context.has_b_frames
 
 
 def _is_hidden(packet: Packet, stream: VideoStream) -> bool:
-    # VP8 stores frames that only serve as references; the fifth bit says whether one is shown (RFC 6386, 9.1).
+    # VP8 stores frames that are references only; the fifth bit is set for shown frames (RFC 6386, 9.1).
     return stream.codec_context.name in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10  # type: ignore[arg-type]
 
 
@@ -218,7 +218,7 @@ def _promised_duration(container: InputContainer, stream: VideoStream) -> float:
 
 
 def _warn_if_truncated(name: str, frames: int, duration: float, promised_frames: int, promised: float) -> None:
-    if frames < promised_frames - 1:  # AVI writers often count one too many
+    if frames < promised_frames - 1:  # AVI headers often count one frame too many
         logger.warning("%s: its header counts %d frames, %d can be read", name, promised_frames, frames)
     elif promised_frames == 0 and duration < promised - max(1.0, 0.1 * promised):
         logger.warning("%s: its header promises %.1f s, %.1f s of video can be read", name, promised, duration)

@@ -1,4 +1,4 @@
-"""Which frames of a video a neuron is given: sampling rules, and the stretch of time that they are applied to."""
+"""Selects frames of a video for a neuron: sampling rules, and the time span to which they are applied."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-# Containers round times to milliseconds: a frame this close after an instant is the one shown at it.
+# Containers round times to milliseconds, so a frame that starts this close after an instant counts as shown at it.
 TIME_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class FrameRequest:
-    """The frames one neuron wants.
+    """The frames that one neuron needs.
 
     Attributes:
-        num_frames: how many.
-        sampling: by which rule of `SAMPLING_RULES`.
-        stretch: (start, end) seconds; the rule is applied to the frames that begin inside of it, or to the frame on show at
-            its start where none does. `None` is the whole clip.
+        num_frames: number of frames.
+        sampling: a rule of `SAMPLING_RULES`.
+        stretch: (start, end) in seconds; the rule is applied to the frames that start inside it or, if there are none, to the
+            frame shown at its start. `None`: the whole clip.
     """
 
     num_frames: int
@@ -32,19 +32,19 @@ def _uniform(num_frames: int, total: int, frame_times: np.ndarray) -> np.ndarray
 
 
 def _linspace(num_frames: int, total: int, frame_times: np.ndarray) -> np.ndarray:
-    """Evenly spread from the first frame to the last, both included."""
+    """Evenly spaced from the first frame to the last, both included."""
     return np.arange(num_frames) * (total - 1) // max(1, num_frames - 1)
 
 
 def _linspace_rounded(num_frames: int, total: int, frame_times: np.ndarray) -> np.ndarray:
-    """Evenly spread from first to last frame, rounded to the nearest; a clip of fewer frames repeats each in place."""
+    """Evenly spaced from first to last frame, rounded to the nearest; in a shorter clip, adjacent frames are repeated."""
     if total < num_frames:
         return np.arange(num_frames) * total // num_frames
     return np.linspace(0, total - 1, num_frames).round().astype(np.int64)
 
 
 def _stride(num_frames: int, total: int, frame_times: np.ndarray, stride: float) -> np.ndarray:
-    """Every stride-th frame, from the middle of the clip."""
+    """Every stride-th frame, centred in the clip."""
     if stride != int(stride):
         raise ValueError(f"sampling rule 'stride:{stride}': expected a whole number of frames")
     first = max(0, (total - (num_frames - 1) * int(stride) - 1) // 2)
@@ -52,7 +52,7 @@ def _stride(num_frames: int, total: int, frame_times: np.ndarray, stride: float)
 
 
 def _fps(num_frames: int, total: int, frame_times: np.ndarray, rate: float) -> np.ndarray:
-    """The frames on show `rate` times per second, from the beginning."""
+    """The frames shown at `rate` instants per second, from the beginning."""
     instants = np.arange(num_frames) / rate + TIME_TOLERANCE
     return np.searchsorted(frame_times, instants, side="right") - 1
 
@@ -64,12 +64,12 @@ def _window_of_3(num_frames: int, total: int, frame_times: np.ndarray, view: flo
     rate = (total - 1) / float(frame_times[-1]) if total > 1 else 30.0
     length = max(1.0, 16 * 8 / 30 * rate)
     start = (int(view) - 1) * ((max(total - length, 0.0)) // 2)
-    # As Open-VCLIP and SlowFast round: in float32, cut to whole numbers.
+    # Rounded as in Open-VCLIP and SlowFast: float32, truncated.
     return torch.linspace(start, start + length - 1, num_frames).clamp(0, total - 1).long().numpy()
 
 
-# name -> rule(num_frames, total, frame_times) -> (num_frames,) frame numbers, clamped to the clip afterwards. A name
-# that ends in a colon takes a positive number, as in "stride:16", handed to the rule as its fourth argument.
+# name -> rule(num_frames, total, frame_times) -> (num_frames,) frame numbers, which are then clamped to the clip. A name
+# that ends in a colon takes a positive number, as in "stride:16", which is the rule's fourth argument.
 SAMPLING_RULES: dict[str, Callable[..., np.ndarray]] = {
     "uniform": _uniform,
     "linspace": _linspace,
@@ -81,15 +81,16 @@ SAMPLING_RULES: dict[str, Callable[..., np.ndarray]] = {
 
 
 def sample_indices(sampling: str, num_frames: int, total: int, frame_times: np.ndarray) -> np.ndarray:
-    """The numbers of the frames that a sampling rule picks.
+    """The numbers of the frames that a sampling rule selects.
 
     Args:
-        sampling: a name from `SAMPLING_RULES`, with its number where it takes one: "uniform", "stride:16", "fps:2".
-        total: frames in the clip, at least 1.
+        sampling: a name from `SAMPLING_RULES`, with a number if it ends in a colon: "uniform", "stride:16", "fps:2".
+        num_frames: number of frames to select.
+        total: number of frames in the clip, at least 1.
         frame_times: (total,) float64, seconds from the first frame.
 
     Returns:
-        (num_frames,) int64 in 0..total-1, not decreasing; a clip that is too short repeats frames.
+        (num_frames,) int64 in 0..total-1, not decreasing; a shorter clip repeats frames.
 
     Raises:
         ValueError: the rule or its number is unknown, or num_frames is not positive.
@@ -99,8 +100,8 @@ def sample_indices(sampling: str, num_frames: int, total: int, frame_times: np.n
     name, colon, number = sampling.partition(":")
     rule = SAMPLING_RULES.get(name + colon)
     if rule is None:
-        known = ", ".join(f"{rule}NUMBER" if rule.endswith(":") else rule for rule in SAMPLING_RULES)
-        raise ValueError(f"sampling rule {sampling!r}: expected one of {known}")
+        expected = ", ".join(f"{rule}NUMBER" if rule.endswith(":") else rule for rule in SAMPLING_RULES)
+        raise ValueError(f"sampling rule {sampling!r}: expected one of {expected}")
     arguments = []
     if colon:
         try:
@@ -113,9 +114,10 @@ def sample_indices(sampling: str, num_frames: int, total: int, frame_times: np.n
 
 
 def requested_indices(request: FrameRequest, frame_times: np.ndarray) -> np.ndarray:
-    """The numbers of the frames that a request picks.
+    """The numbers of the frames that a request selects.
 
     Args:
+        request: the request.
         frame_times: (total,) float64, seconds from the first frame, increasing.
 
     Returns:

@@ -1,9 +1,9 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Turn sampled frames into a neuron's pixel values, by the numbers in its hub processor's configuration.
+"""Converts sampled frames to a neuron's pixel values, with the settings of the processor in its checkpoint.
 
-One path, in Pillow and torch, whatever else is installed: the same file gives the same tensor with and without torchvision.
-Settings that a file leaves out are the defaults of Transformers' own processor class, which also checks the result.
+There is one implementation, in Pillow and torch, so that results do not depend on whether torchvision is installed. Missing
+settings have the defaults of Transformers' processor class, with which the result is compared.
 """
 
 import json
@@ -29,7 +29,7 @@ logger = logging.get_logger(__name__)
 
 Size = int | tuple[int, int] | Callable[[int, int], tuple[int, int]] | None
 _TYPES = ("image_processor_type", "video_processor_type", "feature_extractor_type")
-# Video processors in torchvision whose numbers are those of an image processor in Pillow.
+# torchvision video processors with the same settings as a Pillow image processor.
 _AS_IMAGES = {"VideoMAEVideoProcessor": "VideoMAEImageProcessor", "VivitVideoProcessor": "VivitImageProcessor"}
 
 
@@ -38,13 +38,13 @@ class FrameTransform:
     """Resize, centre crop, rescale and normalise, as Transformers' image processors do.
 
     Attributes:
-        size: shorter side in pixels; `(height, width)`; a function that gives these for a frame's height and width; `None`
-            leaves frames as they are.
-        crop: `(height, width)` of the centre crop, black where the frame is smaller; `None` for no crop.
-        mean, std: of each channel, applied after scaling to 0..1.
-        resample: Pillow's filter number.
-        gray: replace the channels by their luma (ITU-R 601) first.
-        bgr: reverse the channels before `mean` and `std` are applied.
+        size: shorter side in pixels; `(height, width)`; a function from a frame's height and width to `(height, width)`;
+            `None` for no resizing.
+        crop: `(height, width)` of the centre crop, padded with black if the frame is smaller; `None` for no crop.
+        mean, std: per channel, applied after scaling to 0..1.
+        resample: number of Pillow's filter.
+        gray: whether to replace the channels by their luma (ITU-R 601) first.
+        bgr: whether to reverse the channels before `mean` and `std` are applied.
     """
 
     size: Size
@@ -57,12 +57,13 @@ class FrameTransform:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any] | None, spec: NeuronSpec) -> "FrameTransform":
-        """From a hub processor's settings (`hub_settings`), overridden by `spec.preprocessing`.
+        """A transform with a processor's settings (`hub_settings`), overridden by `spec.preprocessing`.
 
-        Unless that gives a size, one frame is compared with Transformers' own processor; a difference is a warning.
+        Unless the latter has a size, the result for one frame is compared with Transformers' processor, and a difference is
+        logged as a warning.
 
         Raises:
-            ValueError: neither says the size, mean or standard deviation; the file has a setting that has no equivalent here.
+            ValueError: size, mean or standard deviation is missing, or a setting of the file is not supported.
         """
         own = {name: tuple(v) if isinstance(v, list) else v for name, v in (spec.preprocessing or {}).items()}
         values: dict[str, Any] = {"crop": None}
@@ -76,7 +77,7 @@ class FrameTransform:
             values |= _plain_crop(settings) if "size" in own else _geometry(settings, rule)
         if missing := {"size", "mean", "std"} - set(values | own):
             raise ValueError(
-                f"the checkpoint has no image processor configuration that says {sorted(missing)}; give them in the "
+                f"the checkpoint has no image processor configuration with {sorted(missing)}; give them in the "
                 "neuron's preprocessing"
             )
         if settings is not None and "size" not in own:
@@ -94,7 +95,7 @@ class FrameTransform:
         """(T, H, W, 3) uint8 -> (T, 3, height, width) float32.
 
         Raises:
-            ValueError: the frames are too small for the size rule, which leaves no pixel of them.
+            ValueError: the frames are so small that the size rule gives no pixels.
         """
         pixels = np.stack([self._resized(frame) for frame in frames])  # (T, height, width, 3) uint8
         values = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32)
@@ -131,10 +132,10 @@ class FrameTransform:
 
 
 def hub_settings(source: HubSource) -> dict[str, Any] | None:
-    """A checkpoint's image or video processor configuration; `None` where it has none.
+    """A checkpoint's image or video processor configuration; `None` if it has none.
 
-    Two keys are added: `file`, the path of the file, and `image_processor_type` by the type of the model, where the file
-    names no class.
+    Two keys are added: `file`, the path of the file, and, if the file names no class, `image_processor_type` from the model
+    type.
 
     Raises:
         OSError: the checkpoint cannot be found.
@@ -145,10 +146,10 @@ def hub_settings(source: HubSource) -> dict[str, Any] | None:
         if path is None:
             continue
         settings = _json(path)
-        if name == "processor_config.json":  # of all parts of a processor
+        if name == "processor_config.json":  # has the settings of all parts of a processor
             found = settings.get("image_processor") or settings.get("video_processor")
         else:
-            # Beside a video processor (PE-AV) the other file may be that of sound; old files of images have the same key.
+            # PE-AV's file is for sound; old image processors' files also have the key `feature_extractor_type`.
             is_sound = "feature_extractor_type" in settings and "do_resize" not in settings
             found = None if is_sound else settings
         if found:
@@ -156,7 +157,7 @@ def hub_settings(source: HubSource) -> dict[str, Any] | None:
             if config is not None:
                 found["image_processor_type"] = _class_of_model(_json(config).get("model_type"))
             return {**found, "file": str(path)}
-    path = source.file("config.json")  # raises where there is no such checkpoint
+    path = source.file("config.json")  # raises if there is no such checkpoint
     found = settings_of_config(_json(path))
     return found and {**found, "file": str(path)}
 
@@ -183,9 +184,9 @@ def _class_name(settings: Mapping[str, Any]) -> str:
 
 
 def _stock_processor(settings: Mapping[str, Any]) -> Any:
-    """Of the class that the settings name, in Pillow.
+    """Transformers' Pillow processor of the class that the settings name.
 
-    `None`: Transformers has none (code of the checkpoint's own, torchvision only), or it does not take the settings.
+    `None` if Transformers has none (remote code, or torchvision only), or if it does not accept the settings.
     """
     name = _class_name(settings)
     stock_class: Any = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name, None)
@@ -193,17 +194,17 @@ def _stock_processor(settings: Mapping[str, Any]) -> Any:
         return None
     try:
         stock = stock_class.from_dict(dict(settings))
-    except (ImportError, TypeError, ValueError):  # the first: it needs more than Pillow
+    except (ImportError, TypeError, ValueError):  # needs more than Pillow, or does not accept the settings
         return None
     return stock if getattr(stock, "backend", "pil") == "pil" else None
 
 
 def _differs(transform: FrameTransform, stock: Any) -> bool:
-    """Whether a frame of random pixels comes out otherwise; `False` where the stock processor gives none to compare."""
+    """Whether the results for a frame of random pixels differ; false if the stock processor raises an error."""
     frame = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
     try:
         theirs = np.asarray(stock([frame], return_tensors="np")["pixel_values"])
-    except Exception:  # whatever a processor raises that does not take its own settings
+    except Exception:  # processors raise various exceptions for settings they cannot use
         return False
     ours = transform(frame[None]).numpy()
     if ours.shape[1:] != theirs.shape[-3:] or ours.size != theirs.size:
@@ -211,7 +212,7 @@ def _differs(transform: FrameTransform, stock: Any) -> bool:
     return bool(np.abs(ours - theirs.reshape(ours.shape)).max() > 1e-3 * max(1.0, np.abs(theirs).max()))
 
 
-# --- the hub's keys in ours ------------------------------------------------------------------------------------------
+# --- conversion of the processor's settings --------------------------------------------------------------------------
 
 
 def _colours(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,7 +226,7 @@ def _colours(settings: Mapping[str, Any]) -> dict[str, Any]:
     if settings.get("image_mean") is not None:
         values["mean"] = tuple((mean + offset) / scale for mean in _of_channels(settings["image_mean"]))
     if settings.get("image_std") is not None:
-        power = 2 if settings.get("include_top", False) else 1  # EfficientNet's divides once more
+        power = 2 if settings.get("include_top", False) else 1  # EfficientNet's processor divides by std twice
         values["std"] = tuple(std**power / scale for std in _of_channels(settings["image_std"]))
     if settings.get("resample") is not None:
         values["resample"] = int(settings["resample"])
@@ -243,19 +244,19 @@ def _plain_crop(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _geometry(settings: Mapping[str, Any], rule: "Rule | None") -> dict[str, Any]:
-    """`size` and `crop`, without `size` where frames are resized and nothing says to what."""
+    """`size` and `crop`; without `size` if frames are resized to an unknown size."""
     values = _plain_crop(settings)
     if not settings.get("do_resize", "size" in settings):
         return {"size": None, **values}
     if rule is not None:
         return values | rule(settings)
     if settings.get("size") is not None:
-        values["size"] = _size(settings, square="crop" not in values)  # old files give one number, which says neither
+        values["size"] = _size(settings, square="crop" not in values)  # one number in old files
     return values
 
 
 def _size(settings: Mapping[str, Any], square: bool = False) -> int | tuple[int, int]:
-    """The shorter side, or (height, width); one number means a square, or the shorter side."""
+    """The shorter side, or (height, width); a single number is the side of a square if `square`, else the shorter side."""
     size = settings["size"]
     if isinstance(size, int | float):
         return (int(size), int(size)) if square else int(size)
@@ -293,7 +294,7 @@ def _file(settings: Mapping[str, Any]) -> str:
     return settings.get("file", "the image processor's configuration")
 
 
-# --- processors that do not resize to what `size` says ---------------------------------------------------------------
+# --- processors with other rules for the size ------------------------------------------------------------------------
 
 
 def _convnext(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -342,7 +343,7 @@ _RULES: dict[str, Rule] = {
 
 
 def _by_shorter_side(side: int, height: int, width: int) -> tuple[int, int]:
-    # Transformers' rule: the longer side is cut to a whole pixel.
+    # As in Transformers, the longer side is rounded down.
     if height <= width:
         return side, int(side * width / height)
     return int(side * height / width), side
@@ -358,7 +359,7 @@ def _rounded_down(multiple: int, height: int, width: int) -> tuple[int, int]:
 
 
 def _fitted(size: tuple[int, int], multiple: int, height: int, width: int) -> tuple[int, int]:
-    """At the frame's proportions, as high or as wide as `size`: of both, what changes the frame less."""
+    """Keeps the aspect ratio and matches the height or the width of `size`, whichever changes the frame less."""
     scale = min(size[0] / height, size[1] / width, key=lambda scale: abs(1 - scale))
     return round(scale * height / multiple) * multiple, round(scale * width / multiple) * multiple
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Where a checkpoint's files come from: a folder, a Hub repository at a commit, or the towers inside the package.
+"""Fetches a checkpoint's files from a folder, a Hub repository at a commit, or the towers included in the package.
 
-Every load goes through one [`HubSource`]; errors of the Hub are turned into one sentence that names what was loaded.
+Every load uses one [`HubSource`]. Hub errors are converted to one sentence that names the checkpoint.
 """
 
 import importlib.util
@@ -39,19 +39,19 @@ from transformers.utils.hub import resolve_revision
 
 from .configuration_sen import NeuronSpec
 
-# Arguments of `from_pretrained` that say how files are fetched.
+# Arguments of `from_pretrained` that control how files are fetched.
 FETCH_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download")
 
 
 class HubFileError(OSError):
-    """A file that a repository has, or may have, could not be fetched; the message names both."""
+    """A file that a repository has, or may have, could not be fetched; the message names repository and file."""
 
 
 @cache
 def family_classes() -> Mapping[str, Any]:
-    """The package's encoder classes that Transformers lacks, by name, once the Auto classes know them.
+    """The package's own encoder classes by name, after registration with the Auto classes.
 
-    Code that travels with a checkpoint does without them where the package is not installed.
+    Empty for remote code without the installed package.
     """
     try:
         from modeling_sen.families import register
@@ -62,13 +62,13 @@ def family_classes() -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class HubSource:
-    """Where the files of one checkpoint come from.
+    """Source of the files of one checkpoint.
 
     Attributes:
         location: a folder, or the id of a Hub repository.
         revision: commit, branch or tag of the repository.
-        subfolder: of the repository.
-        fetch: arguments of `from_pretrained` that say how files are fetched (`FETCH_ARGUMENTS`).
+        subfolder: subfolder of the repository.
+        fetch: arguments of `from_pretrained` that control how files are fetched (`FETCH_ARGUMENTS`).
         trust_remote_code: whether code of the repository may run.
     """
 
@@ -94,10 +94,10 @@ class HubSource:
 
     @classmethod
     def of_checkpoint(cls, name: str, arguments: Mapping[str, Any]) -> "HubSource":
-        """As `of`, at the commit that the revision names now.
+        """As `of`, with the revision resolved to a commit.
 
         Raises:
-            OSError: a path without a folder, or the commit cannot be found out.
+            OSError: the folder does not exist, or the commit cannot be resolved.
         """
         if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
             raise FileNotFoundError(f"{name}: no such checkpoint folder")
@@ -108,16 +108,17 @@ class HubSource:
     def of_neuron(
         cls, spec: NeuronSpec, base: "HubSource | None" = None, arguments: Mapping[str, Any] | None = None
     ) -> "HubSource":
-        """Where a neuron's tower is.
+        """Source of a neuron's tower.
 
         Args:
-            base: of the SEN checkpoint that names the neuron, for relative hub ids.
+            spec: the neuron's specification.
+            base: source of the SEN checkpoint, for relative hub ids.
             arguments: the neuron's own arguments of `from_pretrained`. `trust_remote_code` is never taken from `base`.
 
         Raises:
-            OSError: a builtin tower that is not installed; a relative hub id without a checkpoint; a missing folder.
+            OSError: a builtin tower is not installed, a relative hub id has no checkpoint, or a folder is missing.
         """
-        family_classes()  # its configuration may be of one of them
+        family_classes()  # registers configurations that the tower may need
         source = cls.of(spec.hub_id, {"revision": spec.revision, **(arguments or {})})
         if spec.is_builtin:
             folder = _sen_tiny_folder() / spec.hub_id.removeprefix("builtin:")
@@ -150,13 +151,13 @@ class HubSource:
         return source
 
     def at_commit(self) -> "HubSource":
-        """The same at the commit that `revision` names now, so that all files of a load are of one commit."""
+        """The same source with `revision` resolved to a commit, so that all files of a load are of one commit."""
         fetch = {name: value for name, value in self.fetch.items() if name != "force_download"}
         return replace(self, revision=resolve_revision(self.location, self.revision, **fetch))
 
     @property
     def commit(self) -> str | None:
-        """The commit behind `revision`, where it is known."""
+        """The commit of `revision` if it was resolved, else `revision` itself."""
         return getattr(self.revision, "resolved", self.revision)
 
     @property
@@ -168,17 +169,18 @@ class HubSource:
     @property
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments for `from_pretrained`."""
-        # Given in any case: left open, Transformers would ask on the terminal whether to run a repository's code.
+        # Always given, because without it Transformers asks on the terminal whether to run a repository's code.
         return {**self.files, "trust_remote_code": self.trust_remote_code}
 
     def file(self, name: str, optional: bool = False) -> Path | None:
-        """A file of the checkpoint, fetched where it is not there yet.
+        """Path of a file of the checkpoint, which is downloaded if necessary.
 
         Args:
-            optional: give `None` where the checkpoint has no such file.
+            name: name of the file, relative to the checkpoint.
+            optional: whether to return `None` if the checkpoint has no such file.
 
         Raises:
-            OSError: no such checkpoint or, unless it is optional, file; the Hub or the way to it failed.
+            OSError: the checkpoint or, unless `optional`, the file does not exist; the Hub or the connection failed.
         """
         path = f"{self.subfolder}/{name}" if self.subfolder else name
         try:
@@ -195,14 +197,14 @@ class HubSource:
         return None
 
     def _download(self, path: str) -> Path | None:
-        """A file of the repository, `None` where it has none. A file that the Hub fails to send is never taken for none."""
+        """Path of a file of the repository; `None` if the repository has no such file. Failed downloads raise."""
         revision = getattr(self.revision, "resolved", self.revision) or ""
         is_pinned = re.fullmatch("[0-9a-f]{40}", revision) and not self.fetch.get("force_download")
         try:
             if is_pinned:
-                known = try_to_load_from_cache(self.location, path, self.fetch.get("cache_dir"), revision)
-                if known is not None:  # a path, or a mark that this commit has no such file
-                    return Path(known) if isinstance(known, str) else None
+                cached = try_to_load_from_cache(self.location, path, self.fetch.get("cache_dir"), revision)
+                if cached is not None:  # a path, or a marker that this commit has no such file
+                    return Path(cached) if isinstance(cached, str) else None
             return Path(hf_hub_download(self.location, path, revision=self.revision, **self.fetch))
         except RemoteEntryNotFoundError:
             return None
@@ -213,9 +215,9 @@ class HubSource:
             raise HubFileError(f"{self.location}: {path}: {problem}") from error
 
     def prefetch(self, *names: str) -> None:
-        """Fetches those of the files that the checkpoint has, before a loader of Transformers asks for them.
+        """Downloads those of the files that the checkpoint has, before a loader of Transformers needs them.
 
-        Some of those loaders take a file that the Hub fails to send for one that is not there.
+        Some loaders of Transformers treat a failed download as a missing file.
 
         Raises:
             OSError: as `file`.
@@ -224,7 +226,7 @@ class HubSource:
             self.file(name, optional=True)
 
     def prefetch_model(self, arguments: Mapping[str, Any]) -> None:
-        """`prefetch` of configuration and weights, unless the arguments of `from_pretrained` ask for other weights."""
+        """`prefetch` of configuration and weights, unless the arguments of `from_pretrained` select other weights."""
         self.prefetch("config.json")
         others = arguments.get("variant") or arguments.get("gguf_file") or arguments.get("use_safetensors") is False
         if others or self.fetch.get("force_download"):  # the loader would download them again
@@ -244,10 +246,13 @@ def _sen_tiny_folder() -> Path:
 
 
 def commit_folder(api: HfApi, repo_id: str, folder: str | Path, commit_message: str, **kwargs: Any) -> str:
-    """Uploads the files of a folder in one commit. `HfApi.upload_folder` may make several, and fail between them.
+    """Uploads the files of a folder in one commit; `HfApi.upload_folder` may make several and fail between them.
 
     Args:
         kwargs: of `HfApi.create_commit`: `revision`, `create_pr`, ...
+
+    Returns:
+        The URL of the commit.
     """
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     operations = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files]
@@ -256,7 +261,7 @@ def commit_folder(api: HfApi, repo_id: str, folder: str | Path, commit_message: 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without load reports and progress bars: cutting a tower out leaves the rest unused, and what is missing raises."""
+    """Silences load reports, which list the weights outside a cut-out tower, and progress bars; missing weights raise."""
     verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -270,7 +275,7 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def readable_weights(where: str) -> Iterator[None]:
-    """Turns the error of safetensors on a damaged file into an OSError that names the file."""
+    """Converts the safetensors error for a damaged file to an OSError that names the file."""
     try:
         yield
     except SafetensorError as error:
@@ -279,7 +284,7 @@ def readable_weights(where: str) -> Iterator[None]:
 
 @contextmanager
 def naming_errors(what: str, or_else: str = "pass neuron_kwargs={NAME: {'token': ...}}") -> Iterator[None]:
-    """Puts the name of what was loaded in front of an error's message; see `naming_hub_errors` for errors of the Hub."""
+    """Prefixes error messages with the name of the checkpoint; see `naming_hub_errors` for errors of the Hub."""
     try:
         yield
     except UnpicklingError as error:
@@ -294,11 +299,11 @@ def naming_errors(what: str, or_else: str = "pass neuron_kwargs={NAME: {'token':
 
 @contextmanager
 def naming_hub_errors(what: str, or_else: str = "pass token=...") -> Iterator[None]:
-    """Turns the error of a Hub that refuses or fails into one sentence; other errors stay as they are.
+    """Converts errors of the Hub to an OSError with one sentence; other errors are unchanged.
 
     Args:
-        what: was loaded or pushed.
-        or_else: what helps beside `hf auth login`, where a token is wanted.
+        what: name of the loaded or pushed checkpoint.
+        or_else: alternative to `hf auth login`, for errors about the token.
     """
     try:
         yield
@@ -312,32 +317,34 @@ def naming_hub_errors(what: str, or_else: str = "pass token=...") -> Iterator[No
 
 
 def _concerns_all_files(error: Exception) -> bool:
-    """Whether an error is one of the repository, the token or the network, and says nothing of the file asked for."""
+    """Whether an error is about the repository, the token or the network, and not about a single file."""
     if isinstance(error, LocalEntryNotFoundError):
-        return not isinstance(error.__cause__, HfHubHTTPError)  # no Hub was asked, or none answered
+        return not isinstance(error.__cause__, HfHubHTTPError)  # offline, or no response
     return isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403, 404)
 
 
 def _hub_problem(error: BaseException | None, login: str = "") -> str | None:
-    """What the Hub refused and what helps, where the Hub is the cause of an error."""
+    """Problem and remedy in one sentence, if the Hub caused the error; else `None`."""
     hub = constants.ENDPOINT
     while error is not None:
         if isinstance(error, HubFileError):
             return str(error)
-        if isinstance(error, GatedRepoError):  # before RepositoryNotFoundError, of which it is a kind
+        if isinstance(error, GatedRepoError):  # before its base class RepositoryNotFoundError
             return f"the repository is gated; accept its terms on its page at {hub}, and {login}"
         if isinstance(error, RevisionNotFoundError):
             return "the repository has no such branch, tag or commit"
         if isinstance(error, RepositoryNotFoundError):
             return f"no such repository at {hub}, or a private one; for that, {login}"
         if isinstance(error, LocalEntryNotFoundError) and not isinstance(error.__cause__, HfHubHTTPError):
-            silent = f"nothing answers at {hub}"
-            return f"not in the cache, and {'offline mode (HF_HUB_OFFLINE=1) is on' if is_offline_mode() else silent}"
+            no_answer = f"nothing answers at {hub}"
+            return (
+                f"not in the cache, and {'offline mode (HF_HUB_OFFLINE=1) is on' if is_offline_mode() else no_answer}"
+            )
         if isinstance(error, HfHubHTTPError) and not isinstance(error, RemoteEntryNotFoundError):
-            status, said = error.response.status_code, error.server_message
+            status, message = error.response.status_code, error.server_message
             if status in (401, 403):
-                return f"{hub} refuses the token ({said}); {login}"
-            return f"{hub} answers {status} ({said}); try again later"
+                return f"{hub} refuses the token ({message}); {login}"
+            return f"{hub} answers {status} ({message}); try again later"
         if isinstance(error, httpx.TransportError):
             return f"the connection to {hub} broke ({error}); try again"
         error = error.__cause__

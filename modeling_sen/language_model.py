@@ -158,6 +158,8 @@ def save_language_model(
     trained = any(loaded_name(name, loaded) and weight.requires_grad for name, weight in model.named_parameters())
     hub_id = settings.get("hub_id")
     if include or trained or hub_id is None or hub_id.startswith("./"):
+        if hub_id and not hub_id.startswith("./") and source is not None and source.commit is not None:
+            settings["base_model"] = f"{hub_id}@{source.commit}"  # as of a neuron: cards name it, with its licence
         found = {loaded_name(name, loaded): weight for name, weight in all_weights(model).items()}
         base = {name: weight for name, weight in found.items() if name is not None}
         settings |= {"hub_id": f"./{NAME}", "revision": None}
@@ -165,7 +167,7 @@ def save_language_model(
             model.save_pretrained(folder / NAME, state_dict=base)
     elif os.path.isdir(hub_id):
         logger.warning(
-            f"language model {hub_id} is a local folder; elsewhere the checkpoint needs include_language_model=True"
+            f"language model {hub_id} is a local folder; elsewhere the checkpoint needs include_neurons=True"
         )
     elif source is not None:
         settings["revision"] = source.commit

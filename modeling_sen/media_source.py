@@ -1,6 +1,7 @@
-"""Open a video or sound file from wherever it is: a path, a URL, bytes or a file object.
+"""Opens a video or sound file from a path, a URL, bytes or a file object.
 
-Every failure to open or read becomes one exception that names the source; PyAV's own errors name no bytes or file object.
+Every failure to open or read it raises an exception that names the source, which PyAV's errors do not for bytes and file
+objects.
 """
 
 import io
@@ -19,26 +20,26 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
 
-# FFmpeg "plays" any .txt file as terminal art.
+# FFmpeg opens any .txt file as terminal art.
 NOT_MEDIA_FORMATS = {"tty"}
-# Seconds for each of the two steps of opening: reading the header, and looking into the streams.
+# Time limit in seconds for each of the two steps of opening: reading the header, and probing the streams.
 OPENING_STEP = 5.0
-# Seconds until the next packet; a damaged file may hold nothing but padding for gigabytes.
+# Time limit in seconds for the next packet; a damaged file may contain gigabytes of padding.
 NEXT_PACKET = 10.0
-# Seconds without a byte from a server or a pipe.
+# Time limit in seconds to wait for data from a server or a pipe.
 WAIT = 30.0
-# Bytes that a pipe may give, and bytes read from one at a time.
+# Largest number of bytes read from a pipe, in total and at a time.
 LARGEST_PIPE = 1 << 30
 CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class MediaSource:
-    """A media file that can be opened again and again.
+    """A media file that can be opened repeatedly.
 
     Attributes:
-        name: what error messages call it: the path, the URL, or a description of the bytes or file object.
-        concurrent: whether several containers may be open at the same time (not so for one shared file object).
+        name: name in error messages: the path, the URL, or a description of the bytes or file object.
+        concurrent: whether several containers may be open at the same time; false for a file object.
     """
 
     name: str
@@ -47,11 +48,10 @@ class MediaSource:
 
     @contextmanager
     def container(self) -> Iterator[InputContainer]:
-        """Open the file from its beginning; whatever goes wrong with it inside the context names the file.
+        """Opens the file at its beginning. Errors inside the context are converted to a ValueError that names the file.
 
         Raises:
-            ValueError: it is empty, not a media file, damaged beyond reading, or not opened within
-                2 * `OPENING_STEP` seconds.
+            ValueError: it is empty, not a media file, too damaged to read, or not opened within 2 * `OPENING_STEP` seconds.
         """
         with media_errors(self.name), self._opened() as container:
             if container.format.name in NOT_MEDIA_FORMATS:
@@ -64,11 +64,11 @@ class MediaSource:
             file = _FileWithDeadline(file, start + OPENING_STEP)
         failure = None
         try:
-            # Metadata need not be UTF-8 in old files; the tags are of no use here.
+            # Metadata of old files may not be UTF-8; the tags are not used.
             container = av.open(file, mode="r", metadata_errors="replace", timeout=(OPENING_STEP, NEXT_PACKET))
         except Exception as error:
             failure = error
-        # Some demuxers take an interruption for the end of the file.
+        # Some demuxers treat an interruption as the end of the file.
         if time.monotonic() - start >= OPENING_STEP:
             if failure is None:
                 container.close()
@@ -83,10 +83,9 @@ class MediaSource:
 
 @contextmanager
 def media_errors(name: str) -> Iterator[None]:
-    """Turn any exception inside into a ValueError that names the file; one that does already passes as it is.
+    """Converts any exception inside the context to a ValueError that names the file, unless its message already does.
 
-    Besides its FFmpegError PyAV raises IndexError, UnicodeDecodeError, MemoryError, OverflowError and more over damaged
-    files.
+    For damaged files PyAV raises FFmpegError, IndexError, UnicodeDecodeError, MemoryError, OverflowError and more.
     """
     try:
         yield
@@ -97,10 +96,10 @@ def media_errors(name: str) -> Iterator[None]:
 
 
 def stored_packets(container: InputContainer, stream: Stream) -> Iterator[Packet]:
-    """A stream's packets in decoding order, up to the end or to where a damaged file ends; none is empty.
+    """A stream's packets in decoding order, without empty ones; a damaged file may end early.
 
     Raises:
-        TimeoutError: the next one is not found within `NEXT_PACKET` seconds.
+        TimeoutError: no packet is found within `NEXT_PACKET` seconds.
     """
     packets = container.demux(stream)
     while True:
@@ -108,29 +107,32 @@ def stored_packets(container: InputContainer, stream: Stream) -> Iterator[Packet
             packet = next(packets, None)
         except av.error.ExitError as error:
             raise TimeoutError(f"no packet found within {NEXT_PACKET:g} s") from error
-        except (av.FFmpegError, IndexError):  # PyAV's IndexError: at the end, if streams began on the way
+        except (
+            av.FFmpegError,
+            IndexError,
+        ):  # PyAV raises IndexError at the end if the header does not list all streams
             return
         if packet is None:
             return
-        if packet.size:  # not the flush packet, nor AVI's empty "same frame again"
+        if packet.size:  # skips the flush packet and AVI's empty packets, which repeat a frame
             yield packet
 
 
 @contextmanager
 def open_media_source(media: Any) -> Iterator[MediaSource]:
-    """Make a source of a path, an http(s) URL, bytes, a binary file object, or a source (returned as it is).
+    """A source for a path, an http(s) URL, bytes, a binary file object, or a source, which is returned unchanged.
 
-    A URL and a pipe (a named one, `/dev/stdin`, a shell's `<(...)`, a file object that cannot seek) are read once, to a
-    temporary file that lives as long as the context. Other file objects are read from their beginning and given back at
-    the position they had.
+    URLs and pipes (named pipes, `/dev/stdin`, a shell's `<(...)`, file objects that cannot seek) are read once, to a
+    temporary file that exists until the context ends. Other file objects are read from their beginning; their position is
+    restored at the end.
 
     Raises:
         FileNotFoundError, IsADirectoryError: the path is not a file.
         ConnectionError: the URL cannot be fetched.
-        TimeoutError: a pipe gives nothing for `WAIT` seconds.
+        TimeoutError: a pipe sends nothing for `WAIT` seconds.
         TypeError: the object is none of the above.
-        ValueError: the bytes or file are empty, a pipe gives more than `LARGEST_PIPE` bytes, or the file object is in
-            text mode.
+        ValueError: the bytes or file are empty, a pipe sends more than `LARGEST_PIPE` bytes, or the file object is in text
+            mode.
     """
     if isinstance(media, MediaSource):
         yield media
@@ -167,7 +169,7 @@ def open_media_source(media: Any) -> Iterator[MediaSource]:
 
 
 def best_stream(container: InputContainer, kind: str) -> Stream | None:
-    """The stream FFmpeg itself would pick of a kind ("video" or "audio"), cover pictures left aside; None if none."""
+    """FFmpeg's choice of a stream of a kind ("video" or "audio"), except cover pictures; `None` if there is none."""
     stream = container.streams.best(kind)  # type: ignore[arg-type]
     if stream is not None and kind == "video" and _is_picture(stream):
         return next((other for other in container.streams.video if not _is_picture(other)), None)
@@ -185,7 +187,7 @@ def _file_source(path: Path, name: str) -> MediaSource:
         raise FileNotFoundError(f"{name}: no such file")
     if path.stat().st_size == 0:
         raise ValueError(f"{name}: expected a video or sound file, found an empty file")
-    # With the protocol spelled out, a colon in the name is not taken for one.
+    # With an explicit protocol, FFmpeg does not read a colon in the name as one.
     return MediaSource(name, True, lambda: f"file:{path}")
 
 
@@ -207,7 +209,7 @@ def _whole_file_object(file: IO[bytes], name: str) -> Iterator[MediaSource]:
 
 @contextmanager
 def _copied(name: str, chunks: Iterator[bytes]) -> Iterator[MediaSource]:
-    """A source of what can be read only once."""
+    """A source for data that can be read only once, copied to a temporary file."""
     with tempfile.NamedTemporaryFile() as file:
         for chunk in chunks:
             if file.tell() + len(chunk) > LARGEST_PIPE:
@@ -218,10 +220,10 @@ def _copied(name: str, chunks: Iterator[bytes]) -> Iterator[MediaSource]:
 
 
 def _pipe_chunks(path: Path, name: str) -> Iterator[bytes]:
-    """What a pipe gives until its writers close it."""
+    """Content of a pipe until its writers close it."""
     import select
 
-    # An opening that blocks would wait for a writer forever.
+    # Blocking, `open` would wait for a writer without a time limit.
     pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         poll, begun = select.poll(), False
@@ -229,7 +231,7 @@ def _pipe_chunks(path: Path, name: str) -> Iterator[bytes]:
         while True:
             try:
                 chunk = os.read(pipe, CHUNK)
-            except BlockingIOError:  # there is a writer, and nothing written
+            except BlockingIOError:  # a writer exists but has written nothing
                 chunk = None
             if chunk:
                 yield chunk
@@ -245,7 +247,7 @@ def _pipe_chunks(path: Path, name: str) -> Iterator[bytes]:
 
 
 class _FileWithDeadline:
-    """A file object for PyAV, whose own timeout works for paths alone: it ends at the deadline."""
+    """A file object that ends at a deadline, because PyAV's timeout only works for paths."""
 
     def __init__(self, file: IO[bytes], deadline: float):
         self.seek, self.tell, self._read, self.deadline = file.seek, file.tell, file.read, deadline

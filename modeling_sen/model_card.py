@@ -1,9 +1,9 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The model card of a SEN or a head, from `model_cards/template.md` and what stands beside the checkpoint.
+"""The model card of a SEN or a head, from `model_cards/template.md` and files in the checkpoint's folder.
 
-Beside it: `train.yaml` and `trainer_state.json` of the run (or one level up, where `sen train` leaves `best` and `last`),
-results of `sen eval` in `evaluation/`, and words of those who trained it in `card/`, a Markdown file for each of `SECTIONS`.
+These files are `train.yaml` and `trainer_state.json` of the run (for `best` and `last` of `sen train` one level up), results
+of `sen eval` in `evaluation/`, and texts by the authors in `card/`, a Markdown file for each of `SECTIONS`.
 """
 
 import hashlib
@@ -16,13 +16,13 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from modeling_sen.base_models import OWN_LICENCE, BaseModel, base_models
-from modeling_sen.card_example import example, remote_example, task_of
+from modeling_sen.card_example import example, remote_example, task_of, tuning_of
 from modeling_sen.card_results import results_table, shown_source
 from modeling_sen.configuration_sen import SENConfig
 
-# What `card/NAME.md` may add words to; `card/NAME_*.md` comes after it.
+# Sections to which `card/NAME.md`, and after it `card/NAME_*.md`, add text.
 SECTIONS = ("introduction", "base_models", "training_data", "measured", "limits")
-# Of cards that a program wrote and nobody changed.
+# Texts that identify generated, unchanged cards.
 _STUBS = ("This model card has been automatically generated", "This model card has been generated automatically")
 _MARK = re.compile(r"\n<!-- written by modeling-sen; sha1 of the text: (\w+) -->\s*$")
 NO_TRAINING = "How it was trained is not recorded."
@@ -32,7 +32,7 @@ PAPER = "[arXiv 2506.07576](https://arxiv.org/abs/2506.07576)"
 
 
 def template_path() -> Path:
-    """Of the card's template: installed inside the package, in the repository beside it."""
+    """Path of the card's template: in the installed package, or beside it in the repository."""
     package = Path(__file__).parent
     return next(path for path in _template_places(package) if path.is_file())
 
@@ -53,23 +53,26 @@ def model_card(
     with_code: bool = False,
     ran: str = "",
     training: str | None = None,
+    language_model: Mapping[str, Any] | None = None,
 ) -> ModelCard:
     """The card of a model.
 
     Args:
-        model: any model with a SEN, its towers loaded.
-        config: of its SEN, as it is saved.
-        about: folder of the checkpoint, for what stands beside it.
-        results: what is measured.
-        licence: of what was trained.
-        fetch: how the cards of the encoders' repositories are read.
-        location: where the example loads it from, as a Python expression; by default `repo_id`.
-        with_code: whether the repository holds the model's code.
-        ran: a sentence that says with what the example was run.
-        training: text about the training, in the place of that from `train.yaml`.
+        model: any model with a SEN whose towers are loaded.
+        config: the saved configuration of its SEN.
+        repo_id: id of the repository.
+        about: folder of the checkpoint, with the files listed above.
+        results: measured results.
+        licence: licence of the trained weights.
+        fetch: arguments to fetch the cards of the encoders' repositories.
+        location: the example's checkpoint, as a Python expression; default: `repo_id`.
+        with_code: whether the repository contains the model's code.
+        ran: a sentence about the versions with which the example was run.
+        training: text about the training, instead of the text from `train.yaml`.
+        language_model: saved location of the language model; default: that of the model.
     """
     location = location or f'"{repo_id}"'
-    bases = base_models(model, config, fetch or {})
+    bases = base_models(model, config, fetch or {}, language_model)
     restricted = [base for base in bases if base.is_non_commercial]
     task = task_of(model)
     measured: dict[str, Any] = {"model_name": repo_id.split("/")[-1], "eval_results": list(results)} if results else {}
@@ -94,24 +97,25 @@ def model_card(
         ran=ran,
         base_models=joined(_base_models(bases), words["base_models"]),
         trained=_trained(model, bases),
-        training_data=joined(training or training_text(about), words["training_data"]) or NO_TRAINING,
+        training_data=joined(training or training_text(about), tuning_text(tuning_of(model)), words["training_data"])
+        or NO_TRAINING,
         measured=joined(words["measured"], _measured(results)) or NO_MEASURES,
         limits=_limits(model, bases, words["limits"]),
     )
 
 
-# --- cards that stand already ----------------------------------------------------------------------------------------
+# --- existing cards --------------------------------------------------------------------------------------------------
 
 
 def marked(card: ModelCard) -> ModelCard:
-    """Ends the text with its sha1, by which a later push knows whether somebody changed it."""
+    """Appends the SHA-1 of the text, by which a later push detects changes."""
     text = card.text.rstrip() + "\n"
     card.text = f"{text}\n<!-- written by modeling-sen; sha1 of the text: {_sha1(text)} -->\n"
     return card
 
 
 def is_generated(text: str) -> bool:
-    """Whether a card's text is as a program wrote it, so that nobody's words are lost with it."""
+    """Whether a card's text is generated and unchanged, so that it may be replaced."""
     mark = _MARK.search(text)
     if mark is None:
         return not text.strip() or any(stub in text for stub in _STUBS)
@@ -119,11 +123,11 @@ def is_generated(text: str) -> bool:
 
 
 def keeping_text(card: ModelCard, existing: ModelCard) -> ModelCard:
-    """The existing card with the metadata of the new one; tags of both."""
+    """The existing card with the metadata of the new one, and the tags of both."""
     tags = list(dict.fromkeys([*(existing.data.get("tags") or []), *(card.data.get("tags") or [])]))
-    known = {name: value for name, value in card.data.__dict__.items() if value is not None}
-    # Results of weights that are replaced are not kept.
-    existing.data.__dict__.update({"eval_results": None, "model_name": None, **known, "tags": tags})
+    new = {name: value for name, value in card.data.__dict__.items() if value is not None}
+    # Results of replaced weights are removed.
+    existing.data.__dict__.update({"eval_results": None, "model_name": None, **new, "tags": tags})
     return existing
 
 
@@ -139,7 +143,7 @@ def filled(data: ModelCardData, **sections: str) -> ModelCard:
 
 
 def words_beside(about: Path | None) -> dict[str, str]:
-    """Section -> what `card/` says."""
+    """Section -> text from `card/`."""
     found = dict.fromkeys(SECTIONS, "")
     for section in SECTIONS if about is not None else ():
         files = [about / "card" / f"{section}.md", *sorted((about / "card").glob(f"{section}_*.md"))]  # type: ignore[operator]
@@ -182,7 +186,7 @@ def restriction(restricted: Sequence[BaseModel], licence: str) -> str:
     return f"{names}, and nothing here works without it. What was trained on top is under {licence}."
 
 
-# What is no neuron of the SEN -> the folder that holds its copy.
+# Base models that are no neurons -> the folder with their copy.
 _FOLDERS = {"language_model": "`language_model`", "unet": "`base`"}
 
 
@@ -243,17 +247,33 @@ def _trained(model: Any, bases: Sequence[BaseModel]) -> str:
         text += f" Adapters of the language model, {added:,} more parameters, are in `language_model_adapter`."
     if (adapter := getattr(model, "adapter", None)) is not None:
         text += f" The adapter of the diffusion model, {adapter.num_parameters():,} more parameters, is in `adapter`."
+        if adapter.config.tuning is None:
+            text += " It is tuned on each clip before the clip is edited."
     return text
+
+
+def tuning_text(record: Mapping[str, Any] | None) -> str:
+    """What an editing model's adapter was tuned on, see `tuning_record`."""
+    if record is None:
+        return ""
+    if "converted_from" in record:
+        return f"The adapter was tuned with {record['converted_from']}, and converted."
+    height, width = record["frame_size"]
+    return (
+        f"The adapter was tuned on one clip, `{record['video']}`: {record['frames']} frames of {width} x {height}, with the "
+        f"prompt {json.dumps(record['prompt'])}; {record['best_step']} steps (of {record['steps']} that were run), learning "
+        f"rate {record['learning_rate']:g}, seed {record['seed']}."
+    )
 
 
 def training_text(
     about: Path | None, settings: Mapping[str, Any] | None = None, state: Mapping[str, Any] | None = None
 ) -> str:
-    """What is recorded of a run.
+    """Text about a training run.
 
     Args:
-        about: folder of the checkpoint, in which or above which `train.yaml` and `trainer_state.json` are looked for.
-        settings, state: their content, where it is known otherwise.
+        about: folder of the checkpoint; it or its parent may contain `train.yaml` and `trainer_state.json`.
+        settings, state: content of these files, instead of reading them.
     """
     import yaml
 
@@ -298,7 +318,7 @@ def _clips(settings: Mapping[str, Any], name: str) -> str:
 
 
 def _validated(state: Mapping[str, Any]) -> str:
-    """What the Trainer measured at the best step, or at the last."""
+    """Validation metrics of the best step, or of the last."""
     rows = [row for row in state.get("log_history", []) if any(name.startswith("eval_") for name in row)]
     if not rows:
         return ""
@@ -326,12 +346,13 @@ def _measured(results: Sequence[EvalResult]) -> str:
 def _limits(model: Any, bases: Sequence[BaseModel], words: str) -> str:
     lines = []
     gate = getattr(model.base_model, "gate", None)
-    if (
-        gate is not None and not gate.any() and not model.base_model.config.dense_neurons
-    ):  # heads on tokens leave it shut
+    # Heads on tokens do not train the gate.
+    if gate is not None and not gate.any() and not model.base_model.config.dense_neurons:
         lines.append("- The association is untrained: its outputs are the mean of the frozen encoders'.")
     if any(base.hub_id for base in bases):
         lines.append("- Limits and biases of the base models are this model's too; their cards state them.")
+    if tuning_of(model) is not None:
+        lines.append("- The adapter is tuned on one clip, and is of use for edits of that clip.")
     if not words:
         lines.append(f"- {NO_LIMITS}" if lines else NO_LIMITS)
     return joined("\n".join(lines), words) if not words.startswith("- ") else "\n".join([*lines, words])
@@ -352,5 +373,6 @@ __all__ = [
     "model_card",
     "restriction",
     "training_text",
+    "tuning_text",
     "words_beside",
 ]

@@ -1,9 +1,9 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""SENModel: frozen encoders ("super neurons"), associated recursively, give one embedding of a video.
+"""SENModel: embeds a video by recursive association of frozen encoders ("super neurons").
 
 After "Super Encoding Network: Recursive Association of Multi-Modal Encoders for Video Understanding" (arXiv 2506.07576),
-which has no public code; the equations are our reading. A checkpoint holds the association's weights only.
+which has no public code; the equations are our reading. A checkpoint contains only the association's weights.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,18 +30,19 @@ logger = logging.get_logger(__name__)
 class SENModel(SENPreTrainedModel):
     """Neurons, K rounds of recursive association, and the fused embedding.
 
-    `from_neurons`, `from_pretrained` and `load_neurons` load the towers; constructed from a configuration alone, the model
-    loads them when first used.
+    `from_neurons`, `from_pretrained` and `load_neurons` load the towers. A model constructed from a configuration loads them
+    on first use.
+
+    Raises:
+        ValueError: `config.neurons` is empty, or a neuron's name is not allowed.
     """
 
     def __init__(self, config: SENConfig):
         super().__init__(config)
         if not config.neurons:
             raise ValueError("config.neurons is empty: a SEN needs at least one neuron")
-        bank = NeuronBank(
-            config
-        )  # raises where a name cannot be a module's; becomes a child after the trainable modules,
-        # as a model's dtype is that of its first parameter.
+        # Created first, because it checks the names. Added last, because a model's dtype is that of its first parameter.
+        bank = NeuronBank(config)
         num_blocks = min(1, config.num_rounds) if config.share_blocks else config.num_rounds
         self.blocks = nn.ModuleList(
             RABlock(config, first=index == 0 and not config.share_blocks) for index in range(num_blocks)
@@ -54,12 +55,12 @@ class SENModel(SENPreTrainedModel):
             {name: TokenModulation(config, bank.neuron_specs[name]) for name in config.dense_neurons or []}
         )
         self.neurons = bank
-        self.gradient_checkpointing = False  # of towers that are still to be loaded
+        self.gradient_checkpointing = False  # applied to towers when they are loaded
         self.specs = bank.neuron_specs
         self.post_init()
 
     def init_own_weights(self, std: float) -> None:
-        """Called by Transformers on a new model, and for weights that a load lacks."""
+        """Called by Transformers for a new model, and for weights missing from a checkpoint."""
         scale, bias = self.config.logit_scale_init_value, self.config.logit_bias_init_value
         init.zeros_(self.gate)
         init.constant_(self.logit_scale, DEFAULT_LOGIT_SCALE if scale is None else scale)
@@ -76,7 +77,7 @@ class SENModel(SENPreTrainedModel):
         neuron_kwargs: dict[str, dict[str, Any]] | None = None,
         **overrides: Any,
     ) -> "SENModel":
-        """An untrained SEN over frozen encoders, loaded at once.
+        """An untrained SEN of frozen encoders, with its towers loaded.
 
         Args:
             neurons: hub ids, folders, or specs. A neuron from the text tower's repository counts as aligned.
@@ -112,7 +113,7 @@ class SENModel(SENPreTrainedModel):
         if self.gradient_checkpointing:
             self._set_gradient_checkpointing(True, self._gradient_checkpointing_func)
         text_tower, initial = self.neurons.text_tower, torch.full_like(self.logit_scale.data, DEFAULT_LOGIT_SCALE)
-        # The text tower's own scale, unless the configuration gives one or weights were loaded.
+        # The text tower's scale, unless the configuration has one or weights were loaded.
         if text_tower is not None and self.config.logit_scale_init_value is None:
             scale = None if text_tower.source is None else read_logit_scale(text_tower.source)
             if scale is not None and torch.equal(self.logit_scale.data, initial):
@@ -120,32 +121,33 @@ class SENModel(SENPreTrainedModel):
         return self
 
     def ensure_loaded(self) -> None:
-        """Loads what is missing, and logs it."""
+        """Loads missing towers and logs a warning."""
         if self.neurons.missing:
-            logger.warning(f"loading neurons {', '.join(self.specs)} on first use; load_neurons() does it ahead")
+            logger.warning(
+                f"loading neurons {', '.join(self.specs)} on first use; call load_neurons() to load them in advance"
+            )
             self.load_neurons()
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compiles the towers layer by layer, which is where the time goes; arguments as of `torch.compile`."""
+        """Compiles the towers layer by layer, where most time is spent; arguments as for `torch.compile`."""
         self.ensure_loaded()
         for neuron in self.neurons.values():
             neuron.compile(*args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
-        """Of the text tower; of the first neuron where there is none."""
+        """Input embeddings of the text tower, or of the first neuron if there is no text tower."""
         self.ensure_loaded()
         return (self.neurons.text_tower or self.neurons[next(iter(self.specs))]).tower.get_input_embeddings()
 
     def add_logit_bias(self, value: float) -> None:
-        """Gives the model a trainable bias of its similarities, which the sigmoid loss needs."""
+        """Adds a trainable bias of the similarities, which the sigmoid loss needs."""
         self.config.logit_bias_init_value = value
         self.logit_bias = nn.Parameter(torch.full_like(self.logit_scale.data, value))
 
     def add_dense_modulation(self, *names: str) -> None:
-        """Gives the model trainable modulation of the tokens that [`dense_features`] returns for these neurons.
+        """Adds trainable modulation of the tokens that [`dense_features`] returns for these neurons.
 
-        Call it for each neuron that a head reads. Tokens stay as they are until it is trained; modulation that a neuron has
-        already is kept.
+        Call it for each neuron that a head reads. Untrained, it does not change the tokens. Existing modulation is kept.
 
         Raises:
             ValueError: no such neuron.
@@ -183,27 +185,27 @@ class SENModel(SENPreTrainedModel):
     ) -> SENOutput:
         """
         Args:
-            neuron_mask (`(batch, neurons)` bool): which neurons each sample has inputs for, in the order of
-                `config.neurons`; by default those whose inputs are given.
-            frame_times (`(batch, frames)` float): seconds; carried for the heads, not read here.
+            neuron_mask (`(batch, neurons)` bool): whether each sample has inputs for each neuron, in the order of
+                `config.neurons`; default: true for all neurons with inputs.
+            frame_times (`(batch, frames)` float): seconds; used by heads, not by this model.
             text_input_ids, text_attention_mask (`(texts, tokens)` int): class texts, or one text per video.
-            text_embeds (`(texts, projection_dim)` float): class texts embedded before, instead of `text_input_ids`.
-            labels (`(batch,)` int): indices into the texts; gives the cross-entropy loss.
-            return_loss: symmetric contrastive loss; there must be one text per video, in the videos' order or in that of
-                `labels`.
-            output_all_rounds: fused and per-neuron embeddings of each round.
-            output_hidden_states, output_attentions: the towers' own, of the first look. Attention weights exist where a tower
-                runs with `attn_implementation="eager"`. By default what the configuration says.
+            text_embeds (`(texts, projection_dim)` float): embedded class texts, instead of `text_input_ids`.
+            labels (`(batch,)` int): indices into the texts, for the cross-entropy loss.
+            return_loss: whether to compute the symmetric contrastive loss; needs one text per video, in the videos' order or
+                in that of `labels`.
+            output_all_rounds: whether to return fused and per-neuron embeddings of each round.
+            output_hidden_states, output_attentions: whether to return those of the towers' first looks; default: the
+                configuration's values. Attention weights need `attn_implementation="eager"` in the tower.
             trunks: neuron -> its first look, instead of `inputs` (see [`FeatureCache`]).
             inputs: `{neuron}_pixel_values` (batch, time, channels, height, width), `{neuron}_input_features` (batch, time,
                 bins), `{neuron}_input_ids` and `{neuron}_attention_mask` (batch, tokens).
 
         Raises:
-            TypeError: an input that belongs to no neuron.
+            TypeError: an input that belongs to no neuron, or `trunks` together with inputs or towers' outputs.
             ValueError: a sample with no neuron present; shapes or labels that do not fit.
         """
         self.ensure_loaded()
-        outputs = self._outputs_asked(output_hidden_states, output_attentions)
+        outputs = self._requested_outputs(output_hidden_states, output_attentions)
         if trunks is not None and (inputs or outputs):
             raise TypeError(f"trunks take the place of inputs and towers' outputs, found both: {[*inputs, *outputs]}")
         records = {name: PROMPT[self.config.prompt_of(spec)].records for name, spec in self.specs.items()}
@@ -215,7 +217,7 @@ class SENModel(SENPreTrainedModel):
         states = {name: looks[name].state for name in present}
         aligned = self._aligned_mean(states, present)
         summary, association = self.fusion(states, present)  # (batch, hidden_size), (batch, projection_dim)
-        every_knowledge, every_association, all_states = [], [association], [states]
+        round_knowledge, round_associations, round_states = [], [association], [states]
 
         for number in range(self.config.num_rounds):
             block: RABlock = self.blocks[0 if self.config.share_blocks else number]  # type: ignore[assignment]
@@ -223,36 +225,35 @@ class SENModel(SENPreTrainedModel):
             context = block.distribute(knowledge, summary, states)  # neuron -> (batch, prompt_tokens, bottleneck)
             states = block.prompt(self.neurons, looks, context)  # neuron -> NeuronState
             summary, association = self.fusion(states, present)
-            every_knowledge.append(knowledge)
-            every_association.append(association)
-            all_states.append(states if output_all_rounds else {})
+            round_knowledge.append(knowledge)
+            round_associations.append(association)
+            round_states.append(states if output_all_rounds else {})
 
         fused = self._fuse(association, aligned)
-        alone = nn.functional.normalize(torch.stack(every_association[1:] or every_association, dim=1), dim=-1)
-        rounds = zip(all_states, every_association, strict=True) if output_all_rounds else ()
+        association_embeds = torch.stack(round_associations[1:] or round_associations, dim=1)
+        association_embeds = nn.functional.normalize(association_embeds, dim=-1)  # (batch, num_rounds, projection_dim)
+        rounds = zip(round_states, round_associations, strict=True) if output_all_rounds else ()
         texts = self._class_texts(text_input_ids, text_attention_mask, text_embeds, fused)
         logits = None if texts is None else self._logits(fused, texts)
         return SENOutput(
-            loss=self._loss(fused, alone, texts, labels, return_loss),
+            loss=self._loss(fused, association_embeds, texts, labels, return_loss),
             logits_per_video=logits,
             logits_per_text=None if logits is None else logits.t(),
             fused_embeds=fused,
-            association_embeds=alone,
+            association_embeds=association_embeds,
             text_embeds=texts,
-            knowledge=torch.stack(every_knowledge, dim=1) if every_knowledge else None,
+            knowledge=torch.stack(round_knowledge, dim=1) if round_knowledge else None,
             summary=summary,
             neuron_states=states,
             all_rounds=tuple(SENRound(self._fuse(f, aligned), self._embed(s, present)) for s, f in rounds) or None,
-            **{what: {name: looks[name].outputs[what] for name in present} for what in outputs},
+            **{output: {name: looks[name].outputs[output] for name in present} for output in outputs},
         )
 
-    def _outputs_asked(self, output_hidden_states: bool | None, output_attentions: bool | None) -> list[str]:
-        """What the towers are asked to return of their layers, by the name it has in outputs."""
-        wanted = {"hidden_states": output_hidden_states, "attentions": output_attentions}
+    def _requested_outputs(self, output_hidden_states: bool | None, output_attentions: bool | None) -> list[str]:
+        """Names of the layer outputs to request from the towers."""
+        flags = {"hidden_states": output_hidden_states, "attentions": output_attentions}
         return [
-            what
-            for what, asked in wanted.items()
-            if (getattr(self.config, f"output_{what}") if asked is None else asked)
+            name for name, flag in flags.items() if (getattr(self.config, f"output_{name}") if flag is None else flag)
         ]
 
     # --- the fused embedding and its loss ----------------------------------------------------------------------------
@@ -270,8 +271,9 @@ class SENModel(SENPreTrainedModel):
     def _aligned_mean(
         self, states: Mapping[str, NeuronState], present: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor] | None:
-        """(batch, projection_dim), and (batch, 1) bool, which samples have an aligned neuron; `None` where the configuration
-        has none.
+        """The aligned neurons' mean (batch, projection_dim), and (batch, 1) bool, whether a sample has an aligned neuron.
+
+        `None` if the configuration has no aligned neuron.
         """
         if not any(spec.aligned for spec in self.specs.values()):
             return None
@@ -287,8 +289,9 @@ class SENModel(SENPreTrainedModel):
         return mean, has_aligned
 
     def _fuse(self, association: Tensor, aligned: tuple[Tensor, Tensor] | None) -> Tensor:
-        """z (batch, projection_dim) from F: at the safe start (gate 0) the mean of the aligned neurons and nothing else; F
-        alone for a sample that has none of them.
+        """z (batch, projection_dim), normalised: the aligned neurons' mean plus gated F, or F for samples without them.
+
+        With the initial gate of 0, z is the normalised mean of the aligned neurons.
         """
         if aligned is not None:
             mean, has_aligned = aligned
@@ -299,8 +302,8 @@ class SENModel(SENPreTrainedModel):
         self, input_ids: Tensor | None, attention_mask: Tensor | None, embeds: Tensor | None, fused: Tensor
     ) -> Tensor | None:
         if input_ids is not None:
-            asked = {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
-            embeds = self.get_text_features(input_ids, attention_mask, **asked).pooler_output
+            options = {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
+            embeds = self.get_text_features(input_ids, attention_mask, **options).pooler_output
         if embeds is None:
             return None
         if embeds.ndim != 2 or embeds.shape[-1] != self.config.projection_dim:
@@ -313,9 +316,12 @@ class SENModel(SENPreTrainedModel):
         return logits if self.logit_bias is None else logits + self.logit_bias
 
     def _loss(
-        self, fused: Tensor, alone: Tensor, texts: Tensor | None, labels: Tensor | None, contrastive: bool
+        self, fused: Tensor, associations: Tensor, texts: Tensor | None, labels: Tensor | None, contrastive: bool
     ) -> Tensor | None:
-        """Of z, and of every round's F: what one round does not learn to answer, the next cannot build upon."""
+        """Loss of z, plus the weighted mean loss of every round's F (batch, num_rounds, projection_dim).
+
+        Without a loss of its own, a round does not learn the answers that the next round uses.
+        """
         if labels is None and not contrastive:
             return None
         if texts is None:
@@ -323,15 +329,18 @@ class SENModel(SENPreTrainedModel):
         loss = text_loss(self._logits(fused, texts), labels, contrastive)
         if not self.config.association_loss:
             return loss
-        rounds = [text_loss(self._logits(each, texts), labels, contrastive) for each in alone.unbind(dim=1)]
+        rounds = [text_loss(self._logits(each, texts), labels, contrastive) for each in associations.unbind(dim=1)]
         return loss + self.config.association_loss * torch.stack(rounds).mean()
 
     # --- features ----------------------------------------------------------------------------------------------------
 
     @can_return_tuple
     def get_video_features(self, **inputs: Tensor) -> BaseModelOutputWithPooling:
-        """`pooler_output`: fused embeddings (batch, projection_dim), normalised; `last_hidden_state`: knowledge by round;
-        `hidden_states` and `attentions`: as of `forward`.
+        """Fused embeddings; `inputs` as for `forward`.
+
+        Returns:
+            `pooler_output` (batch, projection_dim), the fused embeddings, normalised; `last_hidden_state` (batch, num_rounds,
+            hidden_size), knowledge of each round; `hidden_states` and `attentions` as for `forward`.
         """
         output = self(**inputs, return_dict=True)
         return BaseModelOutputWithPooling(
@@ -349,8 +358,11 @@ class SENModel(SENPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> BaseModelOutputWithPooling:
-        """`pooler_output`: text embeddings (texts, projection_dim), normalised; `last_hidden_state`, `hidden_states` and
-        `attentions`: the tower's own.
+        """Text embeddings.
+
+        Returns:
+            `pooler_output` (texts, projection_dim), normalised; `last_hidden_state`, `hidden_states` and `attentions` of the
+            text tower.
 
         Raises:
             ValueError: the SEN has no text tower.
@@ -362,24 +374,24 @@ class SENModel(SENPreTrainedModel):
         inputs = {"input_ids": input_ids}
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
-        look = text_tower.first_look(inputs, (), self._outputs_asked(output_hidden_states, output_attentions))
+        look = text_tower.first_look(inputs, (), self._requested_outputs(output_hidden_states, output_attentions))
         embeds = nn.functional.normalize(text_tower.project(look.state.pooler_output), dim=-1)
         return BaseModelOutputWithPooling(
             last_hidden_state=look.state.last_hidden_state, pooler_output=embeds, **look.outputs
         )
 
     def dense_features(self, name: str, output: SENOutput) -> DenseFeatures:
-        """Features of one neuron for a head with an output at each token: its tokens, modulated, and its answers.
+        """Features of one neuron for dense heads: its tokens and answers of the last round.
 
-        Tokens are modulated by the summary of the last round where `config.dense_neurons` lists the neuron (see
-        [`add_dense_modulation`]), and are those of its state otherwise.
+        If `config.dense_neurons` lists the neuron (see [`add_dense_modulation`]), the last round's summary modulates the
+        tokens.
 
         Args:
-            name: of the neuron.
-            output: of this model's `forward`.
+            name: name of the neuron.
+            output: output of this model's `forward`.
 
         Raises:
-            ValueError: no such neuron; the inputs of `output` had none for it.
+            ValueError: no such neuron, or `output` was computed without inputs for it.
         """
         self._check_neuron(name)
         states = output.neuron_states or {}
@@ -398,7 +410,7 @@ class SENModel(SENPreTrainedModel):
 
     @property
     def is_untrained_without_start(self) -> bool:
-        """Whether no neuron is aligned and the fusion head was never trained."""
+        """Whether no neuron is aligned and the fusion head is untrained."""
         return not any(spec.aligned for spec in self.specs.values()) and self.fusion.is_untrained
 
 

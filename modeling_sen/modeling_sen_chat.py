@@ -197,18 +197,17 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
         restore_language_model(self.language_model, settings, self.loaded_names, Path(folder))
 
     def _config_to_save(
-        self, folder: Path, include_neurons: bool, include_language_model: bool = False, **own: Any
+        self, folder: Path, include_neurons: bool, include_language_model: bool | None = None, **own: Any
     ) -> Any:
+        include = include_neurons if include_language_model is None else include_language_model
         config = super()._config_to_save(folder, include_neurons, **own)
         settings = self.config.language_model
         is_beside = (settings or {}).get("hub_id", "").startswith("./")
-        if self.language_model is None and (include_language_model or is_beside):
+        if self.language_model is None and (include or is_beside):
             self.load_language_model()
         if self.language_model is not None:
             loaded = self.language_model_source, self.loaded_names
-            config.language_model = save_language_model(
-                self.language_model, settings, *loaded, folder, include_language_model
-            )
+            config.language_model = save_language_model(self.language_model, settings, *loaded, folder, include)
         return config
 
     def get_input_embeddings(self):

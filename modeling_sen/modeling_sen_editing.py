@@ -26,6 +26,7 @@ from .window_features import config_for_windows, read_windows
 logger = logging.get_logger(__name__)
 
 CONDITIONING = ("residual", "cross", "residual+cross")
+ADAPTER_FOLDER = "adapter"  # of a checkpoint
 READABLE = ("image", "video", "depth")  # modalities whose features have a place in each frame
 _APART = ("unet.", "adapter.")  # how the names of weights begin that the checkpoint's own file does not hold
 
@@ -43,6 +44,8 @@ class SENEditingConfig(PreTrainedConfig):
         read_neurons: names of the neurons whose dense features are read; by default all of images, video and depth. None of
             them for plain Tune-A-Video.
         num_frames: consecutive frames that the SEN reads as one clip.
+        tuning_settings: fields of `TuningSettings` that suit the base model, in the place of the defaults.
+        edit_settings: options of `SENVideoEditingPipeline.edit` that `pipeline("video-editing")` takes as defaults.
         initializer_range: standard deviation of the SEN's initial weights.
 
     Raises:
@@ -58,6 +61,8 @@ class SENEditingConfig(PreTrainedConfig):
     conditioning: str = "residual"
     read_neurons: list[str] | None = None
     num_frames: int = 8
+    tuning_settings: dict[str, Any] | None = None
+    edit_settings: dict[str, Any] | None = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
@@ -288,7 +293,7 @@ class SENForVideoEditing(SENPreTrainedModel):
 
     def _config_to_save(self, folder: Path, include_neurons: bool, **own: Any) -> Any:
         config, parts = super()._config_to_save(folder, include_neurons, **own), _editing()
-        self.adapter.save_pretrained(folder / parts.ADAPTER_FOLDER)
+        self.adapter.save_pretrained(folder / ADAPTER_FOLDER)
         base, source = config.base_model_id, self.base_source
         if base is None:
             logger.warning("the base model was given as a UNet; loading this checkpoint takes unet=...")
@@ -324,4 +329,4 @@ def _expect_none(module: nn.Module, incompatible_keys: Any) -> None:
     missing[:] = [key for key in missing if not any(f".{part}" in f".{key}" for part in _APART)]
 
 
-__all__ = ["SENEditingConfig", "SENForVideoEditing"]
+__all__ = ["ADAPTER_FOLDER", "SENEditingConfig", "SENForVideoEditing"]

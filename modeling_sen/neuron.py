@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""A neuron: a frozen encoder that looks once, and then looks again with prompts."""
+"""A neuron: a frozen encoder with a first look, without prompts, and later looks with prompts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,12 +24,15 @@ class Neuron(nn.Module):
 
     Args:
         spec: the neuron's specification.
-        tower: the frozen encoder, cut out of whatever was loaded.
+        tower: the frozen encoder.
         projection: maps pooled outputs into the text tower's space; `None` for the identity.
         prompt_depth: number of layers in the crown, `"all"`, or `None` for a quarter of them, at least 1.
-        source: where the tower was loaded from.
-        sentence: what follows the tower in a checkpoint of sentence-transformers: how tokens are pooled, and the modules
-            behind, through which embeddings go but not the pooled outputs that association reads.
+        source: source of the tower.
+        sentence: pooling and further modules of a sentence-transformers checkpoint. The pooling also gives the pooled output
+            that association reads; the further modules only apply to embeddings.
+
+    Raises:
+        ValueError: the specification does not fit the tower: its modality, pooling, number of frames or layers.
     """
 
     tower: PreTrainedModel
@@ -47,8 +50,8 @@ class Neuron(nn.Module):
         self.spec, self.tower, self.projection, self.source, self.sentence = spec, tower, projection, source, sentence
         if sentence is not None and len(sentence.modes) > 1 and spec.name != TEXT_TOWER_NAME:
             raise ValueError(
-                f"neuron {spec.name!r}: its checkpoint pools by {' and '.join(sentence.modes)} beside each other, wider than "
-                "the tower, which only a text tower may; expected one pooling mode"
+                f"neuron {spec.name!r}: its checkpoint concatenates the pooling modes {' and '.join(sentence.modes)}, "
+                "which is only supported for a text tower; expected one pooling mode"
             )
         self.adapter: NeuronAdapter = adapter_for(tower)
         reads_frames = self.adapter.modality in ("image", "video", "depth", "thermal")
@@ -66,11 +69,11 @@ class Neuron(nn.Module):
         for layer in self._checkpointed_layers():
             for name, value in vars(layer).items():
                 if name.endswith("dropout") and isinstance(value, float):
-                    setattr(layer, name, 0.0)  # what a layer drops by its own flag, see `train`
+                    setattr(layer, name, 0.0)  # applied when the layer's own flag is set, see `train`
         self.train(False)
 
     def _cut(self, prompt_depth: int | str | None) -> PromptedTower | None:
-        """The tower cut where prompts enter; `None` for a neuron that is re-associated after its tower."""
+        """The tower, cut at the prompt site; `None` if its state is updated after the tower, without prompts."""
         spec, adapter = self.spec, self.adapter
         takes_prompts = adapter.takes_prompts and spec.prompt_side != "after"
         if not takes_prompts and spec.output_layer is None:
@@ -96,19 +99,19 @@ class Neuron(nn.Module):
         return [module for module in self.modules() if isinstance(module, GradientCheckpointingLayer)]
 
     def train(self, mode: bool = True) -> "Neuron":
-        """Towers stay in evaluation mode; only activation checkpointing, which asks for it, sees `mode`."""
+        """Towers stay in evaluation mode; `mode` only switches activation checkpointing, which needs training mode."""
         super().train(False)
         for layer in self._checkpointed_layers():
-            layer.training = mode  # the layer's own flag: modules inside keep theirs
+            layer.training = mode  # not of the modules inside
         return self
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compiles the tower layer by layer: its layers and all rounds share a few graphs.
+        """Compiles the tower layer by layer, so that all layers and rounds share a few graphs.
 
         Args:
             args, kwargs: of `torch.compile`.
         """
-        # Layers of all types run through one function of Transformers, whose graphs count together.
+        # All layer types run through one function of Transformers, so their graphs count against one limit.
         limits: Any = torch._dynamo.config
         limits.recompile_limit = max(limits.recompile_limit, 64)
         for module in [self.tower] if self.prompted_tower is None else self.prompted_tower.all_layers:
@@ -116,12 +119,12 @@ class Neuron(nn.Module):
 
     @property
     def commit(self) -> str | None:
-        """The repository's commit that the tower was loaded from, where it came from one."""
+        """The commit that the tower was loaded from; `None` if it did not come from a repository."""
         return None if self.source is None else self.source.commit
 
     @property
     def device(self) -> torch.device:
-        """Where the tower takes its inputs: of an offloaded one, whose weights are elsewhere, where it is run."""
+        """The device for the tower's inputs; for an offloaded tower, the device it runs on."""
         device = next(self.tower.parameters()).device
         if device.type != "meta":
             return device
@@ -131,14 +134,14 @@ class Neuron(nn.Module):
         return torch.device(next((found for found in devices if found is not None), "meta"))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Neuron":
-        """`.to()` and the like leave a tower alone whose weights a device map has distributed."""
+        """`.to()` and similar calls do nothing if a device map has placed the tower's weights."""
         if not is_dispatched(self.tower):
             return super()._apply(fn, recurse)
-        return self  # its projection stands where the tower runs
+        return self  # the projection is already on the tower's device
 
     @property
     def dtype(self) -> torch.dtype:
-        # Of a quantised tower's parameters some are integers.
+        # Quantised towers also have integer parameters.
         return next(parameter.dtype for parameter in self.tower.parameters() if parameter.is_floating_point())
 
     @property
@@ -153,61 +156,66 @@ class Neuron(nn.Module):
     def first_look(
         self, inputs: Mapping[str, Tensor], record: Sequence[str] = (CROWN_INPUT,), outputs: Sequence[str] = ()
     ) -> FirstLook:
-        """Round 0; without gradients, unless something in the tower is trained: below the prompts nothing else is.
+        """Round 0, the unprompted pass. Gradients are computed only if something in the tower is trained.
 
         Args:
-            inputs: `pixel_values` (batch, time, channels, height, width), `input_features` (batch, time, bins or whatever
-                the tower's feature extractor makes of sound, samples included), or `input_ids` (batch, tokens); the latter
-                two with an `attention_mask` where some are padding.
-            record: what later looks need, see `records` of the entries of `PROMPT`.
-            outputs: any of `hidden_states` and `attentions`, which the tower is asked for.
+            inputs: `pixel_values` (batch, time, channels, height, width), `input_features` (the output of the tower's feature
+                extractor: (batch, time, bins), waveforms (batch, samples) or others), or `input_ids` (batch, tokens); the
+                latter two with an `attention_mask` if some are padding.
+            record: records for later looks, see `records` of the entries of `PROMPT`.
+            outputs: any of `hidden_states` and `attentions`, to request from the tower.
         """
         tower_inputs, trunk = self.tower_inputs(inputs), None
-        asked = {**tower_inputs, **{f"output_{name}": True for name in outputs}}
+        arguments = {**tower_inputs, **{f"output_{name}": True for name in outputs}}
         with self._gradients():
             if self.prompted_tower is not None and CROWN_INPUT in record:
-                found, trunk = self.prompted_tower.first_pass(asked, CROWN_KEYS in record)
-                trunk.inputs = (
-                    tower_inputs  # later passes do not return layers' outputs: their lower layers do not run
-                )
+                found, trunk = self.prompted_tower.first_pass(arguments, CROWN_KEYS in record)
+                # Later passes cannot return layers' outputs, because the trunk's layers do not run.
+                trunk.inputs = tower_inputs
             else:
                 output_layer = self.spec.output_layer
                 layers = None if output_layer is None else find_layers(self.tower, self.adapter.layers)
                 with one_pass(self.tower):
-                    found = run_to_output_layer(self.tower, layers, output_layer, asked)
+                    found = run_to_output_layer(self.tower, layers, output_layer, arguments)
             state = self._state(found, inputs, tower_inputs)
         layers_outputs = {name: getattr(found, name, None) for name in outputs}
-        more = trunk is not None and any(isinstance(value, Tensor) for value in trunk.rest or ())
-        storable = not more or self.adapter.returned_beside is not None
+        has_rest = trunk is not None and any(isinstance(value, Tensor) for value in trunk.rest or ())
+        storable = not has_rest or self.adapter.returned_beside is not None
         return FirstLook(state, dict(inputs), trunk, layers_outputs, storable)
 
     @torch.compiler.disable
     def look_again(self, look: FirstLook, prompts: Tensor) -> NeuronState:
-        """A round's pass through the crown, with prompts as tokens of their own.
+        """Runs the crown over the trunk's tokens joined by prompt tokens.
 
         Args:
-            look: at the same clips.
+            look: first look at the same clips.
             prompts: (batch, prompt_tokens, width).
+
+        Raises:
+            ValueError: the tower takes no prompts, or `look` has no trunk output.
         """
         prompted, trunk = self._crown_of(look)
         return self._state(prompted.prompted_pass(trunk, _folded(prompts, trunk)), look.inputs, trunk.inputs)
 
     @torch.compiler.disable
     def look_again_shifted(self, look: FirstLook, shift: Tensor) -> NeuronState:
-        """A round's pass through the crown, with (batch, 1, width) added to every token that enters it."""
+        """Runs the crown over the trunk's tokens with `shift` (batch, 1, width) added; arguments as for `look_again`."""
         prompted, trunk = self._crown_of(look)
         return self._state(prompted.shifted_pass(trunk, _folded(shift, trunk)), look.inputs, trunk.inputs)
 
     @torch.compiler.disable
     def query(self, look: FirstLook, prompts: Tensor) -> Tensor:
-        """A round's pass of prompts alone: they attend to the keys and values of the first look, whose tokens stay.
+        """Runs only the prompt tokens through the crown; they attend to the keys and values of the first look.
 
         Args:
-            look: at the same clips; where it came without keys and values, they are recorded now.
+            look: first look at the same clips; keys and values are recorded now if it has none.
             prompts: (batch, prompt_tokens, width).
 
         Returns:
-            (batch, prompt_tokens, width), the prompts' outputs behind the crown; mean over folded frames.
+            (batch, prompt_tokens, width), the prompts' outputs after the crown; mean over folded frames.
+
+        Raises:
+            ValueError: the tower takes no prompts, or `look` has no trunk output.
         """
         prompted, trunk = self._crown_of(look)
         if trunk.layers is None:
@@ -217,24 +225,26 @@ class Neuron(nn.Module):
         return outputs.unflatten(0, (look.batch_size, -1)).mean(dim=1)
 
     def _gradients(self) -> Any:
-        """Without gradients, unless something in the tower is trained."""
+        """Disables gradients, unless something in the tower is trained."""
         is_trained = any(parameter.requires_grad for parameter in self.tower.parameters())
         return torch.set_grad_enabled(torch.is_grad_enabled() and is_trained)
 
     def _crown_of(self, look: FirstLook) -> tuple[PromptedTower, TrunkOutput]:
         if self.prompted_tower is None or look.trunk is None:
-            why = (
+            reason = (
                 "takes no prompts"
                 if self.prompted_tower is None
                 else "was given a first look without a trunk's output"
             )
-            raise ValueError(f"neuron {self.spec.name!r} {why}, expected prompt_side 'after' or prompt 'none' for it")
+            raise ValueError(
+                f"neuron {self.spec.name!r} {reason}, expected prompt_side 'after' or prompt 'none' for it"
+            )
         return self.prompted_tower, look.trunk
 
     def unpack(self, packed: Mapping[str, Tensor]) -> FirstLook:
-        """The first look that [`FirstLook.pack`] made tensors of, on the tower's device and in its dtype.
+        """Inverse of [`FirstLook.pack`]; tensors are on the tower's device and in its dtype.
 
-        Rows may come from different batches, padded behind their ends with zeros.
+        Rows may come from different batches, padded with zeros at the end.
         """
 
         def placed(key: str) -> Tensor:
@@ -243,18 +253,18 @@ class Neuron(nn.Module):
         inputs: dict[str, Tensor] = {}
         for key, value in packed.items():
             kind, _, rest = key.partition(".")
-            name, _, what = rest.rpartition(".")
+            name, _, stored_as = rest.rpartition(".")
             if kind == "input":
-                blank = torch.zeros((), device=self.device)  # takes no memory
-                inputs[name] = blank.expand(len(value), *sizes_of(value)) if what == "shape" else value
+                zero = torch.zeros((), device=self.device)  # expanded, it takes no memory
+                inputs[name] = zero.expand(len(value), *sizes_of(value)) if stored_as == "shape" else value
         inputs |= {name: value.long() for name, value in inputs.items() if name == "attention_mask"}
         mask = packed["token_mask"].to(self.device) if "token_mask" in packed else None
         t, h, w = sizes_of(packed["grid"])
         look = FirstLook(NeuronState(placed("tokens"), placed("pooled"), (t, h, w), mask), inputs)
         if "trunk" in packed:
             hidden_states = placed("trunk").flatten(0, 1)  # (batch * frames, tokens, width)
-            (beside,) = sizes_of(packed["returned_beside"])
-            returned = (None,) * (beside - 1) if beside else None
+            (length,) = sizes_of(packed["returned_beside"])
+            returned = (None,) * (length - 1) if length else None
             if self.adapter.returned_beside is not None and returned:
                 returned = self.adapter.returned_beside(self.tower, hidden_states)
             below: list[Any] = []
@@ -264,9 +274,9 @@ class Neuron(nn.Module):
         return look
 
     def project(self, pooled: Tensor) -> Tensor:
-        """(batch, width) -> (batch, embedding) in the text tower's space, normalised only where the checkpoint says so."""
+        """(batch, width) -> (batch, embedding) in the text tower's space; normalised only if the checkpoint does so."""
         after = None if self.sentence is None else self.sentence.after
-        steps = [self.projection, after]  # of a dual encoder the projection is part of the tower
+        steps = [self.projection, after]  # a dual encoder's projection is part of the tower
         if self.sentence is not None and self.sentence.modes:
             steps.reverse()
         for step in steps:
@@ -274,7 +284,7 @@ class Neuron(nn.Module):
         return pooled
 
     def _folded(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The neuron's inputs, with frames folded into the batch where it is an image tower."""
+        """The neuron's inputs; an image tower's frames are folded into the batch."""
         folded = dict(inputs)
         if self.spec.takes_frames:
             pixels = inputs["pixel_values"]
@@ -303,20 +313,20 @@ class Neuron(nn.Module):
         tokens, grid = tokens_of(self.tower, outputs), None  # (batch * frames, tokens, width)
         batch_size = len(next(iter(inputs.values())))
         width = self.spec.hidden_size
-        if tokens.ndim == 4:  # a plane of features: (batch * frames, width, height, width of the plane), or width last
+        if tokens.ndim == 4:  # a feature map, (batch * frames, channels, height, width) or channels last
             tokens = tokens if tokens.shape[1] == width else tokens.movedim(-1, 1)
             grid = (1, *tokens.shape[-2:])
             tokens = tokens.flatten(2).transpose(1, 2)
         elif self.adapter.grid is not None:
-            given = {**self._folded(inputs), "num_tokens": tokens.shape[1]}
-            grid = self.adapter.grid(self.tower.config, given)
+            grid_inputs = {**self._folded(inputs), "num_tokens": tokens.shape[1]}
+            grid = self.adapter.grid(self.tower.config, grid_inputs)
         mask = self._token_mask(tokens, tower_inputs)
         pooled = getattr(outputs, "pooler_output", None)
         if self.sentence is not None and self.sentence.modes:
             pooled = self.sentence.pool(tokens, mask)
         elif pooled is None:
             pooled = _mean_of_tokens(tokens, mask)
-        else:  # some leave a plane of one or a few places
+        else:  # some towers pool to a small feature map
             pooled = pooled.flatten(2).mean(dim=2) if pooled.ndim == 4 else pooled.flatten(1)
         if tokens.shape[-1] != width or pooled.shape[-1] % width:
             raise ValueError(
@@ -337,21 +347,21 @@ class Neuron(nn.Module):
         return NeuronState(tokens, pooled, (t * frames, h, w), mask)
 
     def _token_mask(self, tokens: Tensor, tower_inputs: Mapping[str, Any]) -> Tensor | None:
-        """(batch, tokens) bool: which tokens are not padding, where some may be."""
+        """(batch, tokens) bool, true for tokens that are not padding; `None` if the inputs have no mask."""
         mask = tower_inputs.get("attention_mask")
         if mask is not None and mask.shape != tokens.shape[:2]:
-            of_samples = getattr(self.tower, "_get_feature_vector_attention_mask", None)  # towers that read waveforms
-            mask = None if of_samples is None else of_samples(tokens.shape[1], mask)
+            to_tokens = getattr(self.tower, "_get_feature_vector_attention_mask", None)  # towers that read waveforms
+            mask = None if to_tokens is None else to_tokens(tokens.shape[1], mask)
         return None if mask is None else mask.bool()
 
 
 def is_dispatched(module: nn.Module) -> bool:
-    """Whether hooks of accelerate bring a module's weights to where it runs."""
+    """Whether accelerate has attached hooks that move a module's weights or inputs to the device it runs on."""
     return any(hasattr(part, "_hf_hook") for part in module.modules())
 
 
 def crown_layers(prompt_depth: int | str | None, num_layers: int) -> int:
-    """Layers of the crown: `prompt_depth`, all of them for `"all"`, a quarter (at least 1) for `None`."""
+    """Number of layers in the crown: `prompt_depth`, all for `"all"`, a quarter (at least 1) for `None`."""
     if prompt_depth == "all":
         return num_layers
     return max(1, num_layers // 4) if prompt_depth is None else int(prompt_depth)

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""All towers of a SEN, the text tower among them: resolved, loaded, shared between neurons, and saved."""
+"""All towers of a SEN, including the text tower: resolves, loads, shares and saves them."""
 
 import os
 from collections.abc import ItemsView, Iterable, Mapping, Sequence, ValuesView
@@ -22,17 +22,17 @@ from .tower_weights import all_weights, loaded_name, same_weight, save_tower, we
 
 logger = logging.get_logger(__name__)
 
-# Fields of a specification that say what a tower's weights are and how they are read.
+# Fields of a specification that determine a tower's weights.
 TOWER_SOURCE = ("hub_id", "revision", "class_name", "submodule", "key_mapping", "dtype", "projection", "base_model")
-# Arguments of `from_pretrained` that say where weights are put, not which, or that are known by the time a tower is saved.
+# Arguments of `from_pretrained` that do not determine the weights, or that are fixed when a tower is saved.
 _PLACEMENT = ("device_map", "max_memory", "offload_folder", "offload_buffers", "force_download", "revision", "dtype")
 
 
 class NeuronBank(nn.ModuleDict):
-    """The frozen towers by their neurons' names, and the text tower as `"class_text"`; empty until [`NeuronBank.load`].
+    """The frozen towers by neuron name, and the text tower as `"class_text"`; empty until [`NeuronBank.load`].
 
-    They are children of the model, but not part of its state dict, so that a checkpoint leaves them out. What was added to
-    them since they were loaded (adapters) is part of it.
+    Towers are children of the model, but their weights are left out of its state dict and so of its checkpoints. Weights
+    added after loading (adapters) are included.
 
     Args:
         config: the SEN's configuration.
@@ -54,7 +54,7 @@ class NeuronBank(nn.ModuleDict):
         self.neuron_specs = {name: spec for name, spec in self.specs.items() if name != TEXT_TOWER_NAME}
         self.base: HubSource | None = None  # the checkpoint that relative hub ids refer to
         self.arguments: dict[str, dict[str, Any]] = {}  # name -> arguments of from_pretrained
-        self.loaded_names: dict[str, frozenset[str]] = {}  # name -> its weights' names when it was loaded
+        self.loaded_names: dict[str, frozenset[str]] = {}  # name -> names of its weights when it was loaded
         if taken := [name for name in self.neuron_specs if hasattr(self, name)]:
             raise ValueError(f"neurons: {', '.join(taken)} is the name of an attribute of a module, expected another")
         self.register_state_dict_post_hook(_leave_out)
@@ -62,7 +62,7 @@ class NeuronBank(nn.ModuleDict):
 
     @property
     def text_tower(self) -> Neuron | None:
-        """The encoder of class texts, where there is one and it is loaded."""
+        """The encoder of class texts; `None` if the SEN has none or it is not loaded."""
         return self._modules.get(TEXT_TOWER_NAME)  # type: ignore[return-value]
 
     @property
@@ -74,7 +74,7 @@ class NeuronBank(nn.ModuleDict):
         """Loads the towers that are not loaded yet.
 
         Args:
-            device: of the association; towers with a `device_map` of their own stay where it puts them.
+            device: device of the association, to which towers without a `device_map` are moved.
             arguments: `{neuron name: from_pretrained arguments}`.
 
         Raises:
@@ -90,7 +90,11 @@ class NeuronBank(nn.ModuleDict):
                 self.add(self._load(spec), device)
 
     def add(self, neuron: Neuron, device: torch.device) -> None:
-        """Adds a loaded tower, after a check that it takes the prompts it is to get and its embeddings fit the text space."""
+        """Adds a loaded tower.
+
+        Raises:
+            ValueError: the tower does not take the configured prompts, or its embeddings do not fit the text space.
+        """
         spec, is_text, width = neuron.spec, neuron.spec.name == TEXT_TOWER_NAME, self.config.projection_dim
         takes_queries = neuron.prompted_tower is not None and neuron.adapter.takes_queries
         if not is_text and not takes_queries and self.config.prompt_of(spec) == "queries":
@@ -110,7 +114,7 @@ class NeuronBank(nn.ModuleDict):
         self[spec.name] = neuron if "device_map" in self.arguments.get(spec.name, {}) else neuron.to(device)
 
     def share(self, other: "NeuronBank") -> None:
-        """Takes over the loaded towers of another bank, which has the same neurons; both then hold the same weights."""
+        """Uses the loaded towers of another bank with the same neurons; the weights are shared, not copied."""
         self.base, self.arguments = other.base, other.arguments
         for name, neuron in other.items():
             self[name] = Neuron(
@@ -124,7 +128,7 @@ class NeuronBank(nn.ModuleDict):
             self.loaded_names[name] = other.loaded_names[name]
 
     def added_names(self, name: str) -> list[str]:
-        """Parameters and buffers of a neuron that it had not when it was loaded, such as those of adapters."""
+        """Names of a neuron's parameters and buffers that were added after loading, such as those of adapters."""
         loaded = self.loaded_names[name]
         return [each for each in weight_names(self[name]) if loaded_name(each, loaded) is None]
 
@@ -148,21 +152,21 @@ class NeuronBank(nn.ModuleDict):
         records: Mapping[str, Sequence[str]],
         outputs: Sequence[str] = (),
     ) -> tuple[dict[str, FirstLook], dict[str, Tensor]]:
-        """Round 0 of the neurons that any sample has inputs for, and neuron -> (batch,) bool, which samples have them.
+        """First looks of the neurons with inputs in at least one sample, and neuron -> (batch,) bool, see `present`.
 
         Args:
-            inputs, neuron_mask: of the model.
-            device: of the association.
+            inputs, neuron_mask: as for `SENModel.forward`.
+            device: device of the association.
             records: neuron -> what its first look records for later ones.
             outputs: any of `hidden_states` and `attentions`.
 
         Raises:
             TypeError, ValueError: see [`NeuronBank.split_inputs`] and [`NeuronBank.present`].
         """
-        given = self.split_inputs(inputs)
-        sizes = {name: len(next(iter(each.values()))) for name, each in given.items()}
+        by_neuron = self.split_inputs(inputs)
+        sizes = {name: len(next(iter(tensors.values()))) for name, tensors in by_neuron.items()}
         present = self.present(sizes, neuron_mask, device)
-        looks = {name: self[name].first_look(given[name], records[name], outputs) for name in present}
+        looks = {name: self[name].first_look(by_neuron[name], records[name], outputs) for name in present}
         return looks, present
 
     def split_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -184,11 +188,12 @@ class NeuronBank(nn.ModuleDict):
         return {name: by_neuron[name] for name in specs if specs[name].input_name in by_neuron.get(name, {})}
 
     def present(self, sizes: Mapping[str, int], neuron_mask: Tensor | None, device: torch.device) -> dict[str, Tensor]:
-        """neuron -> (batch,) bool on the device, for the neurons that any sample has inputs for.
+        """neuron -> (batch,) bool, whether a sample has inputs for it; neurons without inputs in any sample are left out.
 
         Args:
-            sizes: batch size of the inputs of each neuron that has some.
-            neuron_mask: (batch, neurons) bool; by default all True.
+            sizes: batch size of each neuron's inputs, for neurons with inputs.
+            neuron_mask: (batch, neurons) bool; default: all true.
+            device: device of the results.
 
         Raises:
             ValueError: no inputs, different sizes, a mask of another shape, a sample with no neuron present.
@@ -204,8 +209,8 @@ class NeuronBank(nn.ModuleDict):
             neuron_mask = torch.ones(shape, dtype=torch.bool, device=device)
         if neuron_mask.shape != shape:
             raise ValueError(f"neuron_mask has shape {tuple(neuron_mask.shape)}, expected {shape}")
-        given = torch.tensor([name in sizes for name in specs], device=device)
-        mask = neuron_mask.to(device=device, dtype=torch.bool) & given  # (batch, neurons)
+        has_inputs = torch.tensor([name in sizes for name in specs], device=device)
+        mask = neuron_mask.to(device=device, dtype=torch.bool) & has_inputs  # (batch, neurons)
         if not bool(mask.any(dim=1).all()):
             rows = (~mask.any(dim=1)).nonzero().flatten().tolist()
             raise ValueError(f"samples {rows} have no neuron present; missing modalities: {modalities}")
@@ -213,17 +218,21 @@ class NeuronBank(nn.ModuleDict):
         return {name: mask[:, index] for index, name in enumerate(specs) if anywhere[index]}
 
     def save(self, folder: str | os.PathLike, include_neurons: bool) -> dict[str, NeuronSpec]:
-        """Writes towers to `folder/neuron_NAME`: all of them, or those that stand beside the checkpoint they came from and
-        those that are not what a reload would bring.
+        """Writes towers to `folder/neuron_NAME`.
+
+        Args:
+            folder: folder of the checkpoint.
+            include_neurons: whether to write all towers. Otherwise only those that were loaded from `neuron_NAME` folders,
+                and those whose weights differ from their source.
 
         Returns:
-            The specifications to save: with the commits and dtypes that were loaded, and the folders that were written.
+            The specifications to save, with the loaded commits and dtypes and the written folders.
 
         Raises:
-            ValueError: a tower that is to be written has lost the layers below its prompts.
+            ValueError: a tower to be written has dropped the layers below its prompts.
         """
-        written: dict[int, NeuronSpec | None] = {}  # a tower that serves several neurons is written once
-        specs = specs_of(self.config)  # as the configuration is now
+        written: dict[int, NeuronSpec | None] = {}  # a tower shared by several neurons is written once
+        specs = specs_of(self.config)  # the configuration may have changed since construction
         return {
             name: self._save(spec, Path(folder), include_neurons, written) if name in self else _pinned(spec)
             for name, spec in specs.items()
@@ -236,7 +245,7 @@ class NeuronBank(nn.ModuleDict):
         spec = replace(spec, dtype=str(neuron.dtype).removeprefix("torch."))
         if added := self.added_names(spec.name):
             logger.warning(
-                f"neuron {spec.name!r}: {len(added)} weights that its checkpoint has not (e.g. {added[0]}) are not saved "
+                f"neuron {spec.name!r}: {len(added)} weights that are not in its checkpoint (e.g. {added[0]}) are not saved "
                 "with its tower; peft saves adapters, and merge_and_unload() makes them part of the tower"
             )
         if id(neuron.tower) not in written:
@@ -253,10 +262,10 @@ class NeuronBank(nn.ModuleDict):
         return replace(spec, **{field: getattr(beside, field) for field in TOWER_SOURCE})
 
     def restore(self, folder: str | os.PathLike, config: SENConfig) -> None:
-        """Takes over the weights of towers that stand beside a checkpoint of this model, as those of changed towers do.
+        """Loads the weights of towers that a checkpoint of this model contains, such as changed ones.
 
         Args:
-            folder: the checkpoint.
+            folder: folder of the checkpoint.
             config: the SEN's configuration in it.
 
         Raises:
@@ -268,40 +277,42 @@ class NeuronBank(nn.ModuleDict):
                 self[name].load_state_dict(saved.state_dict())
 
     def _loaded_weights(self, neuron: Neuron) -> dict[str, Tensor]:
-        """Of tower and projection, by the names they had when they were loaded, without what was added."""
+        """Weights of tower and projection by their names at loading, without added ones."""
         loaded, added = self.loaded_names[neuron.spec.name], set(self.added_names(neuron.spec.name))
-        weights = all_weights(neuron)  # of quantised weights more than parameters and buffers
+        weights = all_weights(neuron)  # quantised weights have more entries than parameters and buffers
         return {loaded_name(name, loaded) or name: weight for name, weight in weights.items() if name not in added}
 
     def _difference(self, neuron: Neuron) -> str | None:
-        """What a reload would not bring: the tower is loaded again, from files on this machine, and compared.
+        """How the tower differs from its source, or `None`: it is loaded again from local files and compared.
 
-        A checksum at load would be as sure, but all loads would pay for it; counters of changes do not see those made through
-        `.data`, as peft's merging does.
+        A checksum at loading would slow down every load, and version counters miss changes through `.data`, which peft makes
+        when it merges adapters.
         """
         spec, given = neuron.spec, self.arguments.get(neuron.spec.name, {})
         if "quantization_config" in given or hasattr(neuron.tower.config, "quantization_config"):
-            return None  # nobody trains integers; loaded twice, they would take the memory twice
+            return None  # quantised weights are not trained, and a second copy would double the memory
         kept = {name: value for name, value in given.items() if name not in _PLACEMENT}
         kept |= {"local_files_only": True}
         spec = replace(spec, revision=neuron.commit, dtype=str(neuron.dtype).removeprefix("torch."))
         try:
-            with torch.random.fork_rng(devices=[]):  # parameters that only training reads may be made at random
+            with torch.random.fork_rng(devices=[]):  # training-only parameters may be initialised at random
                 again = load_neuron(spec, self.config.prompt_depth, self.base, **kept)
         except (OSError, ImportError, RuntimeError, ValueError) as error:
             return f"it cannot be loaded again ({error})"
-        # Under a device map, weights on the disk are those that were loaded.
+        # Under a device map, offloaded weights are unchanged and need no comparison.
         weights = neuron.state_dict() if "device_map" in given else self._loaded_weights(neuron)
-        unread = {f"tower.{name}" for name in neuron.adapter.training_only}
+        training_only = {f"tower.{name}" for name in neuron.adapter.training_only}
         for name, weight in again.state_dict().items():
-            here = weights.get(name)
-            if here is not None and not here.is_meta and name not in unread and not same_weight(here, weight):
-                return f"its weights (e.g. {name}) are not those of {spec.hub_id} any more"
+            current = weights.get(name)
+            if current is None or current.is_meta or name in training_only:
+                continue
+            if not same_weight(current, weight):
+                return f"its weights (e.g. {name}) differ from those of {spec.hub_id}"
         return None
 
 
 def specs_of(config: SENConfig) -> dict[str, NeuronSpec]:
-    """All towers' specifications by name, the text tower's last."""
+    """Specifications of all towers by name; the text tower is last."""
     text_spec = config.text_tower_spec
     return {spec.name: spec for spec in [*config.neuron_specs, *([] if text_spec is None else [text_spec])]}
 
@@ -342,7 +353,7 @@ def _expect_none(module: NeuronBank, incompatible_keys: Any) -> None:
 
 
 def _pinned(spec: NeuronSpec, commit: str | None = None) -> NeuronSpec:
-    """The specification at the commit that was loaded, not at what the branch has become; by default at the present one."""
+    """The specification with `revision` set to the loaded commit, or by default to the branch's current one."""
     if os.path.isdir(spec.hub_id):
         logger.warning(f"neuron {spec.name!r} is a local folder; elsewhere the checkpoint needs include_neurons=True")
         return spec

@@ -1,9 +1,9 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""How a tower of a type that nobody registered is used: by rules, and after a trial without values.
+"""Adapters for unregistered tower types, made by rules and a trial run on fake tensors.
 
-Modality follows from what the tower's class declares; width, grid and where prompts may stand are found by passes over
-tensors without values, which cost nothing.
+The modality follows from the declarations of the tower's class. Width, grid and prompt side are found by forward passes on
+fake tensors, which have shapes and no values.
 """
 
 import copy
@@ -29,12 +29,12 @@ logger = logging.get_logger(__name__)
 
 @dataclass(frozen=True)
 class PlaneGrid:
-    """The grid of an image tower whose tokens stand row by row, in proportion to that of a trial.
+    """The grid of an image tower whose tokens are in row-major order, scaled from the grid of a trial.
 
     Attributes:
-        size: (height, width) of the trial's picture.
-        plane: (height, width) of its tokens.
-        special: tokens in front of the plane.
+        size: (height, width) of the trial's image.
+        plane: (height, width) of its token grid.
+        special: number of tokens in front of the grid.
     """
 
     size: tuple[int, int]
@@ -42,18 +42,18 @@ class PlaneGrid:
     special: int
 
     def __call__(self, config: Any, inputs: Mapping[str, Any]) -> Grid:
-        """See [`NeuronAdapter`]; all tokens in one row where they are not as many as a plane of the picture's size has."""
+        """See [`NeuronAdapter`]; all tokens in one row if their number fits no scaled grid."""
         num_tokens, sides = inputs["num_tokens"], inputs["pixel_values"].shape[-2:]
         rows, columns = (sides[side] * self.plane[side] / self.size[side] for side in (0, 1))
         for height, width in ((math.ceil(rows), math.ceil(columns)), (int(rows), int(columns))):
-            # Towers pad pictures that do not fill their last tokens, or cut them.
+            # Towers pad or cut images that are no multiple of the patch size.
             if height * width + self.special == num_tokens:
                 return 1, height, width
         return 1, 1, num_tokens
 
 
 def patch_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
-    """Patches of one frame, see [`image_grid`]; all tokens in one row where they are fewer or many more."""
+    """Patches of one frame, see [`image_grid`]; all tokens in one row if they are fewer or more than `MOST_SPECIAL` more."""
     _, height, width = image_grid(config, inputs)
     num_tokens = inputs["num_tokens"]
     return (1, height, width) if 0 <= num_tokens - height * width <= MOST_SPECIAL else (1, 1, num_tokens)
@@ -61,13 +61,13 @@ def patch_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
 
 @dataclass(frozen=True)
 class Trial:
-    """What passes over tensors without values found; the defaults where a tower cannot run so.
+    """Results of forward passes on fake tensors; the defaults if the tower cannot run on them.
 
     Attributes:
-        width: of the tokens.
-        grid: of an image tower whose tokens fill a plane.
-        side: where prompts may stand; `None` where the layers take no other tokens.
-        queries: whether prompts can run through the layers alone, see [`NeuronAdapter`].
+        width: width of the tokens.
+        grid: grid of an image tower whose tokens fill a rectangle.
+        side: prompt side; `None` if the layers take no extra tokens.
+        queries: see `takes_queries` of [`NeuronAdapter`].
         output_layers: see [`NeuronAdapter`].
     """
 
@@ -78,19 +78,19 @@ class Trial:
     output_layers: bool = True
 
 
-_MIXERS = (nn.modules.conv._ConvNd, nn.RNNBase)  # modules by which a layer mixes its tokens beside attention
-MOST_SPECIAL = 16  # tokens in front of those of patches: class tokens and registers
-_TRIALS: dict[tuple, Trial] = {}  # (class, modality, configuration) -> what was found, up to seconds each
+_MIXERS = (nn.modules.conv._ConvNd, nn.RNNBase)  # modules other than attention that mix tokens
+MOST_SPECIAL = 16  # largest number of class tokens and registers in front of the patches
+_TRIALS: dict[tuple, Trial] = {}  # (class, modality, configuration) -> result; a trial can take seconds
 
 
 def find_layers(tower: nn.Module, path: str | None = None) -> nn.ModuleList | None:
     """The tower's transformer layers: at `path`, or the longest list of layers of one class.
 
     Returns:
-        The list, or `None` where the tower has none.
+        The list, or `None` if the tower has none.
 
     Raises:
-        ValueError: what stands at `path` is no list of layers.
+        ValueError: the module at `path` is no list of layers.
     """
     if path is not None:
         layers = tower.get_submodule(path)
@@ -110,10 +110,10 @@ def find_layers(tower: nn.Module, path: str | None = None) -> nn.ModuleList | No
 
 
 def tokens_of(tower: nn.Module, outputs: Any) -> Tensor:
-    """The tokens that a tower returns, as it gives them.
+    """The tokens in a tower's outputs: `last_hidden_state`, in the tower's own shape.
 
     Raises:
-        ValueError: it returns none: it is no encoder.
+        ValueError: the outputs have no `last_hidden_state`.
     """
     tokens = getattr(outputs, "last_hidden_state", None)
     if tokens is None:
@@ -124,15 +124,15 @@ def tokens_of(tower: nn.Module, outputs: Any) -> Tensor:
 
 
 def _is_convolution(layer: nn.Module) -> bool:
-    """Whether a layer has no weights but those of convolutions and norms: one that turns samples into tokens."""
+    """Whether all weights of a layer belong to convolutions and norms, as in the layers that turn samples into tokens."""
     weighted = [part for part in layer.modules() if any(True for _ in part.parameters(recurse=False))]
     return all(isinstance(part, nn.modules.conv._ConvNd) or "Norm" in type(part).__name__ for part in weighted)
 
 
 def main_input_of(tower: nn.Module) -> str:
-    """Name of the argument that a tower reads: the one its class declares, or the first of its forward.
+    """Name of the tower's input: the one that its class declares, or the first of its forward if that has no such argument.
 
-    Parts of a larger model inherit its declaration, `input_ids`, where they read pictures or sound.
+    Parts of a larger model inherit the declaration `input_ids`, even if they read images or sound.
     """
     parameters = list(inspect.signature(type(tower).forward).parameters.values())[1:]  # without self
     names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
@@ -141,16 +141,20 @@ def main_input_of(tower: nn.Module) -> str:
 
 
 def adapter_for(tower: nn.Module) -> NeuronAdapter:
-    """The registered adapter of the tower's model type, or one made by rule, with a warning."""
+    """The registered adapter of the tower's model type, or one made by rule, with a warning.
+
+    Raises:
+        ValueError: the tower returns no `last_hidden_state`.
+    """
     model_type = getattr(tower.config, "model_type", type(tower).__name__)
     if model_type in NEURON_ADAPTERS:
         return NEURON_ADAPTERS[model_type]
     modality, layers = _modality_of(tower), find_layers(tower)
     config: Any = tower.config
-    tried = (type(tower), modality, repr(config))
-    if tried not in _TRIALS:
-        _TRIALS[tried] = _try(tower, modality)
-    trial = _TRIALS[tried]
+    key = (type(tower), modality, repr(config))
+    if key not in _TRIALS:
+        _TRIALS[key] = _try(tower, modality)
+    trial = _TRIALS[key]
     if layers is None:
         how = "after the tower: no list of identical transformer layers"
     elif trial.side is None:
@@ -161,7 +165,7 @@ def adapter_for(tower: nn.Module) -> NeuronAdapter:
         f"model type {model_type!r} is not registered as a neuron and is used by rule ({how}); "
         "register_neuron(...) makes it exact"
     )
-    grid: Any = trial.grid  # of a text none: some towers return fewer tokens than they read
+    grid: Any = trial.grid  # None for text: some towers return fewer tokens than they read
     if modality == "image" and getattr(config, "patch_size", None) and (trial.side is not None or grid is None):
         grid = patch_grid
     if trial.side is not None and modality == "video" and hasattr(config, "tubelet_size"):
@@ -180,7 +184,7 @@ def adapter_for(tower: nn.Module) -> NeuronAdapter:
 
 
 def _modality_of(tower: nn.Module) -> str:
-    """What a tower reads: `image`, `video`, `audio` or `text`."""
+    """The tower's input modality: `image`, `video`, `audio` or `text`."""
     modalities: Any = getattr(tower, "input_modalities", "text")
     declared = (modalities,) if isinstance(modalities, str) else tuple(modalities)
     main_input = main_input_of(tower)
@@ -192,15 +196,15 @@ def _modality_of(tower: nn.Module) -> str:
 
 
 def _try(tower: nn.Module, modality: str) -> Trial:
-    # Fake tensors, not those of the meta device: where it meets them, Transformers looks into no mask.
+    # Transformers reads the values of masks on the meta device, which raises, and not those of fake tensors.
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with torch.device("meta"):  # structure only: no weights are made
             trial: Any = type(tower)(copy.deepcopy(tower.config))
-        trial.set_attn_implementation("eager")
+        trial.set_attn_implementation("eager")  # its masks do not depend on tensor values
         with fake:
             trial.to_empty(device="cpu").eval()
-    except Exception:  # whatever a constructor raises that looks at values
+    except Exception:  # constructors that depend on tensor values raise various exceptions
         return Trial()
     with _no_reports(), fake, torch.no_grad():
         return _found(trial, modality)
@@ -208,7 +212,7 @@ def _try(tower: nn.Module, modality: str) -> Trial:
 
 @contextmanager
 def _no_reports() -> Iterator[None]:
-    """Without the log of each operation that fails on fake tensors: a trial tries what may fail."""
+    """No log entries of operations that fail on fake tensors, as a trial tries some that may fail."""
     log = getLogger("torch._subclasses.fake_tensor")
     before, log.disabled = log.disabled, True
     try:
@@ -227,19 +231,19 @@ def _found(trial: Any, modality: str) -> Trial:
         try:
             outputs = trial(**inputs)
             break
-        except Exception:  # whatever a tower raises that looks at values, or reads another shape
+        except Exception:  # control flow that depends on tensor values, or inputs of another shape
             continue
     if outputs is None:
         return Trial()
     plain = tokens_of(trial, outputs)
     width, grid = plain.shape[-1], None
-    if plain.ndim == 4 and plain.shape[1] != plain.shape[2]:  # (1, width, height, width of the plane), or width last
+    if plain.ndim == 4 and plain.shape[1] != plain.shape[2]:  # a square feature map with channels first, not last
         width = plain.shape[1]
     if plain.ndim == 3 and modality == "image":
         grid = _plane_of(plain.shape[1], inputs[main_input_of(trial)].shape[-2:])
-    if layers is None or len(set(shapes)) != 1 or len(shapes) != len(layers):  # stages, or one layer that runs again
+    if layers is None or len(set(shapes)) != 1 or len(shapes) != len(layers):  # stages, or layers that run repeatedly
         return Trial(width, grid, output_layers=False)
-    alike = [module for module in trial.modules() if type(module) is type(layers[0])]  # in other stages, too
+    alike = [module for module in trial.modules() if type(module) is type(layers[0])]  # including other stages' layers
     output_layers = shapes == [plain.shape] * len(alike)
     side = _prompt_side(trial, layers, inputs, plain, width)
     queries = side is not None and _takes_queries(PromptedTower(trial, layers, len(layers), None, side), inputs, width)
@@ -253,7 +257,7 @@ def _shape_of(output: Any) -> torch.Size | None:
 
 
 def _plane_of(num_tokens: int, size: Sequence[int]) -> PlaneGrid | None:
-    """The plane that tokens fill behind at most one token of another kind, in the proportions of a picture."""
+    """The grid that tokens fill in the image's aspect ratio, after at most one special token; `None` if there is none."""
     for special in (0, 1):
         height = round(math.sqrt((num_tokens - special) * size[0] / size[1]))
         if height and (num_tokens - special) % height == 0:
@@ -262,13 +266,13 @@ def _plane_of(num_tokens: int, size: Sequence[int]) -> PlaneGrid | None:
 
 
 def _prompt_side(trial: Any, layers: nn.ModuleList, inputs: dict[str, Any], plain: Tensor, width: int) -> str | None:
-    """Where the tower lets prompts stand; `None` where its layers take no other tokens."""
+    """The side on which the tower takes prompts; `None` if its layers take no extra tokens."""
     for side in ("prefix", "suffix"):
         prompted = PromptedTower(trial, layers, 1, None, side)
         try:
             _, trunk = prompted.first_pass(inputs)
             outputs = prompted.prompted_pass(trunk, torch.empty(1, 2, width))
-        except Exception:  # whatever a tower raises when it meets tokens that it has no place for
+        except Exception:  # towers that take no extra tokens raise various exceptions
             continue
         if outputs.last_hidden_state.shape == plain.shape:
             return side
@@ -276,13 +280,13 @@ def _prompt_side(trial: Any, layers: nn.ModuleList, inputs: dict[str, Any], plai
 
 
 def _takes_queries(prompted: PromptedTower, inputs: dict[str, Tensor], width: int) -> bool:
-    """Whether prompts can run through the layers without the tokens; not where one mixes tokens other than by attention."""
+    """Whether prompts can run through the layers without the tokens; false if a layer mixes tokens by other modules."""
     if any(isinstance(module, _MIXERS) for layer in prompted.crown for module in layer.modules()):
         return False
     try:
         _, trunk = prompted.first_pass(inputs, record=True)
         outputs = prompted.query_pass(trunk, torch.empty(1, 2, width))
-    except Exception:  # whatever a tower raises whose attention is not Transformers', or has windows
+    except Exception:  # windowed attention, or attention outside Transformers' interface, raises various exceptions
         return False
     return outputs.shape == (1, 2, width)
 
@@ -290,16 +294,17 @@ def _takes_queries(prompted: PromptedTower, inputs: dict[str, Tensor], width: in
 def _trial_inputs(tower: Any, modality: str) -> list[dict[str, Tensor]]:
     config, main_input = tower.config, main_input_of(tower)
     if modality == "text":
-        # Long where the tower's positions allow it: BigBird's attention is another in short texts.
+        # As long as the positions allow, up to 1024: BigBird's attention is block-sparse only in long texts.
         length = min(1024, max(8, (getattr(config, "max_position_embeddings", None) or 16) // 2))
         return [{"input_ids": torch.ones(1, length, dtype=torch.long)}]
     shape: list[int] = [1]
     shapes = [shape]
     if modality == "audio" and main_input == "input_values":
-        shapes = [[1, 16_000], [1, 1, 16_000]]  # without and with a channel
+        shapes = [[1, 16_000], [1, 1, 16_000]]  # without and with a channel axis
     elif modality == "audio":
         bins = getattr(config, "num_mel_bins", getattr(config, "feature_projection_input_dim", 80))
-        shapes = [[1, 200, bins], [1, bins, 2 * getattr(config, "max_source_positions", 100)]]  # as Whisper's
+        time = 2 * getattr(config, "max_source_positions", 100)
+        shapes = [[1, 200, bins], [1, bins, time]]  # time first; bins first, as Whisper reads them
     else:
         size: Any = getattr(config, "image_size", getattr(config, "crop_size", 224))
         shape += [getattr(config, "num_frames", 8)] if modality == "video" else []

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Load one tower with stock Transformers classes, and complete a specification from a checkpoint's files."""
+"""Loads a tower with stock Transformers classes, and completes a specification from a checkpoint's files."""
 
 import inspect
 import json
@@ -29,8 +29,8 @@ from .text_reader import TextReader
 
 logger = logging.get_logger(__name__)
 
-DEFAULT_LOGIT_SCALE = math.log(1 / 0.07)  # the initial scale of CLIP, for text towers that bring none
-# The second: of sounds to texts, in CLAP; the third: in ImageBind.
+DEFAULT_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP's initial scale, for text towers without one
+# Names of the scale in most dual encoders, in CLAP (sound to text) and in ImageBind.
 _LOGIT_SCALES = ("logit_scale", "logit_scale_a", "text_logit_scale")
 
 
@@ -40,7 +40,7 @@ def load_neuron(
     """Loads a neuron's tower with stock Transformers classes.
 
     Args:
-        spec: what to load.
+        spec: the specification.
         prompt_depth: see [`SENConfig`].
         base: the SEN checkpoint that relative hub ids refer to.
         kwargs: for `from_pretrained`: `dtype`, `attn_implementation`, `device_map`, `quantization_config`,
@@ -50,8 +50,8 @@ def load_neuron(
         OSError: the checkpoint cannot be found or read.
         ImportError: it is quantised by a library that is not installed.
         RuntimeError: the checkpoint lacks weights of the tower (Transformers would leave them random).
-        ValueError: the class, the submodule, the width or the modality does not fit the checkpoint; it has a layout of
-            sentence-transformers that is not known.
+        ValueError: the class, the submodule, the width or the modality does not fit the checkpoint; its sentence-transformers
+            layout is not supported.
     """
     source = HubSource.of_neuron(spec, base, kwargs)
     tower_class = tower_class_of(spec, source.trust_remote_code)
@@ -95,10 +95,10 @@ def _load_sentence_head(spec: NeuronSpec, root: HubSource) -> SentenceHead | Non
 
 
 def _missing_keys(spec: NeuronSpec, model: Any, keys: Iterable[str]) -> list[str]:
-    """Missing parameters that the tower or its projection reads, sorted."""
+    """Missing parameters that the tower or its projection uses, sorted."""
     adapter = NEURON_ADAPTERS.get(_part(spec, model, spec.submodule or "").config.model_type)
-    unread = () if adapter is None else adapter.training_only
-    missing = sorted(key for key in keys if key not in unread)
+    training_only = () if adapter is None else adapter.training_only
+    missing = sorted(key for key in keys if key not in training_only)
     if spec.submodule is not None:
         prefixes = [f"{path}." for path in (spec.submodule, spec.projection) if path]
         return [key for key in missing if key.startswith(tuple(prefixes))]
@@ -137,7 +137,7 @@ def _load_projection(spec: NeuronSpec, model: nn.Module, source: HubSource) -> n
     projection: nn.Module
     if set(weights) == {"weight"}:
         projection = layers["weight"]
-    else:  # of two layers, in CLAP
+    else:  # CLAP's projection has two layers
         activation = ACT2FN[_part(spec, model, spec.submodule or "").config.projection_hidden_act]
         projection = nn.Sequential(
             OrderedDict(linear1=layers["linear1"], activation=activation, linear2=layers["linear2"])
@@ -168,44 +168,44 @@ def tower_class_of(spec: NeuronSpec, trust_remote_code: bool) -> Any:
         return AutoModel
     raise ValueError(
         f"neuron {spec.name!r}: {spec.class_name!r} is neither a model of transformers {transformers.__version__} nor "
-        "registered with AutoModel.register (`sen --import FILE` runs what does); remote code needs "
+        "registered with AutoModel.register (`sen --import FILE` runs a file that registers it); remote code needs "
         "neuron_kwargs={...: {'trust_remote_code': True}}"
     )
 
 
 def config_for(tower_class: Any, config: PreTrainedConfig) -> PreTrainedConfig:
-    """The part of a checkpoint's config that the tower's class wants (CLIP: vision_config).
+    """The part of a checkpoint's configuration that the tower's class takes (CLIP: vision_config).
 
     Raises:
         ValueError: there is none, or more than one.
     """
-    wanted = getattr(tower_class, "config_class", None)
-    if wanted is None or isinstance(config, wanted):
+    config_class = getattr(tower_class, "config_class", None)
+    if config_class is None or isinstance(config, config_class):
         return _with_timm_classes(config)
-    parts = _parts(config, wanted)
+    parts = _parts(config, config_class)
     if len(parts) != 1:
         found = f"{len(parts)} of them" if parts else f"a {type(config).__name__}"
-        raise ValueError(f"{tower_class.__name__} needs a {wanted.__name__}, but config.json has {found}")
+        raise ValueError(f"{tower_class.__name__} needs a {config_class.__name__}, but config.json has {found}")
     if hasattr(config, "quantization_config"):
-        parts[0].quantization_config = config.quantization_config  # how the weights are to be read
+        parts[0].quantization_config = config.quantization_config  # needed to read the weights
     if hasattr(parts[0], "projection_dim") and hasattr(config, "projection_dim"):
-        parts[0].projection_dim = config.projection_dim  # the whole model's rules; older parts carry a default
+        parts[0].projection_dim = config.projection_dim  # in older checkpoints the part has only the default
     return _with_timm_classes(parts[0])
 
 
 def _with_timm_classes(config: Any) -> Any:
-    """Where timm's wrapper stands inside (PE's video tower), Transformers 5.23 does not read how many classes it has."""
+    """Sets the number of classes of an inner timm wrapper (PE's video tower), which Transformers 5.23 ignores."""
     vision: Any = getattr(config, "vision_config", None)
     if getattr(vision, "model_type", None) == "timm_wrapper" and hasattr(vision, "num_classes"):
         vision.num_labels = vision.num_classes
     return config
 
 
-def _parts(config: PreTrainedConfig, wanted: type) -> list[PreTrainedConfig]:
-    """A configuration's parts of one class; of their parts, where it has none itself (PE audio-video)."""
+def _parts(config: PreTrainedConfig, config_class: type) -> list[PreTrainedConfig]:
+    """A configuration's parts of one class, or if it has none, those of its parts (PE audio-video)."""
     inner = [part for part in vars(config).values() if isinstance(part, PreTrainedConfig)]
-    found = [part for part in inner if isinstance(part, wanted)]
-    return found or [part for outer in inner for part in _parts(outer, wanted)]
+    found = [part for part in inner if isinstance(part, config_class)]
+    return found or [part for outer in inner for part in _parts(outer, config_class)]
 
 
 def resolve_spec(
@@ -221,7 +221,7 @@ def resolve_spec(
         neuron: hub id, folder, or a dict with at least `hub_id`.
         role: `"tower"` or `"text_tower"`.
         taken: names already in use.
-        prompt: the SEN's variant; `queries` becomes `tokens` for a tower that cannot take them.
+        prompt: the SEN's prompt variant; with `queries`, a tower that does not support it gets `tokens`.
         kwargs: as for [`load_neuron`].
 
     Raises:
@@ -236,22 +236,22 @@ def resolve_spec(
     probe = NeuronSpec.from_dict({"name": "unnamed", "modality": "image", "hidden_size": 1, "class_name": "", **given})
     source = HubSource.of_neuron(probe, None, kwargs)
     config = _read_config(given, probe, source)
-    known = checkpoint_spec(config.model_type, role, given)
-    if "class_name" not in {**known, **given} and (config.model_type, "tower") in CHECKPOINT_SPECS:
+    registered = checkpoint_spec(config.model_type, role, given)
+    if "class_name" not in {**registered, **given} and (config.model_type, "tower") in CHECKPOINT_SPECS:
         raise ValueError(
             f"{given['hub_id']}: no text tower of model type {config.model_type!r} is known; give class_name"
         )
-    if "class_name" not in known and "class_name" not in given:
+    if "class_name" not in registered and "class_name" not in given:
         mapping: Any = AutoModel._model_mapping
         if type(config) not in mapping:
             raise ValueError(f"{given['hub_id']}: model type {config.model_type!r} has no base class; give class_name")
-        known = {"class_name": mapping[type(config)].__name__}
-    merged = {**known, **given}
+        registered = {"class_name": mapping[type(config)].__name__}
+    merged = {**registered, **given}
     tower_class = tower_class_of(NeuronSpec.from_dict({**probe.to_dict(), **merged}), source.trust_remote_code)
     tower_config = config_for(tower_class, config)
     adapter = NEURON_ADAPTERS.get(tower_config.model_type)
     if adapter is None:
-        with torch.device("meta"):  # structure only: no weights are made
+        with torch.device("meta"):  # structure only, without weights
             tower: Any = tower_class(tower_config)
         tower = tower.get_submodule(merged["submodule"]) if merged.get("submodule") else tower
         adapter = adapter_for(tower)
@@ -280,12 +280,12 @@ def _read_config(given: Mapping[str, Any], spec: NeuronSpec, source: HubSource) 
             return AutoConfig.from_pretrained(tower.location, **tower.arguments)
         except (OSError, ValueError):
             _refuse_adapter(source)
-            read_layout(source)  # raises where modules.json says that there is no tower of Transformers
+            read_layout(source)  # raises if modules.json has no Transformers module
             raise
 
 
 def _refuse_adapter(source: HubSource) -> None:
-    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo", "connection_errors")}
+    quiet = {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "gated_repo", "connection_errors")}
     path = cached_file(source.location, "adapter_config.json", **source.files, **quiet)
     if path is not None:
         with open(path) as file:
@@ -299,24 +299,24 @@ def _refuse_adapter(source: HubSource) -> None:
 def _width(config: PreTrainedConfig, hub_id: str) -> int:
     width = getattr(config, "hidden_size", None)
     if width is None:
-        width = (getattr(config, "hidden_sizes", None) or [None])[-1]  # towers in stages: of the last
+        width = (getattr(config, "hidden_sizes", None) or [None])[-1]  # the last stage's, in staged towers
     if width is None:
         raise ValueError(
-            f"{hub_id}: model type {config.model_type!r} does not say the width of its tokens; give hidden_size"
+            f"{hub_id}: model type {config.model_type!r} has no width of tokens in its configuration; give hidden_size"
         )
     return width
 
 
 def _free_name(modality: str, taken: tuple[str, ...]) -> str:
-    # A number without an underscore: "image_2" would begin with the inputs' prefix of "image".
-    base = "words" if modality == "text" else modality  # "text" is the class texts'
+    # No underscore before the number: inputs of "image_2" would begin with "image_".
+    base = "words" if modality == "text" else modality  # "text" is reserved for class texts
     names = [base, *(f"{base}{number}" for number in range(2, len(taken) + 3))]
     return next(name for name in names if name not in taken)
 
 
 def read_logit_scale(source: HubSource) -> float | None:
-    """The log similarity scale of a dual encoder's checkpoint; `None` where the checkpoint has none."""
-    # A tower cut out and saved alone keeps its scale in a file of its own.
+    """The log similarity scale of a dual encoder's checkpoint; `None` if the checkpoint has none."""
+    # A tower that was cut out and saved has its scale in a separate file.
     names = ["logit_scale.safetensors", "model.safetensors"]
     if (index := source.file("model.safetensors.index.json", optional=True)) is not None:
         files = json.loads(index.read_text())["weight_map"]

@@ -1,9 +1,9 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""How each type of Transformers encoder becomes a neuron: where its layers are, its pooled output, its token grid.
+"""Adapters for Transformers encoder types: where their layers are, their pooled output, their token grid.
 
-`register_neuron(model_type, ...)` adds a type in one line; a type that nobody registered is used by rule, see
-`neuron_by_rule.py`. A checkpoint larger than the tower it holds (CLIP: image and text) is described by `register_checkpoint`.
+`register_neuron(model_type, ...)` adds a type in one line; unregistered types are used by rule, see `neuron_by_rule.py`.
+`register_checkpoint` describes how to cut a tower out of a larger checkpoint (CLIP: image and text).
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ from .tower_inputs import (
     wavlm_position_bias,
 )
 
-if TYPE_CHECKING:  # `sen neurons` lists the types without the seconds that these take to import
+if TYPE_CHECKING:  # keeps `sen neurons` fast: importing torch takes seconds
     from torch import Tensor
 
 
@@ -61,36 +61,36 @@ def sequence_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
 
 @dataclass(frozen=True)
 class NeuronAdapter:
-    """How a tower of one model type is used.
+    """Describes how to use a tower of one model type.
 
     Attributes:
-        modality: the modality it reads when nothing else is said.
-        grid: `grid(tower.config, inputs) -> (t, h, w)`, where inputs are the neuron's: `pixel_values` (frames folded),
-            `input_features` or `input_ids`, and `num_tokens` of the tower's output; tokens before the grid's own (class
-            tokens) stay out of `last_hidden_state`. `None`: all tokens in one row. Not asked where the tower returns a plane
-            (batch, width, height, width).
+        modality: default modality.
+        grid: `grid(tower.config, inputs) -> (t, h, w)`. `inputs` are the neuron's `pixel_values` (frames folded),
+            `input_features` or `input_ids`, and `num_tokens`, the number of tokens in the tower's output. Tokens in front of
+            the grid (class tokens) are left out of `last_hidden_state`. `None`: all tokens in one row. Not called if the
+            tower returns a feature map (batch, channels, height, width).
         layers: dotted path of the transformer layers; `None`: the longest list of identical transformer layers.
-        below: dotted paths of modules in front of the layers, whose outputs only they read: bypassed where the layers run
-            again. Of a list, all modules. `None`: `embeddings`, where the tower has it.
-        folds_frames: frames are folded into the tower's batch (an image tower) instead of one clip tensor.
+        below: dotted paths of modules in front of the layers whose outputs only the layers read; bypassed when the crown runs
+            again. A path to a list means all its modules. `None`: `embeddings`, if the tower has it.
+        folds_frames: whether frames are folded into the tower's batch (image towers); otherwise it takes one clip tensor.
         prompt_side: `prefix` or `suffix`.
-        takes_prompts: `False` for towers that take no extra tokens and whose tokens cannot be shifted at a layer: they
-            are re-associated after the tower.
-        takes_queries: whether prompts can run alone through the layers and attend to keys and values of the first look
-            (`prompt="queries"`): `False` where layers call no attention of Transformers' interface, attend within windows, or
-            mix tokens in other ways.
+        takes_prompts: `False` for towers that take no extra tokens and whose tokens cannot be shifted at a layer; their
+            states are updated after the tower.
+        takes_queries: whether prompt tokens can run through the layers without the tower's tokens and attend to the keys and
+            values of the first look (`prompt="queries"`). `False` for layers that do not use Transformers' attention
+            interface, attend within windows, or mix tokens by other means.
         fixed_frames: whether a clip must have the `num_frames` of the tower's configuration.
-        tower_inputs: `tower_inputs(tower.config, inputs)`, the tower's keyword arguments, where they are more than its main
-            input and a mask.
-        returned_beside: `returned_beside(tower, hidden_states)`, what the tower's layers return beside their hidden states,
-            where that is more than `None` and depends on the shape of `hidden_states` (batch, tokens, width) only.
-        training_only: parameters that only training reads: checkpoints may lack them.
-        padding: the tokenizer's `padding`: `True` to the longest text of a batch, `"max_length"` for towers that were trained
+        tower_inputs: `tower_inputs(tower.config, inputs)` returns the tower's keyword arguments; needed if they are more than
+            its main input and a mask.
+        returned_beside: `returned_beside(tower, hidden_states)` returns what the tower's layers return besides hidden states;
+            needed if that is more than `None`. It may depend only on the shape of `hidden_states` (batch, tokens, width).
+        training_only: parameters that are used in training only; checkpoints may lack them.
+        padding: the tokenizer's `padding`: `True` pads to the longest text of a batch, `"max_length"` is for towers trained
             on texts of one length.
-        seconds: `seconds(feature extractor)`, the longest sound that it makes one input of; `None`: its `chunk_length`.
-        output_layers: whether an inner layer's output can be the neuron's tokens: `False` for towers in stages, whose layers
-            differ in the number and width of their tokens, and for layers that run more than once.
-        width: of the tokens, where the tower's configuration does not say it (`hidden_size`) or says another.
+        seconds: `seconds(feature extractor)` returns the longest sound that fits one input; `None`: its `chunk_length`.
+        output_layers: whether an inner layer's output can be the neuron's tokens. `False` for staged towers, whose layers
+            differ in the number and width of tokens, and for layers that run more than once.
+        width: width of the tokens, if the tower's configuration has no `hidden_size` or a different one.
     """
 
     modality: str
@@ -119,7 +119,7 @@ CHECKPOINT_SPECS: dict[tuple[str, str], dict[str, Any]] = {}
 def register_neuron(
     model_type: str, modality: str, grid: Callable[[Any, Mapping[str, Any]], Grid] | None, **adapter: Any
 ) -> None:
-    """Registers the adapter of a tower's `config.model_type`; later registrations replace earlier ones.
+    """Registers the adapter for a tower's `config.model_type`; later registrations replace earlier ones.
 
     Args:
         model_type: `tower.config.model_type`, e.g. `"clip_vision_model"`.
@@ -129,23 +129,28 @@ def register_neuron(
 
 
 def register_checkpoint(model_type: str, class_name: str, role: str = "tower", **spec: Any) -> None:
-    """Says how a tower is cut out of checkpoints whose config.json has `model_type`.
+    """Registers how to cut a tower out of checkpoints whose config.json has `model_type`.
 
     Args:
         model_type: `model_type` in the checkpoint's config.json.
         class_name: the Transformers class that loads the tower.
-        role: `"tower"`, or `"text_tower"` for the encoder of class texts; the name of a modality where the checkpoint has a
-            tower for each: it is the one of specifications with this `modality`.
+        role: `"tower"`, or `"text_tower"` for the encoder of class texts. For a checkpoint with a tower per modality, the
+            name of the modality, which selects the tower for specifications with this `modality`.
         spec: further [`NeuronSpec`] fields (`submodule`, `projection`, `key_mapping`, `modality`).
     """
     CHECKPOINT_SPECS[model_type, role] = {"class_name": class_name, **spec}
 
 
 def checkpoint_spec(model_type: str, role: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is registered of the tower that a specification means: by its class, its modality, or the role.
+    """The registered [`NeuronSpec`] fields of a tower, looked up by class name, else by modality, else by role.
 
     Args:
+        model_type: `model_type` in the checkpoint's config.json.
+        role: as for `register_checkpoint`.
         given: fields of the specification.
+
+    Returns:
+        The fields; empty if nothing is registered.
     """
     of_type = {key[1]: spec for key, spec in CHECKPOINT_SPECS.items() if key[0] == model_type}
     if "class_name" in given:
@@ -159,7 +164,7 @@ def list_neurons() -> list[str]:
 
 
 def adapter_of_class(class_name: str) -> NeuronAdapter | None:
-    """The adapter of a Transformers class, by the model type of its configuration; `None` where nobody registered one."""
+    """The adapter of a Transformers class, by the model type of its configuration; `None` if none is registered."""
     import transformers
 
     try:
@@ -172,7 +177,7 @@ def adapter_of_class(class_name: str) -> NeuronAdapter | None:
 _VISION = {"submodule": "vision_model", "projection": "visual_projection"}
 _TEXT = {"submodule": "text_model", "projection": "text_projection"}
 
-# CLIP and its kind: frames are folded into the batch.
+# CLIP and similar models: frames are folded into the batch.
 register_neuron("clip_vision_model", "image", image_grid, folds_frames=True)
 register_neuron("clip_text_model", "text", sequence_grid)
 register_checkpoint("clip", "CLIPVisionModelWithProjection", **_VISION)
@@ -189,21 +194,21 @@ register_neuron("siglip_text_model", "text", sequence_grid, padding="max_length"
 register_checkpoint("siglip", "SiglipVisionModel")
 register_checkpoint("siglip", "SiglipTextModel", "text_tower")
 
-# Frames of any size: its processor's file names none, but the number of patches, 256 of 16 x 16 pixels.
+# SigLIP2 takes frames of any size. Its processor sets only the number of patches: 256 of 16 x 16 pixels.
 register_neuron("siglip2_vision_model", "image", image_grid, folds_frames=True, tower_inputs=siglip2_inputs)
 register_neuron("siglip2_text_model", "text", sequence_grid, padding="max_length")
 register_checkpoint("siglip2", "Siglip2VisionModel", preprocessing={"size": [256, 256]})
 register_checkpoint("siglip2_vision_model", "Siglip2VisionModel", preprocessing={"size": [256, 256]})
 register_checkpoint("siglip2", "Siglip2TextModel", "text_tower")
 
-# DINOv3 turns the last tokens by their place, so that prompts must stand in front.
+# DINOv3 applies rotary positions to the last tokens, so prompts must be a prefix.
 register_neuron("dinov2", "image", image_grid, folds_frames=True)
 register_neuron("dinov3_vit", "image", image_grid, folds_frames=True)
-# The backbone alone: an image tower with dense, geometry-aware tokens; also reads depth maps.
+# Only the backbone: an image tower with dense, geometry-aware tokens, which also reads depth maps.
 register_checkpoint("depth_anything", "Dinov2Model", key_mapping={r"^backbone\.": ""})
 
-# X-CLIP layers read token 0 as the class token of the frame: prompts go behind, and cannot run alone. Checkpoints with a
-# `key_mapping` come back random without it: their keys carry the prefix of the whole model.
+# X-CLIP layers use token 0 as the frame's class token, so prompts are a suffix and cannot run without the tokens. The
+# `key_mapping` strips the whole model's prefix from the keys; without it the weights would be random.
 register_neuron(
     "xclip_vision_model",
     "video",
@@ -218,12 +223,12 @@ register_checkpoint("xclip", "XCLIPVisionModel", key_mapping={r"^vision_model\."
 register_neuron("videomae", "video", clip_grid, fixed_frames=True)
 register_neuron("vivit", "video", clip_grid, fixed_frames=True)
 
-# Its rotary positions are counted from the first token: prompts go behind.
+# V-JEPA2's rotary positions count from the first token, so prompts are a suffix.
 register_neuron(
     "vjepa2", "video", clip_grid, below=("encoder.embeddings",), prompt_side="suffix", tower_inputs=vjepa2_inputs
 )
 
-# Space first, then time: prompts join the frames of each place in the layers over time.
+# VideoPrism runs spatial, then temporal layers. Prompts enter the temporal layers, beside the frames of each place.
 register_neuron(
     "videoprism_vision_model",
     "video",
@@ -234,7 +239,8 @@ register_neuron(
 )
 register_checkpoint("videoprism", "VideoPrismVisionModel", key_mapping={r"^video_model\.vision_model\.": ""})
 
-# Its divided attention reshapes tokens to the grid, so that it takes no others; they stand place by place, not in time.
+# TimeSformer's divided attention reshapes tokens to the grid, so it takes no extra tokens. Tokens are ordered by place, then
+# time, so they have no (t, h, w) grid.
 register_neuron("timesformer", "video", None, takes_prompts=False)
 
 register_neuron("audio-spectrogram-transformer", "audio", spectrogram_grid, seconds=ast_seconds)
@@ -251,7 +257,7 @@ _WAVES: dict[str, Any] = {
 }
 register_neuron("wav2vec2", "audio", None, **_WAVES)
 register_neuron("hubert", "audio", None, **_WAVES)
-# WavLM's attention is torch's own, not Transformers'.
+# WavLM uses torch's attention, not Transformers' interface.
 register_neuron("wavlm", "audio", None, **_WAVES, takes_queries=False, returned_beside=wavlm_position_bias)
 
 register_neuron("pe_audio_encoder", "audio", None, layers="layers", below=("embedder", "patch_embedder"))
@@ -260,7 +266,7 @@ register_checkpoint("pe_audio", "PeAudioEncoder", key_mapping={r"^audio_encoder\
 register_checkpoint("pe_audio_video", "PeAudioEncoder", key_mapping={r"^audio_model\.audio_encoder\.": ""})
 register_checkpoint("pe_video", "PeVideoEncoder", key_mapping={r"^video_encoder\.": ""})
 
-# Its windows are cut from the plane of the spectrogram: no place for other tokens.
+# CLAP's windows are cut from the spectrogram's plane, so it takes no extra tokens.
 register_neuron(
     "clap_audio_model",
     "audio",
@@ -274,8 +280,8 @@ register_neuron("clap_text_model", "text", sequence_grid)
 register_checkpoint("clap", "ClapAudioModelWithProjection", submodule="audio_model", projection="audio_projection")
 register_checkpoint("clap", "ClapTextModelWithProjection", "text_tower", **_TEXT)
 
-# LanguageBind: a CLIP for each modality. The layers of its video tower attend over the frames of a clip first, place by
-# place; a prompt token is a place of its own. Text towers are CLIP's.
+# LanguageBind: a CLIP per modality, with CLIP's text tower. The video tower's layers first attend over the frames at each
+# place; a prompt token is an additional place.
 register_neuron("languagebind_image_model", "image", image_grid, folds_frames=True)
 register_neuron("languagebind_video_model", "video", image_grid, folds_frames=True, fixed_frames=True)
 register_neuron("languagebind_audio_model", "audio", languagebind_sound_grid)
@@ -291,8 +297,8 @@ for _name in (
     register_checkpoint(_name, _name, **_VISION)
     register_checkpoint(_name, "CLIPTextModelWithProjection", "text_tower", **_TEXT)
 
-# One checkpoint with six towers in one space. Frames are read by two, sound in clips; depth is disparity, of which the
-# mean and deviation are; heat is not normalised.
+# ImageBind: one checkpoint with six towers in one space. The vision tower reads frames in pairs, the audio tower several
+# sound clips. Depth is disparity, with its mean and standard deviation; thermal images are not normalised.
 _IMAGEBIND: dict[str, dict[str, Any]] = {
     "vision": {},
     "text": {},

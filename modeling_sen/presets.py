@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Presets: neurons that go well together, by hub id, and what they need, as `benchmarks/preset_cost.py` measured it."""
+"""Presets: combinations of neurons by hub id, with parameters and memory measured by `benchmarks/preset_cost.py`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,28 +9,28 @@ from typing import Any
 SEN_TINY = str(Path(__file__).with_name("sen_tiny"))
 SEN_TINY_TRACKING = str(Path(SEN_TINY, "tracking"))
 SEN_TINY_CHAT = str(Path(SEN_TINY, "chat"))
+SEN_TINY_EDITING = str(Path(SEN_TINY, "editing"))
 
 
 def resolve_checkpoint(model: str, sen_tiny: str = SEN_TINY) -> str:
-    """`"sen-tiny"`, as commands call what is inside the package, becomes the folder `sen_tiny`; others are as they were."""
+    """The folder `sen_tiny` for the model name `"sen-tiny"`; other names are returned unchanged."""
     return sen_tiny if model == "sen-tiny" else model
 
 
 @dataclass(frozen=True)
 class SENPreset:
-    """Neurons that go well together, by hub id, and what they need at full size, in float32.
+    """A combination of neurons, with its parameters and memory at full size in float32.
 
     Attributes:
         description: one line.
-        neurons, text_tower, settings: fields of [`SENConfig`]; `aligned` in a neuron says that it shares the text tower's
-            space.
-        parameters: of each neuron's tower and projection by its name, the text tower among them, and `"association"`,
-            which alone is trained.
-        peak_memory: bytes of main memory that a process holds at most to load all and take one clip through three rounds.
-            Weights are mapped from their files: of a large vocabulary's table only what texts name is held.
-        extra: of the package, that the neurons cannot be loaded without.
-        conversion: the command that makes the checkpoint, where the weights are not on the Hub; `hub_id` is then the name
-            that the original has.
+        neurons, text_tower, settings: fields of [`SENConfig`].
+        parameters: number of parameters of each neuron's tower and projection, and of the text tower, by name, and of the
+            trainable `"association"`.
+        peak_memory: peak main memory in bytes to load the model and run one clip through three rounds. Weights are
+            memory-mapped, so that only the used rows of a large vocabulary's embedding are counted.
+        extra: extra of the package that the neurons need.
+        conversion: command that makes the checkpoint, if the weights are not on the Hub; `hub_id` is then the name of the
+            original.
     """
 
     description: str
@@ -44,7 +44,7 @@ class SENPreset:
 
     @property
     def weight_memory(self) -> int:
-        """Bytes of all weights in float32."""
+        """Size of all weights in float32, in bytes."""
         return 4 * sum(self.parameters.values())
 
 
@@ -69,7 +69,7 @@ _CLIP_TEXT = {
     "hidden_size": 512,
     "aligned": True,
 }
-# SigLIP 2 of fixed frame size has the classes of the first SigLIP.
+# SigLIP 2 with a fixed frame size uses the classes of SigLIP.
 _SIGLIP2_IMAGE = {
     "name": "image",
     "modality": "image",
@@ -95,7 +95,7 @@ _XCLIP = {
     "key_mapping": {r"^vision_model\.": ""},
     "hidden_size": 768,
     "num_frames": 8,
-    "prompt": "tokens",  # its layers mix frames by a message of each, which prompts alone cannot make
+    "prompt": "tokens",  # its layers mix frames by a message token per frame, which a pass of prompts cannot compute
 }
 _VIDEOMAE = {
     "name": "video",
@@ -105,7 +105,7 @@ _VIDEOMAE = {
     "hidden_size": 768,
     "num_frames": 16,
 }
-# Trained on 64 frames, whose 8,192 tokens are dear; its positions are rotary, so that fewer frames fit.
+# V-JEPA 2 was trained on 64 frames, which are 8,192 tokens; its rotary positions allow fewer frames.
 _VJEPA2 = {
     "name": "video",
     "modality": "video",
@@ -129,8 +129,8 @@ _WHISPER = {
     "key_mapping": {r"^(model\.)?encoder\.": ""},
     "hidden_size": 768,
 }
-# Both towers come from one checkpoint. Its text heads are not used: each reads the first token of ModernBERT for one
-# pairing of modalities, where a text tower has one embedding for all.
+# Both towers come from one checkpoint. Its text heads are not used, because there is one per pair of modalities, and a text
+# tower has one embedding.
 _PE_VIDEO = {
     "name": "video",
     "modality": "video",
@@ -164,7 +164,7 @@ def _imagebind(name: str, modality: str, part: str, hidden_size: int, **more: An
     }
 
 
-# Disparity has a mean and deviation of its own, heat has none.
+# Disparity has its own mean and standard deviation; thermal images are not normalised.
 _DISPARITY = {"gray": True, "mean": [0.0418] * 3, "std": [0.0295] * 3}
 _HEAT = {"gray": True, "mean": [0.0] * 3, "std": [1.0] * 3}
 
@@ -183,7 +183,7 @@ def _languagebind(name: str, checkpoint: str, **more: Any) -> dict[str, Any]:
     }
 
 
-# One text tower for all, frozen while the others were trained.
+# All LanguageBind towers share one text tower, which was frozen in their training.
 _LANGUAGEBIND_TEXT = {**_CLIP_TEXT, "hub_id": "LanguageBind/LanguageBind_Image", "hidden_size": 768}
 
 PRESETS: dict[str, SENPreset] = {
@@ -319,13 +319,13 @@ PRESETS: dict[str, SENPreset] = {
             "class_text": 123_650_304,
             "association": 10_659_470,
         },
-        peak_memory=7_600_000_000,  # estimated: the weights and 0.6 GB
+        peak_memory=7_886_819_328,
     ),
 }
 
 
 def list_presets() -> dict[str, str]:
-    """Preset name -> description."""
+    """Name -> description of all presets."""
     return {name: preset.description for name, preset in PRESETS.items()}
 
 

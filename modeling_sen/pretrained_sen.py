@@ -1,9 +1,10 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""SENPreTrainedModel: loading, saving and pushing of every model that holds a SEN.
+"""SENPreTrainedModel: loads, saves and pushes SENs and their heads.
 
-A checkpoint holds the association and, of a head, the head; the frozen towers are loaded by hub id, or stand beside it in
-`neuron_NAME/` folders. A head is a subclass whose configuration has a `sen_config` and that keeps its SEN as `self.sen`.
+A checkpoint contains the weights of the association and of the head, if any. The frozen towers are loaded by hub id, or from
+`neuron_NAME/` folders in the checkpoint. A head is a subclass whose configuration has a `sen_config` and whose SEN is
+`self.sen`.
 """
 
 import copy
@@ -32,7 +33,7 @@ from .hub_files import (
     readable_weights,
 )
 
-# Weights under the names that checkpoints of the first development had.
+# Weight names of early checkpoints -> present names.
 _RENAMED_WEIGHTS = {
     r"distribution\.(\w+)\.up": r"prompting.\1.up",
     r"distribution\.(\w+)\.tokens": r"prompting.\1.tokens",
@@ -51,8 +52,8 @@ class SENPreTrainedModel(PreTrainedModel):
     input_modalities = ["video", "image", "audio", "text"]  # noqa: RUF012 (Transformers' own declaration)
     _no_split_modules = ["RABlock", "FusionHead"]  # noqa: RUF012 (Transformers' own declaration)
     supports_gradient_checkpointing = True
-    _save_arguments: tuple[str, ...] = ()  # of a head's own `_config_to_save`, which `save_pretrained` hands on
-    accepts_loss_kwargs = False  # the losses are means over videos: the Trainer is not to pass `num_items_in_batch`
+    _save_arguments: tuple[str, ...] = ()  # arguments that `save_pretrained` passes to a head's `_config_to_save`
+    accepts_loss_kwargs = False  # the losses are means over videos, so the Trainer must not pass `num_items_in_batch`
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -61,36 +62,37 @@ class SENPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        own: Callable[[float], None] | None = getattr(module, "init_own_weights", None)
-        if own is not None:  # bare parameters, of which Transformers knows nothing
-            own(self.config.initializer_range)
+        init_own: Callable[[float], None] | None = getattr(module, "init_own_weights", None)
+        if init_own is not None:  # bare parameters, which Transformers does not initialise
+            init_own(self.config.initializer_range)
 
     # --- loading -----------------------------------------------------------------------------------------------------
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, neuron_kwargs=None, **kwargs):  # type: ignore[override]
-        """As of any Transformers model; loads the neurons too.
+        """As for any Transformers model; loads the neurons too.
 
         Args:
             neuron_kwargs: `{neuron name: from_pretrained arguments}`, e.g. `{"image": {"attn_implementation": "eager"}}`;
-                `"class_text"` is the text tower. `trust_remote_code` reaches a neuron only here, never from the SEN.
+                `"class_text"` is the text tower. `trust_remote_code` applies to a neuron only if given here; the SEN's own is
+                not passed on.
 
         Raises:
             OSError: the checkpoint, or a neuron's, cannot be found or read.
             RuntimeError: the checkpoint lacks weights of the association or the head, which would stay random.
-            ValueError: it is a checkpoint of another model, or of an adapter.
+            ValueError: the checkpoint is of another model, or of an adapter.
         """
         name = pretrained_model_name_or_path
-        # One commit for all files of this load, those of neurons beside the checkpoint included.
+        # All files of this load, including neurons in the checkpoint, are read at one commit.
         source = None if name is None else HubSource.of(name, kwargs).at_commit()
         if source is not None and source.revision is not None:
             kwargs["revision"] = source.revision
-        adapter = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")  # where Auto classes found one
+        adapter = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")  # set by Auto classes
         with naming_hub_errors(f"{name}"):
             if source is not None and not adapter:
                 adapter = source.file("adapter_config.json", optional=True) and name
         if adapter:
-            raise ValueError(  # Transformers would put it on before the towers are there
+            raise ValueError(  # Transformers would apply it before the towers are loaded
                 f"{adapter}: found an adapter (adapter_config.json), expected a SEN; load the SEN that it was trained on, "
                 f"and then peft's PeftModel.from_pretrained(model, {str(adapter)!r})"
             )
@@ -99,7 +101,7 @@ class SENPreTrainedModel(PreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
         kwargs = {"key_mapping": _RENAMED_WEIGHTS, **kwargs}
-        # What is missing raises below.
+        # Missing weights raise below, so Transformers need not report them.
         with quiet_transformers(), readable_weights(f"{name}"), naming_hub_errors(f"{name}"):
             if source is not None:
                 source.prefetch_model(kwargs)
@@ -128,17 +130,19 @@ class SENPreTrainedModel(PreTrainedModel):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Saves configuration and trained weights; the folder is replaced whole, or not at all.
+        """Saves configuration and trained weights; the folder is replaced atomically.
 
         Args:
-            include_neurons: write each tower to `neuron_NAME/` too, so that the folder stands alone. Towers that stood
-                beside the checkpoint this model was loaded from are written in any case.
-            push_to_hub: push the folder's files to the repository `repo_id`, by default named as the folder.
-            kwargs: as of any Transformers model.
+            save_directory: the folder.
+            include_neurons: whether to write all towers to `neuron_NAME/`, so that the folder needs no other checkpoint.
+                Towers that were loaded from such folders, and changed ones, are always written. A language model is written
+                to `language_model/`, unless `include_language_model` is false.
+            push_to_hub: whether to push the folder's files to the repository `repo_id`; default: the folder's name.
+            kwargs: as for any Transformers model.
         """
         if not kwargs.get("is_main_process", True):
             return
-        own = {key: kwargs.pop(key) for key in self._save_arguments if key in kwargs}
+        head_arguments = {key: kwargs.pop(key) for key in self._save_arguments if key in kwargs}
         hub_kwargs = {key: kwargs.pop(key) for key in ("repo_id", "commit_message", "private") if key in kwargs}
         sen: Any = self.base_model
         if include_neurons or any(spec.is_relative for spec in sen.neurons.specs.values()):
@@ -146,15 +150,15 @@ class SENPreTrainedModel(PreTrainedModel):
         with replaced_folder(save_directory) as folder:
             with quiet_transformers():
                 super().save_pretrained(folder, save_original_format=False, **kwargs)
-            if (folder / "config.json").exists():  # not where adapters alone are saved
-                self._config_to_save(folder, include_neurons, **own).save_pretrained(folder)
+            if (folder / "config.json").exists():  # false if only adapters are saved
+                self._config_to_save(folder, include_neurons, **head_arguments).save_pretrained(folder)
         if push_to_hub:
             repo_id = hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
-            own |= {"include_neurons": include_neurons, "token": kwargs.get("token")}
-            self.push_to_hub(repo_id, **own, **hub_kwargs)
+            options = {**head_arguments, "include_neurons": include_neurons, "token": kwargs.get("token")}
+            self.push_to_hub(repo_id, **options, **hub_kwargs)
 
     def _config_to_save(self, folder: Path, include_neurons: bool, **own: Any) -> Any:
-        """The configuration with what a reload needs: commits, dtypes, and the towers that were written beside it."""
+        """Writes towers to `folder`; returns the configuration with commits, dtypes and the written towers."""
         sen: Any = self.base_model
         specs = {name: spec.to_dict() for name, spec in sen.neurons.save(folder, include_neurons).items()}
         config = copy.deepcopy(self.config)
@@ -178,21 +182,21 @@ class SENPreTrainedModel(PreTrainedModel):
         tags: list[str] | None = None,
         **save_arguments: Any,
     ) -> str:
-        """As of any Transformers model, with a model card that names encoders, licences and what is measured.
+        """As for any Transformers model, with a model card that lists encoders, licences and measured results.
 
         Args:
-            include_neurons: as of `save_pretrained`, so that the repository stands alone.
-            processor: saved beside the model, in the same commit.
-            tags: of the card, beside its own.
-            save_arguments: of `save_pretrained`.
+            include_neurons: as for `save_pretrained`.
+            processor: saved with the model, in the same commit.
+            tags: tags to add to the card.
+            save_arguments: arguments of `save_pretrained`.
 
         Raises:
-            ValueError: a tower that is a folder of this machine, without `include_neurons`.
-            OSError: the Hub refuses or fails. The repository has all files of this push then, or none.
+            ValueError: a tower or language model is a local folder, and `include_neurons` is false.
+            OSError: the Hub refuses or fails; the repository then has all files of this push, or none.
         """
         try:
             from modeling_sen.publishing import add_card
-        except ImportError:  # a model that travels with its code leaves the making of cards behind
+        except ImportError:  # remote code does not include the module that writes cards
             add_card = _add_plain_card
         message, api = commit_message or f"Upload {type(self).__name__}", HfApi(token=token)
         with tempfile.TemporaryDirectory() as folder:
@@ -207,7 +211,7 @@ class SENPreTrainedModel(PreTrainedModel):
     # --- parameters --------------------------------------------------------------------------------------------------
 
     def trainable_parameters(self) -> tuple[int, int]:
-        """(trainable, all) parameters, the loaded towers included in the second."""
+        """Numbers of (trainable, all) parameters; the second includes the loaded towers."""
         trainable = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
         return trainable, sum(parameter.numel() for parameter in self.parameters())
 
@@ -228,27 +232,27 @@ def _add_plain_card(
     revision: str | None,
     tags: list[str] | None,
 ) -> str:
-    """Makes the repository, and puts its card into the folder, or that of Transformers; returns its full id."""
+    """Creates the repository and copies its card, or else Transformers' default card, to the folder; returns its full id."""
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    # The card that is there stays, also where the Hub fails to send it: this raises then.
+    # Raises if the existing card cannot be downloaded, so that it is not overwritten.
     HubSource(repo_id, fetch={"token": api.token}).prefetch("README.md")
     create_and_tag_model_card(repo_id, tags, token=api.token).save(folder / "README.md")  # type: ignore[arg-type]
     return repo_id
 
 
-def _check_model_type(source: HubSource, wanted: str) -> None:
-    """The checkpoint's, or that of a part of it: a SEN is loaded from the checkpoint of its head, too."""
+def _check_model_type(source: HubSource, expected: str) -> None:
+    """Checks the model types of a checkpoint and of its parts, because a SEN can be loaded from a head's checkpoint."""
     source.prefetch("config.json")
     settings, _ = PreTrainedConfig.get_config_dict(source.location, **source.files)
     parts = [settings, *(part for part in settings.values() if isinstance(part, dict))]
-    if wanted not in [part.get("model_type") for part in parts]:
-        raise ValueError(f"{source.location}: its model type is {settings.get('model_type')!r}, expected {wanted!r}")
+    if expected not in [part.get("model_type") for part in parts]:
+        raise ValueError(f"{source.location}: its model type is {settings.get('model_type')!r}, expected {expected!r}")
 
 
 class lists_neuron_inputs:
     """Lists a model's neuron inputs in the signature of its `forward(..., **inputs)`.
 
-    They differ from model to model, and the Trainer drops columns of a data set that the signature does not name.
+    They depend on the model's neurons, and the Trainer drops dataset columns that are not in the signature.
     """
 
     def __init__(self, forward: Callable[..., Any]):

@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""SENProcessor: from a clip, with its sound and whatever else is given, to the inputs of every neuron.
+"""SENProcessor: converts clips (video, sound, depth and other modalities) and texts to the inputs of all neurons.
 
-A file is opened once and each frame decoded once, however many neurons look at it.
+Each file is opened once and each frame decoded once, for any number of neurons.
 """
 
 import os
@@ -35,10 +35,10 @@ from .video_io import VideoFrames, opened_video
 
 logger = logging.get_logger(__name__)
 
-# Decoded frames of a clip's windows held in memory; at 4k they take 1.6 GB.
+# Number of decoded frames of a clip's windows in memory at a time; at 4k they take 1.6 GB.
 FRAMES_AT_ONCE = 64
 
-# Which entry of a clip a neuron of each modality looks at.
+# Modality of a neuron -> entry of the clip from which it gets frames.
 _FRAME_SOURCES = {"image": "video", "video": "video", "depth": "depth", "thermal": "thermal"}
 
 
@@ -46,9 +46,9 @@ class SENProcessor(ProcessorMixin):
     """Prepares clips and texts for a [`SENModel`].
 
     Args:
-        config: the SEN's configuration; sizes, means and sampling rates come from the neurons' own hub processors,
-            overridden by each neuron's `preprocessing`.
-        source: the checkpoint that relative hub ids refer to, and how files of the neurons' processors are fetched.
+        config: the SEN's configuration. Sizes, means and sampling rates come from the processors in the neurons' checkpoints;
+            each neuron's `preprocessing` overrides them.
+        source: the checkpoint that relative hub ids refer to, with the download options for the neurons' processors.
     """
 
     def __init__(self, config: SENConfig, source: HubSource | None = None):
@@ -62,7 +62,7 @@ class SENProcessor(ProcessorMixin):
 
     @property
     def commit(self) -> str | None:
-        """The commit of the checkpoint that it was loaded from, where that is a Hub repository."""
+        """The commit of the Hub repository that the processor was loaded from; `None` for other sources."""
         return None if self.source is None else self.source.commit
 
     # --- clips -------------------------------------------------------------------------------------------------------
@@ -77,26 +77,27 @@ class SENProcessor(ProcessorMixin):
         """
         Args:
             videos: one clip or a list of clips. A clip is anything that `read_video` reads, or a dict with any of
-                `video`, `image`, `audio`, `depth`, `thermal` (as `read_video` or `read_audio` take them), `imu` (channels,
+                `video`, `image`, `audio`, `depth`, `thermal` (as for `read_video` or `read_audio`), `imu` (channels,
                 samples), `text` (a string for text neurons) and `times` (seconds of array frames). Depth and thermal maps
-                may also be (T, H, W) uint8; (H, W, 3) is one frame in colours, as everywhere. Depth is brighter where
-                nearer, or of 16 bits in millimetres. A file may be given as `{"path", "bytes"}` and sound as `{"array",
-                "sampling_rate"}`, as `datasets` gives them.
+                may also be (T, H, W) uint8; (H, W, 3) is one frame in colour. Depth is brighter for nearer points, or
+                16-bit in millimetres. Files may be `{"path", "bytes"}` and sound `{"array", "sampling_rate"}`, the formats
+                of `datasets`.
             text: class texts.
-            num_views: temporal views of each clip, each a row of its own; rows of one clip stand together.
+            num_views: number of temporal views per clip; each is a row, and rows of one clip are adjacent.
             return_tensors: only `"pt"`.
 
         Returns:
-            `{neuron}_pixel_values` (rows, T, 3, H, W) float32, `{neuron}_input_features` (rows, time, bins) float32 or
-            whatever the neuron's feature extractor makes of sound, waveforms of different length padded with zeros,
-            `{neuron}_imu_values` (rows, channels, samples) float32,
-            `{neuron}_input_ids` and `{neuron}_attention_mask` (rows, tokens, or samples of sound) int64;
+            `{neuron}_pixel_values` (rows, T, 3, H, W) float32; `{neuron}_input_features` float32, the output of the neuron's
+            feature extractor, (rows, time, bins) or another shape, waveforms padded with zeros;
+            `{neuron}_imu_values` (rows, channels, samples) float32;
+            `{neuron}_input_ids` and `{neuron}_attention_mask` (rows, tokens or samples of sound) int64;
             `neuron_mask` (rows, neurons) bool; `frame_times` (rows, T) float64 seconds, of the neuron with the most frames,
-            NaN where a row has fewer;
-            `text_input_ids` and `text_attention_mask` (texts, tokens) int64. A neuron that no clip has inputs for has none.
+            padded with NaN; `text_input_ids` and `text_attention_mask` (texts, tokens) int64.
+            Neurons without inputs in any clip have no entries.
 
         Raises:
-            ValueError: nothing given, an unknown modality, a clip for no neuron, frames of two sizes; see also `read_video`.
+            ValueError: no argument given, an unknown modality, a clip without inputs for any neuron, frames of two sizes;
+                see also `read_video`.
         """
         if videos is None and text is None:
             raise ValueError("SENProcessor: expected videos, text or both, found neither")
@@ -113,12 +114,12 @@ class SENProcessor(ProcessorMixin):
     def read_clip(
         self, clip: Any, num_views: int = 1, windows: Sequence[tuple[float, float]] | None = None
     ) -> list[dict[str, Any]]:
-        """One clip's inputs: a dict for each row, of neuron inputs without a batch dimension and `frame_times` (T,).
+        """One clip's inputs: one dict per row, with neuron inputs without a batch dimension, and `frame_times` (T,).
 
         Args:
-            num_views: rows whose frames, spread over the whole clip, interleave.
-            windows: (start, end) seconds of a row each instead: every neuron samples its frames inside of it, and is given
-                the sound that goes with it.
+            clip: as for a call.
+            num_views: number of rows; their frames interleave over the whole clip.
+            windows: (start, end) seconds, one row each, instead of views. Each neuron gets frames and sound of the window.
 
         Raises:
             ValueError, OSError: as for a call.
@@ -128,7 +129,7 @@ class SENProcessor(ProcessorMixin):
 
     @contextmanager
     def open_clip(self, clip: Any) -> Iterator[OpenedClip]:
-        """A clip opened for [`read_windows`], where what is read depends on its duration."""
+        """Opens a clip for [`read_windows`], so that the caller can choose windows by its duration."""
         with ExitStack() as stack:
             entries = stack.enter_context(opened_clip(clip))
             sources, wanted = dict(_FRAME_SOURCES), {spec.modality for spec in self._specs}
@@ -151,7 +152,7 @@ class SENProcessor(ProcessorMixin):
         return [self._row(clip, share, _span(share), (view, num_views)) for view, share in enumerate(shares)]
 
     def read_windows(self, clip: OpenedClip, windows: Sequence[tuple[float, float]]) -> list[dict[str, Any]]:
-        """As `read_clip` with `windows`; no more than `FRAMES_AT_ONCE` frames, or those of one window, are held decoded."""
+        """As `read_clip` with `windows`. Holds at most `FRAMES_AT_ONCE` decoded frames, or those of one window."""
         size = max(1, FRAMES_AT_ONCE // max(1, sum(spec.num_frames or 1 for spec in self._specs)))
         rows = []
         for part in (windows[first : first + size] for first in range(0, len(windows), size)):
@@ -170,7 +171,7 @@ class SENProcessor(ProcessorMixin):
         span: tuple[float, float] | None,
         view: tuple[int, int],
     ) -> dict[str, Any]:
-        """The inputs made of the frames that each neuron sees; of the span's sound, the part of view (number, of)."""
+        """One row's inputs, from the neurons' frames and, of the span's sound, the part of view (number, number of views)."""
         inputs: dict[str, Any] = {}
         for spec in self._specs:
             if spec.name in seen:
@@ -182,7 +183,7 @@ class SENProcessor(ProcessorMixin):
         if not inputs:
             wanted = sorted({spec.modality for spec in self._specs})
             raise ValueError(
-                f"clip: found {', '.join(clip.entries) or 'nothing'}, but the neurons look at {', '.join(wanted)}"
+                f"clip: found {', '.join(clip.entries) or 'nothing'}, but the neurons read {', '.join(wanted)}"
             )
         if seen:
             most = max(seen.values(), key=lambda frames: len(frames.times))
@@ -192,7 +193,7 @@ class SENProcessor(ProcessorMixin):
     def _read_frames(
         self, clip: OpenedClip, requests: Sequence[Mapping[str, FrameRequest]]
     ) -> list[dict[str, VideoFrames]]:
-        """For each entry of `requests`, neuron -> its frames; each source is read in one pass."""
+        """For each entry of `requests`: neuron -> its frames. Each source is read in one pass."""
         seen: list[dict[str, VideoFrames]] = [{} for _ in requests]
         for source, video in clip.videos.items():
             specs = [spec for spec in self._specs if clip.sources.get(spec.modality) == source]
@@ -206,7 +207,7 @@ class SENProcessor(ProcessorMixin):
         return seen
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Rows of [`read_clip`] -> batched inputs; neurons that a row lacks get zeros there and `False` in `neuron_mask`."""
+        """Rows of [`read_clip`] -> batched inputs. Absent inputs are zeros, with `False` in `neuron_mask`."""
         data: dict[str, Tensor] = {}
         mask = torch.zeros(len(rows), len(self._specs), dtype=torch.bool)
         for number, spec in enumerate(self._specs):
@@ -231,8 +232,8 @@ class SENProcessor(ProcessorMixin):
                 data[mask_key] = _stacked([row.get(mask_key) for row in rows], 1)
         data["neuron_mask"] = mask
         if any("frame_times" in row for row in rows):
-            unknown = torch.empty(0, dtype=torch.float64)
-            times = [row.get("frame_times", unknown) for row in rows]
+            no_times = torch.empty(0, dtype=torch.float64)
+            times = [row.get("frame_times", no_times) for row in rows]
             data["frame_times"] = torch.nn.utils.rnn.pad_sequence(times, batch_first=True, padding_value=float("nan"))
         return data
 
@@ -250,7 +251,7 @@ class SENProcessor(ProcessorMixin):
 
     @property
     def text_reader(self) -> TextReader:
-        """Of the text tower: makes tokens of class texts.
+        """The text tower's tokenizer and settings, for class texts.
 
         Raises:
             ValueError: no text tower.
@@ -262,17 +263,17 @@ class SENProcessor(ProcessorMixin):
 
     @property
     def tokenizer(self) -> Any:
-        """Without special tokens: a Trainer would copy them from here to the configuration, and a SEN has none."""
+        """A tokenizer without special tokens: `Trainer` copies them to the configuration, where a SEN has none."""
         return SimpleNamespace(eos_token_id=None, bos_token_id=None, pad_token_id=None)
 
     # --- the neurons' own processors ---------------------------------------------------------------------------------
 
     def _part(self, spec: NeuronSpec, make: Callable[[HubSource], Any]) -> Any:
-        """A neuron's own preprocessing, made of its hub checkpoint's files when first used.
+        """A neuron's preprocessing, created on first use from the files of its checkpoint.
 
         Raises:
             OSError: the checkpoint cannot be found or read.
-            ValueError: its files are damaged, or do not say what is needed.
+            ValueError: its files are damaged or lack a needed setting.
         """
         if spec.name not in self._parts:
             source = HubSource.of_neuron(spec, self.source, self._fetch)
@@ -284,11 +285,11 @@ class SENProcessor(ProcessorMixin):
         return self._part(spec, lambda source: FrameTransform.from_settings(hub_settings(tower_source(source)), spec))
 
     def frame_size(self, neuron: str) -> tuple[int, int]:
-        """(height, width) of the pixel values that a neuron of images or video is given.
+        """(height, width) of the pixel values of an image or video neuron.
 
         Raises:
             KeyError: no such neuron.
-            ValueError: its frames are not brought to one size.
+            ValueError: its frames keep different sizes.
         """
         transform = self._transform({spec.name: spec for spec in self._specs if spec.takes_frames}[neuron])
         size = transform.crop or transform.size
@@ -306,7 +307,7 @@ class SENProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "SENProcessor":  # type: ignore[override]
-        """The processor of a SEN checkpoint: everything it needs stands in the checkpoint's configuration.
+        """The processor of a SEN checkpoint, made from the checkpoint's config.json.
 
         Raises:
             OSError: no such checkpoint, or no readable config.json in it.
@@ -322,7 +323,7 @@ class SENProcessor(ProcessorMixin):
         return cls(SENConfig.from_pretrained(source.location, **source.files), source)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:  # type: ignore[override]
-        """Saves `processor_config.json` and what the processor has besides, and `config.json` where the folder has none."""
+        """Saves `processor_config.json` and the processor's other files, and `config.json` if the folder has none."""
         with replaced_folder(save_directory) as folder:
             ProcessorMixin.save_pretrained(self, str(folder))
             if not (Path(save_directory) / "config.json").exists():
@@ -333,7 +334,7 @@ class SENProcessor(ProcessorMixin):
         return [str(Path(save_directory) / "processor_config.json")]
 
     def push_to_hub(self, repo_id: str, *, token: bool | str | None = None, **kwargs: Any) -> str:  # type: ignore[override]
-        """Pushes `processor_config.json`, and `config.json` where the repository has none: a model's may say more.
+        """Pushes `processor_config.json`, and `config.json` unless the repository has one, which may have more settings.
 
         Args:
             kwargs: of `HfApi.create_repo` (`private`) and `HfApi.create_commit` (`commit_message`, `revision`, ...).
@@ -350,7 +351,7 @@ class SENProcessor(ProcessorMixin):
             return commit_folder(api, repo_id, folder, **{"commit_message": f"Upload {type(self).__name__}", **kwargs})
 
     def to_dict(self) -> dict[str, Any]:
-        """Only the class: the settings are the model's configuration, kept once."""
+        """Only the class; the settings are in the model's configuration."""
         return {
             "processor_class": type(self).__name__,
             **({"auto_map": self.auto_map} if hasattr(self, "auto_map") else {}),
@@ -364,7 +365,7 @@ class SENProcessor(ProcessorMixin):
 
 
 def _span(seen: Mapping[str, VideoFrames]) -> tuple[float, float] | None:
-    """(start, end) seconds of all that the neurons see."""
+    """(start, end) seconds that cover the frames of all neurons."""
     spans = [frames.span for frames in seen.values()]
     return (min(start for start, _ in spans), max(end for _, end in spans)) if spans else None
 
@@ -374,7 +375,7 @@ def _frames_of(source: str, entries: Mapping[str, Any]) -> Any:
 
 
 def _every(frames: VideoFrames, view: int, num_views: int) -> VideoFrames:
-    """The frames of one view: every num_views-th, from the view's number on."""
+    """The frames of one view: every `num_views`-th frame, starting at `view`."""
     if num_views == 1:
         return frames
     chosen = slice(view, None, num_views)
@@ -382,7 +383,7 @@ def _every(frames: VideoFrames, view: int, num_views: int) -> VideoFrames:
 
 
 def _stacked(rows: Sequence[Tensor | None], absent: float) -> Tensor:
-    """Rows as one batch: shorter ones end in zeros, missing ones hold `absent`."""
+    """Stacks rows: shorter ones are padded with zeros, missing ones filled with `absent`."""
     found = [row for row in rows if row is not None]
     length = max(row.shape[-1] for row in found)
     missing = torch.full_like(found[0], absent)

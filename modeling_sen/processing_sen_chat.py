@@ -8,13 +8,11 @@ A video is cut into windows, each of which is a clip for the SEN and a fixed num
 import inspect
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
-from transformers.utils import logging
 
 from .chat_prompt import (
     DEFAULT_TEMPLATE,
@@ -23,28 +21,19 @@ from .chat_prompt import (
     add_placeholders,
     check_length,
     expanded_prompt,
-    last_question,
     message_videos,
     prompts_and_questions,
     rendered,
+    video_questions,
     videos_of_prompts,
+    with_all_videos,
 )
-from .clip_inputs import OpenedClip
 from .configuration_sen_chat import SENChatConfig
 from .hub_files import HubSource, naming_errors
 from .processing_sen import SENProcessor
 from .text_reader import TOKENIZER_FILES
-from .video_windows import (
-    ChatVideo,
-    WindowPlan,
-    check_sampling,
-    fitting_windows,
-    plan_windows,
-    shared_budget,
-    step_times,
-)
-
-logger = logging.get_logger(__name__)
+from .video_windows import ChatVideo, check_sampling, plan_windows
+from .window_reader import log_reduction, read_to_fit, read_windows
 
 # Tokens of the context that are left for the answer where nothing else is said.
 ANSWER_TOKENS = 64
@@ -123,9 +112,10 @@ class SENChatProcessor(ProcessorMixin):
         with self.sen_processor.open_clip(video) as clip:
             plan = plan_windows(clip.duration, self.config.window_frames, num_frames, fps, start, end)
             if max_windows is not None and plan.count > max_windows:
-                self._log_reduction(plan.count, max_windows, f"there is room for {max_windows} windows")
+                log_reduction(self.config, plan.count, max_windows, f"there is room for {max_windows} windows")
                 plan = replace(plan, count=max_windows)
-            return self._read(clip, plan, text)
+            read = read_windows(self.sen_processor, self.config, clip, plan)
+        return read if text is None else self.ask(read, text)
 
     def read_videos(
         self, messages: Sequence[Mapping[str, Any]], max_new_tokens: int = ANSWER_TOKENS, **sampling: Any
@@ -138,10 +128,32 @@ class SENChatProcessor(ProcessorMixin):
 
         Raises:
             ValueError, OSError, TypeError: as of a call.
+
+        Returns:
+            One for each video of the messages, without a question.
         """
         budget = None if self.context_length is None else self.context_length - max_new_tokens
-        text, videos = self.apply_chat_template(messages, add_generation_prompt=True), message_videos(messages)
-        return self._with_videos(text, videos, last_question(messages), budget, sampling, add_special_tokens=False)[1]
+        text = self.apply_chat_template(messages, add_generation_prompt=True)
+        videos = [video for video, _ in self.videos_in_prompt(messages)]
+        read = self._with_videos(text, videos, budget, sampling, add_special_tokens=False)[1]
+        found = dict(zip(map(id, videos), read, strict=True))
+        return [found[id(video)] for video in message_videos(messages)]
+
+    def videos_in_prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[tuple[Any, str]]:
+        """The videos of a chat's prompt in order, each with the question that its visual tokens depend on.
+
+        With `config.question_neuron`, each message of the user begins with all videos of the messages before it, so that a
+        video occurs once for each question.
+
+        Raises:
+            ValueError: as [`apply_chat_template`].
+        """
+        shown = self._shown(messages)
+        return list(zip(message_videos(shown), video_questions(shown), strict=True))
+
+    def _shown(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """A chat as its prompt has it."""
+        return messages if self.config.question_neuron is None else with_all_videos(messages)
 
     def ask(self, video: ChatVideo, text: str) -> ChatVideo:
         """A video that was read before, with another question for `config.question_neuron`."""
@@ -149,22 +161,6 @@ class SENChatProcessor(ProcessorMixin):
             return video
         rows = [{**row, f"{neuron}_input_ids": text} for row in video.inputs]
         return ChatVideo(rows, video.frame_times, video.has_sound)
-
-    def _read(self, clip: OpenedClip, plan: WindowPlan, text: str | None) -> ChatVideo:
-        rows = self.sen_processor.read_windows(clip, plan.windows)
-        planned = plan.step_times(self.config.window_frames)  # for neurons that are given no frames
-        times = [
-            step_times(row["frame_times"], len(middles)) if "frame_times" in row else middles
-            for row, middles in zip(rows, planned, strict=True)
-        ]
-        sounds = {f"{spec.name}_input_features" for spec in self.config.sen_config.neuron_specs}
-        has_sound = any(sounds & row.keys() for row in rows)
-        video = ChatVideo(rows, torch.stack(times), has_sound)
-        return video if text is None else self.ask(video, text)
-
-    def _log_reduction(self, wanted: int, kept: int, reason: str) -> None:
-        size = self.config.window_frames
-        logger.warning(f"{wanted * size} frames of video are reduced to {kept * size}: {reason}")
 
     # --- prompts -----------------------------------------------------------------------------------------------------
 
@@ -180,7 +176,7 @@ class SENChatProcessor(ProcessorMixin):
         end: float | None = None,
         max_length: int | None = None,
         max_new_tokens: int = ANSWER_TOKENS,
-        questions: str | Sequence[str] | None = None,
+        questions: str | Sequence[str | Sequence[str]] | None = None,
         padding: bool | str = True,
         truncation: bool = False,
         add_special_tokens: bool = True,
@@ -195,7 +191,8 @@ class SENChatProcessor(ProcessorMixin):
             num_frames, fps, start, end: as in [`read_video`], for all videos that were not read before.
             max_length: tokens of a prompt with its answer; the language model's context without it.
             max_new_tokens: those of them that are left for the answer. Frames are reduced to what fits.
-            questions: what `config.question_neuron` reads with each prompt; by default the prompt without its videos.
+            questions: what `config.question_neuron` reads with each prompt, or with each video of each prompt; by default the
+                prompt without its videos.
             padding: as of tokenizers; prompts are padded on the left.
             truncation: whether prompts without video that are too long are cut. No prompt with video ever is.
             return_tensors: only `"pt"`.
@@ -219,10 +216,11 @@ class SENChatProcessor(ProcessorMixin):
         budget = None if length is None else length - max_new_tokens
         sampling = {"num_frames": num_frames, "fps": fps, "start": start, "end": end}
         prompts, rows = [], []
-        for line, question, own in zip(texts, asked, videos_of_prompts(texts, videos), strict=True):
+        for line, own_questions, own in zip(texts, asked, videos_of_prompts(texts, videos), strict=True):
             if own:
-                line, read = self._with_videos(line, own, question, budget, sampling, add_special_tokens)
-                rows += [row for video in read for row in video.inputs]
+                line, read = self._with_videos(line, own, budget, sampling, add_special_tokens)
+                pairs = zip(read, own_questions, strict=True)
+                rows += [row for video, question in pairs for row in self.ask(video, question).inputs]
             elif budget is not None and not truncation:
                 check_length(self._length(line, add_special_tokens), budget)
             prompts.append(line)
@@ -241,46 +239,20 @@ class SENChatProcessor(ProcessorMixin):
         self,
         text: str,
         videos: Sequence[Any],
-        question: str,
         budget: int | None,
         sampling: Mapping[str, Any],
         add_special_tokens: bool,
     ) -> tuple[str, list[ChatVideo]]:
-        """A prompt with its placeholders expanded, in at most `budget` tokens, and its videos."""
-        with ExitStack() as stack:
-            given = [
-                self.ask(video, question)
-                if isinstance(video, ChatVideo)
-                else stack.enter_context(self.sen_processor.open_clip(video))
-                for video in videos
-            ]
-            clips = [video for video in given if isinstance(video, OpenedClip)]
-            size = self.config.window_frames
-            plans = [plan_windows(clip.duration, size, **sampling) for clip in clips]
-            counts = wanted = [plan.count for plan in plans]
+        """A prompt with its placeholders expanded, in at most `budget` tokens, and its videos, without a question."""
 
-            def length_with(numbers: list[int]) -> int:
-                cut = iter(replace(plan, count=count) for plan, count in zip(plans, numbers, strict=True))
-                times = [v.frame_times if isinstance(v, ChatVideo) else next(cut).step_times(size) for v in given]
-                return self._length(self._expanded(text, times), add_special_tokens)
+        def length(times: Sequence[torch.Tensor]) -> int:
+            return self._length(self._expanded(text, times), add_special_tokens)
 
-            if budget is not None and plans:
-                counts = fitting_windows(wanted, budget // self.config.visual_tokens, budget, length_with)
-            while True:
-                planned = zip(clips, plans, counts, strict=True)
-                cut = iter([self._read(clip, replace(plan, count=count), question) for clip, plan, count in planned])
-                read = [video if isinstance(video, ChatVideo) else next(cut) for video in given]
-                expanded = self._expanded(text, [video.frame_times for video in read])
-                if budget is None:
-                    return expanded, read
-                length = self._length(expanded, add_special_tokens)
-                if length <= budget or max(counts, default=1) == 1:
-                    break
-                counts = shared_budget(counts, sum(counts) - 1)  # times took more tokens than was reckoned with
-        check_length(length, budget)
-        if sum(counts) < sum(wanted):
-            self._log_reduction(sum(wanted), sum(counts), f"a prompt has room for {budget} tokens")
-        return expanded, read
+        read = read_to_fit(self.sen_processor, self.config, videos, sampling, budget, length)
+        times = [video.frame_times for video in read]
+        if budget is not None:
+            check_length(length(times), budget)
+        return self._expanded(text, times), read
 
     def _expanded(self, text: str, frame_times: Sequence[torch.Tensor]) -> str:
         return expanded_prompt(text, frame_times, self.config.tokens_per_frame, self.config.num_answer_tokens)
@@ -322,6 +294,7 @@ class SENChatProcessor(ProcessorMixin):
         chats = list(conversation) if is_batch else [conversation]
         if not all(chats):
             raise ValueError("conversation: expected at least one message, found none")
+        chats = [self._shown(messages) for messages in chats]
         videos = [message_videos(messages) for messages in chats]
         arguments = {name: kwargs.pop(name) for name in list(kwargs) if name in _CALL_ARGUMENTS}
         arguments |= processor_kwargs or {}
@@ -336,7 +309,7 @@ class SENChatProcessor(ProcessorMixin):
         prompts = [rendered(render, messages, **endings) for messages in chats]
         if not tokenize:
             return prompts if is_batch else prompts[0]
-        defaults = {"questions": [last_question(messages) for messages in chats], "add_special_tokens": False}
+        defaults = {"questions": [video_questions(messages) for messages in chats], "add_special_tokens": False}
         inputs = self(prompts, videos, return_tensors=return_tensors, **{**defaults, **arguments})
         return inputs if return_dict else inputs["input_ids"]
 

@@ -2,9 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Run a frozen tower once, and its crown again with prompts, through the tower's own forward.
 
-Hooks capture what enters the crown's first layer (the trunk's output). For a prompted pass the embeddings and the trunk's
-layers are bypassed, prompts join the tokens where the crown begins, and are taken off again behind its last layer. In a pass
-of queries only the prompts run through the crown, see `prompt_queries.py`.
+Hooks capture the input of the crown's first layer (the trunk's output). A prompted pass bypasses the embeddings and the
+trunk's layers, adds the prompts to the input of the crown, and removes them from the output of its last layer. In a pass of
+queries only the prompts run through the crown, see `prompt_queries.py`.
 """
 
 import threading
@@ -17,9 +17,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .prompt_queries import RecordedLayer, named_arguments, recording, run_alone
+from .prompt_queries import RecordedLayer, named_arguments, recording, run_prompts
 
-# Hooks sit on the tower itself, where a pass of another thread, or of another neuron on the same tower, would run into them.
+# Hooks are attached to the tower, so passes of other threads, or of other neurons with the same tower, must wait.
 _LOCKS: "WeakKeyDictionary[nn.Module, threading.RLock]" = WeakKeyDictionary()  # type: ignore[valid-type]
 
 
@@ -30,16 +30,15 @@ def one_pass(tower: nn.Module) -> Any:
 
 @dataclass
 class TrunkOutput:
-    """What a prompted pass needs of the first one.
+    """Results of the first pass that later passes use.
 
     Attributes:
         hidden_states: (batch, tokens, width), the input of the crown's first layer.
         inputs: the tower's keyword inputs.
-        rest: what the trunk's last layer returned beside its hidden states (WavLM: the relative positions' bias); `None`
-            where layers return hidden states alone, or all layers are the crown's.
-        below: outputs of the modules in front of the layers. Nothing reads their values: they are on the meta device.
-        layers: of the crown's layers, the keys and values that prompts attend to in a pass of queries; `None` until they
-            are recorded.
+        rest: further outputs of the trunk's last layer besides hidden states (WavLM: the relative position bias); `None` if
+            layers return only hidden states, or if there is no trunk.
+        below: outputs of the modules in front of the layers, on the meta device, because their values are not used.
+        layers: the recorded keys and values of the crown's layers, for a pass of queries; `None` until recorded.
     """
 
     hidden_states: Tensor
@@ -50,7 +49,7 @@ class TrunkOutput:
 
 
 class DroppedLayer(nn.Module):
-    """Stands for a trunk's layer whose weights were freed; keeps its plain attributes, which towers read (ModernBERT)."""
+    """Replaces a trunk layer whose weights were freed; keeps its plain attributes, which towers read (ModernBERT)."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
@@ -69,13 +68,13 @@ class PromptedTower:
         tower: the frozen module.
         layers: its transformer layers, in order.
         prompt_depth: number of layers in the crown, 1 .. the number of layers that run.
-        below: dotted paths of modules in front of the layers, whose outputs only the layers read: bypassed in prompted
-            passes. Of a list, all modules. `None`: `embeddings`, where the tower has it.
-        prompt_side: where prompts stand among the tokens, `prefix` or `suffix`.
-        output_layer: see [`NeuronSpec`]; layers above it are never run.
+        below: dotted paths of modules in front of the layers whose outputs only the layers read; bypassed in prompted passes.
+            A path to a list means all its modules. `None`: `embeddings`, if the tower has it.
+        prompt_side: position of the prompts in the sequence, `prefix` or `suffix`.
+        output_layer: see [`NeuronSpec`]; layers above it never run.
 
     Raises:
-        ValueError: the tower has fewer layers.
+        ValueError: the tower has fewer than `prompt_depth` layers, or no layer `output_layer`.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class PromptedTower:
 
     @property
     def below(self) -> list[nn.Module]:
-        """The modules in front of the layers, as they are now: adapters may stand in their place."""
+        """The modules in front of the layers, looked up at each call, because adapters may have replaced them."""
         if self._below is None:
             embeddings = getattr(self.tower, "embeddings", None)
             return [embeddings] if isinstance(embeddings, nn.Module) else []
@@ -105,19 +104,20 @@ class PromptedTower:
 
     @property
     def trunk(self) -> list[nn.Module]:
-        """Layers below the prompts, run once."""
+        """Layers below the prompt site, run once."""
         return list(self.all_layers)[: self.num_layers - self.prompt_depth]
 
     @property
     def crown(self) -> list[nn.Module]:
-        """Layers from the prompts up, run once in each round."""
+        """Layers from the prompt site up, run once per round."""
         return list(self.all_layers)[self.num_layers - self.prompt_depth : self.num_layers]
 
     def first_pass(self, inputs: dict[str, Any], record: bool = False) -> tuple[Any, TrunkOutput]:
-        """The tower's own pass; returns its outputs, as of [`run_to_output_layer`], and the trunk's.
+        """Runs the whole tower; returns its outputs (see [`run_to_output_layer`]) and the trunk's.
 
         Args:
-            record: keep the crown's keys and values.
+            inputs: the tower's keyword arguments.
+            record: whether to record the crown's keys and values.
 
         Raises:
             ValueError: `record`, but the layers' attention cannot be recorded, see [`recording`].
@@ -147,9 +147,10 @@ class PromptedTower:
         return outputs, TrunkOutput(entered[0], inputs, rest, [shapes[0] for shapes in below], recorded)
 
     def prompted_pass(self, trunk: TrunkOutput, prompts: Tensor) -> Any:
-        """Runs the crown over `[prompts ; trunk.hidden_states]`; returns the tower's outputs, as of an unprompted pass.
+        """Runs the crown over `[prompts ; trunk.hidden_states]`; returns the tower's outputs without the prompts.
 
         Args:
+            trunk: the trunk's output.
             prompts: (batch, prompt_tokens, width).
         """
         count, tokens = prompts.shape[1], trunk.hidden_states.shape[1]
@@ -176,7 +177,7 @@ class PromptedTower:
             for index, layer in enumerate(self.crown):
                 handle = layer.register_forward_pre_hook(enter if index == 0 else stay, with_kwargs=True)
                 stack.enter_context(_hook(handle))
-            # First of the layer's hooks: what else listens (captured hidden states) must not see the prompts.
+            # This hook runs first, so that other hooks of the layer (captured hidden states) get no prompts.
             stack.enter_context(_hook(self.crown[-1].register_forward_hook(leave, prepend=True)))
             return run_to_output_layer(self.tower, self.all_layers, self.output_layer, trunk.inputs)
 
@@ -186,25 +187,25 @@ class PromptedTower:
             return self._crown_pass(trunk, trunk.hidden_states + shift)
 
     def record(self, trunk: TrunkOutput) -> None:
-        """Runs the crown over the trunk's output to record its keys and values, where the first pass did not."""
+        """Runs the crown over the trunk's output to record keys and values, if the first pass did not."""
         with one_pass(self.tower), recording(self.crown) as layers:
             self._crown_pass(trunk, trunk.hidden_states)
         trunk.layers = layers
 
     def query_pass(self, trunk: TrunkOutput, prompts: Tensor) -> Tensor:
-        """Runs prompts alone through the crown; they attend to the recorded keys and values.
+        """Runs only the prompts through the crown; they attend to the recorded keys and values.
 
         Args:
             trunk: with recorded layers.
             prompts: (batch, prompt_tokens, width).
 
         Returns:
-            (batch, prompt_tokens, width), the prompts' outputs of the crown's last layer.
+            (batch, prompt_tokens, width), the crown's last layer's outputs for the prompts.
         """
         assert trunk.layers is not None
-        place = trunk.hidden_states.shape[1] if self.prompt_side == "suffix" else 0
+        position = trunk.hidden_states.shape[1] if self.prompt_side == "suffix" else 0
         with one_pass(self.tower):
-            return run_alone(self.crown, trunk.layers, prompts, place)
+            return run_prompts(self.crown, trunk.layers, prompts, position)
 
     def _crown_pass(self, trunk: TrunkOutput, hidden_states: Tensor) -> Any:
         def enter(module, args, kwargs):
@@ -214,7 +215,7 @@ class PromptedTower:
             return run_to_output_layer(self.tower, self.all_layers, self.output_layer, trunk.inputs)
 
     def drop_trunk(self) -> int:
-        """Frees the trunk's layers: from now on the tower runs on stored first looks only. Returns bytes freed."""
+        """Frees the trunk's layers, after which the tower only runs on stored first looks. Returns the bytes freed."""
         freed = 0
         for index, layer in enumerate(self.trunk):
             freed += sum(parameter.nbytes for parameter in layer.parameters())
@@ -228,7 +229,7 @@ class PromptedTower:
 
     @contextmanager
     def _trunk_bypassed(self, trunk: TrunkOutput) -> Iterator[None]:
-        """Lower layers return the stored hidden states, modules below them zeros: their cost is not paid again."""
+        """The trunk's layers return the stored hidden states, and the modules below them zeros, without computation."""
         stored = trunk.hidden_states if trunk.rest is None else (trunk.hidden_states, *trunk.rest)
         with ExitStack() as stack:
             for module, shapes in zip(self.below, trunk.below, strict=True):
@@ -239,23 +240,23 @@ class PromptedTower:
 
 
 def layers_to_run(num_layers: int, output_layer: int | None) -> int:
-    """How many of a tower's layers run, counted from the bottom.
+    """Number of a tower's layers that run, counted from the bottom.
 
     Raises:
-        ValueError: the tower has no such layer.
+        ValueError: the tower has no layer `output_layer`.
     """
-    run = num_layers if output_layer is None else output_layer if output_layer > 0 else num_layers + 1 + output_layer
-    if not 1 <= run <= num_layers:
+    count = num_layers if output_layer is None else output_layer if output_layer > 0 else num_layers + 1 + output_layer
+    if not 1 <= count <= num_layers:
         raise ValueError(f"output_layer is {output_layer}, but the tower has {num_layers} layers")
-    return run
+    return count
 
 
 def run_to_output_layer(
     tower: nn.Module, layers: nn.ModuleList | None, output_layer: int | None, inputs: dict[str, Any]
 ) -> Any:
-    """The tower's outputs; with an `output_layer`, that layer's output is their `last_hidden_state`, without a pooled output.
+    """The tower's outputs. With an `output_layer`, `last_hidden_state` is that layer's output, and there is no pooled output.
 
-    The layers above return what they are given, so that whatever follows them in the tower's forward still runs.
+    The layers above it return their input, so that the rest of the tower's forward still runs.
     """
     if output_layer is None or layers is None:
         return tower(**inputs)
@@ -280,10 +281,10 @@ def _hook(handle) -> Iterator[None]:
 
 @contextmanager
 def _forward_replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
-    # An instance attribute, so that nothing of the class changes; device-map hooks already keep theirs there.
+    # An instance attribute, so that the class is unchanged; device-map hooks set theirs there too.
     before, compiled = module.__dict__.get("forward"), module._compiled_call_impl
     module.__dict__["forward"] = forward
-    module._compiled_call_impl = None  # of the forward that is not to run
+    module._compiled_call_impl = None  # it calls the replaced forward
     try:
         yield
     finally:
@@ -302,7 +303,7 @@ def _keep_shapes(kept: list[Any]) -> Callable:
     def shape(output: Any) -> Any:
         if isinstance(output, tuple):
             return tuple(shape(part) for part in output)
-        # Masks among them are values that are read: they stay as they are.
+        # Integer and boolean tensors are masks, whose values are used.
         return output.to("meta") if isinstance(output, Tensor) and output.is_floating_point() else output
 
     return lambda module, args, output: kept.append(shape(output))
@@ -338,14 +339,14 @@ def _with_prompts(kwargs: dict, count: int, hidden_states: Tensor, side: str) ->
         name: _extend_mask(value, count, tokens, side) if "mask" in name else value for name, value in kwargs.items()
     }
     if kwargs.get("is_causal") and kwargs.get("attention_mask") is None:
-        # Causal attention without a mask would hide the tokens from the prompts in front of them: make it explicit.
+        # Under causal attention, prompts in front could not attend to the tokens; make the mask explicit and extend it.
         mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=hidden_states.device).tril()
         kwargs["attention_mask"] = _extend_mask(mask, count, tokens, side)
     positions = kwargs.get("position_embeddings")
     if isinstance(positions, (tuple, list)) and len(positions) == 2 and positions[0].shape[-2] == tokens:
         cosine, sine = positions
         kwargs["position_embeddings"] = (
-            _pad(cosine, count, side, -2, 1.0),  # prompts have no place: the identity rotation
+            _pad(cosine, count, side, -2, 1.0),  # prompts have no position: the identity rotation
             _pad(sine, count, side, -2, 0.0),
         )
     bias = kwargs.get("position_bias")
@@ -365,10 +366,13 @@ def _beside(tensor: Tensor, prompts: Tensor, side: str, dim: int) -> Tensor:
 
 
 def _extend_mask(mask: Any, count: int, tokens: int, side: str) -> Any:
-    """Extends a (batch, keys) or (batch, heads, queries, keys) mask: all tokens see the prompts, which see what any sees."""
+    """Extends a (batch, keys) or (batch, heads, queries, keys) mask by the prompts.
+
+    All tokens attend to the prompts. Prompts attend to every token that at least one token attends to.
+    """
     if not isinstance(mask, Tensor) or mask.ndim not in (2, 4) or mask.shape[-1] != tokens:
         return mask
-    # The largest value is what visible tokens have, in masks that are added (0), multiplied (1) and boolean.
+    # Visible tokens have the largest value, in additive (0), multiplied (1) and boolean masks.
     visible = mask.flatten(1).amax(dim=1).view(-1, *[1] * (mask.ndim - 1))
     if mask.ndim == 4 and mask.shape[-2] == tokens:
         rows = mask.amax(dim=-2, keepdim=True).expand(*mask.shape[:-2], count, tokens)

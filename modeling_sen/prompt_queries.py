@@ -1,11 +1,10 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Prompt tokens run alone through frozen layers and attend to keys and values recorded in the first look.
+"""Runs only prompt tokens through frozen layers; they attend to keys and values recorded in the first look.
 
-The tower's tokens are those of the first look and do not attend to the prompts, so nothing of them is computed again: as in
-decoding with a KV cache. One attention function, registered with Transformers, stands in front of the function that the tower
-was loaded with (sdpa, eager, flash or flex attention); layers that call attention through the registry need no code of their
-own.
+As in decoding with a KV cache, the tower's tokens are not computed again, because they do not attend to the prompts. One
+attention function, registered with Transformers, wraps the function that the tower was loaded with (sdpa, eager, flash or
+flex attention); it works for all layers that call attention through Transformers' registry.
 """
 
 import inspect
@@ -20,8 +19,8 @@ from transformers import AttentionInterface, PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 ATTENTION_NAME = "sen_recorded_attention"
-# Arguments of attention functions that describe the tokens' places: prompts have none.
-_PLACES = ("position_bias", "position_ids", "sliding_window")
+# Arguments of attention functions that describe token positions; prompts have no position.
+_POSITION_ARGUMENTS = ("position_bias", "position_ids", "sliding_window")
 
 
 @dataclass
@@ -30,8 +29,8 @@ class RecordedAttention:
 
     Attributes:
         keys, values: (batch, heads, tokens, width of a head).
-        mask: which tokens any token attends to: boolean or added (batch, 1 or heads, 1, tokens), or (batch, tokens); `None`
-            for all.
+        mask: the tokens that at least one token attends to, as a boolean or additive mask (batch, 1 or heads, 1, tokens), or
+            (batch, tokens); `None` for all tokens.
     """
 
     keys: Tensor
@@ -41,7 +40,7 @@ class RecordedAttention:
 
 @dataclass
 class RecordedLayer:
-    """What prompt tokens need of one layer's first pass.
+    """Values of one layer's first pass that a pass of prompt tokens uses.
 
     Attributes:
         arguments: the layer's arguments by name, without the hidden states.
@@ -54,11 +53,11 @@ class RecordedLayer:
 
 @contextmanager
 def recording(layers: Sequence[nn.Module]) -> Iterator[list[RecordedLayer]]:
-    """Records what each layer is called with in one pass, and its keys and values.
+    """Records each layer's arguments, keys and values in one pass.
 
     Raises:
-        ValueError: when the pass has ended, for layers that did not make exactly one attention call over their tokens; in the
-            pass, where trained layers run with reentrant activation checkpointing.
+        ValueError: after the pass, if a layer did not make exactly one attention call over its tokens; during the pass, if
+            trained layers run with reentrant activation checkpointing.
     """
     records, shapes = [RecordedLayer() for _ in layers], [torch.Size()] * len(layers)
     with ExitStack() as stack:
@@ -81,26 +80,28 @@ def recording(layers: Sequence[nn.Module]) -> Iterator[list[RecordedLayer]]:
                 "prompt 'tokens'"
             )
         for call in record.calls:
-            call.keys, call.values = _alone(call.keys), _alone(call.values)
+            call.keys, call.values = _own_storage(call.keys), _own_storage(call.values)
 
 
-def run_alone(layers: Sequence[nn.Module], records: Sequence[RecordedLayer], prompts: Tensor, place: int) -> Tensor:
-    """Prompt tokens' outputs of the last layer.
+def run_prompts(
+    layers: Sequence[nn.Module], records: Sequence[RecordedLayer], prompts: Tensor, position: int
+) -> Tensor:
+    """The last layer's outputs for the prompt tokens.
 
-    The same as of a pass over all tokens in which prompts attend to each other and to every token that any token attends to,
-    and the tokens attend to no prompt.
+    Equal to a pass over all tokens in which the tokens attend to no prompt, and the prompts attend to each other and to every
+    token that at least one token attends to.
 
     Args:
-        layers: of the crown.
-        records: of the layers' pass over the tokens.
+        layers: layers of the crown.
+        records: records of the layers' pass over the tokens.
         prompts: (batch, prompt_tokens, width).
-        place: of the first prompt, in layers that count places themselves.
+        position: position of the first prompt, for layers that count positions themselves.
 
     Returns:
         (batch, prompt_tokens, width).
     """
     for layer, record in zip(layers, records, strict=True):
-        arguments = _without_places(record.arguments, prompts, place)
+        arguments = _without_positions(record.arguments, prompts, position)
         with _attention_replaced(layer, _attend(record.calls[0])), _not_checkpointed(layer):
             output = layer(prompts, **arguments)
         prompts = output[0] if isinstance(output, tuple) else output
@@ -108,7 +109,7 @@ def run_alone(layers: Sequence[nn.Module], records: Sequence[RecordedLayer], pro
 
 
 def named_arguments(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Arguments behind the first by their names, so that a mask is found however it is passed, also where it is None."""
+    """Turns all arguments after the first into keywords, so that a mask is found even if it is passed by position."""
     parameters = list(inspect.signature(type(layer).forward).parameters.values())[2:]  # without self, hidden_states
     names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
     return args[:1], {**dict(zip(names, args[1:], strict=False)), **kwargs}
@@ -117,7 +118,7 @@ def named_arguments(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple,
 def _attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     """The function that Transformers calls under `ATTENTION_NAME`."""
     routed: Any = module.config
-    module.config = routed.original  # flash attention reads there which of its kernels is meant
+    module.config = routed.original  # flash attention selects its kernel by the original configuration
     return routed.function(routed.base(module), module, *args, **kwargs)
 
 
@@ -125,7 +126,7 @@ AttentionInterface.register(ATTENTION_NAME, _attention)
 
 
 class _RoutedConfig:
-    """Stands for the configuration of an attention module while its attention function is replaced."""
+    """Replaces the configuration of an attention module while its attention function is replaced."""
 
     _attn_implementation = ATTENTION_NAME
 
@@ -136,7 +137,7 @@ class _RoutedConfig:
         return getattr(self.original, name)
 
     def base(self, module: nn.Module) -> Callable:
-        """The attention function that the tower was loaded with, as its own file chooses it."""
+        """The attention function that the tower was loaded with, selected as in the tower's own file."""
         names = inspect.unwrap(type(module).forward).__globals__
         return names["ALL_ATTENTION_FUNCTIONS"].get_interface(
             self.original._attn_implementation, names["eager_attention_forward"]
@@ -148,7 +149,8 @@ def _attention_replaced(layer: nn.Module, function: Callable) -> Iterator[None]:
     """Attention modules of a layer call `function(base, module, query, key, value, attention_mask, **kwargs)` instead of
     `base(module, query, ...)`.
 
-    Not modules that say `attends_over_frames`: there each token attends to itself in other frames, a prompt token as well.
+    Modules with `attends_over_frames` are left unchanged: there each token, a prompt token too, attends to itself in other
+    frames.
     """
     configs = {
         module: config
@@ -167,7 +169,7 @@ def _attention_replaced(layer: nn.Module, function: Callable) -> Iterator[None]:
 
 @contextmanager
 def _not_checkpointed(layer: nn.Module) -> Iterator[None]:
-    """Prompts are few: their activations are kept. Computed again in the backward pass, attention would not be replaced."""
+    """Disables activation checkpointing: a recomputation in the backward pass would run without the replaced attention."""
     checkpointed = [part for part in layer.modules() if isinstance(part, GradientCheckpointingLayer) and part.training]
     try:
         for part in checkpointed:
@@ -199,7 +201,7 @@ def _attend(recorded: RecordedAttention) -> Callable:
     def function(base, module, query, key, value, attention_mask=None, **kwargs):
         keys = torch.cat([recorded.keys.to(key), key], dim=2)  # (batch, heads, tokens + prompts, width of a head)
         values = torch.cat([recorded.values.to(value), value], dim=2)
-        kwargs = {name: None if name in _PLACES else given for name, given in kwargs.items()}
+        kwargs = {name: None if name in _POSITION_ARGUMENTS else value for name, value in kwargs.items()}
         mask = _with_prompts(recorded.mask, query.shape[2], key.shape[2])
         if mask is not None and module.config._attn_implementation == "flex_attention":
             mask = _block_mask(mask)
@@ -209,20 +211,20 @@ def _attend(recorded: RecordedAttention) -> Callable:
 
 
 def num_extra_keys(module: nn.Module) -> int:
-    """Rows of keys and values that an attention module adds behind those of its tokens, such as ImageBind's learned one.
+    """Number of keys that an attention module appends to those of its tokens, such as ImageBind's learned one.
 
-    They are added in each pass, so that they are not recorded.
+    The module appends them in every pass, so they are not recorded.
     """
     return getattr(module, "num_extra_keys", 0)
 
 
-def _alone(tensor: Tensor) -> Tensor:
-    """A copy where the memory behind a tensor is larger: where queries, keys and values are one product (ModernBERT)."""
+def _own_storage(tensor: Tensor) -> Tensor:
+    """Copies a view of a larger tensor, so that the larger one is freed (queries, keys and values in ModernBERT)."""
     return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
 def _of_any_token(mask: Any) -> Tensor | None:
-    """A mask's row for a token that attends to what any token attends to."""
+    """A mask's row for a token that attends to every token that at least one token attends to."""
     if mask is None:
         return None
     if not isinstance(mask, Tensor):  # a BlockMask of flex attention
@@ -230,12 +232,12 @@ def _of_any_token(mask: Any) -> Tensor | None:
 
         batch, _, queries, keys = mask.shape
         mask = create_mask(mask.mask_mod, batch, 1, queries, keys, device=mask.kv_num_blocks.device)
-    # The largest value is what visible tokens have, in masks that are added (0) and boolean ones.
+    # Visible tokens have the largest value, in additive masks (0) and in boolean ones.
     return mask.amax(dim=-2, keepdim=True) if mask.ndim == 4 else mask
 
 
 def _with_prompts(mask: Tensor | None, count: int, keys: int) -> Tensor | None:
-    """(..., tokens) -> (..., tokens + keys): prompts attend to each other, and to what the module adds."""
+    """(..., tokens) -> (..., tokens + keys): prompts attend to each other and to the keys that the module appends."""
     if mask is None:
         return None
     prompts = mask.new_full((*mask.shape[:-1], keys), not mask.is_floating_point())
@@ -244,7 +246,7 @@ def _with_prompts(mask: Tensor | None, count: int, keys: int) -> Tensor | None:
 
 
 def _block_mask(mask: Tensor) -> Any:
-    """A boolean mask as flex attention takes it; an added one it reads out of bounds on CPUs (torch 2.13)."""
+    """A boolean mask as flex attention's BlockMask: its CPU kernel reads tensor masks out of bounds (torch 2.13)."""
     if mask.is_floating_point():
         return mask
     from torch.nn.attention.flex_attention import create_block_mask
@@ -256,19 +258,21 @@ def _block_mask(mask: Tensor) -> Any:
     )
 
 
-def _without_places(arguments: dict[str, Any], prompts: Tensor, place: int) -> dict[str, Any]:
-    """A layer's arguments for prompts alone: no mask, no biases by place, the identity rotation."""
+def _without_positions(arguments: dict[str, Any], prompts: Tensor, position: int) -> dict[str, Any]:
+    """A layer's arguments for a pass of prompts: no mask, no position bias, the identity rotation."""
     count = prompts.shape[1]
-    arguments = {name: None if "mask" in name or name in _PLACES else value for name, value in arguments.items()}
+    arguments = {
+        name: None if "mask" in name or name in _POSITION_ARGUMENTS else value for name, value in arguments.items()
+    }
     positions = arguments.get("position_embeddings")
     if isinstance(positions, (tuple, list)):
         cosine, sine = positions
         shape = (*cosine.shape[:-2], count, cosine.shape[-1])
         arguments["position_embeddings"] = (cosine.new_ones(shape), sine.new_zeros(shape))
-    if "position_mask" in arguments:  # V-JEPA2's attention rotates by the tokens' places, counted from the first
-        places = torch.arange(place, place + count, device=prompts.device)
-        arguments["position_mask"] = places.expand(len(prompts), -1)
+    if "position_mask" in arguments:  # token positions for V-JEPA2's rotary embedding
+        indices = torch.arange(position, position + count, device=prompts.device)
+        arguments["position_mask"] = indices.expand(len(prompts), -1)
     return arguments
 
 
-__all__ = ["RecordedAttention", "RecordedLayer", "named_arguments", "recording", "run_alone"]
+__all__ = ["RecordedAttention", "RecordedLayer", "named_arguments", "recording", "run_prompts"]

@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The prompting step of recursive association: how a neuron looks again with what the others have found.
+"""The prompting step of recursive association: the variants of a neuron's second look.
 
-`PROMPT` holds the variants, see `recursive_association.py` for what an entry is called with.
+`PROMPT` holds the variants; `recursive_association.py` documents the interface of an entry.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ from .neuron import Neuron
 
 
 class TokenPrompts(nn.Module):
-    """Prompt tokens made of context join the tokens that enter the crown, which runs again for all of them."""
+    """Prompt tokens, made from context, are added to the crown's input tokens, and the crown runs again on all of them."""
 
     records: tuple[str, ...] = (CROWN_INPUT,)
 
@@ -39,10 +39,10 @@ class TokenPrompts(nn.Module):
 
 
 class QueryPrompts(TokenPrompts):
-    """Prompt tokens alone run through the crown and attend to the keys and values of the first look's tokens.
+    """Only the prompt tokens run through the crown; they attend to the keys and values of the first look's tokens.
 
-    Tokens and pooled output stay those of the first look. The prompts' outputs, normalised, are part of the answers through a
-    gate for each channel, which is zero at first.
+    Tokens and pooled output are those of the first look. The prompts' normalised outputs are added to the answers through a
+    per-channel gate, initialised to zero.
     """
 
     records = (CROWN_INPUT, CROWN_KEYS)
@@ -70,7 +70,7 @@ class AddedPrompts(TokenPrompts):
 class AfterTower(TokenPrompts):
     """For towers that take no prompts: tokens and pooled output of the first look plus `U` times the prompt tokens' mean.
 
-    `U` is zero at first.
+    `U` is initialised to zero.
     """
 
     records = ()
@@ -92,7 +92,7 @@ class AfterTower(TokenPrompts):
 
 
 class NoPrompts(nn.Module):
-    """No second look: answers are read from the tokens of the first."""
+    """No second look: answers are read from the tokens of the first look."""
 
     records: tuple[str, ...] = ()
 

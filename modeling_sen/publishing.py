@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""To the Hub: a model in memory, a checkpoint's folder or an adapter, with its card, in one commit.
+"""Pushes a model in memory, a checkpoint's folder or an adapter to the Hub with its card, in one commit.
 
-Of a folder only what loads the model is uploaded: no states of training, no embeddings, nothing that names this machine.
+Only the files needed to load the model are uploaded: no training states, embeddings or files with local paths.
 """
 
 import os
@@ -29,7 +29,14 @@ from modeling_sen.hub_files import HubSource, commit_folder, naming_hub_errors
 from modeling_sen.model_card import is_generated, keeping_text, model_card, training_text
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.processing_sen import SENProcessor
-from modeling_sen.upload_files import add_code, check_loads_elsewhere, copy_checkpoint, read_settings, saved_config
+from modeling_sen.upload_files import (
+    add_code,
+    check_loads_elsewhere,
+    copy_checkpoint,
+    read_settings,
+    saved_config,
+    saved_language_model,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -39,13 +46,13 @@ PROCESSOR = "processor_config.json"
 
 @dataclass(frozen=True)
 class Publication:
-    """What a push uploads.
+    """Files of a push.
 
     Attributes:
-        repo_id: of the repository.
-        files: path in the repository -> bytes, the card among them.
-        card: its text.
-        url: of the commit or pull request; `None` after a dry run.
+        repo_id: id of the repository.
+        files: path in the repository -> size in bytes, including the card.
+        card: text of the card.
+        url: URL of the commit or pull request; `None` after a dry run.
     """
 
     repo_id: str
@@ -66,23 +73,25 @@ def push_folder(
     token: str | bool | None = None,
     **commit_arguments: Any,
 ) -> Publication:
-    """Pushes a saved checkpoint, or an adapter that peft saved, once the example of its card has run.
+    """Runs the card's example and then pushes a saved checkpoint, or an adapter saved by peft.
 
     Args:
-        folder: with `config.json`, of a type that the Auto classes know, or `adapter_config.json`. What stands beside it is
-            told by the card, see `model_card`.
-        private: whether the repository is private, where it is new.
-        with_code: upload the model's code too, so that it loads with `trust_remote_code=True` without the package.
-        include_neurons: upload the towers too, so that the repository stands alone.
-        licence: of what was trained.
-        dry_run: do all but the upload, without network.
+        folder: folder with `config.json`, of a type registered with the Auto classes, or `adapter_config.json`; see
+            `model_card` for further files that the card uses.
+        repo_id: `ORGANISATION/NAME` of the repository; created if it does not exist.
+        private: whether a new repository is private.
+        with_code: whether to upload the model's code, so that it loads with `trust_remote_code=True` without the package.
+        include_neurons: whether to upload towers and language model, so that the repository needs no others.
+        licence: licence of the trained weights.
+        dry_run: whether to do everything except the upload, without network.
+        token: the Hub token.
         commit_arguments: of `HfApi.create_commit` (`revision`, `create_pr`, `commit_message`, ...).
 
     Raises:
         FileNotFoundError: no checkpoint in the folder.
-        ValueError: it would not load elsewhere; results in `evaluation/` are of other weights.
+        ValueError: the checkpoint would not load elsewhere, or results in `evaluation/` are of other weights.
         RuntimeError: the example fails.
-        OSError: the Hub refuses or fails. The repository has all files of this push then, or none.
+        OSError: the Hub refuses or fails; the repository then has all files of this push, or none.
     """
     folder = Path(folder)
     if repo_id.count("/") != 1:
@@ -124,20 +133,20 @@ def add_card(
     revision: str | None,
     tags: list[str] | None,
 ) -> str:
-    """Makes the repository of a model that was saved to a folder, and puts the card there; its example is not run.
+    """Creates the repository of a saved model and writes the card to the model's folder, without running its example.
 
     Returns:
-        the full id of the repository.
+        The full id of the repository.
 
     Raises:
-        ValueError: a tower that is a folder of this machine.
+        ValueError: a tower or language model is a local folder.
         OSError: the Hub refuses or fails.
     """
-    is_adapter = not (folder / "config.json").is_file()  # adapters that Transformers put on are saved alone
+    is_adapter = not (folder / "config.json").is_file()  # adapters of Transformers are saved without the model
     if is_adapter:
         settings = read_adapter(folder, type(model))
     else:
-        check_loads_elsewhere(saved_config(folder))
+        check_loads_elsewhere(folder)
         if model.config.model_type == SENConfig.model_type and not (folder / PROCESSOR).is_file():
             SENProcessor(model.config).save_pretrained(folder)  # without it no pipeline loads the model
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -147,7 +156,8 @@ def add_card(
     else:
         about = _unchanged_source(model, folder)
         entries = card_entries(model, about, existing, strict=False)
-        card = model_card(model, saved_config(folder), repo_id, about, entries, fetch=fetch)
+        llm = saved_language_model(folder)
+        card = model_card(model, saved_config(folder), repo_id, about, entries, fetch=fetch, language_model=llm)
     _add_tags(card, tags)
     _to_write(card, existing, repo_id).save(folder / CARD)
     return repo_id
@@ -156,12 +166,13 @@ def add_card(
 def write_trainer_card(
     trainer: Any, *, checkpoint: Path | None = None, license: str | None = None, tags: Any = None, **kwargs: Any
 ) -> None:
-    """`create_model_card` for a `Trainer` of Transformers whose model has a SEN, or is peft's around one: the package's card.
+    """`create_model_card` for a Transformers `Trainer` of a model with a SEN, or of a peft model around one.
 
     Args:
-        checkpoint: folder that the model was saved to, by default `output_dir`, where the card is written.
-        license, tags: of the card.
-        kwargs: others that `Trainer.create_model_card` takes are not read.
+        trainer: the trainer; the card is written to its `output_dir`.
+        checkpoint: folder to which the model was saved; default: `output_dir`.
+        license, tags: licence and tags of the card.
+        kwargs: further arguments of `Trainer.create_model_card`, which are ignored.
     """
     if not trainer.is_world_process_zero():
         return
@@ -174,7 +185,12 @@ def write_trainer_card(
         own = {name: getattr(trainer.args, name) for name in ("learning_rate", "weight_decay", "seed")}
         settings = None if (output / "train.yaml").is_file() else own
         training = training_text(output, settings, asdict(trainer.state))
-        card = model_card(model, saved_config(checkpoint), repo_id, output, licence=licence, training=training)
+        named: dict[str, Any] = {
+            "licence": licence,
+            "training": training,
+            "language_model": saved_language_model(checkpoint),
+        }
+        card = model_card(model, saved_config(checkpoint), repo_id, output, **named)
     _add_tags(card, tags)
     existing = None
     if trainer.hub_model_id is not None:
@@ -185,14 +201,16 @@ def write_trainer_card(
 def card_entries(
     model: Any, folder: Path | None, existing: ModelCard | None = None, strict: bool = True
 ) -> list[EvalResult]:
-    """What a card's model-index has: results of `sen eval` of these weights.
+    """Entries of a card's model-index: results of `sen eval` for these weights.
 
     Args:
-        folder: of the checkpoint, with results in `evaluation/`.
-        existing: a card whose results of the same weights stay.
+        model: the model.
+        folder: folder of the checkpoint, with results in `evaluation/`.
+        existing: a card whose results for the same weights are kept.
+        strict: whether results of other weights in the folder raise an error; otherwise they are left out.
 
     Raises:
-        ValueError: results of other weights in the folder, where it is strict; else they are left out.
+        ValueError: results of other weights, if `strict`.
     """
     sha1, task = cache(lambda: model_sha1(model)), task_of(model)
     entries: list[EvalResult] = []
@@ -224,7 +242,7 @@ def _stage_model(
     with_code: bool,
     include_neurons: bool,
 ) -> tuple[str, ModelCard]:
-    """Fills a folder with what is uploaded; returns the name of the model's class, and the card."""
+    """Copies the files to upload to `staged`; returns the name of the model's class, and the card."""
     kind: Any = SENModel if read_settings(folder)["model_type"] == SENConfig.model_type else AutoModel
     model = kind.from_pretrained(folder, **fetch)
     entries = card_entries(model, folder, existing)
@@ -233,8 +251,7 @@ def _stage_model(
         model.save_pretrained(staged, include_neurons=True)
     if model.config.model_type == SENConfig.model_type and not (staged / PROCESSOR).is_file():
         SENProcessor(model.config).save_pretrained(staged)
-    config = saved_config(staged)
-    check_loads_elsewhere(config, with_code)
+    check_loads_elsewhere(staged, with_code)
     if with_code or getattr(model.config, "auto_map", None):
         add_code(model, staged)
     offline = "local_files_only" in fetch
@@ -242,7 +259,8 @@ def _stage_model(
     if with_code:
         run_example(remote_example(model, repr(str(staged))), str(folder), offline, without_package=True)
     ran = _ran_with("transformers", "torch")
-    card = model_card(model, config, repo_id, folder, entries, licence, fetch, with_code=with_code, ran=ran)
+    named: dict[str, Any] = {"with_code": with_code, "ran": ran, "language_model": saved_language_model(staged)}
+    card = model_card(model, saved_config(staged), repo_id, folder, entries, licence, fetch, **named)
     return type(model).__name__, card
 
 
@@ -259,7 +277,7 @@ def _ran_with(*packages: str) -> str:
 
 
 def _unchanged_source(model: Any, staged: Path) -> Path | None:
-    """The folder that a model was loaded from, where its weights are still those."""
+    """The folder that a model was loaded from, if its weights are unchanged; else `None`."""
     folder = Path(model.name_or_path)
     weights = [path / "model.safetensors" for path in (folder, staged)]
     if not model.name_or_path or not all(path.is_file() for path in weights):
@@ -273,7 +291,7 @@ def _unchanged_source(model: Any, staged: Path) -> Path | None:
 
 
 def _existing_card(repo_id: str, revision: str | None, token: str | bool | None) -> ModelCard | None:
-    """The card that the repository has; `None` where it has none, or does not exist."""
+    """The repository's card; `None` if there is no card or no repository."""
     try:
         with naming_hub_errors(repo_id):
             path = HubSource(repo_id, revision, fetch=_fetch(token)).file(CARD, optional=True)
@@ -285,7 +303,7 @@ def _existing_card(repo_id: str, revision: str | None, token: str | bool | None)
 
 
 def _to_write(card: ModelCard, existing: ModelCard | None, repo_id: str) -> ModelCard:
-    """The new card, or the one that stands there with its metadata, where somebody wrote or changed that one's text."""
+    """The new card, or the existing card with updated metadata if its text was written or changed by hand."""
     if existing is None or is_generated(existing.text):
         return card
     logger.warning(
@@ -295,7 +313,7 @@ def _to_write(card: ModelCard, existing: ModelCard | None, repo_id: str) -> Mode
 
 
 def _fetch(token: str | bool | None) -> dict[str, Any]:
-    """How files of repositories are fetched, see `FETCH_ARGUMENTS`."""
+    """Arguments to fetch files of repositories, see `FETCH_ARGUMENTS`."""
     return {} if token is None else {"token": token}
 
 

@@ -2,15 +2,15 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Recursive Association: integrate all neurons' features, distribute the result to each neuron, prompt it to look again.
 
-The three steps are the paper's (arXiv 2506.07576); the equations are our reading of them. The variants of a step are the
-entries of a dictionary of modules, to which anyone may add; a configuration names them:
+The paper (arXiv 2506.07576) names the three steps; the equations are our reading of it. Each step is a dictionary of module
+classes. The configuration selects an entry by name, and users can add entries:
 
-- `INTEGRATE`: `module(config, first)`, called with (states, present), gives knowledge (batch, hidden_size);
-- `DISTRIBUTE`: `module(config, spec, first)`, one for each neuron, called with (knowledge, summary), gives the neuron's
-  context (batch, prompt_tokens, bottleneck);
-- `PROMPT`: `module(config, spec)`, one for each neuron, called with (neuron, look, context), gives the neuron's next state.
-  Its class attribute `records` names what the first look must record for it. Answers in that state, where it has any, are
-  added to those that are read from its tokens.
+- `INTEGRATE`: `module(config, first)`, called with (states, present), returns knowledge (batch, hidden_size);
+- `DISTRIBUTE`: `module(config, spec, first)`, one per neuron, called with (knowledge, summary), returns the neuron's context
+  (batch, prompt_tokens, bottleneck);
+- `PROMPT`: `module(config, spec)`, one per neuron, called with (neuron, look, context), returns the neuron's next state.
+  Its class attribute `records` lists what the first look must record for it. If the state has answers, they are added to
+  the answers read from its tokens.
 
 `first` is true in the first round, whose states have no answers. A module with bare parameters initialises them in
 `init_own_weights(std)`.
@@ -38,8 +38,7 @@ def masked_mean(vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]) ->
         present: neuron -> (batch,) bool.
 
     Returns:
-        (batch, width); zeros where no neuron is present. A neuron that is absent from a sample leaves its mean
-        bit-identical.
+        (batch, width); zeros if no neuron is present. Absent neurons do not change the result by a single bit.
     """
     total: Tensor | None = None
     count: Tensor | None = None
@@ -54,15 +53,15 @@ def masked_mean(vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]) ->
 
 
 class StateReader(nn.Module):
-    """`LayerNorm(W r + [W_1 A_1; ...; W_P A_P])`: a neuron's pooled output and, where read, its answers side by side.
+    """`LayerNorm(W r + [W_1 A_1; ...; W_P A_P])`: a neuron's pooled output plus its concatenated, projected answers.
 
-    Each answer is mapped to a slice of knowledge of its own, so that prompts can query different things; read as their mean,
-    chains of two encoders were learned by some seeds only (docs/association.md). The number of weights is the same.
+    Each answer has its own slice of the output, so that prompts can query different things. With the mean of the answers
+    instead, only some seeds learned chains of two encoders (docs/association_details.md). The number of weights is the same.
 
     Args:
-        width: of the neuron.
-        hidden_size: of knowledge.
-        num_answers: how many answers are read, 0 for none; answers that are absent count as zero.
+        width: width of the neuron's features.
+        hidden_size: width of knowledge.
+        num_answers: number of answers, 0 for none; absent answers count as zero.
     """
 
     def __init__(self, width: int, hidden_size: int, num_answers: int):
@@ -100,7 +99,7 @@ class StateReaders(nn.ModuleDict):
 
 
 class MeanIntegration(nn.Module):
-    """Knowledge is the mean of what is read from the present neurons."""
+    """Knowledge is the mean of the [`StateReader`] outputs of the present neurons."""
 
     def __init__(self, config: SENConfig, first: bool):
         super().__init__()
@@ -111,7 +110,7 @@ class MeanIntegration(nn.Module):
 
 
 class ConcatIntegration(nn.Module):
-    """Knowledge is a linear map of what is read from all neurons, side by side; zeros for absent neurons."""
+    """Knowledge is a linear map of all neurons' [`StateReader`] outputs, concatenated; absent neurons are zeros."""
 
     def __init__(self, config: SENConfig, first: bool):
         super().__init__()
@@ -130,7 +129,7 @@ class ConcatIntegration(nn.Module):
 
 
 class AttentionIntegration(nn.Module):
-    """Learned queries attend over what is read from the present neurons; knowledge is the mean of their outputs."""
+    """Learned queries attend over the [`StateReader`] outputs of the present neurons; knowledge is the mean result."""
 
     def __init__(self, config: SENConfig, first: bool):
         super().__init__()
@@ -154,13 +153,13 @@ class AttentionIntegration(nn.Module):
 
 
 class LinearDistribution(nn.Module):
-    """`C = D(g, s)`: knowledge, and the summary of the round before, become one neuron's context.
+    """`C = D(g, s)`: a linear map of knowledge and the previous round's summary to one neuron's context.
 
-    Context is a bottleneck, `bottleneck_size` wide for each prompt token. There is no activation: with one, combinations that
-    never occurred in training were learned less well (docs/association.md).
+    Context is a bottleneck of `bottleneck_size` values per prompt token. There is no activation: with one, accuracy on
+    combinations absent from training was lower (docs/association_details.md).
 
-    Each neuron reads the summary by weights of its own. Knowledge is shaped by the gradients of all neurons, so the signal of
-    one neuron is lost in it: without the summary, chains of three encoders were not learned (docs/association.md).
+    Each neuron has its own weights for the summary. All neurons' gradients shape knowledge, so one neuron's signal is lost in
+    it: without the summary, chains of three encoders were not learned (docs/association_details.md).
     """
 
     def __init__(self, config: SENConfig, spec: NeuronSpec, first: bool):
@@ -182,14 +181,14 @@ class LinearDistribution(nn.Module):
 
 
 class MLPDistribution(LinearDistribution):
-    """With a GELU on the bottleneck."""
+    """[`LinearDistribution`] with a GELU on the bottleneck."""
 
     def activation(self, hidden: Tensor) -> Tensor:
         return nn.functional.gelu(hidden)
 
 
 class SparseMLPDistribution(LinearDistribution):
-    """With a GELU of which only the `active_fraction` of units with the largest magnitude are kept."""
+    """[`MLPDistribution`] that keeps the `active_fraction` of units with the largest magnitude; the others are zero."""
 
     def activation(self, hidden: Tensor) -> Tensor:
         hidden = nn.functional.gelu(hidden)
@@ -212,11 +211,12 @@ DISTRIBUTE: dict[str, type[Any]] = {
 class AnswerReader(nn.Module):
     """`A = softmax(LN(C + Q) LN(W LN(T))^T / sqrt(b)) LN(T)`: each prompt token attends over the neuron's output tokens.
 
-    Keys are trained. Answers read this way were learned where the crown's own outputs at the prompts were not
-    (docs/association.md), and towers that take no prompts have them too.
+    The key projection is trained. In the study, models learned to use these answers but not the crown's outputs at the
+    prompts (docs/association_details.md). Towers that take no prompts have answers too.
 
     Args:
-        width: of the neuron's tokens T.
+        config: the SEN's configuration.
+        width: width of the neuron's tokens T.
     """
 
     def __init__(self, config: SENConfig, width: int):
@@ -231,7 +231,7 @@ class AnswerReader(nn.Module):
         """(batch, prompt_tokens, bottleneck) -> (batch, prompt_tokens, width)."""
         tokens = normalised(state.last_hidden_state.to(self.key.weight))  # (batch, N, width)
         visible = None
-        if state.token_mask is not None:  # a neuron absent from a sample has padding only: anything but NaN
+        if state.token_mask is not None:  # absent neurons have padding only; attend to it, since no token gives NaN
             mask = state.token_mask.to(tokens.device)
             visible = (mask | ~mask.any(dim=1, keepdim=True)).unsqueeze(1)  # (batch, 1, N)
         queries, keys = normalised(context + self.queries), normalised(self.key(tokens))
@@ -239,11 +239,11 @@ class AnswerReader(nn.Module):
 
 
 class RABlock(nn.Module):
-    """One round's trainable part: integration over all neurons, distribution to each, its prompts and its answers.
+    """The trainable modules of a round: integration of all neurons, and distribution, prompts and answers of each.
 
     Args:
         config: the SEN's configuration.
-        first: whether only unprompted states are integrated, which have no answers.
+        first: whether the block only integrates unprompted states, which have no answers.
     """
 
     def __init__(self, config: SENConfig, first: bool):
@@ -267,27 +267,28 @@ class RABlock(nn.Module):
 
         Args:
             knowledge: (batch, hidden_size).
-            summary: (batch, hidden_size), the [`FusionHead`]'s of the round before; a first block does not read it,
-                nor does any without `read_answers`.
+            summary: (batch, hidden_size), from the previous round's [`FusionHead`]; not read by the first block, nor without
+                `read_answers`.
+            names: neurons to make context for.
         """
         return {name: self.distribution[name](knowledge, summary) for name in names}
 
     def prompt(
-        self, neurons: NeuronBank, looks: Mapping[str, FirstLook], context: Mapping[str, Tensor]
+        self, neurons: NeuronBank, looks: Mapping[str, FirstLook], contexts: Mapping[str, Tensor]
     ) -> dict[str, NeuronState]:
-        """Each neuron looks again, as its variant does; where `config.read_answers`, its state then has answers."""
+        """Runs each neuron's second look with its context; with `config.read_answers`, the new states have answers."""
         states = {}
-        for name, given in context.items():
-            state = self.prompting[name](neurons[name], looks[name], given)
+        for name, context in contexts.items():
+            state = self.prompting[name](neurons[name], looks[name], context)
             if name in self.answer_readers:
-                read = self.answer_readers[name](given, state)
+                read = self.answer_readers[name](context, state)
                 state = replace(state, answers=read if state.answers is None else read + state.answers)
             states[name] = state
         return states
 
 
 class FusionHead(nn.Module):
-    """`F`: Linear-GELU-Linear of the mean of what is read from the neurons ([`StateReader`]), into the text space.
+    """`F`: Linear-GELU-Linear of the mean of the present neurons' [`StateReader`] outputs, into the text space.
 
     Returns:
         summary: (batch, hidden_size), between the two linear maps.
@@ -307,7 +308,7 @@ class FusionHead(nn.Module):
 
     @property
     def is_untrained(self) -> bool:
-        """Whether its last bias is still exactly zero, as it was initialised."""
+        """Whether the last bias is still exactly zero, its initial value."""
         return not bool(self.up.bias.any())
 
 

@@ -1,10 +1,10 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Checkpoints of sentence-transformers: their `modules.json` says how a text tower's tokens become one embedding.
+"""Reads checkpoints of sentence-transformers, whose `modules.json` lists the modules that turn tokens into an embedding.
 
-The tower and its tokenizer stand in one folder of the checkpoint; pooling, linear layers and normalisation in others.
-Embeddings equal those of `SentenceTransformer.encode`, whose library is not needed. What cannot be read raises: any other
-pooling would give embeddings that the checkpoint was not trained for.
+The tower and its tokenizer are in one folder of the checkpoint; pooling, linear layers and normalisation are in others.
+Embeddings equal those of `SentenceTransformer.encode`, without its library. Unsupported modules and settings raise an error,
+because ignoring them would give embeddings that the checkpoint was not trained for.
 """
 
 import json
@@ -24,13 +24,13 @@ logger = logging.get_logger(__name__)
 
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
-# Of the tower; the later names are of the first versions.
+# Names of the tower's settings file; all but the first are from early versions.
 _FIRST_TOWERS = ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 TOWER_SETTINGS = tuple(f"sentence_{name}_config.json" for name in ("bert", *_FIRST_TOWERS))
 TOWERS = ("Transformer", "CLIPModel")
 AFTER_POOLING = ("Dense", "LayerNorm", "Normalize", "Dropout")
 POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-# Older files say each mode by a key of its own; several are concatenated in this order.
+# Older files have a key per mode; several modes are concatenated in this order.
 _MODE_KEYS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -39,20 +39,20 @@ _MODE_KEYS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-# Settings of the tower's texts and weights that would be needed for the same embeddings.
-_UNREAD_SETTINGS = ("processing_kwargs", "tokenizer_name_or_path")
+# Settings that change embeddings and are not supported.
+_UNSUPPORTED_SETTINGS = ("processing_kwargs", "tokenizer_name_or_path")
 
 
 @dataclass(frozen=True)
 class SentenceLayout:
-    """What a checkpoint's files say.
+    """Content of a checkpoint's settings files.
 
     Attributes:
-        root: where `modules.json` stands.
-        tower: where the tower and its tokenizer stand.
-        modules: of what follows the tower, in order: kind, folder, and the settings in its `config.json`.
-        settings: of `config_sentence_transformers.json`.
-        tower_settings: of `sentence_bert_config.json`.
+        root: location of `modules.json`.
+        tower: location of the tower and its tokenizer.
+        modules: (kind, folder, settings in its `config.json`) of each module after the tower, in order.
+        settings: content of `config_sentence_transformers.json`.
+        tower_settings: content of `sentence_bert_config.json`.
     """
 
     root: HubSource
@@ -63,7 +63,7 @@ class SentenceLayout:
 
     @property
     def prompt(self) -> str:
-        """Stands in front of every text: the default prompt, empty where there is none."""
+        """The default prompt, which precedes every text; empty if there is none."""
         name = self.settings.get("default_prompt_name")
         return "" if name is None else self.settings["prompts"][name] or ""
 
@@ -83,37 +83,38 @@ class SentenceLayout:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """Pooling modes, whose vectors are concatenated; none where the tower's own pooled output is the embedding."""
+        """Pooling modes, whose vectors are concatenated; empty if the tower's own pooled output is the embedding."""
         return next((_pooling_modes(settings) for kind, _, settings in self.modules if kind == "Pooling"), ())
 
     @property
     def pools_prompt(self) -> bool:
-        """Whether the prompt's tokens are pooled like others."""
+        """Whether pooling includes the prompt's tokens."""
         return not self.prompt or all(settings.get("include_prompt", True) for _, _, settings in self.modules)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """JSON-able, all that embeddings depend on beside weights."""
+        """All settings on which embeddings depend, JSON-serialisable."""
         return {"modules": self.modules, "settings": self.settings, "tower_settings": self.tower_settings}
 
     def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """Writes the layout beside a tower that was saved in `folder` itself.
+        """Writes the layout to a folder in which the tower was saved.
 
         Args:
+            folder: the folder.
             weights: the state dict of the [`SentenceHead`].
         """
         after = [number for number, (kind, *_) in enumerate(self.modules, 1) if kind in AFTER_POOLING]
         modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
         for number, (kind, _, settings) in enumerate(self.modules, 1):
-            own = {"name": str(number), "path": f"{number}_{kind}", "type": f"sentence_transformers.models.{kind}"}
-            modules.append({"idx": number, **own})
-            (folder / own["path"]).mkdir()
-            _write_json(folder / own["path"] / "config.json", settings)
+            entry = {"name": str(number), "path": f"{number}_{kind}", "type": f"sentence_transformers.models.{kind}"}
+            modules.append({"idx": number, **entry})
+            (folder / entry["path"]).mkdir()
+            _write_json(folder / entry["path"] / "config.json", settings)
             if kind in ("Dense", "LayerNorm"):
                 prefix = f"after.{after.index(number)}."
                 found = {key.removeprefix(prefix): each for key, each in weights.items() if key.startswith(prefix)}
                 on_cpu = {key: each.to("cpu").contiguous() for key, each in found.items()}
-                save_file(on_cpu, folder / own["path"] / "model.safetensors", metadata={"format": "pt"})
+                save_file(on_cpu, folder / entry["path"] / "model.safetensors", metadata={"format": "pt"})
         _write_json(folder / MODULES, modules)
         for name, found in ((SETTINGS, self.settings), (TOWER_SETTINGS[0], self.tower_settings)):
             if found:
@@ -121,15 +122,15 @@ class SentenceLayout:
 
 
 def tower_source(source: HubSource) -> HubSource:
-    """Where a checkpoint's tower stands: in a folder of its own where `modules.json` says so.
+    """Location of a checkpoint's tower: the folder that `modules.json` names, or the checkpoint itself.
 
     Raises:
         ValueError: `modules.json` is damaged, or its path leads out of the checkpoint.
         OSError: there is no such folder.
     """
     entries = _read_json(source, MODULES)
-    known = isinstance(entries, list) and entries and _kind(entries[0]) in TOWERS
-    path = _path(source, entries[0]) if known else ""
+    has_tower = isinstance(entries, list) and entries and _kind(entries[0]) in TOWERS
+    path = _path(source, entries[0]) if has_tower else ""
     if not path or not Path(source.location).is_dir():
         return replace(source, subfolder="/".join(filter(None, (source.subfolder, path))))
     folder = Path(source.location, path)
@@ -139,10 +140,10 @@ def tower_source(source: HubSource) -> HubSource:
 
 
 def read_layout(source: HubSource) -> SentenceLayout | None:
-    """The checkpoint's layout; `None` where it has no `modules.json`.
+    """The checkpoint's layout; `None` if it has no `modules.json`.
 
     Raises:
-        ValueError: a file that is damaged, or a module or setting that is not known; the message names file and module.
+        ValueError: a damaged file, or an unsupported module or setting; the message names file and module.
         OSError: a file cannot be fetched.
     """
     entries = _read_json(source, MODULES)
@@ -170,9 +171,9 @@ def read_layout(source: HubSource) -> SentenceLayout | None:
     settings = _read_json(source, SETTINGS) or {}
     name = settings.get("default_prompt_name")
     if name is not None and name not in (settings.get("prompts") or {}):
-        known = ", ".join(settings.get("prompts") or ()) or "none"
+        prompts = ", ".join(settings.get("prompts") or ()) or "none"
         raise ValueError(
-            f"{_where(source, SETTINGS)}: default_prompt_name is {name!r}, expected one of its prompts, {known}"
+            f"{_where(source, SETTINGS)}: default_prompt_name is {name!r}, expected one of its prompts, {prompts}"
         )
     tower_settings = {}
     for file in TOWER_SETTINGS:
@@ -184,14 +185,14 @@ def read_layout(source: HubSource) -> SentenceLayout | None:
 
 
 class SentenceHead(nn.Module):
-    """What follows a text tower in a sentence-transformers checkpoint.
+    """The modules after the text tower of a sentence-transformers checkpoint.
 
     Args:
-        layout: of the checkpoint.
-        prompt_tokens: tokens at the beginning of each text that are not pooled.
+        layout: the checkpoint's layout.
+        prompt_tokens: number of tokens at the start of each text that are not pooled.
 
     Raises:
-        OSError, ValueError: weights are missing, damaged, or of other shapes than the module's settings say.
+        OSError, ValueError: weights are missing, damaged, or do not have the shapes in the module's settings.
     """
 
     def __init__(self, layout: SentenceLayout, prompt_tokens: int = 0):
@@ -202,38 +203,39 @@ class SentenceHead(nn.Module):
         self.after = nn.Sequential(*after, *([] if width is None else [_FirstUnits(width)]))
 
     def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens (batch, tokens, width), and which are not padding (batch, tokens) bool -> (batch, modes * width)."""
+        """Tokens (batch, tokens, width) and mask (batch, tokens) bool, false for padding -> (batch, modes * width)."""
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask
-        places = torch.arange(tokens.shape[1], device=tokens.device) - mask.int().argmax(dim=1, keepdim=True)
-        mask = mask & (places >= self.prompt_tokens)  # places count from each text's first token, wherever padding is
-        return torch.cat([_POOLED[mode](tokens, mask, places) for mode in self.modes], dim=-1)
+        # Positions count from each text's first token, after any padding.
+        positions = torch.arange(tokens.shape[1], device=tokens.device) - mask.int().argmax(dim=1, keepdim=True)
+        mask = mask & (positions >= self.prompt_tokens)
+        return torch.cat([_POOLED[mode](tokens, mask, positions) for mode in self.modes], dim=-1)
 
 
 def _mean(tokens: Tensor, weights: Tensor, power: float = 1.0) -> Tensor:
-    """Sum of the tokens by weights (batch, tokens), over the power of the weights' sum; at least in float32."""
+    """Weighted sum of the tokens, divided by a power of the sum of the weights (batch, tokens); at least in float32."""
     weights = weights.to(torch.promote_types(tokens.dtype, torch.float32))
     total = (tokens * weights.unsqueeze(-1)).sum(dim=1)
     return (total / weights.sum(dim=1, keepdim=True).clamp(min=1e-9) ** power).to(tokens.dtype)
 
 
 def _one(tokens: Tensor, numbers: Tensor) -> Tensor:
-    """Of each text the token of one number (batch,)."""
+    """One token of each text, by its index (batch,)."""
     return tokens[torch.arange(len(tokens), device=tokens.device), numbers]
 
 
-# mode -> function of (batch, tokens, width) tokens, and of (batch, tokens) which are pooled and which place each has
+# mode -> function of tokens (batch, tokens, width), the mask of pooled tokens and their positions (batch, tokens)
 _POOLED: dict[str, Any] = {
-    "cls": lambda tokens, mask, places: _one(tokens, mask.int().argmax(dim=1)),
-    "max": lambda tokens, mask, places: tokens.masked_fill(~mask.unsqueeze(-1), float("-inf")).amax(dim=1),
-    "mean": lambda tokens, mask, places: _mean(tokens, mask),
-    "mean_sqrt_len_tokens": lambda tokens, mask, places: _mean(tokens, mask, 0.5),
-    "weightedmean": lambda tokens, mask, places: _mean(tokens, mask * (places + 1)),
-    "lasttoken": lambda tokens, mask, places: _one(tokens, tokens.shape[1] - 1 - mask.flip(1).int().argmax(dim=1)),
+    "cls": lambda tokens, mask, positions: _one(tokens, mask.int().argmax(dim=1)),
+    "max": lambda tokens, mask, positions: tokens.masked_fill(~mask.unsqueeze(-1), float("-inf")).amax(dim=1),
+    "mean": lambda tokens, mask, positions: _mean(tokens, mask),
+    "mean_sqrt_len_tokens": lambda tokens, mask, positions: _mean(tokens, mask, 0.5),
+    "weightedmean": lambda tokens, mask, positions: _mean(tokens, mask * (positions + 1)),
+    "lasttoken": lambda tokens, mask, positions: _one(tokens, tokens.shape[1] - 1 - mask.flip(1).int().argmax(dim=1)),
 }
 
 
 class _FirstUnits(nn.Module):
-    """Of a Matryoshka embedding its first units."""
+    """Truncates a Matryoshka embedding to its first units."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -274,7 +276,7 @@ class _LayerNorm(nn.Module):
 
 def _after_pooling(root: HubSource, kind: str, path: str, settings: Mapping[str, Any]) -> nn.Module:
     if kind not in ("Dense", "LayerNorm"):
-        return _UnitLength() if kind == "Normalize" else nn.Identity()  # nothing is dropped out at inference
+        return _UnitLength() if kind == "Normalize" else nn.Identity()  # Dropout does nothing at inference
     module = _Dense(settings) if kind == "Dense" else _LayerNorm(settings)
     file = _weights_file(root, path)
     with readable_weights(str(file)):
@@ -300,7 +302,7 @@ def _activation(settings: Mapping[str, Any]) -> type[nn.Module] | None:
 
 
 def _check_module(where: str, kind: str, settings: Mapping[str, Any]) -> None:
-    """Raises a ValueError for settings that would change embeddings and are not known."""
+    """Raises a ValueError for unsupported settings of a module that would change embeddings."""
     for key in ("module_input_name", "module_output_name"):
         if settings.get(key) not in (None, "sentence_embedding"):
             raise ValueError(f"{where}: {key} of {kind} is {settings[key]!r}, expected 'sentence_embedding'")
@@ -314,20 +316,20 @@ def _check_module(where: str, kind: str, settings: Mapping[str, Any]) -> None:
 
 
 def _check_tower(where: str, settings: Mapping[str, Any], pools: bool) -> None:
-    """Raises a ValueError for settings that would change embeddings and are not known."""
+    """Raises a ValueError for unsupported settings of the tower that would change embeddings."""
     task = settings.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
         raise ValueError(f"{where}: transformer_task is {task!r}, expected 'feature-extraction'")
-    for key in _UNREAD_SETTINGS:
+    for key in _UNSUPPORTED_SETTINGS:
         if settings.get(key):
-            raise ValueError(f"{where}: found {key}, which is not known here")
-    read = settings.get("modality_config")
-    if read is not None and "message" in read:
-        raise ValueError(f"{where}: texts go through a chat template (modality 'message'), which is not known here")
-    output = None if read is None else read.get("text", {}).get("method_output_name")
-    if read is not None and output != ("last_hidden_state" if pools else "pooler_output"):
-        what = "pools tokens" if pools else "has no Pooling"
-        raise ValueError(f"{where}: the tower's output is {output!r}, and the checkpoint {what}")
+            raise ValueError(f"{where}: found {key}, which is not supported")
+    modalities = settings.get("modality_config")
+    if modalities is not None and "message" in modalities:
+        raise ValueError(f"{where}: texts go through a chat template (modality 'message'), which is not supported")
+    output = None if modalities is None else modalities.get("text", {}).get("method_output_name")
+    if modalities is not None and output != ("last_hidden_state" if pools else "pooler_output"):
+        pooling = "pools tokens" if pools else "has no Pooling"
+        raise ValueError(f"{where}: the tower's output is {output!r}, and the checkpoint {pooling}")
     ignored = [key for key in ("model_args", "model_kwargs", "config_args", "config_kwargs") if settings.get(key)]
     if ignored:
         logger.warning_once(f"{where}: {', '.join(ignored)} are not read; give what is needed as neuron_kwargs")
@@ -341,13 +343,13 @@ def _pooling_modes(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _kind(entry: Any) -> str:
-    """`sentence_transformers.models.Pooling`, or where later versions have it -> `Pooling`; others as they are."""
+    """`Pooling` for `sentence_transformers.models.Pooling` or its path in later versions; other types unchanged."""
     path = str(entry.get("type")) if isinstance(entry, dict) else ""
     return path.rpartition(".")[2] if path.startswith("sentence_transformers.") else path
 
 
 def _path(source: HubSource, entry: Mapping[str, Any]) -> str:
-    """The folder of a module inside the checkpoint; empty for the checkpoint itself."""
+    """A module's folder in the checkpoint; empty for the checkpoint itself."""
     path = str(entry.get("path", ""))
     if ".." in path.replace("\\", "/").split("/") or path.startswith(("/", "\\")):
         raise ValueError(f"{_where(source, MODULES)}: path {path!r} leads out of the checkpoint")
@@ -359,7 +361,7 @@ def _where(source: HubSource, name: str) -> str:
 
 
 def _read_json(source: HubSource, name: str) -> Any:
-    """A JSON file of the checkpoint, `None` where it has none."""
+    """Content of a JSON file of the checkpoint; `None` if the file does not exist."""
     path = source.file(name, optional=True)
     if path is None:
         return None

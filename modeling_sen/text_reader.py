@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Texts as one tower takes them: its tokenizer, its prompt, and its longest text, which says what it cuts."""
+"""Tokenizes texts for one tower: its tokenizer, its prompt, and its longest text, with warnings about cut texts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from .sentence_layout import read_layout, tower_source
 
 logger = logging.get_logger(__name__)
 
-# Tokens; a tokenizer that says more has no limit of its own.
+# Number of tokens; tokenizers without a limit have a larger `model_max_length`.
 LONGEST_TEXT = 1 << 20
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -31,20 +31,20 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
-# Their positions count from the padding token's number on: so many of them are no token's.
+# Types whose positions count from the padding token's id, so that the first positions are not used.
 _COUNT_FROM_PADDING = {"camembert", "clap_text_model", "data2vec-text", "ibert", "lilt", "longformer", "luke", "mpnet"}
 _COUNT_FROM_PADDING |= {"roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
 
 
 class TextReader:
-    """Makes tokens of texts. It warns once of texts that it cuts.
+    """Tokenizes texts, and warns once if it cuts a text.
 
     Args:
-        spec: of the tower.
+        spec: the tower's specification.
         source: the tower's checkpoint.
 
     Raises:
-        OSError, ValueError: the tokenizer, or the layout of sentence-transformers, cannot be read.
+        OSError, ValueError: the tokenizer, or the sentence-transformers layout, cannot be read.
     """
 
     def __init__(self, spec: NeuronSpec, source: HubSource):
@@ -53,7 +53,7 @@ class TextReader:
         source.prefetch("config.json", *TOKENIZER_FILES)
         arguments = {} if layout is None else layout.tokenizer_arguments
         self.tokenizer: Any = AutoTokenizer.from_pretrained(source.location, **{**arguments, **source.arguments})
-        self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, _places(source), LONGEST_TEXT)
+        self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, _num_positions(source), LONGEST_TEXT)
         self.prompt = "" if layout is None else layout.prompt
         self.lower_case = layout is not None and layout.lower_case
         self.padding = True if adapter is None else adapter.padding
@@ -62,20 +62,21 @@ class TextReader:
 
     @property
     def longest(self) -> int:
-        """Tokens that the tower takes of one text, special tokens and prompt among them."""
+        """Largest number of tokens per text, including special tokens and prompt."""
         return self.tokenizer.model_max_length
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens that the prompt alone makes, without one that ends a text."""
+        """Number of tokens of the prompt, without an end token."""
         tokens = self._numbers([""])[0]
         return len(tokens) - (bool(tokens) and tokens[-1] in self.tokenizer.all_special_ids)
 
     def __call__(self, texts: Sequence[str], warn: bool = True) -> tuple[Tensor, Tensor]:
-        """(texts, tokens) int64 token ids and their mask, 1 where no padding is; longer texts are cut.
+        """Token ids (texts, tokens) int64 and their attention mask, 0 for padding; longer texts are cut.
 
         Args:
-            warn: of texts that are cut, where it was not done before.
+            texts: the texts, without prompt.
+            warn: whether to warn if a text is cut, unless a warning was given before.
         """
         tokens = self.tokenizer(self._prompted(texts), padding=self.padding, truncation=True, return_tensors="pt")
         mask = tokens.get("attention_mask")
@@ -87,15 +88,15 @@ class TextReader:
                 (text, count), *_ = found.items()
                 logger.warning(
                     f"{self._tower} takes {self.longest} tokens of a text, and the text {shortened(text)!r} has {count}: "
-                    "what follows is cut off, here and in other long texts"
+                    "the rest is cut off, as in other long texts"
                 )
         return tokens["input_ids"], mask
 
     def check_labels(self, labels: Sequence[str], templates: Sequence[str]) -> None:
-        """Warns of labels whose texts are cut, and of different labels that have the same tokens.
+        """Warns about labels whose texts are cut, and about different labels with the same tokens.
 
         Args:
-            labels: class names; the same one may be there twice.
+            labels: class names; duplicates are allowed.
             templates: texts with `{}` for the label.
 
         Raises:
@@ -106,22 +107,22 @@ class TextReader:
         rows = self._numbers(texts, truncation=True)
         cut = self._cut([text for text, row in zip(texts, rows, strict=True) if len(row) >= self.longest])
         first: dict[tuple, str] = {}
-        lengths: dict[str, int] = {}  # of labels with a text that is cut
+        lengths: dict[str, int] = {}  # label -> tokens of its longest text that is cut
         same: list[tuple[str, str]] = []
         for number, label in enumerate(labels):
-            own = slice(number * size, (number + 1) * size)
-            if found := [cut[text] for text in texts[own] if text in cut]:
+            of_label = slice(number * size, (number + 1) * size)
+            if found := [cut[text] for text in texts[of_label] if text in cut]:
                 lengths[label] = max(found)
-            other = first.setdefault(tuple(map(tuple, rows[own])), label)
+            other = first.setdefault(tuple(map(tuple, rows[of_label])), label)
             if other != label:
                 same.append((other, label))
         for one, two in same:
             if one in lengths or two in lengths:
                 counts = [lengths.get(label, self.longest) for label in (one, two)]
                 raise ValueError(
-                    f"labels {shortened(one)!r} and {shortened(two)!r} differ only behind the {self.longest} tokens that "
-                    f"{self._tower} takes: their texts have {counts[0]} and {counts[1]}, expected shorter labels or a "
-                    "shorter template"
+                    f"labels {shortened(one)!r} and {shortened(two)!r} differ only after the first {self.longest} tokens, "
+                    f"and {self._tower} takes no more: their texts have {counts[0]} and {counts[1]}, expected shorter labels "
+                    "or a shorter template"
                 )
         if lengths:
             (label, count), *others = lengths.items()
@@ -134,7 +135,7 @@ class TextReader:
             one, two = same[0]
             more = f", like {len(same) - 1} more pairs" if len(same) > 1 else ""
             logger.warning(
-                f"labels {shortened(one)!r} and {shortened(two)!r} are the same tokens to {self._tower}{more}"
+                f"labels {shortened(one)!r} and {shortened(two)!r} have the same tokens for {self._tower}{more}"
             )
 
     def _prompted(self, texts: Sequence[str]) -> list[str]:
@@ -143,31 +144,31 @@ class TextReader:
 
     def _numbers(self, texts: Sequence[str], truncation: bool = False) -> list[list[int]]:
         """Token ids of each text, without padding."""
-        # Not verbose: of texts that are too long we say it ourselves.
+        # Not verbose, because this class has its own warning about long texts.
         return self.tokenizer(self._prompted(texts), truncation=truncation, verbose=False)["input_ids"]
 
     def _cut(self, texts: Sequence[str]) -> dict[str, int]:
-        """Those of the texts that are too long, with their number of tokens."""
+        """Texts that are too long -> their number of tokens."""
         lengths = [len(row) for row in self._numbers(texts)] if texts else []
         return {text: count for text, count in zip(texts, lengths, strict=True) if count > self.longest}
 
 
 def shortened(text: str) -> str:
-    """A text for a message: beginning and end, as long texts often differ in their end."""
+    """A text for a message: its start and end, because long texts often differ only at the end."""
     return text if len(text) <= 80 else f"{text[:45]}...{text[-30:]}"
 
 
-def _places(source: HubSource) -> int:
-    """Tokens that a tower has positions for."""
+def _num_positions(source: HubSource) -> int:
+    """Number of tokens that a tower has positions for."""
     try:
         config = AutoConfig.from_pretrained(source.location, **source.arguments)
-    except ValueError:  # code of a repository, which is run for the tower only
+    except ValueError:  # the configuration needs remote code, which may run for the tower only
         return LONGEST_TEXT
     config = getattr(config, "text_config", config)
-    places = getattr(config, "max_position_embeddings", None) or LONGEST_TEXT
+    positions = getattr(config, "max_position_embeddings", None) or LONGEST_TEXT
     if config.model_type in _COUNT_FROM_PADDING:
-        places -= (config.pad_token_id or 0) + 1
-    return places if places > 0 else LONGEST_TEXT  # -1: no limit
+        positions -= (config.pad_token_id or 0) + 1
+    return positions if positions > 0 else LONGEST_TEXT  # -1: no limit
 
 
 __all__ = ["LONGEST_TEXT", "TextReader", "shortened"]

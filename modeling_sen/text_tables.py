@@ -1,29 +1,29 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Csv tables and lists of labels, as people and spreadsheets write them."""
+"""Reads CSV tables and lists of labels, in the variants that spreadsheets write."""
 
 import csv
 import io
 from pathlib import Path
 from typing import Any
 
-# Columns that labels stand in, in the order in which they are looked for.
+# Names of label columns, by priority.
 LABEL_COLUMNS = ("name", "label", "class")
 DELIMITERS = ",;\t"
 
 
 def read_labels(path: Path) -> list[str]:
-    """Labels from a file: one a line, or of a csv table the column `name`, `label` or `class`, the first that it has.
+    """Labels from a text file with one per line, or from the column `name`, `label` or `class` of a CSV table.
 
-    A table is what has such a column, or is called .csv or .tsv; without a header it may have one column only.
+    A file is a table if it has such a column, or the extension .csv or .tsv. A table without a header must have one column.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it holds no label, or is not text; a table without such a column, or with a row that has no label.
+        ValueError: the file has no label or is not text; a table without such a column, or with a row without a label.
     """
     text = read_text(path, "labels")
     columns = csv_columns(text)
-    column = next((name for usual in LABEL_COLUMNS for name in columns if name.casefold() == usual), None)
+    column = next((name for wanted in LABEL_COLUMNS for name in columns if name.casefold() == wanted), None)
     if column is not None:
         labels = [(row[column] or "").strip() for row in read_csv(path, text)[1]]
         if "" in labels:
@@ -40,10 +40,11 @@ def read_labels(path: Path) -> list[str]:
 
 
 def read_text(path: Path, what: str) -> str:
-    """A file in UTF-8, its newlines as they are, without a byte order mark.
+    """Text of a UTF-8 file, with its newlines unchanged and without a byte order mark.
 
     Args:
-        what: what the error says that it should be.
+        path: the file.
+        what: the expected content, for the error message.
 
     Raises:
         FileNotFoundError: no such file.
@@ -56,24 +57,24 @@ def read_text(path: Path, what: str) -> str:
 
 
 def csv_columns(text: str) -> list[str]:
-    """The columns of a csv table: its first row that is not empty, at the delimiter that makes the most cells of it.
+    """Columns of a CSV table: the first row that is not empty, split by the delimiter that gives the most cells.
 
-    No columns for an empty text, or one whose first row is no csv.
+    Empty for an empty text, or if the first row is not CSV.
     """
     return max((_first_row(text, delimiter) for delimiter in DELIMITERS), key=len)
 
 
 def read_csv(path: Path, text: str) -> tuple[list[str], list[dict[str, str | None]]]:
-    """Columns and rows of a csv table with a header that is delimited by commas, semicolons or tabs.
+    """Columns and rows of a CSV table with a header, delimited by commas, semicolons or tabs.
 
-    Cells may be quoted, and then hold delimiters and newlines. Empty rows are left out; a cell that a row lacks is `None`.
+    Quoted cells may contain delimiters and newlines. Empty rows are left out; missing cells are `None`.
 
     Args:
-        path: what errors call the table.
+        path: name of the table in error messages.
         text: its content, see [`read_text`].
 
     Raises:
-        ValueError: a row of more cells than columns, or quotes that do not close.
+        ValueError: a row has more cells than there are columns, or a quote is not closed.
     """
     columns = csv_columns(text)
     delimiter = next(delimiter for delimiter in DELIMITERS if len(_first_row(text, delimiter)) == len(columns))
@@ -81,7 +82,7 @@ def read_csv(path: Path, text: str) -> tuple[list[str], list[dict[str, str | Non
     found: list[dict[str, str | None]] = []
     try:
         for row in reader:
-            while len(row) > len(columns) and not row[-1].strip():  # spreadsheets may end rows in delimiters
+            while len(row) > len(columns) and not row[-1].strip():  # spreadsheets may end rows with delimiters
                 row.pop()
             if len(row) > len(columns):
                 raise ValueError(

@@ -1,11 +1,11 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""How towers of single types are fed, and what else differs between types: used by the entries of `neuron_registry.py`."""
+"""Input conversion, token grids and longest sounds of single tower types, used by the entries of `neuron_registry.py`."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # `sen neurons` lists the types without the seconds that these take to import
+if TYPE_CHECKING:  # keeps `sen neurons` fast: importing torch takes seconds
     from torch import Tensor
 
 Grid = tuple[int, int, int]  # (t, h, w): time, height, width; (1, frequency, time) for sound, (1, 1, tokens) for text
@@ -23,7 +23,7 @@ def image_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
 
 
 def siglip2_inputs(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, Any]:
-    """Frames as rows of patches, with the shape of the rectangle that they fill."""
+    """Each frame as a sequence of patches, with the number of rows and columns of patches."""
     import torch
 
     patch, (_, rows, columns) = config.patch_size, image_grid(config, inputs)
@@ -33,30 +33,32 @@ def siglip2_inputs(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, Any
     return {
         "pixel_values": patches,
         "pixel_attention_mask": None,  # no patch is padding
-        "spatial_shapes": torch.tensor([[rows, columns]]).expand(len(patches), -1),  # read as numbers: on the CPU
+        "spatial_shapes": torch.tensor([[rows, columns]]).expand(
+            len(patches), -1
+        ),  # on the CPU: read as Python numbers
     }
 
 
 def vjepa2_inputs(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, Any]:
-    """The encoder alone: its predictor is for training."""
+    """Runs the encoder only; the predictor is for training."""
     return {"pixel_values_videos": inputs["pixel_values"], "skip_predictor": True}
 
 
 def clap_inputs(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, Any]:
-    """Sound that fits the tower: CLAP's own feature extractor calls a clip of each batch longer than it is, at random."""
+    """Marks no sound as longer than one input; CLAP's feature extractor marks a random one in a batch of short sounds."""
     features = inputs["input_features"]  # (batch, 1 or 4, time, mel bins)
     return {"input_features": features, "is_longer": features.new_zeros(len(features), 1).bool()}
 
 
 def wavlm_position_bias(tower: Any, hidden_states: "Tensor") -> tuple:
-    """The relative positions' bias, which the first layer computes and every layer returns for the next."""
+    """The relative position bias, which the first layer computes and every layer passes on to the next."""
     batch, tokens, _ = hidden_states.shape
     bias = tower.encoder.layers[0].attention.compute_bias(tokens, tokens)  # (heads, tokens, tokens)
     return (bias.repeat(batch, 1, 1),)
 
 
 def imagebind_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
-    """Patches of a spectrogram, input_features (batch, clips, 1, mel bins, time), or pieces of motion sensors' samples."""
+    """Patches of a spectrogram, input_features (batch, clips, 1, mel bins, time), or segments of IMU samples."""
     if "imu_values" in inputs:
         return 1, 1, inputs["imu_values"].shape[-1] // config.patch_size
     rows, columns = (
@@ -66,7 +68,7 @@ def imagebind_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
 
 
 def imagebind_frames(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, Any]:
-    """Clips of two frames, folded into the batch; a frame alone is an image.
+    """Pairs of frames, folded into the batch; a single frame is an image.
 
     Raises:
         ValueError: an odd number of frames.
@@ -82,7 +84,7 @@ def imagebind_frames(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, A
 
 
 def imagebind_sound(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, Any]:
-    """Clips of sound, folded into the batch: input_features are (batch, clips, 1, mel bins, time)."""
+    """Sound clips, folded into the batch: input_features are (batch, clips, 1, mel bins, time)."""
     return {"input_features": inputs["input_features"].flatten(0, 1)}
 
 
@@ -93,17 +95,17 @@ def languagebind_sound_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
 
 
 def one_channel(config: Any, inputs: "Mapping[str, Tensor]") -> dict[str, Any]:
-    """Pictures whose three channels are the same, for towers that read one."""
+    """The first of three identical channels, for towers that read one."""
     return {"pixel_values": inputs["pixel_values"][:, :1]}
 
 
 def ast_seconds(extractor: Any) -> float:
-    """Of as many windows as the extractor gives at most: each is 25 ms long, they begin 10 ms apart."""
+    """Duration of the extractor's largest number of windows: 25 ms each, 10 ms apart."""
     return extractor.max_length * 0.010 + 0.015
 
 
 def clap_seconds(extractor: Any) -> float:
-    """What the extractor cuts sounds to."""
+    """The duration to which the extractor cuts sounds."""
     return extractor.max_length_s
 
 

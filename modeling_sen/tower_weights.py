@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The weights of a neuron by the names that they had when it was loaded, and the folder that is written of them."""
+"""Weights of a neuron by their names at loading, and their saving to a folder."""
 
 import shutil
 from collections.abc import Iterable, Mapping
@@ -21,25 +21,30 @@ from .text_reader import TOKENIZER_FILES
 
 logger = logging.get_logger(__name__)
 
-# What else a tower needs to be fed, and is saved beside it.
+# Files of the tower's processor, saved beside it.
 _PROCESSOR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
     "video_preprocessor_config.json",
     *TOKENIZER_FILES,
 )
-# Where peft keeps a module that it puts an adapter around.
+# Names under which peft keeps a module that it wraps with an adapter.
 _WRAPPED = ("base_layer", "original_module")
 
 
 def weight_names(module: nn.Module) -> list[str]:
-    """Of all parameters and buffers; those of a shared module under each of its names."""
+    """Names of all parameters and buffers; those of shared modules occur under each of their names."""
     parameters, buffers = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
     return [name for name, _ in (*parameters, *buffers)]
 
 
 def loaded_name(name: str, loaded: Iterable[str]) -> str | None:
-    """The name that a weight had among those that were loaded; `None` for one that was added since."""
+    """The name of a weight at loading; `None` if it was added later.
+
+    Args:
+        name: the present name.
+        loaded: names of all weights at loading.
+    """
     if name in loaded:
         return name
     unwrapped = ".".join(part for part in name.split(".") if part not in _WRAPPED)
@@ -47,21 +52,21 @@ def loaded_name(name: str, loaded: Iterable[str]) -> str | None:
 
 
 def all_weights(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict, with weights that hooks of accelerate bring one module at a time."""
+    """The state dict, with offloaded weights, which accelerate's hooks load one module at a time."""
     weights: dict[str, Tensor] = {}
     for path, part in module.named_modules():
         hook = getattr(part, "_hf_hook", None)
         if hook is not None:
             hook.pre_forward(part)
-        here = {f"{path}.{name}" if path else name: weight for name, weight in part.state_dict().items()}
-        weights |= {name: weight for name, weight in here.items() if not weight.is_meta}
+        named = {f"{path}.{name}" if path else name: weight for name, weight in part.state_dict().items()}
+        weights |= {name: weight for name, weight in named.items() if not weight.is_meta}
         if hook is not None:
             hook.post_forward(part, None)
     return weights
 
 
 def same_weight(one: Tensor, other: Tensor) -> bool:
-    """Whether the second is the first, once it has its dtype."""
+    """Whether two weights are equal after conversion to the first one's dtype."""
     return one.shape == other.shape and torch.equal(one, other.to(one.device, one.dtype))
 
 
@@ -69,16 +74,16 @@ def save_tower(spec: NeuronSpec, neuron: Neuron, folder: Path, weights: Mapping[
     """Writes a tower, its projection and its processor's files.
 
     Args:
-        spec: what is known of the tower.
-        neuron: which it belongs to.
-        folder: to be made.
-        weights: of the neuron, by the names that they had when it was loaded.
+        spec: the neuron's specification.
+        neuron: the neuron.
+        folder: the folder to create.
+        weights: the neuron's weights, by their names at loading.
 
     Returns:
-        The specification that finds it there.
+        The specification of the saved tower.
 
     Raises:
-        ValueError: the tower has lost the layers below its prompts.
+        ValueError: the tower's layers below the prompts were dropped.
     """
     tower = neuron.tower
     if any(isinstance(module, DroppedLayer) for module in tower.modules()):
@@ -91,10 +96,10 @@ def save_tower(spec: NeuronSpec, neuron: Neuron, folder: Path, weights: Mapping[
         part, _, rest = name.partition(".")
         parts[part][rest] = weight
     is_adapted = tower._hf_peft_config_loaded
-    tower._hf_peft_config_loaded = False  # what was loaded is saved, in its own format
+    tower._hf_peft_config_loaded = False  # otherwise only the adapter would be saved
     try:
         with quiet_transformers():
-            # As the tower names its weights: not as the checkpoint did, before a key mapping cut the tower out of it.
+            # Keep the tower's names; the original format would undo the key mapping that cut out the tower.
             tower.save_pretrained(folder, state_dict=parts["tower"], save_original_format=False)
     finally:
         tower._hf_peft_config_loaded = is_adapted
@@ -108,7 +113,7 @@ def save_tower(spec: NeuronSpec, neuron: Neuron, folder: Path, weights: Mapping[
             found = None if neuron.source is None else neuron.source.file(name, optional=True)
             if found is not None:
                 shutil.copyfile(found, folder / name)
-    except OSError as error:  # what was trained is not lost because of them
+    except OSError as error:  # missing processor files must not prevent saving trained weights
         logger.warning(f"neuron {spec.name!r}: its processor's files are not saved with its tower ({error})")
     return replace(
         spec,
@@ -123,7 +128,7 @@ def save_tower(spec: NeuronSpec, neuron: Neuron, folder: Path, weights: Mapping[
 
 
 def _origin(spec: NeuronSpec, neuron: Neuron) -> str | None:
-    """What a copy of the tower is a copy of; `None` where that is a folder of this machine."""
+    """The source of a copied tower; `None` if it is a local folder."""
     if spec.base_model is not None or spec.is_relative:
         return spec.base_model
     if spec.is_builtin:

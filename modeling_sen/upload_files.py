@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Which files of a checkpoint's folder are uploaded: what loads the model, and the model's code where that is asked for.
+"""Selects the files of a checkpoint's folder to upload: those needed to load the model and, on request, the model's code.
 
-No states of training, no embeddings, nothing that names this machine.
+Training states, embeddings and files with local paths are not uploaded.
 """
 
 import json
@@ -16,10 +16,11 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.configuration_sen_chat import SENChatConfig
+from modeling_sen.modeling_sen_editing import ADAPTER_FOLDER, SENEditingConfig
 from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.processing_sen_chat import SENChatProcessor
 
-# At the root of the folder; folders beside it are those that config.json names as `./NAME`.
+# Patterns in the folder itself; subfolders are the adapter of editing and those that config.json refers to as `./NAME`.
 _FILES = (
     *("config.json", "generation_config.json", "*processor_config.json", "*.safetensors", "*.safetensors.index.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
@@ -28,10 +29,12 @@ _FILES = (
 
 
 def checkpoint_files(folder: Path) -> list[str]:
-    """Paths, relative to a checkpoint's folder, of the files that load the model."""
+    """Paths of the files needed to load the model, relative to the checkpoint's folder."""
     found = {path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()}
     if (folder / "config.json").is_file():
-        for name in _folders_beside(read_settings(folder)):
+        settings = read_settings(folder)
+        own = [ADAPTER_FOLDER] if settings["model_type"] == SENEditingConfig.model_type else []
+        for name in [*own, *_folders_beside(settings)]:
             found |= {path for path in (folder / name).rglob("*") if path.is_file()}
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
@@ -47,7 +50,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """A checkpoint's config.json.
 
     Raises:
-        ValueError: it is damaged, or names no type of model.
+        ValueError: the file is damaged or has no model type.
     """
     file = folder / "config.json"
     try:
@@ -59,19 +62,28 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def saved_config(folder: Path) -> SENConfig:
-    """Of the SEN in a saved checkpoint, as config.json has it."""
+    """The configuration of the SEN in a saved checkpoint's config.json."""
     settings = read_settings(folder)
     return SENConfig.from_dict(settings.get("sen_config", settings))
 
 
-def check_loads_elsewhere(config: SENConfig, with_code: bool = False) -> None:
-    """
+def saved_language_model(folder: Path) -> dict[str, Any] | None:
+    """Location of a saved checkpoint's language model, as config.json has it; `None` if it has no language model."""
+    return read_settings(folder).get("language_model")
+
+
+def check_loads_elsewhere(folder: Path, with_code: bool = False) -> None:
+    """Checks that the models which a checkpoint names can be loaded on other machines.
+
     Args:
-        with_code: whether it is to load without the package, too.
+        folder: of a saved checkpoint.
+        with_code: whether it must also load without the package.
 
     Raises:
-        ValueError: a tower that is a folder of this machine, or of a package that is not there.
+        ValueError: a tower, a language model or the base model of video editing is a local folder; or a tower is part of the
+            package, if `with_code`.
     """
+    config = saved_config(folder)
     for spec in [*config.neuron_specs, *([config.text_tower_spec] if config.text_tower_spec else [])]:
         if Path(spec.hub_id).is_dir() and not spec.is_relative:
             raise ValueError(
@@ -83,15 +95,27 @@ def check_loads_elsewhere(config: SENConfig, with_code: bool = False) -> None:
                 f"neuron {spec.name!r}: its tower is part of the package, which code in the repository is to do without; "
                 "upload it too, by include_neurons (sen push --include-neurons)"
             )
+    hub_id = (saved_language_model(folder) or {}).get("hub_id", "./")
+    if Path(hub_id).is_dir() and not hub_id.startswith("./"):
+        raise ValueError(
+            f"language model: it is the folder {hub_id} of this machine, which others do not have; upload it too, by "
+            "include_neurons (sen push --include-neurons)"
+        )
+    base = read_settings(folder).get("base_model_id")
+    if base is not None and not base.startswith("./") and Path(base).is_dir():
+        raise ValueError(
+            f"base_model_id: the base model is the folder {base} of this machine, which others do not have; expected the "
+            "hub id of a repository, or './base' for a copy in the checkpoint's folder `base`"
+        )
 
 
 def add_code(model: Any, folder: Path) -> None:
-    """Copies the files that define model, configuration and processor beside a saved checkpoint, and names them there.
+    """Copies the code of model, configuration and processor to a saved checkpoint, and sets `auto_map` there.
 
-    As Transformers does for classes that are registered for it, but for this checkpoint alone.
+    Transformers does the same for registered classes, but for all checkpoints of the class.
 
     Raises:
-        ValueError: a class that no file defines, or of which a file is missing that its code imports.
+        ValueError: a class is not defined in a file, or its code imports a file that does not exist.
     """
     classes: dict[str, dict[str, type]] = {"config.json": {"AutoConfig": type(model.config), "AutoModel": type(model)}}
     if (folder / "processor_config.json").is_file():
@@ -119,7 +143,7 @@ def _code_of(kind: type) -> list[Path]:
 
 
 def _folders_beside(settings: Any) -> Iterator[str]:
-    """Folders that a configuration names anywhere as `./NAME`."""
+    """All folders that a configuration refers to as `./NAME`."""
     if isinstance(settings, str) and settings.startswith("./") and ".." not in settings.split("/"):
         yield settings.removeprefix("./")
     elif isinstance(settings, dict | list):
@@ -127,4 +151,12 @@ def _folders_beside(settings: Any) -> Iterator[str]:
             yield from _folders_beside(part)
 
 
-__all__ = ["add_code", "check_loads_elsewhere", "checkpoint_files", "copy_checkpoint", "read_settings", "saved_config"]
+__all__ = [
+    "add_code",
+    "check_loads_elsewhere",
+    "checkpoint_files",
+    "copy_checkpoint",
+    "read_settings",
+    "saved_config",
+    "saved_language_model",
+]

@@ -1,4 +1,4 @@
-"""One decoder of a video stream: its threads, all its frames in order, which of them are damaged, and how they are shown."""
+"""Decoder of a video stream: its threads, its frames in order, detection of damage, and frame orientation."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,11 @@ from .media_source import best_stream, stored_packets
 
 
 def video_stream(container: InputContainer, name: str) -> VideoStream:
-    """The best video stream. Raises ValueError where there is none."""
+    """The best video stream.
+
+    Raises:
+        ValueError: there is none, or it cannot be decoded.
+    """
     stream = best_stream(container, "video")
     if stream is None:
         found = "only sound" if container.streams.audio else "none"
@@ -30,8 +34,8 @@ def video_stream(container: InputContainer, name: str) -> VideoStream:
 
 
 def decoded_frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[av.VideoFrame | None, bool]]:
-    """All frames in presentation order, each with whether it is damaged; (None, True) for a packet without a frame."""
-    spoilt = False  # a frame that others build on is damaged
+    """(frame, whether it is damaged) of all frames in presentation order; (None, True) for packets that fail to decode."""
+    spoilt = False  # whether a reference frame is damaged
     for packet in chain(stored_packets(container, stream), [None]):
         spoilt = spoilt or (packet is not None and packet.is_corrupt)
         try:
@@ -46,22 +50,22 @@ def decoded_frames(container: InputContainer, stream: VideoStream) -> Iterator[t
 
 
 def granted_threads(decoders: int = 1) -> int:
-    """How many threads each of some decoders may use. torch's count is what the user grants: 1 in a DataLoader's worker."""
+    """Number of threads per decoder, limited in total by torch's thread count, which is 1 in DataLoader workers."""
     return max(1, min(torch.get_num_threads(), os.cpu_count() or 1) // decoders)
 
 
 def use_threads(context: VideoCodecContext, threads: int) -> None:
-    """Set up a decoder that has not begun."""
+    """Sets the number of threads of a decoder that has not started."""
     context.thread_type, context.thread_count = ("NONE", 1) if threads == 1 else ("AUTO", threads)
 
 
 def spoils(frame: av.VideoFrame) -> bool:
-    """Whether a frame is damaged, and those that follow it with it: few build on a B-frame."""
+    """Whether a frame is damaged and makes the following frames damaged too; B-frames are seldom references."""
     return frame.is_corrupt and frame.pict_type != PictureType.B
 
 
 def upright(frame: av.VideoFrame, image: np.ndarray) -> np.ndarray:
-    """(height, width, 3) as stored -> as shown, by the frame's display matrix: one of eight orientations."""
+    """Rotates and mirrors a stored image (height, width, 3) by the frame's display matrix, one of eight orientations."""
     matrix = _display_matrix(frame)
     if matrix is None:
         return image
@@ -75,10 +79,10 @@ def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
     """(2, 2) float64."""
     try:
         parts = frame.side_data
-    except ValueError:  # PyAV gives none where it does not know them all, as the EXIF of pictures
+    except ValueError:  # PyAV fails if there is an unknown part, such as EXIF
         parts = _without_unknown_parts(frame).side_data
-    for place in range(len(parts)):
-        part = parts[place]  # type: ignore[literal-required]
+    for number in range(len(parts)):
+        part = parts[number]  # type: ignore[literal-required]
         if part.type == Type.DISPLAYMATRIX:
             return np.frombuffer(part, dtype=np.int32)[[0, 1, 3, 4]].reshape(2, 2).astype(np.float64)
     return None

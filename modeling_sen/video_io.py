@@ -1,7 +1,7 @@
-"""Read the frames that neurons ask for from a video: a file of any kind, an array, or a list of images.
+"""Reads sampled frames from a video: a file, an array, or a list of images.
 
-Files are decoded by PyAV alone, whatever else is installed, and only the sampled frames are decoded: see frame_index and
-frame_decoding.
+PyAV decodes files, whichever other decoders are installed. Frames that are not needed are skipped where possible, see
+`frame_index.py` and `frame_decoding.py`.
 """
 
 import logging
@@ -35,7 +35,7 @@ VideoInput: TypeAlias = (
     | Sequence[Image.Image | np.ndarray | torch.Tensor]
 )
 
-# Frames per second of arrays and image lists that come without times.
+# Frames per second of arrays and image lists without times.
 ARRAY_FRAME_RATE = 24.0
 
 
@@ -46,12 +46,12 @@ class VideoFrames:
     Attributes:
         frames: (T, H, W, 3) uint8 RGB, upright.
         times: (T,) float64, presentation times in seconds; the clip's first frame is at 0.
-        indices: (T,) int64, numbers of the frames in presentation order, the clip's first frame is 0.
-        num_frames_total: frames in the clip.
+        indices: (T,) int64, numbers of the frames in presentation order; the clip's first frame is 0.
+        num_frames_total: number of frames in the clip.
         duration: seconds from the first frame to the end of the last one.
-        span: (start, end) seconds of the stretch that the sampled frames stand for: half the mean step between them
-            before the first and after the last, to the clip's very ends where less than a frame would be left; the
-            whole clip for a single frame; the stretch itself where one was asked for.
+        span: (start, end) in seconds of the time that the sampled frames represent: from half their mean step before the
+            first frame to half a step after the last, extended to the clip's ends if less than a frame is left; the whole
+            clip for a single frame; the stretch of the request, if it has one.
     """
 
     frames: np.ndarray
@@ -68,23 +68,23 @@ def read_video(
     sampling: str = "uniform",
     times: Sequence[float] | np.ndarray | None = None,
 ) -> VideoFrames:
-    """Read frames of a video. Only those frames of a file are decoded.
+    """Reads sampled frames of a video.
 
     Args:
         video: a path, http(s) URL, bytes, binary file object or open `MediaSource`; a (T, H, W, 3) uint8 array or
-            tensor; a list of PIL images or (H, W, 3) uint8 arrays; or a single one of these, a clip of one frame. Images
-            and frames of files are turned and mirrored as their metadata (EXIF, display matrix) says.
-        num_frames: how many frames; a clip that is too short repeats some.
-        sampling: which frames, a rule of `SAMPLING_RULES`: "uniform", "linspace", "stride:16", "fps:2", ...
-        times: (T,) seconds, increasing, of the frames of an array or list; without it they are taken to be
-            1 / ARRAY_FRAME_RATE apart. Files have their own times.
+            tensor; a list of PIL images or (H, W, 3) uint8 arrays; or a single image, as a clip of one frame. Images and
+            frames of files are rotated and mirrored according to their metadata (EXIF, display matrix).
+        num_frames: number of frames; a shorter clip repeats frames.
+        sampling: a rule of `SAMPLING_RULES`: "uniform", "linspace", "stride:16", "fps:2", ...
+        times: (T,) increasing times in seconds of the frames of an array or list; default: 1 / ARRAY_FRAME_RATE apart.
+            Must be `None` for files.
 
     Raises:
         FileNotFoundError, IsADirectoryError: no such file.
         ConnectionError: the URL cannot be fetched.
-        TypeError: the input is of no known kind.
-        TimeoutError: a pipe gives nothing.
-        ValueError: not a video, no frame in it, all frames wanted damaged, an ambiguous array layout, or an unknown
+        TypeError: unsupported type of input.
+        TimeoutError: a pipe sends nothing.
+        ValueError: not a video, a video without frames, only damaged frames, an ambiguous array layout, or an unknown
             sampling rule.
     """
     return read_video_requests(video, [FrameRequest(num_frames, sampling)], times)[0]
@@ -93,10 +93,11 @@ def read_video(
 def read_video_requests(
     video: VideoInput, requests: Sequence[FrameRequest], times: Sequence[float] | np.ndarray | None = None
 ) -> list[VideoFrames]:
-    """Read the frames that several neurons want of one video in one pass: each frame is decoded once.
+    """Reads the frames of several requests in one pass; each frame is decoded once.
 
     Args:
         video, times: as in `read_video`.
+        requests: the frames to read, such as one request per neuron.
 
     Returns:
         One `VideoFrames` per request, in order. Frames may share memory.
@@ -109,9 +110,9 @@ def read_video_requests(
 
 
 class OpenedVideo:
-    """A video whose frames are indexed once, when they are first needed, and read in as many parts as wanted.
+    """A video that is indexed once, on first use, and can be read in parts.
 
-    A long video is read window by window this way, so that only the frames of some windows are in memory.
+    A long video can be read window by window, so that only some windows' frames are in memory.
     """
 
     def __init__(self, video: Any, times: Sequence[float] | np.ndarray | None, source: MediaSource | None):
@@ -133,7 +134,7 @@ class OpenedVideo:
         return self._index.duration
 
     def read(self, requests: Sequence[FrameRequest]) -> list[VideoFrames]:
-        """As `read_video_requests`: one `VideoFrames` per request, each frame decoded once in a call."""
+        """As `read_video_requests`: one `VideoFrames` per request; each frame is decoded once per call."""
         if self._source is None:
             frames, frame_times = self._array
             sampled = [requested_indices(request, frame_times) for request in requests]
@@ -144,7 +145,7 @@ class OpenedVideo:
         try:
             return self._decode(self._source, requests)
         except UndecodableFrames as error:
-            logger.warning("%s; sampling among the frames that can be", error)
+            logger.warning("%s; only frames that can be decoded are sampled", error)
             self._index = index_frames(self._source, by_decoding=True)
             return self._decode(self._source, requests)
 
@@ -152,10 +153,10 @@ class OpenedVideo:
         sampled = [requested_indices(request, self._index.times) for request in requests]
         if not sampled:
             return []
-        wanted = np.unique(np.concatenate(sampled))
-        frames = decode_frames(source, self._index, wanted)
+        distinct = np.unique(np.concatenate(sampled))
+        frames = decode_frames(source, self._index, distinct)
         return [
-            self._frames(_take(frames, np.searchsorted(wanted, indices)), indices, request)
+            self._frames(_take(frames, np.searchsorted(distinct, indices)), indices, request)
             for indices, request in zip(sampled, requests, strict=True)
         ]
 
@@ -166,7 +167,7 @@ class OpenedVideo:
 
 @contextmanager
 def opened_video(video: VideoInput, times: Sequence[float] | np.ndarray | None = None) -> Iterator[OpenedVideo]:
-    """Open a video for reading in parts. Input and errors as in `read_video`."""
+    """Opens a video to read it in parts. Input and errors as in `read_video`."""
     if classify_video_input(video) != "file":
         yield OpenedVideo(video, times, None)
         return
@@ -177,33 +178,33 @@ def opened_video(video: VideoInput, times: Sequence[float] | np.ndarray | None =
 
 
 def read_frames(video: VideoInput, indices: Sequence[int] | np.ndarray) -> VideoFrames:
-    """Read the frames with these numbers, in this order, repeats included. Input and errors as in `read_video`.
+    """Reads the frames with these numbers, in this order, including repeats. Input and errors as in `read_video`.
 
     Raises:
-        ValueError: also when a number is outside the clip, or a frame asked for cannot be decoded.
+        ValueError: also if a number is outside the clip, or a frame cannot be decoded.
     """
-    asked = np.asarray(indices, dtype=np.int64)  # (T,)
-    if asked.ndim != 1 or len(asked) == 0:
-        raise ValueError(f"indices: expected a list of at least one frame number, found shape {asked.shape}")
+    numbers = np.asarray(indices, dtype=np.int64)  # (T,)
+    if numbers.ndim != 1 or len(numbers) == 0:
+        raise ValueError(f"indices: expected a list of at least one frame number, found shape {numbers.shape}")
     if classify_video_input(video) != "file":
         frames, frame_times = _array_video(video, None)
-        _check_range(asked, len(frames), "the frames given")
-        return _video_frames(frames[asked], asked, frame_times, _array_duration(frame_times))
+        _check_range(numbers, len(frames), "the frames given")
+        return _video_frames(frames[numbers], numbers, frame_times, _array_duration(frame_times))
     with open_media_source(video) as source:
         index = index_frames(source)
-        _check_range(asked, len(index.times), source.name)
-        wanted, places = np.unique(asked, return_inverse=True)
-        frames = decode_frames(source, index, wanted)
-        return _video_frames(_take(frames, places), asked, index.times, index.duration)
+        _check_range(numbers, len(index.times), source.name)
+        distinct, positions = np.unique(numbers, return_inverse=True)
+        frames = decode_frames(source, index, distinct)
+        return _video_frames(_take(frames, positions), numbers, index.times, index.duration)
 
 
 def classify_video_input(video: Any) -> Literal["file", "array", "images"]:
-    """Say what a single video is given as: something to decode, one array or tensor, or images: a list or a single one.
+    """The type of a video input: a file to decode, an array or tensor, or a list of images or a single image.
 
     Raises:
         TypeError: none of these.
-        ValueError: an array that is neither (T, H, W, 3) nor (H, W, 3) uint8, or one of the latter in a list that is not;
-            nothing is guessed.
+        ValueError: an array that is neither (T, H, W, 3) nor (H, W, 3) uint8, or an array in a list that is not (H, W, 3)
+            uint8. Ambiguous layouts are not guessed.
     """
     if isinstance(video, str | os.PathLike | bytes | bytearray | memoryview | MediaSource):
         return "file"
@@ -230,14 +231,14 @@ def classify_video_input(video: Any) -> Literal["file", "array", "images"]:
 
 
 def given_frames(video: Any) -> Any:
-    """The frames of a video given as an array or images, one an entry; a single image is one frame."""
+    """The frames of an array or of images, as a sequence of frames; a single image is one frame."""
     if isinstance(video, Image.Image):
         return [video]
     return video[None] if isinstance(video, np.ndarray | torch.Tensor) and video.ndim == 3 else video
 
 
 def is_video_batch(video: Any) -> bool:
-    """Whether a list is several videos: a list of PIL images or of single (H, W, 3) images is one, any other a batch.
+    """Whether a list contains several videos; a list of PIL images or (H, W, 3) images is one video.
 
     Raises:
         ValueError: images and other things are mixed.
@@ -292,9 +293,9 @@ def _array_duration(frame_times: np.ndarray) -> float:
     return float(frame_times[-1]) + step
 
 
-def _take(frames: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """frames[places], without a copy where all frames are wanted in order."""
-    return frames if np.array_equal(places, np.arange(len(frames))) else frames[places]
+def _take(frames: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """`frames[positions]`, without a copy if these are all frames in order."""
+    return frames if np.array_equal(positions, np.arange(len(frames))) else frames[positions]
 
 
 def _check_range(indices: np.ndarray, total: int, name: str) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Write a file whole or not at all: readers and interrupted runs never meet half of one."""
+"""Writes files atomically, so that an interrupted write leaves no partial file."""
 
 import os
 from collections.abc import Iterator
@@ -10,9 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a path beside `path` to write to. After the block the file there takes the place of the old one; where the
-    block raises, the old one stays.
-    """
+    """Yields a temporary path to write to. After the block the file replaces `path`; if the block raises, `path` is kept."""
     unfinished = Path(path).with_name(f".{Path(path).name}.unfinished")
     try:
         yield unfinished

@@ -29,6 +29,7 @@ def config_for_windows(sen: SENModel, names: Sequence[str], window: int) -> dict
         ValueError: a neuron whose frames have no fixed size.
     """
     settings, processor = sen.config.to_dict(), SENProcessor(sen.config, sen.neurons.base)
+    settings.pop("_name_or_path", None)  # where the SEN was loaded from, which may be a local folder
     settings["dense_neurons"] = list(dict.fromkeys([*(settings["dense_neurons"] or []), *names]))
     for neuron in settings["neurons"]:
         if neuron["name"] in names:

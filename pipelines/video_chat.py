@@ -24,7 +24,6 @@ from modeling_sen.chat.messages import (
 )
 from modeling_sen.chat.prompts import answer_result, default_new_tokens, prompt_ids
 from modeling_sen.chat.video_features import VideoFeatures, as_encoder_outputs
-from modeling_sen.chat_prompt import last_question
 from modeling_sen.clip_inputs import is_clip_batch
 from modeling_sen.modeling_sen_chat import SENForConditionalGeneration
 from modeling_sen.pipelines.video_pipeline import VideoPipeline
@@ -38,7 +37,7 @@ class _Prompt:
 
     input_ids: list[int]
     videos: list[ChatVideo]
-    question: str
+    shown: list[tuple[ChatVideo, str]]  # in order of the prompt, each with the question that it is read with
 
 
 class VideoChatPipeline(VideoPipeline):
@@ -167,8 +166,9 @@ class VideoChatPipeline(VideoPipeline):
     def preprocess(self, item: Any, max_new_tokens: int | None = None, **sampling: Any) -> dict[str, Any]:
         messages = _messages_of(item)
         videos = self._read(messages, max_new_tokens, **sampling)
-        ids = prompt_ids(self.processor, with_videos(messages, videos), self._length(max_new_tokens))
-        return {"rows": [_Prompt(ids, videos, last_question(messages))]}
+        messages = with_videos(messages, videos)
+        ids = prompt_ids(self.processor, messages, self._length(max_new_tokens))
+        return {"rows": [_Prompt(ids, videos, self.processor.videos_in_prompt(messages))]}
 
     def _read(
         self, messages: Sequence[Message], max_new_tokens: int | None = None, **sampling: Any
@@ -207,8 +207,9 @@ class VideoChatPipeline(VideoPipeline):
         mask = [[0] * len(pad) + [1] * (length - len(pad)) for pad in padding]
         tensors = {"input_ids": ids, "attention_mask": mask}
         inputs = {name: torch.tensor(rows, device=self.model.device) for name, rows in tensors.items()}
-        pairs = [(video, prompt.question) for prompt in prompts for video in prompt.videos]
-        features = [self._features(video).visual_tokens(question) for video, question in pairs]
+        encoded = {id(video): self._features(video) for prompt in prompts for video in prompt.videos}
+        pairs = [pair for prompt in prompts for pair in prompt.shown]
+        features = [encoded[id(video)].visual_tokens(question) for video, question in pairs]
         return {**inputs, **as_encoder_outputs(features)}
 
     def _features(self, video: ChatVideo) -> VideoFeatures:

@@ -1,6 +1,9 @@
 """Tiny random UNets of the kinds of Stable Diffusion, an editing model of one, and inputs for it."""
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import save_file
 
 import modeling_sen
 
@@ -60,3 +63,47 @@ def per_frame(unet, latents, timesteps, text_states):
     with torch.no_grad():
         output = unet(folded, times, texts).sample
     return output.unflatten(0, (-1, frames)).transpose(1, 2)
+
+
+def tuned_weights():
+    """State dict of a UNet that Tune-A-Video tuned: names and shapes are those of its UNet3DConditionModel."""
+    from modeling_sen.editing.edit_adapter import unet_shape
+
+    unet = make_unet()
+    weights, generator = dict(unet.state_dict()), torch.Generator().manual_seed(4)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator) * 0.3
+
+    for path, (width, _) in unet_shape(unet)[0].items():
+        for name in ("attn1", "attn2"):
+            weights[f"{path}.{name}.to_q.weight"] = weights[f"{path}.{name}.to_q.weight"] + random(width, width)
+        for name in ("to_q", "to_k", "to_v", "to_out.0"):
+            weights[f"{path}.attn_temp.{name}.weight"] = random(width, width)
+        weights[f"{path}.attn_temp.to_out.0.bias"] = random(width)
+        weights[f"{path}.norm_temp.weight"], weights[f"{path}.norm_temp.bias"] = torch.ones(width), torch.zeros(width)
+    return weights
+
+
+def save_tuned(weights, folder, kind="bin"):
+    """The part of a pipeline's folder that is read; returns the folder."""
+    file = Path(folder, "unet", f"diffusion_pytorch_model.{kind}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(weights, file) if kind == "bin" else save_file(weights, file)
+    return str(folder)
+
+
+def gaussian_predictor(scheduler, mean, variance):
+    """The exact prediction for data of a Gaussian: (sample, timestep) -> noise or velocity, as the scheduler has it."""
+
+    def predict(sample, timestep):
+        product = scheduler.alphas_cumprod[timestep].item()
+        alpha, sigma = product**0.5, (1 - product) ** 0.5
+        # Posterior mean of the noise, by regression of the noise on the sample.
+        noise = sigma / (product * variance + 1 - product) * (sample - alpha * mean)
+        if scheduler.config.prediction_type == "epsilon":
+            return noise
+        clean = mean + alpha * variance / (product * variance + 1 - product) * (sample - alpha * mean)
+        return alpha * noise - sigma * clean
+
+    return predict

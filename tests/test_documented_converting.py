@@ -2,14 +2,25 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import typer
+from random_editing import make_unet, random_step, save_tuned, tuned_weights
 from typer.main import get_command
 
 from modeling_sen.commands.convert import convert
 
 PAGE = (Path(__file__).parents[1] / "docs" / "converting.md").read_text()
+NEURONS, EDITING = PAGE.split("## Tune-A-Video")
+
+
+def run_code(text: str, **given: Any) -> dict[str, Any]:
+    found = {"__name__": "converting", **given}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, found)
+    return found
 
 
 @pytest.fixture
@@ -17,10 +28,7 @@ def ran(towers, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("imagebind").symlink_to(towers["imagebind"])
     Path("languagebind").symlink_to(towers["languagebind_thermal"])
-    found = {"__name__": "converting"}
-    for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
-        exec(block, found)
-    return found
+    return run_code(NEURONS)
 
 
 def test_the_pages_code_gives_probabilities(ran):
@@ -39,6 +47,20 @@ def test_languagebinds_code_gives_the_same_in_a_sen(ran):
     assert probabilities.shape == scores.shape == (1, 2)
     # A black picture is the same at any size, so that nothing is rounded.
     assert (probabilities - scores).abs().max() < 1e-4
+
+
+def test_tune_a_videos_code_predicts_the_same_twice(tmp_path, monkeypatch):
+    pytest.importorskip("diffusers")
+    monkeypatch.chdir(tmp_path)
+    make_unet().save_pretrained("base/unet")
+    save_tuned(tuned_weights(), "a-man-is-surfing")
+    convert("tune-a-video", "./a-man-is-surfing", Path("surfing"), base="base")
+    latents, timesteps, text_states = random_step()
+    with torch.no_grad():
+        found = run_code(EDITING, latents=latents, timesteps=timesteps, text_states=text_states, unet=make_unet())
+        again = found["adapter"](latents, timesteps, text_states)
+    assert found["noise"].shape == latents.shape
+    assert torch.equal(found["noise"], again)
 
 
 def test_the_pages_options_are_the_verbs():

@@ -7,10 +7,14 @@ from fake_hub import fake_hub
 from hub_session import READER, WRITER, connected
 from random_editing import make_editing, make_unet, random_step, randomize
 from random_sen import SMALL, random_weights
+from tiny_diffusion import make_base
+from transformers import pipeline
 
 from modeling_sen import SENForVideoEditing, SENModel
 
 pytest.importorskip("diffusers")
+
+from modeling_sen.editing.tuning import TuningSettings
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 20, 28, 3), dtype=np.uint8)
 
@@ -83,3 +87,30 @@ def test_a_base_model_that_does_not_exist_is_named(hub, tmp_path):
         pytest.raises(OSError, match=r"base model org/none.*no such repo"),
     ):
         SENForVideoEditing.from_base("org/none", of_the_hub().sen)
+
+
+def test_a_pushed_adapter_gives_the_same_frames(towers, tmp_path):
+    """Saved, loaded, pushed and pulled, with the base model by its id; its card says what it was tuned on."""
+    base = make_base(tmp_path / "base", vae="unshuffle", prediction="v_prediction")
+    clip = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    options = {"num_inference_steps": 2, "guidance_scale": 2.0, "progress": False}
+    with fake_hub() as hub:
+        hub.tokens = {WRITER: "write", READER: "read"}
+        hub.upload("org/clip", towers["clip"])
+        hub.upload("org/base", base)
+        with connected(hub, tmp_path / "author", WRITER):
+            edit = pipeline("video-editing", model=of_the_hub(), device="cpu", **options)
+            settings = TuningSettings(steps=1, learning_rate=1e-2)
+            expected = edit(clip, "a dog", "a red dog", tuning=settings).frames
+            edit.save_pretrained(tmp_path / "saved")
+            saved = pipeline("video-editing", model=str(tmp_path / "saved"), **options)
+            assert np.array_equal(saved(clip, "a dog", "a red dog").frames, expected)
+            edit.push_to_hub("org/editing")
+        card = hub.repositories["org/editing"].files["README.md"].decode()
+        assert "The adapter was tuned on one clip, `frames`: 3 frames of 32 x 32" in card
+        assert "[org/base](https://huggingface.co/org/base)" in card
+        with connected(hub, tmp_path / "reader", READER):
+            pulled = pipeline("video-editing", model="org/editing", **options)
+            assert np.array_equal(pulled(clip, "a dog", "a red dog").frames, expected)
+            alone = edit(clip, "a dog", "a red dog", adapter="org/editing")
+            assert np.array_equal(alone.frames, expected)

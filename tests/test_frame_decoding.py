@@ -24,9 +24,9 @@ def clip(tmp_path_factory):
 @pytest.fixture
 def alone(monkeypatch):
     """Which runs were decoded again without threads."""
-    runs, decode = [], frame_decoding._decode_alone
+    runs, decode = [], frame_decoding._decode_single_threaded
     monkeypatch.setattr(
-        frame_decoding, "_decode_alone", lambda *arguments: (runs.append(arguments[2]), decode(*arguments))
+        frame_decoding, "_decode_single_threaded", lambda *arguments: (runs.append(arguments[2]), decode(*arguments))
     )
     return runs
 

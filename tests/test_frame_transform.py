@@ -265,7 +265,7 @@ def test_gray_repeats_the_luma_in_every_channel():
 
 
 def test_missing_numbers_are_named():
-    with pytest.raises(ValueError, match=r"says \['mean', 'std'\]; give them in the neuron's preprocessing"):
+    with pytest.raises(ValueError, match=r"with \['mean', 'std'\]; give them in the neuron's preprocessing"):
         FrameTransform.from_settings({"size": {"height": 8, "width": 8}, "image_mean": None}, spec())
     with pytest.raises(ValueError, match=r"\['mean', 'size', 'std'\]"):
         FrameTransform.from_settings(None, spec())

@@ -170,7 +170,9 @@ def test_a_trained_language_model_stands_beside_the_checkpoint(make_sen, folders
 
 
 def test_a_checkpoint_stands_alone_with_towers_and_language_model(chat, tmp_path):
-    chat.save_pretrained(tmp_path, include_neurons=True, include_language_model=True)
+    chat.save_pretrained(tmp_path, include_neurons=True)
+    chat.save_pretrained(tmp_path / "towers", include_neurons=True, include_language_model=False)
+    assert not (tmp_path / "towers" / "language_model").exists()
     settings = json.loads((tmp_path / "config.json").read_text())
     assert settings["language_model"] == {"hub_id": "./language_model", "revision": None, "dtype": "float32"}
     assert settings["sen_config"]["neurons"][0]["hub_id"] == "./neuron_image"
@@ -190,7 +192,7 @@ def test_a_local_folder_is_warned_of(chat, tmp_path, caplog):
     logger.addHandler(caplog.handler)
     chat.save_pretrained(tmp_path)
     logger.removeHandler(caplog.handler)
-    assert "is a local folder; elsewhere the checkpoint needs include_language_model=True" in caplog.text
+    assert "is a local folder; elsewhere the checkpoint needs include_neurons=True" in caplog.text
 
 
 # --- adapters --------------------------------------------------------------------------------------------------------

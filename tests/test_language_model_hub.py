@@ -1,5 +1,7 @@
 """A chat model and its language model on the Hub: pinned commits, files beside a checkpoint, pushing."""
 
+import json
+
 import pytest
 import torch
 from fake_hub import fake_hub
@@ -76,9 +78,20 @@ def test_a_push_takes_the_language_model_along(hub, tmp_path):
         model = of_the_hub()
         model.push_to_hub("org/chat", include_language_model=True)
         model.save_pretrained(tmp_path / "chat", include_language_model=True, push_to_hub=True, repo_id="org/other")
+        model.push_to_hub("org/whole", include_neurons=True)
         expected = of_pixels(model)
-    for repo_id in ("org/chat", "org/other"):
-        assert "language_model/model.safetensors" in hub.repositories[repo_id].files
+        SENForConditionalGeneration.from_pretrained("org/whole").push_to_hub("org/again")
+    commit = hub.repositories["org/llm"].refs["main"]
+    for repo_id in ("org/chat", "org/other", "org/whole", "org/again"):
+        files = hub.repositories[repo_id].files
+        assert "language_model/model.safetensors" in files
+        assert json.loads(files["config.json"])["language_model"]["base_model"] == f"org/llm@{commit}"
+        is_whole = repo_id in ("org/whole", "org/again")
+        assert ("neuron_image/model.safetensors" in files) == is_whole
+        card = files["README.md"].decode()
+        assert f"[org/llm](https://huggingface.co/org/llm) | `{commit[:12]}` | " in card
+        which = "Copies of all of them" if is_whole else "Those of language_model"
+        assert f"{which} are in this repository, in folders" in card
         with connected(hub, tmp_path / "reader", READER):
             found = SENForConditionalGeneration.from_pretrained(repo_id)
         torch.testing.assert_close(of_pixels(found), expected, rtol=1e-5, atol=1e-5)

@@ -56,6 +56,7 @@ GROUPS = {
         "processing_sen",
     },
     "whole files": {"whole_file"},
+    "video files": {"sound_track", "write_video"},
     "world": {"world/"},
     "around the model": {
         "encoding",
@@ -75,7 +76,7 @@ GROUPS = {
     "heads": {
         *("point_features", "point_refiner", "point_network", "modeling_sen_tracking"),
         *("visual_tokens", "language_model", "configuration_sen_chat", "modeling_sen_chat"),
-        *("chat_prompt", "video_windows", "processing_sen_chat"),
+        *("chat_prompt", "video_windows", "window_reader", "processing_sen_chat"),
         *("window_features", "modeling_sen_editing"),
     },
     "families": {"families/"},
@@ -98,12 +99,13 @@ BELOW = {
     "model": ("association",),
     "inputs": ("neuron",),  # beside the model, which never decodes files
     "whole files": (),
+    "video files": ("inputs", "whole files"),
     "world": ("whole files",),
     "around the model": ("heads", "world", "chat", "tracking"),
     "heads": ("model", "inputs"),
-    "tracking": ("heads", "whole files"),
+    "tracking": ("heads", "video files"),
     "chat": ("heads",),
-    "editing": ("heads",),
+    "editing": ("around the model",),  # whose trainer tunes
     "families": ("inputs",),  # models that Transformers lacks, of which neurons can be made
     "conversion": ("around the model", "families", "editing"),
     "pipelines": ("around the model", "tracking", "chat", "editing"),
@@ -125,6 +127,8 @@ BACKWARDS = {
     ("commands/push", "modeling_sen.auto"),  # models of all types are pushed
     ("commands/train", "modeling_sen.auto"),
     ("commands/chat", "modeling_sen.auto"),
+    ("commands/edit", "modeling_sen.auto"),
+    ("commands/tune", "modeling_sen.auto"),
     ("commands/track", "modeling_sen.auto"),  # any model that tracks is loaded by its type
     ("commands/evaluate_chat", "modeling_sen.auto"),  # so is one that answers questions
     ("commands/evaluate_editing", "modeling_sen.auto"),

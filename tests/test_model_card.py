@@ -12,11 +12,20 @@ from random_sen import SMALL, random_weights
 from safetensors.torch import load_file
 from test_pretrained_sen import load_toy_head
 
-from modeling_sen import SEN_TINY, SEN_TINY_CHAT, SEN_TINY_TRACKING, SENModel, base_models
+from modeling_sen import SEN_TINY, SEN_TINY_CHAT, SEN_TINY_EDITING, SEN_TINY_TRACKING, SENModel, base_models
 from modeling_sen.card_results import eval_results
 from modeling_sen.model_card import is_generated, keeping_text, model_card, training_text
 from modeling_sen.upload_files import saved_config
-from recipes.sen_tiny.card import CARD, CHAT_CARD, TRACKING_CARD, card_text, chat_card_text, tracking_card_text
+from recipes.sen_tiny.card import (
+    CARD,
+    CHAT_CARD,
+    EDITING_CARD,
+    TRACKING_CARD,
+    card_text,
+    chat_card_text,
+    editing_card_text,
+    tracking_card_text,
+)
 
 # Of the Hub's own list (huggingface.js, packages/tasks/src/pipelines.ts): those about video, and features.
 HUB_TASKS = {"video-classification", "video-text-to-text", "video-to-video", "text-to-video", "feature-extraction"}
@@ -304,3 +313,9 @@ def test_the_card_of_sen_tinys_chat_is_as_its_files_say():
     assert CHAT_CARD.read_text() == chat_card_text()
     text = CHAT_CARD.read_text()
     assert all(words.read_text().strip() in text for words in Path(SEN_TINY_CHAT, "card").glob("*.md"))
+
+
+def test_the_card_of_sen_tinys_editing_is_as_its_files_say():
+    assert EDITING_CARD.read_text() == editing_card_text()
+    text = EDITING_CARD.read_text()
+    assert all(words.read_text().strip() in text for words in Path(SEN_TINY_EDITING, "card").glob("*.md"))

@@ -210,7 +210,7 @@ def test_absurd_timestamps_are_counted_with_one_warning(sound, tmp_path, caplog)
         assert len(samples) == pytest.approx(6 * 16000, abs=1000)
         assert heard_time(samples[64000:80000], 16000) == pytest.approx(4.5, abs=0.01)
         assert [record.message for record in caplog.records] == [
-            f"{path}: 1 timestamps of its sound cannot be true; samples are counted instead"
+            f"{path}: 1 timestamps of its sound are implausible; samples are counted instead"
         ]
 
 

@@ -197,7 +197,7 @@ def test_depth_maps_may_have_one_channel(towers, frames):
         ({"video": {"array": [1]}}, "given as video"),
         (
             {"thermal": np.zeros((2, 8, 8, 3), np.uint8)},
-            "found thermal, but the neurons look at audio, image, text, video",
+            "found thermal, but the neurons read audio, image, text, video",
         ),
         (np.zeros((2, 3, 8, 8), np.uint8), r"\(T, H, W, 3\) uint8"),
         ({}, "found nothing"),
@@ -336,7 +336,7 @@ def test_a_neurons_damaged_or_missing_processor_is_named(towers, frames, tmp_pat
     with pytest.raises(ValueError, match=r"neuron 'eye' \(.*\): .*preprocessor_config\.json is not JSON"):
         one_neuron(str(folder))(videos=frames)
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(ValueError, match=r"neuron 'eye' .* says \['mean', 'size', 'std'\]"):
+    with pytest.raises(ValueError, match=r"neuron 'eye' .* with \['mean', 'size', 'std'\]"):
         one_neuron(str(folder))(videos=frames)
     with pytest.raises(OSError, match=r"neuron 'eye' \(nobody/nothing\): "):
         one_neuron("nobody/nothing")(videos=frames)

@@ -178,25 +178,6 @@ def test_a_video_read_before_is_taken_as_it_is(processor, clips, monkeypatch):
     assert all(torch.equal(inputs[name], expected[name]) for name in expected)
 
 
-def test_the_question_is_read_by_its_neuron(worded_config, tmp_path, clips):
-    processor = make_processor(worded_config, tmp_path, question_neuron="words")
-    reader = processor.sen_processor._text_reader(processor.config.sen_config.neuron_specs[3])
-    messages = [
-        asked(words("a man speaks")),
-        asked(words("yes"), role="assistant"),
-        asked(video(clips[0]), words("a dog")),
-    ]
-    inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, num_frames=3)
-    assert torch.equal(inputs["words_input_ids"], reader(["a dog", "a dog"])[0])
-    read = processor.read_video(clips[0], text="a man")
-    again = processor.sen_processor.collate(processor.ask(read, "a dog").inputs)
-    assert torch.equal(again["words_input_ids"], reader(["a dog"])[0])
-    assert torch.equal(processor.sen_processor.collate(read.inputs)["words_input_ids"], reader(["a man"])[0])
-    by_hand = processor([f"{VIDEO} a dog", f"{VIDEO}"], [read, clips[1]], questions=["a man", "a dog barks"])
-    assert torch.equal(by_hand["words_input_ids"], reader(["a man", "a dog barks"])[0])
-    assert torch.equal(processor(f"{VIDEO} a dog", read)["words_input_ids"], reader(["a dog"])[0])
-
-
 # --- budgets ---------------------------------------------------------------------------------------------------------
 
 

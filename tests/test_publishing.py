@@ -14,9 +14,19 @@ from huggingface_hub import ModelCard
 from random_sen import SMALL, random_inputs, random_weights
 from test_hub import run_observer
 from test_pretrained_sen import load_toy_head
+from tiny_language_model import write_language_model
 from transformers import AutoModel
 
-from modeling_sen import SEN_TINY, SENForVideoTracking, SENModel, SENProcessor, SENTrackingConfig, publishing
+from modeling_sen import (
+    SEN_TINY,
+    SENChatProcessor,
+    SENForConditionalGeneration,
+    SENForVideoTracking,
+    SENModel,
+    SENProcessor,
+    SENTrackingConfig,
+    publishing,
+)
 from modeling_sen.pipelines.video_pipeline import VideoPipeline
 from modeling_sen.publishing import push_folder
 
@@ -332,6 +342,25 @@ def test_a_local_tower_is_refused(make_sen, tmp_path, quick):
     with pytest.raises(ValueError, match=r"neuron 'image': its tower is the folder .*--include-neurons"):
         push_folder(tmp_path, "org/sen", dry_run=True)
     assert quick == []
+
+
+def test_a_local_language_model_is_refused_or_taken_along(tmp_path, quick):
+    llm, folder = write_language_model(tmp_path / "llm"), tmp_path / "chat"
+    model = SENForConditionalGeneration.from_llm(llm, SEN_TINY, window_frames=2, tokens_per_frame=4)
+    with pytest.raises(ValueError, match=r"language model: it is the folder .* by include_neurons"):
+        model.push_to_hub("org/chat")
+    model.save_pretrained(folder)
+    SENChatProcessor.from_llm(llm, model.config).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"language model: it is the folder .*--include-neurons"):
+        push_folder(folder, "org/chat", dry_run=True)
+    assert quick == []
+    planned = push_folder(folder, "org/chat", include_neurons=True, dry_run=True)
+    expected = {"language_model/model.safetensors", "neuron_audio/model.safetensors", "tokenizer.json"}
+    assert expected <= set(planned.files)
+    assert (
+        "Copies of all of them are in this repository, in folders `neuron_NAME` and `language_model`" in planned.card
+    )
+    assert str(tmp_path) not in planned.card
 
 
 def test_an_adapter_of_a_folder_is_refused(tmp_path):

@@ -66,7 +66,7 @@ def test_the_gate_is_zero_at_first(make_sen):
 
 def test_queries_without_answers_are_refused():
     expected = (
-        r"prompt is 'queries' and read_answers False: association would read nothing new; expected read_answers True"
+        r"prompt is 'queries' and read_answers False: rounds would read no new features; expected read_answers True"
     )
     with pytest.raises(StrictDataclassError, match=expected):
         SENConfig(prompt="queries", read_answers=False)

@@ -55,7 +55,7 @@ def test_several_modes_beside_each_other_are_a_text_towers(backbones, tmp_path):
     model, folder = saved(tmp_path, backbones["bert"], Pooling(16, ("max", "cls")), Dense(32, 12))
     assert_same(encoded(folder), model.encode(TEXTS))
     assert load(folder).embedding_size == 12
-    with pytest.raises(ValueError, match=r"neuron 'words': .* pools by max and cls beside each other"):
+    with pytest.raises(ValueError, match=r"neuron 'words': .* concatenates the pooling modes max and cls"):
         load_neuron(resolve_spec({"hub_id": folder, "name": "words"}))
 
 

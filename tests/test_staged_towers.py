@@ -286,7 +286,9 @@ def test_a_width_that_is_given_is_used_where_none_can_be_found(tmp_path, monkeyp
         SENModel.from_neurons([{"hub_id": folder, "hidden_size": 7}], **SMALL)
     monkeypatch.setattr(neuron_by_rule, "_TRIALS", {})
     monkeypatch.setattr(neuron_by_rule, "_try", lambda tower, modality: Trial())  # as of a tower that looks at values
-    with pytest.raises(ValueError, match="'efficientnet' does not say the width of its tokens; give hidden_size"):
+    with pytest.raises(
+        ValueError, match="'efficientnet' has no width of tokens in its configuration; give hidden_size"
+    ):
         SENModel.from_neurons([folder], **SMALL)
     model = SENModel.from_neurons([{"hub_id": folder, "hidden_size": 128}], **SMALL)
     neuron = model.neurons["image"]

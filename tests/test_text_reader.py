@@ -51,7 +51,7 @@ def doors(model, processor):
 @pytest.mark.parametrize("door", ["pipeline", "encoder", "explain"])
 def test_labels_that_differ_only_behind_the_cut_are_refused(door, loaded, processor):
     with pytest.raises(
-        ValueError, match=rf"labels '{LONG}a' and '{LONG}b' differ only behind the 32 tokens.* 63 and 63"
+        ValueError, match=rf"labels '{LONG}a' and '{LONG}b' differ only after the first 32 tokens.* 63 and 63"
     ):
         doors(loaded, processor)[door]([f"{LONG}a", "a dog", f"{LONG}b"], "{}")
     with pytest.raises(ValueError, match=r"labels 'a' and 'b' differ only .*a shorter template"):
@@ -84,13 +84,13 @@ def test_another_template_may_tell_cut_labels_apart(loaded, processor, warnings)
 def test_labels_of_the_same_tokens_are_warned_of(loaded, processor, warnings):
     """The tower's tokenizer knows no capitals: that no shorter text would help."""
     SENEncoder(loaded, processor).embed_labels(["Dog", "dog", "cat", "CAT"], ["{}"])
-    assert warnings() == ["labels 'Dog' and 'dog' are the same tokens to the text tower, like 1 more pairs"]
+    assert warnings() == ["labels 'Dog' and 'dog' have the same tokens for the text tower, like 1 more pairs"]
 
 
 def test_labels_of_many_chunks_are_checked_together(loaded, processor, monkeypatch):
     monkeypatch.setattr("modeling_sen.encoding.TEXTS_AT_ONCE", 2)
     labels = [f"{LONG}a", *"bcdefg", f"{LONG}h"]
-    with pytest.raises(ValueError, match="differ only behind"):
+    with pytest.raises(ValueError, match="differ only after"):
         SENEncoder(loaded, processor).embed_labels(labels, ["{}"])
 
 
@@ -99,8 +99,8 @@ def test_texts_are_cut_with_one_warning(loaded, processor, warnings, monkeypatch
     SENEncoder(loaded, processor).encode_text(["a dog", "x" * 30, f"{LONG}a", f"{LONG}b"])
     processor(text=f"{LONG}c")
     assert warnings() == [
-        f"the text tower takes 32 tokens of a text, and the text '{LONG}a' has 63: what follows is cut off, here and in "
-        "other long texts"
+        f"the text tower takes 32 tokens of a text, and the text '{LONG}a' has 63: the rest is cut off, as in other "
+        "long texts"
     ]
 
 
@@ -118,7 +118,7 @@ def test_text_neurons_cut_with_one_warning(processor, warnings):
         processor(videos=[{"text": "a dog"}, {"text": "a dog barks " * 20}])
     assert len(warnings()) == 1
     assert "neuron 'words' takes 32 tokens of a text, and the text 'a dog barks a dog" in warnings()[0]
-    assert "has 62: what" in warnings()[0]
+    assert "has 62: the rest" in warnings()[0]
 
 
 def text_processor(folder: Path, class_name: str, **limits) -> SENProcessor:

@@ -83,7 +83,7 @@ def test_all_readers_of_tables_take_them(tmp_path, clips):
     names.write_text('id;name\n1;"two\nlines"\n0;dog, running\n')
     assert read_class_names(names) == ["dog, running", "two\nlines"]
     names.write_text("id,name\n0,dog\n1\n")
-    with pytest.raises(ValueError, match=r"names\.csv: expected a name of each class"):
+    with pytest.raises(ValueError, match=r"names\.csv: expected a name for each class"):
         read_class_names(names)
     (tmp_path / "x_000001_000011.mp4").touch()
     kinetics = tmp_path / "val.csv"

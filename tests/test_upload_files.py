@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from test_pretrained_sen import load_toy_head
+from tiny_language_model import write_language_model
 
 import modeling_sen
-from modeling_sen import SEN_TINY, SENConfig, SENModel
+from modeling_sen import SEN_TINY, SEN_TINY_CHAT, SENForConditionalGeneration, SENModel
 from modeling_sen.upload_files import add_code, check_loads_elsewhere, checkpoint_files, copy_checkpoint, read_settings
 
 JUNK = (
@@ -51,16 +52,27 @@ def test_towers_of_the_package_stay_there():
     assert checkpoint_files(Path(SEN_TINY)) == ["config.json", "model.safetensors", "processor_config.json"]
 
 
-def test_a_tower_that_only_this_machine_has_is_refused(make_sen, sen_folder):
+def test_a_tower_that_only_this_machine_has_is_refused(make_sen, sen_folder, tmp_path):
+    make_sen().save_pretrained(tmp_path)
     with pytest.raises(
         ValueError, match=r"neuron 'image': its tower is the folder .* of this machine.*--include-neurons"
     ):
-        check_loads_elsewhere(make_sen().config)
-    check_loads_elsewhere(SENConfig.from_pretrained(sen_folder), with_code=True)
-    tiny = SENConfig.from_pretrained(SEN_TINY)
-    check_loads_elsewhere(tiny)
+        check_loads_elsewhere(tmp_path)
+    check_loads_elsewhere(sen_folder, with_code=True)
+    check_loads_elsewhere(Path(SEN_TINY))
     with pytest.raises(ValueError, match=r"neuron 'image': its tower is part of the package.*--include-neurons"):
-        check_loads_elsewhere(tiny, with_code=True)
+        check_loads_elsewhere(Path(SEN_TINY), with_code=True)
+
+
+def test_a_language_model_that_only_this_machine_has_is_refused(tmp_path):
+    model = SENForConditionalGeneration.from_llm(write_language_model(tmp_path / "llm"), SEN_TINY)
+    model.save_pretrained(tmp_path / "chat")
+    expected = rf"language model: it is the folder {tmp_path / 'llm'} of this machine.*--include-neurons"
+    with pytest.raises(ValueError, match=expected):
+        check_loads_elsewhere(tmp_path / "chat")
+    model.save_pretrained(tmp_path / "whole", include_language_model=True)
+    check_loads_elsewhere(tmp_path / "whole")
+    check_loads_elsewhere(Path(SEN_TINY_CHAT))
 
 
 def test_code_goes_to_this_checkpoint_alone(sen_folder, tmp_path, make_sen):

@@ -41,6 +41,6 @@ def make_chat_model(sen, folder, template=TEMPLATE, language_model=None, **setti
 def save_chat_model(sen, folder, **arguments) -> str:
     """A checkpoint that stands alone."""
     model, processor = make_chat_model(sen, folder, **arguments)
-    model.save_pretrained(folder, include_neurons=True, include_language_model=True)
+    model.save_pretrained(folder, include_neurons=True)
     processor.save_pretrained(folder)
     return str(folder)

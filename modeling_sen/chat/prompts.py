@@ -27,9 +27,9 @@ def prompt_ids(processor: SENChatProcessor, messages: Sequence[Message], max_new
         ValueError: the prompt and `max_new_tokens` are longer than the context, or a text has a placeholder.
     """
     videos = [without_inputs(video) for video in videos_of(messages)]
-    text = processor.apply_chat_template(with_videos(messages, videos), add_generation_prompt=True)
-    inputs = processor(text, videos or None, add_special_tokens=False, max_length=_NO_BOUND)
-    ids = inputs["input_ids"][0].tolist()
+    ids = processor.apply_chat_template(
+        with_videos(messages, videos), add_generation_prompt=True, tokenize=True, max_length=_NO_BOUND
+    )[0].tolist()
     context = processor.context_length
     if context is not None and len(ids) + max_new_tokens > context:
         visual = ids.count(processor.video_token_id)

@@ -168,11 +168,11 @@ class ChatSession:
             sampling = {"num_frames": num_frames, "fps": fps, "start": start, "end": end}
             turn_videos.append(self._read(video, turn_videos, question, options["max_new_tokens"], sampling))
         videos = [*self._videos, *turn_videos]
-        # What a question neuron sees of a video depends on the question, so all videos follow each question anew.
-        shown = turn_videos if self.processor.config.question_neuron is None else videos
-        prompt = [*self._prompt, question_message(question, [each.read for each in shown])]
+        prompt = [*self._prompt, question_message(question, [each.read for each in turn_videos])]
         ids = prompt_ids(self.processor, prompt, options["max_new_tokens"])
-        asked = question_message(question, [each.given for each in shown])
+        asked = question_message(question, [each.given for each in turn_videos])
+        # As `SENChatProcessor.videos_in_prompt`: with a question neuron, all videos have a place for each question.
+        shown = turn_videos if self.processor.config.question_neuron is None else videos
         places = [*self._places, *(self._place(each, question) for each in shown)]
         turn = self._turn(asked, prompt, ids, videos, places, options, stream)
         if stream:

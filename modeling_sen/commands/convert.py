@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""`sen convert`: an original checkpoint of ImageBind or LanguageBind in Transformers' classes."""
+"""`sen convert`: an original checkpoint of ImageBind, LanguageBind or Tune-A-Video in Transformers' classes."""
 
 import json
 from importlib import import_module
@@ -9,16 +9,22 @@ from typing import Annotated
 
 import typer
 
-# family -> module:function, `function(source, config, tokenizer) -> Conversion`
+# Family -> module:function, `function(source, **options) -> Conversion`, and the options that it takes.
 FAMILIES = {
-    "imagebind": "modeling_sen.conversion.imagebind:convert",
-    "languagebind": "modeling_sen.conversion.languagebind:convert",
+    "imagebind": ("modeling_sen.conversion.imagebind:convert", ("config", "tokenizer")),
+    "languagebind": ("modeling_sen.conversion.languagebind:convert", ("config", "tokenizer")),
+    "tune-a-video": ("modeling_sen.conversion.tune_a_video:convert", ("base",)),
 }
 
 
 def convert(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help=f"One of {', '.join(FAMILIES)}.")],
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The original checkpoint's file or folder.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="The original checkpoint's file or folder; of Tune-A-Video a folder or hub id."
+        ),
+    ],
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     config: Annotated[
         Path | None,
@@ -28,6 +34,10 @@ def convert(
         str | None,
         typer.Option(help="Hub id, folder or BPE file of CLIP's tokenizer, to be saved beside the weights."),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Hub id or folder of the text-to-image model that Tune-A-Video tuned."),
+    ] = None,
     verify: Annotated[
         Path | None, typer.Option(help="safetensors of input.NAME and output.NAME; status 1 where an output differs.")
     ] = None,
@@ -36,10 +46,16 @@ def convert(
     """Write an original checkpoint in Transformers' classes, with its processor and a card that names its licence."""
     if family not in FAMILIES:
         raise ValueError(f"family is {family!r}, expected one of {', '.join(FAMILIES)}")
+    entry, taken = FAMILIES[family]
+    options = {"config": config, "tokenizer": tokenizer, "base": base}
+    given = {name: value for name, value in options.items() if value is not None}
+    if others := [name for name in given if name not in taken]:
+        expected = " and ".join(f"--{name}" for name in taken)
+        raise ValueError(f"found --{others[0]}, which {family} does not take, expected {expected}")
     from modeling_sen.conversion.original_checkpoint import TOLERANCE, DifferentOutputs, save
 
-    module, function = FAMILIES[family].split(":")
-    conversion = getattr(import_module(module), function)(source, config, tokenizer)
+    module, function = entry.split(":")
+    conversion = getattr(import_module(module), function)(source, **given)
     try:
         differences, is_right = save(conversion, folder, verify), True
     except DifferentOutputs as error:

@@ -3,7 +3,7 @@
 """Video editing in `sen eval`: edited videos beside their sources, and all measures of them in one table."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +75,21 @@ def print_editing(results: dict[str, Any], file: Path) -> None:
     print(f"encoder {results['encoder']['name']}, tracker {results['tracker']['name']}")
     rows = []
     for part in results["splits"]:
-        rows.append([part["source"], "all", *_cells(part)])
-        rows += [["", kind, *_cells(numbers)] for kind, numbers in part["by_kind"].items()]
+        rows.append([part["source"], "all", str(part["clips"]), *editing_cells(part)])
+        rows += [
+            ["", kind, str(numbers["clips"]), *editing_cells(numbers)] for kind, numbers in part["by_kind"].items()
+        ]
     print_table(["edits of", "kind", "videos", *SHOWN], rows)
     print(file)
 
 
-def _cells(numbers: dict[str, Any]) -> list[str]:
-    shown = [str(numbers["clips"])]
+def editing_cells(numbers: Mapping[str, float | None]) -> list[str]:
+    """The numbers under the heads of `SHOWN`, `-` for one that is NaN or None."""
+    shown = []
     for name, factor, digits in SHOWN.values():
         number = numbers[name]
         shown.append("-" if number is None or math.isnan(number) else f"{factor * number:.{digits}f}")
     return shown
 
 
-__all__ = ["evaluate_editing", "print_editing"]
+__all__ = ["SHOWN", "editing_cells", "evaluate_editing", "print_editing"]

@@ -22,7 +22,8 @@ def push(
         bool, typer.Option("--with-code", help="The model's code too, for use without the package.")
     ] = False,
     include_neurons: Annotated[
-        bool, typer.Option("--include-neurons", help="The towers too, so that the repository stands alone.")
+        bool,
+        typer.Option("--include-neurons", help="Towers and language model too, so that the repository stands alone."),
     ] = False,
     licence: Annotated[str, typer.Option("--license", help="Of what was trained.")] = "apache-2.0",
     dry_run: Annotated[

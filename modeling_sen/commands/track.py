@@ -39,8 +39,8 @@ def track(
     from modeling_sen.media_source import open_media_source
     from modeling_sen.tracking.clip_frames import clip_shape
     from modeling_sen.tracking.query_points import as_mask, as_query_points, check_one_kind, resolve_query_points
-    from modeling_sen.tracking.render import check_video_path
     from modeling_sen.tracking.tracking_output import tracks_writer
+    from modeling_sen.write_video import check_video_path
 
     # What is wrong with the options is said before any work.
     tracks_writer(output)

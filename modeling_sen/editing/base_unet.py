@@ -13,9 +13,9 @@ from huggingface_hub import snapshot_download
 
 from modeling_sen.editing.edit_adapter import SENEditAdapter
 from modeling_sen.hub_files import HubSource, naming_errors
+from modeling_sen.modeling_sen_editing import ADAPTER_FOLDER
 
 BASE_FOLDER = "base"  # beside a checkpoint that holds its base model
-ADAPTER_FOLDER = "adapter"
 
 
 def base_source(
@@ -31,7 +31,7 @@ def base_source(
         OSError: a relative id without a checkpoint; the repository or its commit cannot be found.
     """
     if not model_id.startswith("./"):
-        with naming_errors(f"base model {model_id}", _LOGIN):
+        with naming_errors(f"base model {model_id}", LOGIN):
             return HubSource.of(model_id, {"revision": revision, **arguments}).at_commit()
     if checkpoint is None:
         raise OSError(f"base model {model_id}: it is relative to a checkpoint, but none was loaded")
@@ -54,7 +54,7 @@ def load_unet(source: HubSource, **kwargs: Any) -> UNet2DConditionModel:
         OSError: it cannot be found or read.
         RuntimeError: weights are missing, which would stay random.
     """
-    unet = _load(UNet2DConditionModel, beside(source, "unet"), f"base model {source.location}", kwargs)
+    unet = load_part(UNet2DConditionModel, beside(source, "unet"), f"base model {source.location}", kwargs)
     return unet.requires_grad_(False).eval()
 
 
@@ -65,12 +65,22 @@ def load_adapter(checkpoint: HubSource, **kwargs: Any) -> SENEditAdapter:
         OSError: it cannot be found or read.
         RuntimeError: weights are missing, which would stay random.
     """
-    return _load(SENEditAdapter, beside(checkpoint, ADAPTER_FOLDER), f"adapter of {checkpoint.location}", kwargs)
+    return load_part(SENEditAdapter, beside(checkpoint, ADAPTER_FOLDER), f"adapter of {checkpoint.location}", kwargs)
 
 
-def _load(model_class: Any, source: HubSource, what: str, kwargs: Mapping[str, Any]) -> Any:
-    arguments = {**kwargs, **source.files}
-    with naming_errors(what, _LOGIN):
+def load_part(model_class: Any, source: HubSource, what: str, kwargs: Mapping[str, Any]) -> Any:
+    """A model of Diffusers or Transformers from its own folder of a checkpoint, from safetensors files alone.
+
+    Args:
+        what: it is, for messages.
+        kwargs: of its `from_pretrained`.
+
+    Raises:
+        OSError: it cannot be found or read.
+        RuntimeError: weights are missing, which would stay random.
+    """
+    arguments = {"use_safetensors": True, **kwargs, **source.files}
+    with naming_errors(what, LOGIN):
         source.file("config.json")  # where it is missing, Diffusers would read that of the folder above
         model, loading = model_class.from_pretrained(source.location, output_loading_info=True, **arguments)
     if missing := sorted(loading["missing_keys"]):
@@ -87,6 +97,15 @@ def copy_base(source: HubSource, folder: Path) -> None:
     shutil.copytree(Path(location, source.subfolder), folder / BASE_FOLDER)
 
 
-_LOGIN = "pass base_kwargs={'token': ...}"
+LOGIN = "pass base_kwargs={'token': ...}"
 
-__all__ = ["ADAPTER_FOLDER", "BASE_FOLDER", "base_source", "beside", "copy_base", "load_adapter", "load_unet"]
+__all__ = [
+    "BASE_FOLDER",
+    "LOGIN",
+    "base_source",
+    "beside",
+    "copy_base",
+    "load_adapter",
+    "load_part",
+    "load_unet",
+]

@@ -74,6 +74,7 @@ class SENEditAdapter(ModelMixin, ConfigMixin):
             same frame; `"residual+cross"`: both.
         neuron_widths: neuron -> width of its features; empty for an adapter that reads none, which is Tune-A-Video.
         trained_queries: `"attn1"`, self-attention, and `"attn2"`, attention to the text, which Tune-A-Video trains too.
+        tuning: how the adapter was tuned on one clip, `None` where it was not; see `tuning_record`.
 
     Raises:
         ValueError: an unknown conditioning.
@@ -90,6 +91,7 @@ class SENEditAdapter(ModelMixin, ConfigMixin):
         conditioning: str = "residual",
         neuron_widths: dict[str, int] | None = None,
         trained_queries: tuple[str, ...] = ("attn1",),
+        tuning: dict[str, Any] | None = None,
     ):
         super().__init__()
         if conditioning not in CONDITIONING:

@@ -1,1 +1,1 @@
-"""Metrics, protocols and the baselines that a SEN is measured against."""
+"""Metrics, protocols and baselines for evaluating a SEN."""

@@ -1,6 +1,6 @@
-"""What a SEN is measured against: other ways to read frozen encoders that look once.
+"""Baselines for a SEN: other fusions of frozen encoders, without second looks.
 
-Each is called as a SEN is, on the trunks of a batch, and gives the fused embedding; none prompts an encoder again.
+Each is called with the first looks of a batch, as a SEN, and returns the fused embedding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ from modeling_sen.modeling_sen import SENModel
 from modeling_sen.neuron_loading import DEFAULT_LOGIT_SCALE
 from modeling_sen.recursive_association import masked_mean
 
-# What a late fusion reads of each neuron: its final tokens, its trunk's (all that a SEN's crown sees), its pooled output.
+# Inputs of a late fusion from each neuron: its final tokens, its trunk's tokens (the crown's input), or its pooled output.
 SOURCES = ("round0", "trunk", "pooled")
 
 
 class FrozenMean(nn.Module):
-    """The mean of the aligned neurons' embeddings: what a SEN is before training. Nothing to train.
+    """The mean of the aligned neurons' embeddings, which equals an untrained SEN; it has no trainable parameters.
 
     Args:
-        model: a SEN, for its towers' projections.
+        model: a SEN, whose towers' projections are used.
     """
 
     def __init__(self, model: SENModel):
@@ -41,14 +41,16 @@ class FrozenMean(nn.Module):
 
 
 class Resampler(nn.Module):
-    """Reads a neuron's tokens into a few: learned queries attend to them twice (as the Perceiver, arXiv 2103.03206).
+    """Reduces a neuron's tokens to a few: learned queries attend to them in two layers (Perceiver, arXiv 2103.03206).
 
-    Tokens read and tokens written are normalised, and queries are as large as they: without that it hardly learned
-    (docs/association.md).
+    Input and output tokens are normalised, and queries are initialised at the same scale; without this it hardly learned
+    (docs/association_details.md).
 
     Args:
-        width: of the neuron's tokens.
-        num_tokens: learned queries R.
+        width: width of the neuron's tokens.
+        hidden_size: width of the output tokens.
+        num_tokens: number R of learned queries.
+        num_heads: attention heads.
     """
 
     def __init__(self, width: int, hidden_size: int, num_tokens: int, num_heads: int):
@@ -61,20 +63,20 @@ class Resampler(nn.Module):
         self.layers = nn.TransformerDecoder(layer, num_layers=2, norm=nn.LayerNorm(hidden_size))
 
     def forward(self, tokens: Tensor, padding: Tensor | None) -> Tensor:
-        """(batch, N, width), (batch, N) bool where padded -> (batch, R, hidden_size)."""
+        """Tokens (batch, N, width), padding (batch, N) bool -> (batch, R, hidden_size)."""
         queries = self.queries.expand(len(tokens), -1, -1)
         return self.layers(queries, self.read(tokens), memory_key_padding_mask=padding)
 
 
 class LateFusion(nn.Module):
-    """A transformer over the tokens of all neurons that are present, once.
+    """A transformer over the tokens of all present neurons.
 
     Args:
-        neurons: whose tokens it reads.
+        neurons: specifications of the neurons.
         embedding: width of the fused embedding.
         source: one of `SOURCES`.
-        num_resampled: tokens that each neuron is first read into; `None` reads all.
-        hidden_size, num_layers: of the transformer.
+        num_resampled: number of tokens to which each neuron's tokens are reduced first; `None` for all tokens.
+        hidden_size, num_layers, num_heads: of the transformer.
 
     Raises:
         ValueError: an unknown source.
@@ -118,7 +120,9 @@ class LateFusion(nn.Module):
         """(batch, embedding), normalised.
 
         Args:
-            question: (batch, hidden_size), added to the query, where something particular is asked.
+            trunks: neuron -> its first look.
+            present: neuron -> (batch,) bool.
+            question: (batch, hidden_size), an optional embedding that is added to the query.
         """
         batch = len(next(iter(present.values())))
         query = self.query.expand(batch, -1, -1)
@@ -127,21 +131,21 @@ class LateFusion(nn.Module):
         for name, read in self.read.items():
             if name not in trunks:
                 continue
-            given, padded = neuron_tokens(trunks[name], self.source)
-            given = given.to(self.query)
+            of_neuron, padded = neuron_tokens(trunks[name], self.source)
+            of_neuron = of_neuron.to(self.query)
             if isinstance(read, Resampler):
-                given, padded = read(given, padded), None
+                of_neuron, padded = read(of_neuron, padded), None
             else:
-                given = read(given)
+                of_neuron = read(of_neuron)
             if padded is None:
-                padded = torch.zeros(given.shape[:2], dtype=torch.bool, device=given.device)
-            tokens.append(given + self.kind[name])
+                padded = torch.zeros(of_neuron.shape[:2], dtype=torch.bool, device=of_neuron.device)
+            tokens.append(of_neuron + self.kind[name])
             padding.append(padded | ~present[name].unsqueeze(1))
         fused = self._fuse(torch.cat(tokens, 1), torch.cat(padding, 1))  # (batch, hidden_size)
         return nn.functional.normalize(self.head(self.norm(fused)), dim=-1)
 
     def _fuse(self, tokens: Tensor, padding: Tensor) -> Tensor:
-        """The first token's output; the last layer computes no other, as nothing reads them."""
+        """The first token's output; the last layer computes only this one."""
         *lower, last = self.layers.layers
         for layer in lower:
             tokens = layer(tokens, src_key_padding_mask=padding)
@@ -151,10 +155,10 @@ class LateFusion(nn.Module):
 
 
 def neuron_tokens(trunk: FirstLook, source: str) -> tuple[Tensor, Tensor | None]:
-    """A neuron's tokens (batch, N, width), and which of them are padding (batch, N) where some are.
+    """A neuron's tokens (batch, N, width), and (batch, N) bool, true for padding, or `None` without an attention mask.
 
     Raises:
-        ValueError: trunk tokens of a neuron that has no trunk.
+        ValueError: `source` is "trunk", but the neuron has no trunk.
     """
     if source == "pooled":
         return trunk.state.pooler_output.unsqueeze(1), None
@@ -162,6 +166,6 @@ def neuron_tokens(trunk: FirstLook, source: str) -> tuple[Tensor, Tensor | None]
     if source == "trunk":
         if trunk.trunk is None:
             raise ValueError("source 'trunk': the neuron is re-associated after its tower and has no trunk")
-        tokens = trunk.trunk.hidden_states.unflatten(0, (trunk.batch_size, -1)).flatten(1, 2)  # frames side by side
+        tokens = trunk.trunk.hidden_states.unflatten(0, (trunk.batch_size, -1)).flatten(1, 2)  # concatenates frames
     mask = None if trunk.trunk is None else trunk.trunk.inputs.get("attention_mask")
     return tokens, None if mask is None or mask.shape != tokens.shape[:2] else mask == 0

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Embeddings of a data set's clips under a protocol, kept on disk as they are made: an interrupted run goes on with them."""
+"""Embeddings of a data set's clips under a protocol, stored on disk so that an interrupted run can resume."""
 
 import hashlib
 import json
@@ -26,17 +26,17 @@ from modeling_sen.whole_file import whole_file
 
 logger = logging.getLogger(__name__)
 
-SHARD_CLIPS = 64  # what an interruption costs at most
+SHARD_CLIPS = 64  # largest number of clips whose embeddings an interruption loses
 
-# Of a configuration: where it was read, and what is written with it.
-_PLACES = ("_name_or_path", "_commit_hash", "transformers_version", "architectures", "dtype", "auto_map")
+# Fields of a configuration that depend on where it was loaded from or saved by, and not on the model.
+_LOCATION_FIELDS = ("_name_or_path", "_commit_hash", "transformers_version", "architectures", "dtype", "auto_map")
 
 
 class EmbeddingStore:
-    """Embeddings by clip key, in safetensors files of up to `SHARD_CLIPS` clips; a damaged file is left out.
+    """Embeddings by clip key, in safetensors files of up to `SHARD_CLIPS` clips; damaged files are ignored with a warning.
 
     Args:
-        folder: made when the first are written.
+        folder: the folder; created when the first embeddings are written.
     """
 
     def __init__(self, folder: Path):
@@ -53,7 +53,7 @@ class EmbeddingStore:
             self.rows |= dict(zip(keys, embeddings, strict=True))
 
     def add(self, keys: Sequence[str], embeddings: np.ndarray) -> None:
-        """Keeps (clips, views, width) float32 embeddings; the file appears whole."""
+        """Stores (clips, views, width) float32 embeddings in a file, written atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha1("\n".join(keys).encode()).hexdigest()
         file = self.folder / f"{digest}.safetensors"
@@ -73,21 +73,25 @@ def embed_clips(
     """Embeds each clip in each view of a protocol.
 
     Args:
-        folder: where embeddings are kept; those there of the same weights, protocol and clip are taken, none is made twice.
+        encoder: embeds the clips.
+        protocol: frames and preprocessing.
+        clips: the clips.
+        folder: folder of stored embeddings, which are reused for equal weights, protocol and clip key.
+        batch_size: clips per forward pass.
+        show_progress: whether to show a progress bar.
 
     Returns:
         (clips, views, projection_dim) float32, each of length 1.
 
     Raises:
-        ValueError, OSError: a clip cannot be read; those before it are kept.
+        ValueError, OSError: a clip cannot be read; embeddings of earlier clips are kept.
     """
     views = [SENEncoder(encoder.model, processor) for processor in protocol_processors(encoder.processor, protocol)]
     store = EmbeddingStore(folder / f"{protocol.name}-{protocol.version}-{model_sha1(encoder.model)[:16]}")
-    wanted = {key: row for row, key in reversed(list(enumerate(clips.keys)))}  # a clip with several texts is one clip
-    missing = [row for key, row in wanted.items() if key not in store.rows]
-    missing.sort()
+    row_of = {key: row for row, key in reversed(list(enumerate(clips.keys)))}  # a clip with several texts is one clip
+    missing = sorted(row for key, row in row_of.items() if key not in store.rows)
     with tqdm(
-        total=len(wanted), initial=len(wanted) - len(missing), unit="clip", disable=not show_progress
+        total=len(row_of), initial=len(row_of) - len(missing), unit="clip", disable=not show_progress
     ) as progress:
         for start in range(0, len(missing), SHARD_CLIPS):
             some = missing[start : start + SHARD_CLIPS]
@@ -99,16 +103,18 @@ def embed_clips(
 
 
 def mean_embeddings(embeddings: np.ndarray) -> np.ndarray:
-    """Averages views: (clips, views, width) -> (clips, width) of length 1, the input of heads and of retrieval."""
+    """Mean over views: (clips, views, width) -> (clips, width) of length 1, for heads and retrieval."""
     mean = embeddings.mean(axis=1)
     return mean / np.linalg.norm(mean, axis=-1, keepdims=True)
 
 
 def describe_run(encoder: SENEncoder, model: str, protocol: Protocol) -> dict[str, Any]:
-    """What embeddings depend on beside the clips, JSON-able: protocol, weights and versions of packages.
+    """Everything besides the clips on which embeddings depend, JSON-serialisable: protocol, weights, package versions.
 
     Args:
-        model: the name to put down.
+        encoder: the encoder.
+        model: name of the model.
+        protocol: the protocol.
     """
     described = asdict(replace(protocol, templates={}))
     described["resample"] = protocol.resample.name
@@ -119,10 +125,11 @@ def describe_run(encoder: SENEncoder, model: str, protocol: Protocol) -> dict[st
 
 
 def describe_model(model: SENPreTrainedModel, name: str, revision: str | None) -> dict[str, Any]:
-    """Weights and versions of packages, JSON-able.
+    """Description of a model's weights and the package versions, JSON-serialisable.
 
     Args:
-        name, revision: of the checkpoint, to put down.
+        model: the model.
+        name, revision: name and revision of the checkpoint.
     """
     sen: Any = model.base_model
     packages = ("modeling-sen", "transformers", "torch", "av", "pillow")
@@ -145,21 +152,21 @@ def describe_model(model: SENPreTrainedModel, name: str, revision: str | None) -
 
 
 def model_sha1(model: SENPreTrainedModel) -> str:
-    """Of the configuration and all weights, the association's, the towers' and a language model's: what a result depends on.
+    """SHA-1 of the configuration and all weights: of the association, the towers and the language model, if any.
 
-    The same wherever the checkpoint and its towers lie, beside it or in repositories of their own.
+    It does not depend on the locations of the checkpoint and its towers.
     """
-    settings = model.config.to_diff_dict()  # what a version of Transformers adds with its default does not count
+    settings = model.config.to_diff_dict()  # without defaults, which may differ between versions of Transformers
     sen: Any = model.base_model
     for part in (settings, settings.get("sen_config", {})):
-        for name in _PLACES:
+        for name in _LOCATION_FIELDS:
             part.pop(name, None)
         for spec in [*part.get("neurons", []), part.get("text_tower") or {}]:
             for name in TOWER_SOURCE:
                 spec.pop(name, None)
     digest = hashlib.sha1(json.dumps(settings, sort_keys=True, default=str).encode())
     parts = {"": model.state_dict(), **{name: neuron.state_dict() for name, neuron in sen.neurons.items()}}
-    if (language_model := getattr(model, "language_model", None)) is not None:  # not in the state of its owner
+    if (language_model := getattr(model, "language_model", None)) is not None:  # not in the model's state dict
         parts["language_model"] = language_model.state_dict()
     for part, weights in parts.items():
         for name, weight in sorted(weights.items()):

@@ -1,14 +1,14 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Test sets of action recognition, read from the list files that published numbers are of; nothing is shipped.
+"""Test sets of action recognition, read from the list files of published results, which are not part of the package.
 
-read in | a line of it
+source | format
 --- | ---
-X-CLIP, ViFi-CLIP, BIKE, Open-VCLIP, FROSTER | `path label_number` or `path,label_number`; names in a file of their own
-UCF101's own `testlist01.txt` | `ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi`, in train lists with a number behind
-HMDB51's own `*_test_split1.txt`, one a class | `clip.avi 2`: 1 is training, 2 is test, 0 neither
-Kinetics' own csv | columns label, youtube_id, time_start, time_end
-Something-Something V2's own json | objects with id and template
+X-CLIP, ViFi-CLIP, BIKE, Open-VCLIP, FROSTER | `path label_number` or `path,label_number`; class names in another file
+UCF101, `testlist01.txt` | `ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi`; in train lists followed by a number
+HMDB51, `*_test_split1.txt`, one file per class | `clip.avi 2`: 1 is training, 2 is test, 0 neither
+Kinetics, CSV | columns label, youtube_id, time_start, time_end
+Something-Something V2, JSON | objects with id and template
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from typing import Any
 from modeling_sen.text_tables import csv_columns, read_csv, read_text
 from modeling_sen.training.data import VIDEO_SUFFIXES, LabelledClips, open_clips
 
-# sha1 of public list files -> what they are; computed from ViFi-CLIP@e2d1948 and Open-VCLIP@047a817.
+# SHA-1 of public list files -> description; computed from ViFi-CLIP@e2d1948 and Open-VCLIP@047a817.
 KNOWN_LISTS = {
     "cfb3aae0b3982f7cbf1dc2868a0f24c2adf25ca9": "ViFi-CLIP HMDB51 val1",
     "aa03d518e26d710c6cd8d0abbebecb6c1e2aaa27": "ViFi-CLIP HMDB51 val2",
@@ -59,13 +59,13 @@ KNOWN_LISTS = {
 
 @dataclass(frozen=True)
 class TestSet:
-    """Clips to be named, and all names there are.
+    """Labelled clips and all class names.
 
     Attributes:
-        clips: with the class name of each.
-        class_names: all classes, those without clips too; labels are numbers into it.
-        listed: what was read: `file`, `sha1`, `known_as` of list and class names; `id`, `revision` of hub data.
-        missing: clips on the list whose file does not exist.
+        clips: the clips, whose targets are class names.
+        class_names: all classes, including those without clips; labels are indices into it.
+        listed: sources: `file`, `sha1`, `known_as` of the list and the class names; `id`, `revision` of Hub data.
+        missing: number of listed clips whose file does not exist.
     """
 
     clips: LabelledClips
@@ -73,7 +73,7 @@ class TestSet:
     listed: tuple[dict[str, str | None], ...]
     missing: int = 0
 
-    __test__ = False  # no test of pytest's
+    __test__ = False  # pytest must not collect it
 
     @property
     def labels(self) -> list[int]:
@@ -82,7 +82,7 @@ class TestSet:
 
 
 def take_clips(clips: LabelledClips, rows: Sequence[int]) -> LabelledClips:
-    """Some clips of a data set, by row."""
+    """The clips of a data set in the given rows."""
     return LabelledClips(
         clips.source,
         [clips.targets[row] for row in rows],
@@ -92,11 +92,11 @@ def take_clips(clips: LabelledClips, rows: Sequence[int]) -> LabelledClips:
 
 
 def read_class_names(path: Path) -> list[str]:
-    """Class names by number: a csv with the columns id and name, or json `{"0": name}` or `{name: "0"}`.
+    """Class names by number, from a CSV file with the columns id and name, or JSON `{"0": name}` or `{name: "0"}`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no such table, or numbers that are not 0, 1, 2, ...
+        ValueError: another format, numbers other than 0, 1, 2, ..., or missing or duplicate names.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of class names")
@@ -114,9 +114,9 @@ def read_class_names(path: Path) -> list[str]:
     if not names or sorted(names) != list(range(len(pairs))):
         raise ValueError(f"{path}: expected the class numbers 0, 1, 2, ..., found {len(names)} of {len(pairs)} lines")
     if "" in names.values():
-        raise ValueError(f"{path}: expected a name of each class, found none of some")
+        raise ValueError(f"{path}: expected a name for each class, found classes without one")
     if len(set(names.values())) < len(names):
-        raise ValueError(f"{path}: expected a name of its own for each class, found one twice")
+        raise ValueError(f"{path}: expected a different name for each class, found duplicates")
     return [names[number] for number in range(len(names))]
 
 
@@ -128,16 +128,19 @@ def open_test_sets(
     skip_missing: bool = False,
     column: str | None = None,
 ) -> list[TestSet]:
-    """Opens what a command line names: list files where there is a root; else folders, tables, the world, or Hub ids.
+    """Opens test sets: list files if `root` is given; else folders, tables, the world, or Hub ids.
 
     Args:
-        sources: of HMDB51's own lists the folder, for all three splits; a Hub id may end in `@COMMIT`.
-        class_names: none, one for all sources, or one for each.
-        split: of a folder or Hub data set.
-        column: of the labels in a table or the world, by default the first of the usual names.
+        sources: the sources. For HMDB51's lists, their folder, which gives all three splits; a Hub id may end in `@COMMIT`.
+        root: folder of the clips in list files.
+        class_names: no file of class names, one for all sources, or one for each source.
+        split: split of a folder or Hub data set.
+        skip_missing: as for `open_test_list`.
+        column: label column of a table or the world; default: the first usual name.
 
     Raises:
-        ValueError, FileNotFoundError: as of the functions that read each kind; numbers of sources and class names differ.
+        ValueError, FileNotFoundError: as for the functions for each kind of source, or if the number of files of class names
+            does not fit.
     """
     if len(class_names) not in (0, 1, len(sources)):
         raise ValueError(f"expected one file of class names or {len(sources)}, found {len(class_names)}")
@@ -159,18 +162,19 @@ def open_test_sets(
 def open_test_list(
     path: Path, root: Path, class_names: Path | None = None, split: int = 1, skip_missing: bool = False
 ) -> TestSet:
-    """Reads a list file (of HMDB51's own lists the folder) and finds its clips.
+    """Opens a list file, or the folder of HMDB51's lists, and finds its clips.
 
     Args:
-        root: folder that the list's paths are relative to; a clip may also lie in a folder of its class there.
-        class_names: file of the class names, see `read_class_names`; needed where the list has numbers only. By default the
-            names on the list, sorted.
-        split: which of HMDB51's own.
-        skip_missing: leave out clips whose file does not exist (videos vanish from Kinetics), and count them.
+        path: the list file or folder.
+        root: folder to which the list's paths are relative; a clip may also be in a folder of its class there.
+        class_names: file of class names, see `read_class_names`; needed if the list only has numbers. Default: the sorted
+            names in the list.
+        split: number of HMDB51's split.
+        skip_missing: whether to leave out and count clips whose file does not exist, as for videos removed from Kinetics.
 
     Raises:
         FileNotFoundError: no such file or folder, or clips are missing.
-        ValueError: none of the known forms; a class that has no name; no clips.
+        ValueError: an unsupported format, a class without a name, or no clips.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such list of clips")
@@ -178,28 +182,28 @@ def open_test_list(
         raise FileNotFoundError(f"{root}: no such folder of clips")
     names = None if class_names is None else read_class_names(class_names)
     rows = _read_hmdb_lists(path, split) if path.is_dir() else _read_list(path, names)
-    known = sorted({name for _, name in rows}) if names is None else names
-    if strangers := sorted({name for _, name in rows} - set(known)):
-        raise ValueError(f"{path}: class {strangers[0]!r} is not among the {len(known)} of {class_names}")
+    all_names = sorted({name for _, name in rows}) if names is None else names
+    if unknown := sorted({name for _, name in rows} - set(all_names)):
+        raise ValueError(f"{path}: class {unknown[0]!r} is not among the {len(all_names)} of {class_names}")
     find = _finder(root)
     found = [(find(clip, name), name) for clip, name in rows]
     missing = [clip for (clip, _), (file, _) in zip(rows, found, strict=True) if file is None]
     if missing and (not skip_missing or len(missing) == len(rows)):
         raise FileNotFoundError(f"{path}: {len(missing)} of {len(rows)} clips are not in {root}, first {missing[0]!r}")
     files = [str(file) for file, _ in found if file is not None]
-    status = [Path(file).stat() for file in files]
+    statuses = [Path(file).stat() for file in files]
     clips = LabelledClips(
         source=str(path),
         targets=[name for file, name in found if file is not None],
-        keys=[f"{file}:{of.st_mtime_ns}:{of.st_size}" for file, of in zip(files, status, strict=True)],
+        keys=[f"{file}:{status.st_mtime_ns}:{status.st_size}" for file, status in zip(files, statuses, strict=True)],
         read=files.__getitem__,
     )
-    read = [path] if class_names is None else [path, class_names]
-    return TestSet(clips, tuple(known), tuple(map(_listed, read)), len(missing))
+    sources = [path] if class_names is None else [path, class_names]
+    return TestSet(clips, tuple(all_names), tuple(map(_listed, sources)), len(missing))
 
 
 def open_hub_test_set(hub_id: str, revision: str | None = None, split: str = "test") -> TestSet:
-    """A data set on the Hub with a video column and a label of named classes.
+    """Opens a Hub data set with a video column and a label column of named classes.
 
     Raises:
         ImportError: `datasets` is not installed.
@@ -213,7 +217,7 @@ def open_hub_test_set(hub_id: str, revision: str | None = None, split: str = "te
     try:
         data: Any = datasets.load_dataset(hub_id, split=split, revision=revision)
     except (ConnectionError, FileNotFoundError) as error:
-        raise FileNotFoundError(f"{hub_id}: no such data set on the Hub, or no way there ({error})") from error
+        raise FileNotFoundError(f"{hub_id}: no such data set on the Hub, or no connection to it ({error})") from error
     named = [name for name, feature in data.features.items() if isinstance(feature, datasets.ClassLabel)]
     if len(named) != 1 or "video" not in data.features:
         raise ValueError(
@@ -224,7 +228,7 @@ def open_hub_test_set(hub_id: str, revision: str | None = None, split: str = "te
         data = data.cast_column("video", datasets.Video(decode=False))
     videos = data.select_columns(["video"])
     keys = [f"{hub_id}@{revision}:{data._fingerprint}:{row}" for row in range(len(data))]
-    # "brush_hair": mteb reads underscores as spaces, too
+    # "brush_hair" becomes "brush hair", as in mteb.
     words = tuple(name.replace("_", " ") for name in names)
     targets = [words[number] for number in data[named[0]]]
     clips = LabelledClips(hub_id, targets, keys, lambda row: {"video": videos[row]["video"]})
@@ -234,24 +238,28 @@ def open_hub_test_set(hub_id: str, revision: str | None = None, split: str = "te
 def open_labelled_clips(
     source: str, split: str = "test", class_names: Path | None = None, column: str | None = None
 ) -> TestSet:
-    """A folder of class folders, a table with a label column, or the generated world: see `open_clips`."""
+    """Opens a folder of class folders, a table with a label column, or the generated world; see `open_clips`.
+
+    Raises:
+        ValueError, FileNotFoundError: as for `open_clips` and `read_class_names`, or a label that is not a class name.
+    """
     clips = open_clips(source, "label", split, target_column=column)
     names = sorted(set(clips.targets)) if class_names is None else read_class_names(class_names)
-    if strangers := sorted(set(clips.targets) - set(names)):
-        raise ValueError(f"{source}: label {strangers[0]!r} is not among the {len(names)} of {class_names}")
+    if unknown := sorted(set(clips.targets) - set(names)):
+        raise ValueError(f"{source}: label {unknown[0]!r} is not among the {len(names)} of {class_names}")
     files = [file for file in (Path(source), class_names) if file is not None and file.is_file()]
     listed = [_listed(file) for file in files] if files else [{"file": source, "sha1": None, "known_as": None}]
     return TestSet(clips, tuple(names), tuple(listed))
 
 
 def _read_list(path: Path, names: Sequence[str] | None) -> list[tuple[str, str]]:
-    """(path or name of a clip, class name) of each line."""
+    """(path or name of the clip, class name) of each line."""
     text = read_text(path, "a list")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if path.suffix == ".json":
         return _read_something_something(path, text)
     if not lines:
-        raise ValueError(f"{path}: expected a clip a line, found none")
+        raise ValueError(f"{path}: expected one clip per line, found none")
     if path.suffix == ".csv" and {"label", "youtube_id", "time_start", "time_end"} <= set(csv_columns(text)):
         return [_kinetics_clip(path, row) for row in read_csv(path, text)[1]]
     return [_split_line(path, number, line, names) for number, line in enumerate(lines, 1)]
@@ -277,7 +285,7 @@ def _split_line(path: Path, number: int, line: str, names: Sequence[str] | None)
 def _read_hmdb_lists(folder: Path, split: int) -> list[tuple[str, str]]:
     files = sorted(folder.glob(f"*_test_split{split}.txt"))
     if not files:
-        raise FileNotFoundError(f"{folder}: no lists *_test_split{split}.txt as of HMDB51 in it")
+        raise FileNotFoundError(f"{folder}: no lists *_test_split{split}.txt of HMDB51 in it")
     rows = []
     for file in files:
         name = file.name.removesuffix(f"_test_split{split}.txt").replace("_", " ")
@@ -312,11 +320,11 @@ def _kinetics_clip(path: Path, row: dict[str, str | None]) -> tuple[str, str]:
 
 
 def _finder(root: Path) -> Callable[[str, str], Path | None]:
-    """Where a clip lies: at its path, or in a folder of its class."""
+    """A function that finds a clip's file, at its path or in a folder of its class."""
 
     def find(clip: str, name: str) -> Path | None:
-        places = (root / clip, root / name / clip, root / name.replace(" ", "_") / clip)
-        return next((place for place in places if place.is_file()), None)
+        paths = (root / clip, root / name / clip, root / name.replace(" ", "_") / clip)
+        return next((path for path in paths if path.is_file()), None)
 
     return find
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Heads on embeddings from a few labelled clips: a cache of them, after Tip-Adapter (arXiv 2111.03930), or a linear probe.
+"""Few-shot heads on embeddings: a cache of labelled clips, after Tip-Adapter (arXiv 2111.03930), or a linear probe.
 
-The SEN itself is not trained; a head is two small files.
+The SEN itself is not trained; a head is saved as two small files.
 """
 
 import json
@@ -25,17 +25,17 @@ from modeling_sen.evaluation.protocols import Protocol
 
 @dataclass
 class CacheHead:
-    """Names a clip by the labelled clips it resembles, beside what its text embeddings say. Nothing is trained.
+    """Classifies clips by similarity to class texts and to cached labelled clips, without training.
 
-    Scores are `logit_scale * z . text + residual * sum over cached clips of exp(-sharpness * (1 - z . cached))`, the sum for
-    each class over its own clips.
+    A class's score is `logit_scale * z . text + residual * sum of exp(-sharpness * (1 - z . cached))`, summed over the
+    cached clips of the class.
 
     Attributes:
-        class_names: what is named.
+        class_names: names of the classes.
         cached: (clips, width) float32 embeddings of length 1.
         labels: (clips,) int64 class numbers.
         class_embeds: (classes, width) float32 text embeddings of length 1.
-        logit_scale: of the SEN.
+        logit_scale: scale of the SEN's similarities.
         residual, sharpness: Tip-Adapter's alpha and beta.
     """
 
@@ -53,10 +53,10 @@ class CacheHead:
             raise ValueError(f"class_embeds: expected a row for each class, found shape {self.class_embeds.shape}")
 
     def scores(self, embeddings: np.ndarray) -> np.ndarray:
-        """(clips, classes) of embeddings (clips, width) of length 1."""
-        alike = np.exp(-self.sharpness * (1 - embeddings @ self.cached.T))  # (clips, cached)
-        of_class = np.eye(len(self.class_names), dtype=np.float32)[self.labels]  # (cached, classes)
-        return self.logit_scale * embeddings @ self.class_embeds.T + self.residual * alike @ of_class
+        """Scores (clips, classes) of embeddings (clips, width) of length 1."""
+        similarities = np.exp(-self.sharpness * (1 - embeddings @ self.cached.T))  # (clips, cached)
+        one_hot = np.eye(len(self.class_names), dtype=np.float32)[self.labels]  # (cached, classes)
+        return self.logit_scale * embeddings @ self.class_embeds.T + self.residual * similarities @ one_hot
 
 
 @dataclass
@@ -64,7 +64,7 @@ class LinearProbe:
     """Logistic regression on embeddings.
 
     Attributes:
-        class_names: what is named.
+        class_names: names of the classes.
         weight, bias: (classes, width) and (classes,) float32.
     """
 
@@ -73,7 +73,7 @@ class LinearProbe:
     bias: np.ndarray
 
     def scores(self, embeddings: np.ndarray) -> np.ndarray:
-        """(clips, classes) of embeddings (clips, width)."""
+        """Scores (clips, classes) of embeddings (clips, width)."""
         return embeddings @ self.weight.T + self.bias
 
 
@@ -100,11 +100,16 @@ def fit_head(
 
     Args:
         kind: `"cache"` or `"linear"`.
-        folder: embeddings are kept there, in `embeddings`, so that an interrupted run goes on.
-        templates: texts with `{}` for the class name, averaged; for the cache.
-        shots, seed: at most so many clips of each class, drawn by the seed; by default all.
-        residual, sharpness: of the cache, see [`CacheHead`].
-        strength: of the linear probe, see [`fit_linear_probe`].
+        encoder: embeds the clips.
+        protocol: frames and preprocessing of the clips.
+        clips: the labelled clips.
+        folder: embeddings are stored in its `embeddings`, so that an interrupted run can resume.
+        templates: texts with `{}` for the class name, whose embeddings are averaged; for the cache only.
+        shots, seed: maximum number of clips per class, and seed for their selection; default: all clips.
+        residual, sharpness: for the cache, see [`CacheHead`].
+        strength: for the linear probe, see [`fit_linear_probe`].
+        batch_size: clips per forward pass.
+        show_progress: whether to show a progress bar.
 
     Returns:
         (the head, the number of clips it was fitted on)
@@ -112,7 +117,7 @@ def fit_head(
     Raises:
         ValueError: no such kind.
         ImportError, ValueError: see [`fit_linear_probe`].
-        ValueError, OSError: a clip cannot be read; the embeddings of those before it are kept.
+        ValueError, OSError: a clip cannot be read; embeddings of earlier clips are kept.
     """
     if kind not in HEADS:
         raise ValueError(f"kind {kind!r}, expected one of {', '.join(HEADS)}")
@@ -153,13 +158,13 @@ def fit_linear_probe(
         raise ValueError(f"a linear probe needs clips of at least two classes and of each, found {found}")
     fitted = LogisticRegression(C=strength, max_iter=1000).fit(embeddings, labels)
     weight, bias = fitted.coef_, fitted.intercept_
-    if len(class_names) == 2:  # scikit-learn keeps one row for two classes
+    if len(class_names) == 2:  # scikit-learn has one row for two classes
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     return LinearProbe(tuple(class_names), weight.astype(np.float32), bias.astype(np.float32))
 
 
 def take_shots(labels: Sequence[int], shots: int, seed: int) -> list[int]:
-    """Rows of at most so many clips of each class, drawn by a seed.
+    """Sorted rows of at most `shots` randomly selected clips per class.
 
     Raises:
         ValueError: shots below 1.
@@ -174,12 +179,14 @@ def take_shots(labels: Sequence[int], shots: int, seed: int) -> list[int]:
 
 
 def save_head(head: Head, folder: str | os.PathLike, facts: dict[str, Any]) -> None:
-    """Writes `head.safetensors` and `head.json`; the folder is replaced whole.
+    """Writes `head.safetensors` and `head.json`; the folder is replaced atomically.
 
     Args:
-        facts: JSON-able, of what it was fitted: kept beside the numbers.
+        head: the head.
+        folder: the folder.
+        facts: JSON-serialisable description of the model and data, saved in `head.json`.
     """
-    kind = next(name for name, known in HEADS.items() if isinstance(head, known))
+    kind = next(name for name, head_class in HEADS.items() if isinstance(head, head_class))
     fields = dict(vars(head))
     arrays = {name: np.ascontiguousarray(value) for name, value in fields.items() if isinstance(value, np.ndarray)}
     settings = {name: value for name, value in fields.items() if name not in arrays}
@@ -190,29 +197,30 @@ def save_head(head: Head, folder: str | os.PathLike, facts: dict[str, Any]) -> N
 
 
 def load_head(folder: str | os.PathLike, sha1: str | None = None) -> tuple[Head, dict[str, Any]]:
-    """A head as `save_head` wrote it, and the facts.
+    """Loads a head and the facts saved by `save_head`.
 
     Args:
-        sha1: [`model_sha1`] of the model whose embeddings it is to read.
+        folder: the folder.
+        sha1: expected [`model_sha1`] of the model on which the head was fitted; `None` for no check.
 
     Raises:
-        FileNotFoundError: no head there.
-        ValueError: damaged, of another kind, or fitted on another model.
+        FileNotFoundError: the folder has no head.
+        ValueError: the head is damaged, of an unknown kind, or fitted on another model.
     """
-    place = Path(folder)
+    path = Path(folder)
     for name in ("head.json", "head.safetensors"):
-        if not (place / name).is_file():
-            raise FileNotFoundError(f"{place}: expected a head as `sen fit` saves it, found no {name}")
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{path}: expected a head as `sen fit` saves it, found no {name}")
     try:
-        settings = json.loads((place / "head.json").read_text())
+        settings = json.loads((path / "head.json").read_text())
         facts, kind = settings.pop("fitted_on"), settings.pop("kind")
         settings["class_names"] = tuple(settings["class_names"])
-        arrays: dict[str, Any] = load_file(place / "head.safetensors")
+        arrays: dict[str, Any] = load_file(path / "head.safetensors")
         head = HEADS[kind](**settings, **arrays)
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{place}: expected a head as `sen fit` saves it, found a damaged one ({error})") from error
+        raise ValueError(f"{path}: expected a head as `sen fit` saves it, found a damaged one ({error})") from error
     if sha1 is not None and facts["model"]["sha1"] != sha1:
-        raise ValueError(f"{place}: the head was fitted on another model, {facts['model']['name']}")
+        raise ValueError(f"{path}: the head was fitted on another model, {facts['model']['name']}")
     return head, facts
 
 

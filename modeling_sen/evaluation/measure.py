@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Measures a SEN on test sets under a protocol: naming clips, by class texts or a fitted head, and finding them by text.
+"""Evaluates a SEN on test sets under a protocol: recognition, by class texts or a fitted head, and retrieval.
 
-Embeddings are kept in the output folder, so that an interrupted run goes on.
+Embeddings are stored in the output folder, so that an interrupted run can resume.
 """
 
 import csv
@@ -44,22 +44,27 @@ def measure_recognition(
     plot: bool = False,
     show_progress: bool = False,
 ) -> dict[str, Any]:
-    """Names the clips of each test set, and writes their confusion matrix as csv.
+    """Classifies the clips of each test set, and writes confusion matrices as CSV.
 
     Args:
-        templates: texts with `{}` for the class name, averaged; not read with a head.
-        output: folder for embeddings, confusion and pictures.
-        head: names clips in the place of class texts.
-        num, seed: only so many clips of each set, drawn by the seed.
-        plot: draw confusion and the accuracy of each class too.
+        encoder: embeds the clips.
+        protocol: frames, preprocessing and averaging.
+        sets: the test sets.
+        templates: texts with `{}` for the class name, whose embeddings are averaged; ignored with a head.
+        output: folder for embeddings, confusion matrices and plots.
+        head: classifies clips instead of class texts.
+        num, seed: number of clips per set, and seed for their selection; default: all clips.
+        batch_size: clips per forward pass.
+        plot: whether to plot the confusion matrix and the accuracy of each class.
+        show_progress: whether to show progress bars.
 
     Returns:
-        JSON-able: `data` (what each set holds), `splits` (`source`, `clips`, `top1`, `top5`, `mean_class_accuracy` of each),
-        `mean` and `std` over the sets.
+        JSON-serialisable: `data` (contents of each set), `splits` (`source`, `clips`, `top1`, `top5`, `mean_class_accuracy`
+        of each set), `mean` and `std` over the sets.
 
     Raises:
-        ValueError: a template without `{}`; a class that the head does not know.
-        ValueError, OSError: a clip cannot be read; the embeddings of those before it are kept.
+        ValueError: a template without `{}`, or a class that is not in the head.
+        ValueError, OSError: a clip cannot be read; embeddings of earlier clips are kept.
     """
     for text in templates if head is None else ():
         if "{}" not in text:
@@ -101,16 +106,18 @@ def measure_retrieval(
     batch_size: int = 8,
     show_progress: bool = False,
 ) -> dict[str, Any]:
-    """Finds the clips of each set by their texts, and texts by their clips. Rows with one key are texts of one clip.
+    """Retrieves clips by texts, and texts by clips, in each set. Rows with the same key are texts of one clip.
 
     Args:
-        output, num, seed: as in [`measure_recognition`]; `num` counts texts.
+        encoder, protocol, sets, output, num, seed, batch_size, show_progress: as in [`measure_recognition`]; `num` counts
+            texts.
 
     Returns:
-        JSON-able: `data`, `splits` (`source`, `clips`, `texts` and what [`retrieval_metrics`] returns), `mean` and `std`.
+        JSON-serialisable: `data`, `splits` (`source`, `clips`, `texts` and the results of [`retrieval_metrics`]), `mean` and
+        `std`.
 
     Raises:
-        ValueError, OSError: a clip cannot be read; the embeddings of those before it are kept.
+        ValueError, OSError: a clip cannot be read; embeddings of earlier clips are kept.
     """
     data = [{"file": clips.source, "clips": len(set(clips.keys)), "texts": len(clips)} for clips in sets]
     splits = []
@@ -119,16 +126,16 @@ def measure_retrieval(
         first: dict[str, int] = {}
         for key in drawn.keys:
             first.setdefault(key, len(first))
-        of = np.array([first[key] for key in drawn.keys])
-        rows = np.unique(of, return_index=True)[1]  # one of each clip
+        clip_of_text = np.array([first[key] for key in drawn.keys])
+        rows = np.unique(clip_of_text, return_index=True)[1]  # one row per clip
         similarity = encoder.encode_text(drawn.targets) @ mean_embeddings(embeddings)[rows].T
-        metrics = retrieval_metrics(similarity, of)
-        splits.append({"source": drawn.source, "clips": len(rows), "texts": len(of), **metrics})
+        metrics = retrieval_metrics(similarity, clip_of_text)
+        splits.append({"source": drawn.source, "clips": len(rows), "texts": len(clip_of_text), **metrics})
     return {"data": data, **over_splits(splits)}
 
 
 def class_scores(embeddings: np.ndarray, class_embeds: np.ndarray, logit_scale: float, aggregation: str) -> np.ndarray:
-    """(clips, classes) float64 scores of embeddings (clips, views, width), views averaged as the protocol says."""
+    """Scores (clips, classes) float64 of embeddings (clips, views, width); `aggregation` as for [`Protocol`]."""
     logits = logit_scale * embeddings.astype(np.float64) @ class_embeds.T.astype(np.float64)  # (clips, views, classes)
     if aggregation == "probabilities":
         powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -137,19 +144,19 @@ def class_scores(embeddings: np.ndarray, class_embeds: np.ndarray, logit_scale: 
 
 
 def draw_clips(clips: LabelledClips, num: int | None, seed: int) -> LabelledClips:
-    """`num` clips drawn by a seed, in their order; all where there are no more."""
+    """`num` randomly selected clips in their original order; all clips if there are no more."""
     if num is None or num >= len(clips):
         return clips
     return take_clips(clips, draw_rows(len(clips), num, seed))
 
 
 def draw_rows(count: int, num: int, seed: int) -> list[int]:
-    """`num` of the rows 0 .. count - 1, drawn by a seed, in their order."""
+    """`num` randomly selected rows of 0 .. count - 1, sorted."""
     return sorted(np.random.default_rng(seed).permutation(count)[:num].tolist())
 
 
 def _recognition(scores: np.ndarray, part: TestSet, output: Path, suffix: str, plot: bool) -> dict[str, Any]:
-    """Writes the files of one test set, and returns its numbers."""
+    """Writes the files of one test set, and returns its metrics."""
     labels, predicted = np.array(part.labels), scores.argmax(axis=1)
     counts = confusion_matrix(predicted, labels, len(part.class_names))
     output.mkdir(parents=True, exist_ok=True)
@@ -171,7 +178,7 @@ def _recognition(scores: np.ndarray, part: TestSet, output: Path, suffix: str, p
 
 
 def over_splits(splits: list[dict[str, Any]]) -> dict[str, Any]:
-    """JSON-able: the splits, and mean and standard deviation over them of each float that they name."""
+    """The splits, with mean and standard deviation over them of each float entry; JSON-serialisable."""
     numbers = [{name: value for name, value in part.items() if isinstance(value, float)} for part in splits]
     mean, spread = mean_and_spread(numbers)
     return {"splits": splits, "mean": mean, "std": spread}

@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Public evaluation protocols as data: which frames, how cut, in which words, averaged how; each read in its own code.
+"""Public evaluation protocols as data: frames, crops, templates and averaging, each taken from the protocol's own code.
 
-A published number is of one protocol: the same model differs by points between them, so results name protocol and version.
+A model's accuracy differs by points between protocols, so results name protocol and version.
 """
 
 import copy
@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-if TYPE_CHECKING:  # the names of protocols are part of a command's help, which loads no model stack
+if TYPE_CHECKING:  # a command's help lists the protocols without loading the model stack
     from modeling_sen.configuration_sen import NeuronSpec
     from modeling_sen.processing_sen import SENProcessor
 
 MEDIA = ("photo", "video", "example", "demonstration")
 BARE = ("{}",)
 A_VIDEO_OF = ("a video of {}",)
-# The 28 of Open-VCLIP and of Perception Encoder for Kinetics, and CLIP's 48 for UCF101 and HMDB51, as products ("a example"
-# is how they write it).
+# The 28 templates of Open-VCLIP and Perception Encoder for Kinetics, and CLIP's 48 for UCF101 and HMDB51, as products. "a
+# example" is their spelling.
 KINETICS_28 = tuple(
     f"a {medium} of {words}{{}}."
     for medium in MEDIA
@@ -36,26 +36,26 @@ ACTIONS_48 = tuple(
     for medium in MEDIA
 )
 
-# What `--dataset` may name.
+# Values of `--dataset`.
 DATASETS = ("hmdb51", "ucf101", "ucf101-51va", "kinetics-400", "kinetics-600", "ssv2")
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How clips become scores.
+    """Settings by which scores are computed from clips.
 
     Attributes:
-        name, version: printed with each result; the version grows when a number could change.
-        num_frames: frames of a view for towers that see single frames; video towers keep the number they were built for.
-        sampling: rule of `SAMPLING_RULES` for each temporal view; none: one view, all neurons as their SEN has them.
-        resize: short side before the crop, relative to the tower's input; `None` leaves each neuron's own preprocessing.
-        squash: resize both sides to the input instead, whatever the aspect, and crop nothing.
-        resample: of the resizing.
-        templates: data set -> texts with `{}` for the class name; "" for all others.
-        aggregation: what views are averaged: "probabilities" or "logits".
-        hub_datasets: data set -> (id, commit) on the Hub, where the protocol is of hub data sets.
-        source: where it was read.
-        differs: what is not as there.
+        name, version: printed with each result; the version is increased when results could change.
+        num_frames: frames per view for image towers; video towers keep the number they were built for. `None`: as in the SEN.
+        sampling: a rule of `SAMPLING_RULES` per temporal view; empty for one view with the sampling of the SEN's neurons.
+        resize: shorter side before the crop, relative to the tower's input; `None` for each neuron's own preprocessing.
+        squash: whether to resize both sides to the input size without a crop, ignoring the aspect ratio.
+        resample: filter for resizing.
+        templates: data set -> texts with `{}` for the class name; "" is for all others.
+        aggregation: values averaged over views: "probabilities" or "logits".
+        hub_datasets: data set -> (id, commit) on the Hub, for protocols on Hub data sets.
+        source: source code of the protocol.
+        differs: differences from the source.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Protocol:
     hub_datasets: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def templates_for(self, dataset: str | None) -> tuple[str, ...]:
-        """Of the data set, or those for any."""
+        """Templates for a data set, else the general ones."""
         return self.templates.get(dataset or "", self.templates[""])
 
 
@@ -168,7 +168,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def find_protocol(name: str, dataset: str | None = None) -> Protocol:
-    """The protocol of a name.
+    """The protocol with a name.
 
     Raises:
         ValueError: no such protocol, or no such data set among `DATASETS`.
@@ -181,10 +181,10 @@ def find_protocol(name: str, dataset: str | None = None) -> Protocol:
 
 
 def protocol_processors(processor: "SENProcessor", protocol: Protocol) -> "list[SENProcessor]":
-    """A processor for each temporal view: the SEN's, its neurons sampled and preprocessed as the protocol says.
+    """A processor per temporal view: the SEN's processor with the protocol's sampling and preprocessing.
 
-    Means, standard deviations and gray stay the neurons' own, sound is that of the sampled span, and depth and thermal maps
-    keep their own preprocessing.
+    Neurons keep their means, standard deviations and gray setting. Sound is that of the sampled span. Depth and thermal maps
+    keep their preprocessing.
     """
     return [_view_processor(processor, protocol, rule) for rule in protocol.sampling] or [processor]
 

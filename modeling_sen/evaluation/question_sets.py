@@ -18,10 +18,10 @@ from modeling_sen.evaluation.measure import draw_rows
 from modeling_sen.evaluation.prompt_formats import PromptFormat, find_prompt_format
 from modeling_sen.evaluation.question_mapping import QuestionMapping, fill_pattern, read_mapping
 from modeling_sen.evaluation.question_rows import Row, read_question_rows
-from modeling_sen.training.data import file_key, open_clips, world_clips
+from modeling_sen.training.data import file_key, world_clips, world_input
 
-# Of the world, whose answers are words of its own.
-WORLD_VERSION = 1
+# Of the world, whose answers are words of its own. Version 2: clips have depth.
+WORLD_VERSION = 2
 WORLD_PROMPT = "question"
 MOST_OPTIONS = 26  # each has a letter
 
@@ -126,19 +126,25 @@ def open_question_set(
 def _open_world(source: str, prompt: PromptFormat) -> QuestionSet:
     from modeling_sen.world.chat_questions import chat_questions
 
-    clips, read = world_clips(source), open_clips(source, "text")
+    clips = world_clips(source)
     rows, found = [], []
-    for row, key in enumerate(read.keys):
+    for row in range(len(clips)):
         for one in chat_questions(clips.scene(row)):
             rows.append(row)
             types = {"kind": one.kind, "needs": " and ".join(sorted(one.modalities))}
-            found.append(VideoQuestion(key, one.question, one.options, one.answer, types, f"{source}, clip {row}"))
+            place = f"{source}, clip {row}"
+            found.append(VideoQuestion(f"{source}:{row}", one.question, one.options, one.answer, types, place))
+
+    def read(row: int) -> AskedClip:
+        sample = clips[rows[row]]
+        return AskedClip({**world_input(sample), "depth": sample["depth"]})  # as some questions need it
+
     return QuestionSet(
         source=source,
         mapping=("world", WORLD_VERSION),
         prompt=prompt,
         questions=tuple(found),
-        read=lambda row: AskedClip(read.read(rows[row])),
+        read=read,
         listed=({"file": source, "sha1": None},),
     )
 

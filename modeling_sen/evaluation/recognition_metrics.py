@@ -1,9 +1,9 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""How well clips are named, and found: accuracies, confusion, recall and ranks, as plain functions of arrays.
+"""Metrics of recognition and retrieval as functions of arrays: accuracies, confusion, recall and ranks.
 
-Ties are not decided by the order in which classes or clips happen to stand: what is reported is the mean over all orders of
-those that score the same, so that a model which says the same of everything is at chance.
+With ties, a metric is its mean over all orders of the tied entries, so that a model with constant scores is at chance,
+whatever the order of classes or clips.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,19 @@ RECALL_AT = (1, 5, 10)
 
 
 def top_k_accuracy(scores: np.ndarray, labels: Sequence[int] | np.ndarray, k: int = 1) -> float:
-    """Share of clips whose label is among the k best scored classes.
+    """Fraction of clips whose label is among the k classes with the highest scores.
 
     Args:
         scores: (clips, classes) real numbers, higher is better.
         labels: (clips,) class numbers in 0..classes-1.
-        k: at least 1; from `classes` on the accuracy is 1.
+        k: at least 1; with k >= classes the accuracy is 1.
 
     Returns:
-        In 0..1. Equals `sklearn.metrics.top_k_accuracy_score` where no class ties with the label; where some do, the
-        probability that the label comes in under a random order of them.
+        In 0..1. Equals `sklearn.metrics.top_k_accuracy_score` if no class ties with the label; else the probability that
+        the label is among the first k in a random order of the tied classes.
 
     Raises:
-        ValueError: shapes do not fit, labels out of range, scores that are not finite, no clips.
+        ValueError: shapes do not fit, labels are out of range, scores are not finite, or there are no clips.
     """
     if k < 1:
         raise ValueError(f"k is {k}, expected at least 1")
@@ -35,7 +35,7 @@ def top_k_accuracy(scores: np.ndarray, labels: Sequence[int] | np.ndarray, k: in
 
 
 def mean_class_accuracy(predictions: Sequence[int] | np.ndarray, labels: Sequence[int] | np.ndarray) -> float:
-    """Accuracy of each class that has clips, averaged over these classes, so that rare ones count as much as frequent ones.
+    """Mean of the per-class accuracies over classes with clips, so that rare and frequent classes have equal weight.
 
     Args:
         predictions, labels: (clips,) class numbers.
@@ -44,46 +44,46 @@ def mean_class_accuracy(predictions: Sequence[int] | np.ndarray, labels: Sequenc
         In 0..1; equals `sklearn.metrics.balanced_accuracy_score`.
 
     Raises:
-        ValueError: different numbers of them, none at all, or numbers that are not whole.
+        ValueError: different lengths, no clips, or numbers that are not integers.
     """
-    predicted, wanted = _checked_classes(predictions, labels)
-    right = predicted == wanted
-    return float(np.mean([right[wanted == number].mean() for number in np.unique(wanted)]))
+    predicted, truth = _checked_classes(predictions, labels)
+    correct = predicted == truth
+    return float(np.mean([correct[truth == number].mean() for number in np.unique(truth)]))
 
 
 def confusion_matrix(
     predictions: Sequence[int] | np.ndarray, labels: Sequence[int] | np.ndarray, num_classes: int
 ) -> np.ndarray:
-    """(num_classes, num_classes) int64: how many clips of the row's class were given the column's.
+    """(num_classes, num_classes) int64, the number of clips of the row's class that were predicted as the column's class.
 
     Raises:
-        ValueError: as of `mean_class_accuracy`, or a class number outside 0..num_classes-1.
+        ValueError: as for `mean_class_accuracy`, or a class number outside 0..num_classes-1.
     """
-    predicted, wanted = _checked_classes(predictions, labels)
-    for name, numbers in (("predictions", predicted), ("labels", wanted)):
+    predicted, truth = _checked_classes(predictions, labels)
+    for name, numbers in (("predictions", predicted), ("labels", truth)):
         _check_range(name, numbers, num_classes)
     counts = np.zeros((num_classes, num_classes), dtype=np.int64)
-    np.add.at(counts, (wanted, predicted), 1)
+    np.add.at(counts, (truth, predicted), 1)
     return counts
 
 
 def retrieval_metrics(
     similarity: np.ndarray, video_of_text: Sequence[int] | np.ndarray | None = None
 ) -> dict[str, float]:
-    """How well videos are found by their texts, and texts by their videos.
+    """Metrics of text-to-video and video-to-text retrieval.
 
     Args:
         similarity: (texts, videos) real numbers, higher is better.
-        video_of_text: (texts,) number of the video that each text describes; by default text i is of video i. A video with
-            several texts is found by each of them; of its texts the best ranked counts. Videos without a text are only in
-            the way.
+        video_of_text: (texts,) index of the video that each text describes; default: text i describes video i. If a video
+            has several texts, each is a query for it, and its own rank is that of its best text. Videos without a text are
+            distractors.
 
     Returns:
-        For `text_to_video_` and `video_to_text_`: `R@1`, `R@5`, `R@10` in 0..1; `MdR` and `MnR`, the median and mean rank
-        from 1 on. A tie counts as the mean over its orders: recall as a probability, a rank as the middle of the tied.
+        For `text_to_video_` and `video_to_text_`: `R@1`, `R@5`, `R@10` in 0..1; `MdR` and `MnR`, the median and mean rank,
+        starting at 1. With ties, recall is a probability over all orders, and a rank is the middle of the tied ranks.
 
     Raises:
-        ValueError: shapes do not fit, a video number out of range, similarities that are not finite.
+        ValueError: shapes do not fit, a video index is out of range, or similarities are not finite.
     """
     similarity = np.asarray(similarity, dtype=np.float64)
     if similarity.ndim != 2 or 0 in similarity.shape:
@@ -93,34 +93,33 @@ def retrieval_metrics(
         if texts != videos:
             raise ValueError(f"video_of_text: expected it for {texts} texts of {videos} videos")
         video_of_text = np.arange(texts)
-    similarity, of = _checked_scores(similarity, video_of_text, "similarity", "video_of_text")
-    found = _directional("text_to_video_", *_competitors(similarity, of))
-    described = np.unique(of)
+    similarity, video_of = _checked_scores(similarity, video_of_text, "similarity", "video_of_text")
+    text_to_video = _directional("text_to_video_", *_competitors(similarity, video_of))
     best, others = [], []
-    for video in described:  # the best of its own texts against those of other videos
-        own = of == video
-        best.append(similarity[own, video].max())
-        others.append(similarity[~own, video])
+    for video in np.unique(video_of):  # the best of its texts against the texts of other videos
+        is_own = video_of == video
+        best.append(similarity[is_own, video].max())
+        others.append(similarity[~is_own, video])
     better = np.array([(rest > score).sum() for rest, score in zip(others, best, strict=True)])
     equal = np.array([(rest == score).sum() for rest, score in zip(others, best, strict=True)])
-    return {**found, **_directional("video_to_text_", better, equal)}
+    return {**text_to_video, **_directional("video_to_text_", better, equal)}
 
 
 def mean_and_spread(values: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float | None]]:
-    """Mean and standard deviation (n - 1; `None` of one) of each number over several splits, which name the same numbers."""
+    """Mean and sample standard deviation (`None` for one split) of each metric over splits with the same metrics."""
     numbers = {name: np.array([value[name] for value in values], dtype=np.float64) for name in values[0]}
     mean = {name: float(row.mean()) for name, row in numbers.items()}
     return mean, {name: float(row.std(ddof=1)) if len(row) > 1 else None for name, row in numbers.items()}
 
 
 def _competitors(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many others score higher than the label of each row, and how many the same."""
-    own = scores[np.arange(len(labels)), labels][:, None]
-    return (scores > own).sum(axis=1), (scores == own).sum(axis=1) - 1
+    """Per row, the numbers of other entries with a higher score than the label's, and with an equal score."""
+    label_scores = scores[np.arange(len(labels)), labels][:, None]
+    return (scores > label_scores).sum(axis=1), (scores == label_scores).sum(axis=1) - 1
 
 
 def _hits(better: np.ndarray, equal: np.ndarray, k: int) -> np.ndarray:
-    """The probability of being among the first k, when those that score the same come in random order."""
+    """The probability of a rank of at most k, with tied entries in random order."""
     return np.clip((k - better) / (equal + 1), 0.0, 1.0)
 
 
@@ -148,10 +147,10 @@ def _checked_scores(
 def _checked_classes(
     predictions: Sequence[int] | np.ndarray, labels: Sequence[int] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    predicted, wanted = _whole("predictions", predictions), _whole("labels", labels)
-    if len(predicted) != len(wanted) or not len(wanted):
-        raise ValueError(f"expected as many predictions as labels, and some, found {len(predicted)} and {len(wanted)}")
-    return predicted, wanted
+    predicted, truth = _whole("predictions", predictions), _whole("labels", labels)
+    if len(predicted) != len(truth) or not len(truth):
+        raise ValueError(f"expected as many predictions as labels, and some, found {len(predicted)} and {len(truth)}")
+    return predicted, truth
 
 
 def _whole(name: str, numbers: Sequence[int] | np.ndarray) -> np.ndarray:

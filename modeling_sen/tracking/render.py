@@ -4,13 +4,12 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from modeling_sen.tracking.clip_frames import FrameStream, stream_frames
-from modeling_sen.tracking.write_video import write_video
+from modeling_sen.write_video import check_video_path, write_video
 
 # Frames that a trail reaches back.
 TRAIL = 12
@@ -43,24 +42,12 @@ def render_tracks(
     with stream_frames(video, len(tracks), fps) as stream:
         drawn = _drawn(stream, tracks, visibility, colours, frame_size, trail)
         if path is not None:
-            write_video(path, drawn, frame_size, stream)
+            write_video(path, drawn, frame_size, stream.ticks.tolist(), stream.tick, stream.source)
             return None
         frames = np.empty((len(tracks), *frame_size, 3), dtype=np.uint8)
         for number, frame in enumerate(drawn):
             frames[number] = frame
         return frames
-
-
-def check_video_path(path: str | os.PathLike) -> None:
-    """
-    Raises:
-        ValueError: the path does not end in .mp4.
-        FileNotFoundError: no such folder.
-    """
-    if Path(path).suffix.lower() != ".mp4":
-        raise ValueError(f"{path}: expected a file ending in .mp4, found {Path(path).suffix!r}")
-    if not Path(path).parent.is_dir():
-        raise FileNotFoundError(f"{path}: no folder {Path(path).parent}")
 
 
 def query_colours(query_points: np.ndarray, height: int) -> np.ndarray:
@@ -178,4 +165,4 @@ def _blend(frame: np.ndarray, box: tuple[int, int, int, int], alpha: np.ndarray,
     patch[:] = patch + alpha[..., None] * (colour - patch) + 0.5  # cut to whole numbers, so rounded
 
 
-__all__ = ["check_video_path", "draw_points", "query_colours", "render_tracks"]
+__all__ = ["draw_points", "query_colours", "render_tracks"]

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import EvalPrediction
 
+from modeling_sen.chat.messages import with_videos
 from modeling_sen.modeling_sen_chat import SENForConditionalGeneration
 from modeling_sen.processing_sen_chat import ChatVideo, SENChatProcessor
 from modeling_sen.training.conversations import Conversations, Message
@@ -119,11 +120,10 @@ class ConversationDataset(Dataset):
         if self.cache is not None:
             videos = [self.cache.videos[key] for key in self.conversations.video_keys[index]]
         else:
-            videos = [
-                self.processor.read_video(video, num_frames=self.num_frames, text=question)
-                for video, question in zip(self.conversations.read_videos(index), _questions(messages), strict=True)
-            ]
-        rows = [row for video in videos for row in video.inputs]
+            given = self.conversations.read_videos(index)
+            videos = [self.processor.read_video(video, num_frames=self.num_frames) for video in given]
+        shown = self.processor.videos_in_prompt(with_videos(messages, videos))
+        rows = [row for video, question in shown for row in self.processor.ask(video, question).inputs]
         videos = [dataclasses.replace(video, inputs=[]) for video in videos]  # of which prompts have the times
         tokens = self._tokens(messages, videos)
         answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
@@ -141,17 +141,7 @@ class ConversationDataset(Dataset):
 
     def _tokens(self, messages: list[Message], videos: Sequence[ChatVideo]) -> list[int]:
         """Of a part of a conversation, with what opens an answer where it ends in a question."""
-        given = iter(videos)
-        filled = [
-            {
-                **message,
-                "content": [
-                    part if part["type"] == "text" else {**part, "video": next(given)} for part in message["content"]
-                ],
-            }
-            for message in messages
-        ]
-        is_prompt = messages[-1]["role"] == "user"
+        filled, is_prompt = with_videos(messages, videos), messages[-1]["role"] == "user"
         # The answers are part of it.
         ids = self.processor.apply_chat_template(filled, None, is_prompt, tokenize=True, max_new_tokens=0)
         return ids[0].tolist()
@@ -343,13 +333,3 @@ def end_tokens_of(model: SENForConditionalGeneration, processor: SENChatProcesso
     if not found:
         raise ValueError("expected an eos_token_id of the language model or its tokenizer, found none")
     return found
-
-
-def _questions(messages: Sequence[Message]) -> list[str]:
-    """For each video the text of the turn that it is in."""
-    return [
-        "\n".join(part["text"] for part in message["content"] if part["type"] == "text")
-        for message in messages
-        for part in message["content"]
-        if part["type"] == "video"
-    ]

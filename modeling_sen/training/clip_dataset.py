@@ -1,4 +1,4 @@
-"""Clips as a torch data set: a SEN's inputs for a row, or with a feature cache the row's number alone."""
+"""A torch data set of clips: a SEN's inputs for each row, or with a feature cache only the row's number."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ from modeling_sen.processing_sen import SENProcessor
 from modeling_sen.training.data import LabelledClips
 from modeling_sen.training.feature_cache import FeatureCache
 
-# Clips in a file of the cache: a shard is held in memory until it is whole, and full-size trunks take some 10 MB a clip.
+# Clips per file of the cache: a shard is kept in memory until it is complete, at about 10 MB per clip for full-size trunks.
 SHARD_CLIPS = 64
 CACHED_AT_ONCE = 8
 
-Item = tuple[int, dict[str, Any] | None]  # a row's number, and its inputs where they are not cached
+Item = tuple[int, dict[str, Any] | None]  # a row's number, and its inputs unless they are cached
 
 
 class ClipDataset(Dataset):
@@ -29,17 +29,17 @@ class ClipDataset(Dataset):
 
     Args:
         clips: the data set.
-        processor: of the SEN.
-        first_row: number of the first row. A task tells training clips from validation clips by their numbers.
-        unreadable: a file to which clips that cannot be read are written, one a line; the next clip takes the place of each.
-            By default such a clip is an error.
+        processor: the SEN's processor.
+        first_row: number of the first row; row numbers distinguish training from validation clips.
+        unreadable: a file to which unreadable clips are logged, one per line; each is replaced by the next readable clip.
+            Default: an unreadable clip is an error.
     """
 
     def __init__(
         self, clips: LabelledClips, processor: SENProcessor, first_row: int = 0, unreadable: Path | None = None
     ):
         self.clips, self.processor, self.first_row, self.unreadable = clips, processor, first_row, unreadable
-        self.rows = np.arange(len(clips))  # those that can be read, as far as is known
+        self.rows = np.arange(len(clips))  # rows that are not known to be unreadable
         self.cache: FeatureCache | None = None
         self._left_out: set[int] = set()
 
@@ -58,15 +58,15 @@ class ClipDataset(Dataset):
         return self.first_row + found, inputs
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """`rows` (batch,) int64, and without a cache the model's inputs, as the processor makes them."""
-        inputs = [given for _, given in items if given is not None]
+        """`rows` (batch,) int64 and, without a cache, the model's inputs from the processor."""
+        inputs = [inputs for _, inputs in items if inputs is not None]
         rows = torch.tensor([row for row, _ in items])
         return {"rows": rows, **(self.processor.collate(inputs) if inputs else {})}
 
     def use_cache(self, model: SENModel, folder: str | os.PathLike, dtype: torch.dtype) -> None:
-        """Takes trunks from the cache from now on; builds what is missing there first, and says its size before.
+        """Uses cached trunks from now on; prints the size of missing shards and builds them first.
 
-        To be called in every process: they share the work, and wait for each other.
+        It must be called in every process. Processes share the work and wait for each other.
 
         Raises:
             ValueError: no clip can be read.
@@ -74,21 +74,21 @@ class ClipDataset(Dataset):
         from accelerate import PartialState
 
         state, config = PartialState(), self.processor.config
-        # Sound is heard over the span of the frames that all neurons see, and depth may be estimated.
-        seen = json.dumps(
+        # Cached sound depends on all neurons' sampling, and depth on the estimator.
+        inputs_key = json.dumps(
             [config.depth_estimator, *((spec.name, spec.num_frames, spec.sampling) for spec in config.neuron_specs)],
             default=str,
         )
-        suffix = hashlib.sha256(seen.encode()).hexdigest()[:8]
+        suffix = hashlib.sha256(inputs_key.encode()).hexdigest()[:8]
         cache = FeatureCache(model, folder, [f"{key}#{suffix}" for key in self.clips.keys], dtype, SHARD_CLIPS)
         missing = cache.missing_shards()
         if missing and state.is_main_process:
             size = cache.bytes_for(self.processor.collate([self._read_or_next(0)[1]])) / len(self.clips)
             clips = sum(len(cache.shard_rows(number)) for number in missing)
             print(f"{folder}: {clips} of {len(self.clips)} clips to cache, {size * clips / 1e6:,.1f} MB", flush=True)
-        # By its number, as one process may see what another has written already.
-        own = [number for number in missing if number % state.num_processes == state.process_index]
-        cache.build(self._inputs_to_cache, CACHED_AT_ONCE, own)
+        # Assigned by number, because the processes' lists of missing shards may differ.
+        shards = [number for number in missing if number % state.num_processes == state.process_index]
+        cache.build(self._inputs_to_cache, CACHED_AT_ONCE, shards)
         state.wait_for_everyone()
         self.cache = cache
         self.rows = np.flatnonzero(cache.neuron_mask(range(len(self.clips))).any(dim=1).numpy())
@@ -107,7 +107,7 @@ class ClipDataset(Dataset):
         raise ValueError(f"{self.clips.source}: no clip can be read")
 
     def _read(self, row: int) -> dict[str, Any] | None:
-        """One clip's inputs; `None` where it cannot be read and may be left out."""
+        """One clip's inputs; `None` if it cannot be read and unreadable clips are allowed."""
         if row in self._left_out:
             return None
         try:
@@ -118,6 +118,6 @@ class ClipDataset(Dataset):
                 kind = OSError if isinstance(error, OSError) else ValueError
                 raise kind(message) from error
             self._left_out.add(row)
-            with self.unreadable.open("a") as file:  # short lines are appended whole, by however many processes
+            with self.unreadable.open("a") as file:  # appending short lines is atomic across processes
                 file.write(" ".join(message.split()) + "\n")
             return None

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The curve of a training run, drawn from the Trainer's log."""
+"""Plots the Trainer's log of a training run."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,11 @@ TIMINGS = ("_runtime", "_samples_per_second", "_steps_per_second", "_model_prepa
 
 
 def draw_curve(log_history: Sequence[Mapping[str, float]], picture: Path) -> None:
-    """Draws the training loss over the steps, beside it the validation loss, and below them every other measure.
+    """Plots training and validation loss over the steps, and below them all other metrics; the file is replaced atomically.
+
+    Args:
+        log_history: the Trainer's log.
+        picture: path of the PNG file.
 
     Raises:
         ImportError: matplotlib is not installed.

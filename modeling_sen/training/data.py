@@ -1,10 +1,10 @@
-"""Clips to train or evaluate on, each with a text or a label: from the Hub, a folder, a table, or the generated world.
+"""Clips with texts or labels, for training and evaluation: from the Hub, a folder, a table, or the generated world.
 
-Opening reads names, texts and labels only; a clip is decoded when the processor looks at it.
+Opening a data set only reads file names, texts and labels; clips are decoded later, by the processor.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,10 @@ VIDEO_SUFFIXES = frozenset(
     (".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 )
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
-# Names that columns usually have, in the order in which they are looked for.
+# Usual names of columns, by priority.
 VIDEO_COLUMNS = ("video", "path", "file_name", "video_path")
 TARGET_COLUMNS = {"text": ("text", "caption", "sentence"), "label": ("label", "class", "category")}
-# Of the world: the whole clip in words, and the object that sounds, or the only one.
+# Columns of the world: `text` describes the whole clip, `label` the sounding object or the only object.
 WORLD_COLUMNS = {"text": ("caption", "attribute_caption"), "label": ("description", "colour", "shape", "motion")}
 WORLD_CLIPS = 1000
 
@@ -32,10 +32,10 @@ class LabelledClips:
     """A data set of clips.
 
     Attributes:
-        source: what errors call it.
+        source: name in error messages.
         targets: text or label of each clip.
-        keys: what identifies each clip, e.g. for a cache: a changed file is another clip.
-        read: row -> the clip as [`SENProcessor`] takes it.
+        keys: identifier of each clip, e.g. for a cache; it changes when a file changes.
+        read: row -> the clip, an input of [`SENProcessor`].
     """
 
     source: str
@@ -57,17 +57,17 @@ def open_clips(
     """Opens a data set.
 
     Args:
-        source: a folder (videos in a folder for each class, a `metadata.jsonl`, `.csv` or `.parquet` beside them, or a data
-            set saved by `datasets`), a table (csv, jsonl or parquet; paths relative to it), the generated world
-            (`world:SPLIT?num=1000&num_objects=1&seed=0&hops=2&size=64`), or a data set's id on the Hub.
+        source: a folder (with a folder of videos per class, with `metadata.jsonl`, `.csv` or `.parquet`, or saved by
+            `datasets`), a table (CSV, JSONL or Parquet; paths are relative to it), the generated world
+            (`world:SPLIT?num=1000&num_objects=1&seed=0&hops=2&size=64`), or the id of a data set on the Hub.
         target: "text" or "label".
-        split: of a Hub data set; of a folder the sub-folder of this name, where there is one.
-        video_column, target_column: by default the first of the usual names.
+        split: split of a Hub data set, or name of a sub-folder, if it exists.
+        video_column, target_column: names of columns; default: the first usual name.
 
     Raises:
-        FileNotFoundError: no such source, or a file that it names does not exist.
-        ValueError: no such column, a cell that is empty or no text, or no rows; naming file, row and column.
-        ImportError: a data set of `datasets` or a parquet file without the extra `train`.
+        FileNotFoundError: no such source, or a listed file does not exist.
+        ValueError: no such column, a cell without text, or no rows; the message names file, row and column.
+        ImportError: a data set of `datasets` or a Parquet file without the extra `train`.
     """
     if target not in TARGET_COLUMNS:
         raise ValueError(f"target is {target!r}, expected 'text' or 'label'")
@@ -112,11 +112,11 @@ def _open_table(path: Path, target: str, video_column: str | None, target_column
 
 
 def read_table(path: Path) -> dict[str, list[Any]]:
-    """Column -> cells of a csv, jsonl or parquet table; `None` where a row lacks one.
+    """Column -> cells of a CSV, JSONL or Parquet table; missing cells are `None`.
 
     Raises:
-        ValueError: another suffix, or a content that its suffix does not promise.
-        ImportError: a parquet file without the extra `train`.
+        ValueError: another suffix, or content that does not fit the suffix.
+        ImportError: a Parquet file without the extra `train`.
     """
     if path.suffix == ".parquet":
         try:
@@ -146,9 +146,9 @@ def read_table(path: Path) -> dict[str, list[Any]]:
 def _open_class_folders(folder: Path) -> LabelledClips:
     files = sorted(
         file
-        for place in folder.iterdir()
-        if place.is_dir()
-        for file in place.rglob("*")
+        for class_folder in folder.iterdir()
+        if class_folder.is_dir()
+        for file in class_folder.rglob("*")
         if file.suffix.lower() in VIDEO_SUFFIXES
     )
     if not files:
@@ -161,7 +161,7 @@ def _open_class_folders(folder: Path) -> LabelledClips:
 
 
 def file_key(file: Path) -> str:
-    """Identifies a file and its content: a file that was written again has another key."""
+    """Key of a file and its content: path, modification time and size."""
     status = file.stat()
     return f"{file.resolve()}:{status.st_mtime_ns}:{status.st_size}"
 
@@ -170,7 +170,9 @@ def load_rows(source: str, split: str, saved: bool) -> Any:
     """One split of a data set, as a `datasets.Dataset` of at least one row.
 
     Args:
-        source: a folder that `datasets` saved, or an id on the Hub.
+        source: a folder saved by `datasets`, or an id on the Hub.
+        split: name of the split.
+        saved: whether `source` is a folder.
 
     Raises:
         FileNotFoundError: no such data set.
@@ -183,7 +185,7 @@ def load_rows(source: str, split: str, saved: bool) -> Any:
         raise ImportError("data sets need the extra `train`: pip install 'modeling-sen[train]'") from error
     try:
         data: Any = datasets.load_from_disk(source) if saved else datasets.load_dataset(source, split=split)
-    except (ConnectionError, FileNotFoundError) as error:  # the library's own say neither what nor why in one line
+    except (ConnectionError, FileNotFoundError) as error:  # the library's messages are long and omit the source
         raise FileNotFoundError(f"{source}: no such folder, table or data set on the Hub ({error})") from error
     except ValueError as error:  # e.g. no such split
         raise ValueError(f"{source}: {error}") from error
@@ -210,9 +212,8 @@ def _open_dataset(
     if isinstance(feature, datasets.ClassLabel):
         targets = [None if value is None else feature.int2str(value) for value in targets]
     if isinstance(data.features[video_name], datasets.Video):
-        data = data.cast_column(
-            video_name, datasets.Video(decode=False)
-        )  # the processor decodes, and only what it samples
+        # The processor decodes, and only the sampled frames.
+        data = data.cast_column(video_name, datasets.Video(decode=False))
     videos = data.select_columns([video_name])
     return LabelledClips(
         source, _checked_targets(source, target_name, targets), keys, lambda row: {"video": videos[row][video_name]}
@@ -228,7 +229,7 @@ def world_clips(source: str) -> "WorldClips":
     """The clips of `world:SPLIT?num=1000&num_objects=1&seed=0&hops=2&size=64`.
 
     Raises:
-        ValueError: an unknown setting, one that is no number, or what [`WorldClips`] refuses.
+        ValueError: an unknown setting, a value that is no number, or values rejected by [`WorldClips`].
     """
     from modeling_sen.world.dataset import WorldClips
     from modeling_sen.world.write import parse_objects
@@ -253,8 +254,8 @@ def _open_world(source: str, target: str, target_column: str | None) -> Labelled
 
     clips = world_clips(source)
     column = target_column or WORLD_COLUMNS[target][0]
-    if column not in (known := [*WORLD_COLUMNS["text"], *WORLD_COLUMNS["label"]]):
-        raise ValueError(f"{source}: no column {column!r}, only {', '.join(known)}")
+    if column not in (columns := [*WORLD_COLUMNS["text"], *WORLD_COLUMNS["label"]]):
+        raise ValueError(f"{source}: no column {column!r}, only {', '.join(columns)}")
 
     def target_of(row: int) -> str:
         scene = clips.scene(row)
@@ -263,30 +264,32 @@ def _open_world(source: str, target: str, target_column: str | None) -> Labelled
         sprite = scene.sounding_sprite or scene.sprites[0]
         if scene.sounding_sprite is None and len(scene.sprites) > 1:
             raise ValueError(
-                f"{source}, clip {row}: {column!r} is of the only object or the one that sounds, found {len(scene.sprites)} "
+                f"{source}, clip {row}: {column!r} describes the only or the sounding object, found {len(scene.sprites)} "
                 "silent ones; add num_objects=1 or hops=2"
             )
         described = {"description": describe(sprite), "motion": MOTIONS[sprite.motion]}
         return described.get(column) or getattr(sprite, column)
 
-    def read(row: int) -> dict[str, Any]:
-        sample = clips[row]
-        return {
-            "video": sample["frames"],
-            "times": sample["times"],
-            "audio": {"array": sample["audio"], "sampling_rate": sample["sampling_rate"]},
-        }
-
     keys = [f"{source}:{row}" for row in range(len(clips))]
-    return LabelledClips(source, [target_of(row) for row in range(len(clips))], keys, read)
+    targets = [target_of(row) for row in range(len(clips))]
+    return LabelledClips(source, targets, keys, lambda row: world_input(clips[row]))
 
 
-def _column_name(source: Any, columns: Iterable[str], usual: Sequence[str], asked: str | None, what: str) -> str:
-    """The column asked for, or the first that has one of the usual names."""
-    for name in usual if asked is None else (asked,):
+def world_input(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A clip of the world as [`SENProcessor`] takes it: frames with their times, and sound."""
+    return {
+        "video": sample["frames"],
+        "times": sample["times"],
+        "audio": {"array": sample["audio"], "sampling_rate": sample["sampling_rate"]},
+    }
+
+
+def _column_name(source: Any, columns: Iterable[str], usual: Sequence[str], chosen: str | None, what: str) -> str:
+    """The chosen column, or the first column with one of the usual names."""
+    for name in usual if chosen is None else (chosen,):
         if name in columns:
             return name
-    expected = repr(asked) if asked is not None else f"of the {what} ({', '.join(usual)})"
+    expected = repr(chosen) if chosen is not None else f"of the {what} ({', '.join(usual)})"
     raise ValueError(f"{source}: no column {expected}, only {', '.join(columns) or 'none at all'}")
 
 

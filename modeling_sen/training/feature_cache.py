@@ -1,9 +1,10 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""First looks of frozen neurons on disk: what training reads instead of decoding video and running trunks.
+"""Disk cache of first looks, so that training neither decodes video nor runs trunks.
 
-One folder a neuron, named by a digest of all that its first look depends on; in it safetensors shards of a fixed number of
-clips, named by a digest of these. A shard is written whole and carries a checksum; one that is damaged is built anew.
+Each neuron has a folder, named by a digest of everything its first look depends on. The folder holds safetensors shards of a
+fixed number of clips, named by a digest of the clips. Shards are written atomically with a checksum; damaged shards are
+rebuilt.
 """
 
 import hashlib
@@ -28,23 +29,23 @@ from modeling_sen.neuron import Neuron
 from modeling_sen.recursive_association import PROMPT
 
 SHARD_CLIPS = 2048
-OPEN_SHARDS = 4096  # files that a process keeps mapped, of the 65,530 maps that Linux allows
-# Of a batch what belongs to no neuron.
-_BESIDE = ("neuron_mask", "frame_times", "text_input_ids", "text_attention_mask")
+OPEN_SHARDS = 4096  # files that a process keeps mapped; Linux allows 65,530 maps
+# Keys of a batch that belong to no neuron.
+_SHARED_KEYS = ("neuron_mask", "frame_times", "text_input_ids", "text_attention_mask")
 
 
 class FeatureCache:
-    """First looks at clips, by row.
+    """Stored first looks of all neurons, indexed by clip.
 
     Args:
-        model: the SEN whose neurons are cached, loaded.
-        folder: where the cache lives; several models and processes may share it.
-        clips: what identifies each clip (a path with its time of change, a dataset's name and index), one string a row.
-        dtype: of what is stored: `torch.float32`, `torch.float16` or `torch.bfloat16`.
-        shard_clips: clips in a file.
+        model: the SEN whose neurons are cached; its neurons are loaded.
+        folder: folder of the cache; several models and processes may share it.
+        clips: one identifier per clip, such as a path with its modification time, or a dataset's name and index.
+        dtype: dtype of stored floating-point tensors: `torch.float32`, `torch.float16` or `torch.bfloat16`.
+        shard_clips: number of clips per file.
 
     Raises:
-        ValueError: a tower is trained or has adapters: its first looks would not stay what they are.
+        ValueError: a tower is trained or has adapters, so its first looks change during training.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class FeatureCache:
         variants = {name: PROMPT[model.config.prompt_of(spec)] for name, spec in specs.items()}
         # Keys and values are not stored, see `FirstLook.pack`.
         self.records = {
-            name: [what for what in variant.records if what != CROWN_KEYS] for name, variant in variants.items()
+            name: [record for record in variant.records if record != CROWN_KEYS] for name, variant in variants.items()
         }
         self.folders = {
             name: Path(folder) / f"{name}-{look_digest(neuron, self.records[name], dtype)}"
@@ -85,7 +86,7 @@ class FeatureCache:
         return range(number * self.shard_clips, min((number + 1) * self.shard_clips, len(self.clips)))
 
     def missing_shards(self) -> list[int]:
-        """Shards that some neuron lacks, or whose file is damaged."""
+        """Numbers of the shards whose file is absent or damaged for at least one neuron."""
         return [
             number
             for number in range(self.num_shards)
@@ -93,7 +94,7 @@ class FeatureCache:
         ]
 
     def bytes_for(self, inputs: Mapping[str, Tensor]) -> int:
-        """Bytes that the whole cache takes, from the inputs of one batch."""
+        """Size in bytes of the whole cache, estimated from the inputs of one batch."""
         stored = self._look(inputs)
         size = sum(tensor.nbytes for tensors in stored.values() for tensor in tensors.values())
         return size * len(self.clips) // _count(inputs)
@@ -105,11 +106,12 @@ class FeatureCache:
         batch_size: int = 32,
         shards: Sequence[int] | None = None,
     ) -> None:
-        """Writes shards. Interrupted, it goes on with the shard it was at.
+        """Writes shards. After an interruption, the next call resumes with the first missing shard.
 
         Args:
-            inputs_of: the model's inputs for some rows, as `SENProcessor` makes them.
-            shards: which to write, where several processes share the work; by default all that are missing.
+            inputs_of: returns the inputs of `SENModel` for the given rows, as `SENProcessor` makes them.
+            batch_size: clips per forward pass.
+            shards: numbers of the shards to write, to split the work among processes; default: all missing ones.
 
         Raises:
             ValueError: sounds of different lengths for a tower that takes no attention mask.
@@ -124,20 +126,22 @@ class FeatureCache:
                     batch = rows[start : start + batch_size]
                     stored = self._look(inputs_of(batch))
                     for name, tensors in parts.items():
-                        # Of a neuron that no clip of the batch has inputs for, only that.
+                        # A neuron without inputs in the whole batch stores only its presence mask.
                         tensors.append(stored.get(name, {"present": torch.zeros(len(batch), dtype=torch.bool)}))
                     progress.update(len(batch))
                 for name, batches in parts.items():
                     _write_shard(self._path(name, number), _joined(batches, name))
 
     def _look(self, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        """Neuron -> its packed first look, each (clips, ...)."""
+        """Neuron -> its packed first look; all tensors are (clips, ...)."""
         stored, mask = {}, inputs.get("neuron_mask")
-        given = self.model.neurons.split_inputs({key: value for key, value in inputs.items() if key not in _BESIDE})
+        by_neuron = self.model.neurons.split_inputs(
+            {key: value for key, value in inputs.items() if key not in _SHARED_KEYS}
+        )
         for number, (name, neuron) in enumerate(self.neurons.items()):
-            if name in given:
+            if name in by_neuron:
                 present = torch.ones(_count(inputs), dtype=torch.bool) if mask is None else mask[:, number].clone()
-                packed = neuron.first_look(given[name], self.records[name]).pack()
+                packed = neuron.first_look(by_neuron[name], self.records[name]).pack()
                 stored[name] = {"present": present, **{key: self._stored(value) for key, value in packed.items()}}
         return stored
 
@@ -145,31 +149,31 @@ class FeatureCache:
         return value.to("cpu", self.dtype if value.is_floating_point() else None)
 
     def trunks(self, rows: Sequence[int] | np.ndarray) -> dict[str, FirstLook]:
-        """What `SENModel.forward(trunks=...)` takes, for some clips; a neuron that none of them has inputs for is left out.
+        """First looks at some clips, for `SENModel.forward(trunks=...)`; without neurons that have no inputs in any clip.
 
         Raises:
-            FileNotFoundError: a shard is not built.
+            FileNotFoundError: a shard has not been built.
         """
         found = {name: self._gather(name, np.asarray(rows)) for name in self.folders}
         return {name: self.neurons[name].unpack(stored) for name, stored in found.items() if "pooled" in stored}
 
     def neuron_mask(self, rows: Sequence[int] | np.ndarray) -> Tensor:
-        """(rows, neurons) bool: which neurons each clip has inputs for, as `SENModel.forward(neuron_mask=...)` takes it.
+        """(rows, neurons) bool, whether a clip has inputs for a neuron, for `SENModel.forward(neuron_mask=...)`.
 
         Raises:
-            FileNotFoundError: a shard is not built.
+            FileNotFoundError: a shard has not been built.
         """
-        every = {name: self._gather(name, np.asarray(rows), ("present",))["present"] for name in self.folders}
-        return torch.stack([every[name] for name in self.folders], dim=1)
+        present = [self._gather(name, np.asarray(rows), ("present",))["present"] for name in self.folders]
+        return torch.stack(present, dim=1)
 
     def drop_trunks(self) -> int:
-        """Frees the weights below the prompts, which a model that is called on stored first looks only does not run.
+        """Frees the weights below the prompt site, which a model that runs on stored first looks only does not need.
 
         Towers saved beside the checkpoint, the text tower, and towers whose layers return more than hidden states (WavLM) are
-        left whole.
+        left intact.
 
         Returns:
-            bytes freed.
+            Number of bytes freed.
         """
         freed, text_tower = 0, self.model.neurons.text_tower
         for neuron in self.neurons.values():
@@ -180,19 +184,19 @@ class FeatureCache:
         return freed
 
     def _gather(self, name: str, rows: np.ndarray, keys: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """What is stored of some rows: key -> (rows, ...); only these are read from the shards."""
+        """Stored tensors of some rows: key -> (rows, ...). Only these rows are read from the shards."""
         numbers = rows // self.shard_clips
         parts: list[dict[str, Tensor]] = []
         order = np.argsort(numbers, kind="stable")
         for number in np.unique(numbers):
             shard = self._shard(name, int(number))
-            wanted = (rows[order][numbers[order] == number] - number * self.shard_clips).tolist()
-            parts.append({key: shard.get_slice(key)[wanted] for key in shard.keys() if key in (keys or [key])})  # noqa: SIM118
+            local = (rows[order][numbers[order] == number] - number * self.shard_clips).tolist()
+            parts.append({key: shard.get_slice(key)[local] for key in shard.keys() if key in (keys or [key])})  # noqa: SIM118
         if len(parts) == 1:
             return parts[0]
-        back = torch.from_numpy(np.argsort(order))
-        with torch.autocast("cpu", enabled=False):  # under which the CPU does not concatenate float16
-            return {key: value[back] for key, value in _joined(parts, name).items()}
+        inverse = torch.from_numpy(np.argsort(order))
+        with torch.autocast("cpu", enabled=False):  # under autocast the CPU does not concatenate float16
+            return {key: value[inverse] for key, value in _joined(parts, name).items()}
 
     def _shard(self, name: str, number: int) -> Any:
         if (name, number) not in self._shards:
@@ -210,14 +214,14 @@ class FeatureCache:
 
 
 def look_digest(neuron: Neuron, records: Sequence[str], dtype: torch.dtype) -> str:
-    """Of all that a stored first look depends on: the tower's source and weights, cut, pooling and preprocessing, dtypes."""
-    prompted, unread = neuron.prompted_tower, neuron.adapter.training_only
+    """Digest of all that a stored first look depends on: source, weights, prompt site, pooling, preprocessing and dtypes."""
+    prompted, training_only = neuron.prompted_tower, neuron.adapter.training_only
     weights = {name: value.cpu() for name, value in neuron.tower.state_dict().items() if not value.is_meta}
-    weights = {name: value for name, value in weights.items() if name not in unread}
+    weights = {name: value for name, value in weights.items() if name not in training_only}
     facts = {
         "spec": neuron.spec.to_dict(),
         "commit": neuron.commit,
-        # Of what is in memory: a folder names no commit, and weights may have been changed since they were loaded.
+        # The weights in memory, because a local folder has no commit, and weights may have changed since loading.
         "weights": _checksum(weights),
         "records": list(records),
         "prompt_depth": None if prompted is None else prompted.prompt_depth,
@@ -233,10 +237,10 @@ def _count(inputs: Mapping[str, Tensor]) -> int:
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]], name: str) -> dict[str, Tensor]:
-    """Parts one after the other: zeros for what a part lacks, and behind what is shorter, as a batch of them would have.
+    """Concatenates parts along the first dimension. Absent keys are filled, and shorter tensors padded, with zeros.
 
     Raises:
-        ValueError: lengths differ and no attention mask says what is padding.
+        ValueError: lengths differ and no attention mask marks the padding.
     """
     joined = {}
     for key in dict.fromkeys(key for part in parts for key in part):
@@ -248,16 +252,16 @@ def _joined(parts: Sequence[Mapping[str, Tensor]], name: str) -> dict[str, Tenso
             shapes = sorted({tuple(value.shape[1:]) for value in found})
             raise ValueError(
                 f"neuron {name!r}: clips have {key} of shapes {shapes}, and the tower takes no "
-                "attention mask that would say what is padding; give inputs of one length"
+                "attention mask that would mark the padding; give inputs of one length"
             )
-        whole = [part.get(key, found[0].new_zeros(len(part["present"]), *largest)) for part in parts]
-        joined[key] = torch.cat([_padded(value, largest) for value in whole])
+        filled = [part.get(key, found[0].new_zeros(len(part["present"]), *largest)) for part in parts]
+        joined[key] = torch.cat([_padded(value, largest) for value in filled])
     return joined
 
 
 def _padded(value: Tensor, sizes: Sequence[int]) -> Tensor:
-    missing = [wanted - size for size, wanted in zip(value.shape[1:], sizes, strict=True)]
-    return F.pad(value, [each for amount in reversed(missing) for each in (0, amount)]) if any(missing) else value
+    padding = [target - size for size, target in zip(value.shape[1:], sizes, strict=True)]
+    return F.pad(value, [each for amount in reversed(padding) for each in (0, amount)]) if any(padding) else value
 
 
 def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -276,7 +280,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a shard is there and holds what was written."""
+    """Whether a shard exists and matches its checksum."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Losses of paired embeddings: contrastive (CLIP), sigmoid (SigLIP, arXiv 2303.15343), Gramian (GRAM, arXiv 2412.11959).
 
-Row i of one argument belongs to row i of the others; all other rows are its negatives. Embeddings have length 1.
+Row i of one argument is paired with row i of the others; all other rows are negatives. Embeddings have length 1.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Of a determinant, below which vectors count as lying in one plane: the root's slope grows without bound towards zero.
+# Determinants are clamped to this value, because the gradient of the square root is unbounded at zero.
 SMALLEST_DETERMINANT = 1e-6
 
 
 def contrastive_loss(videos: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """Mean cross-entropy of finding the text of a video among all texts, and the video of a text among all videos.
+    """Mean of two cross-entropies: classify each video among all texts, and each text among all videos.
 
     Args:
         videos, texts: (n, embedding), of length 1.
@@ -26,11 +26,11 @@ def contrastive_loss(videos: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
 
 
 def sigmoid_loss(videos: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Each pair judged by itself, right or wrong; summed over texts, mean over videos, as SigLIP does.
+    """Binary cross-entropy of every (video, text) pair, summed over texts, mean over videos, as in SigLIP.
 
     Args:
         videos, texts: (n, embedding), of length 1.
-        scale, bias: of the cosine similarities, scalars; SigLIP starts at a scale of 10 and a bias of -10.
+        scale, bias: scalars applied to the cosine similarities; SigLIP starts at a scale of 10 and a bias of -10.
     """
     logits = scale * videos @ texts.T + bias  # (videos, texts)
     signs = 2 * torch.eye(len(logits), device=logits.device, dtype=logits.dtype) - 1
@@ -38,21 +38,21 @@ def sigmoid_loss(videos: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> 
 
 
 def gramian_volumes(anchors: Tensor, others: Sequence[Tensor], present: Tensor | None = None) -> Tensor:
-    """Volumes of the parallelotopes that an anchor spans with the vectors of a row: 0 where they agree, 1 at right angles.
+    """Volumes of the parallelotopes spanned by each anchor and the vectors of each row: 0 if parallel, 1 if orthogonal.
 
     Args:
         anchors: (n, embedding), of length 1.
-        others: one (m, embedding) for each further modality, of length 1.
-        present: (m, modalities) bool; a vector that is absent spans nothing, the volume is that of the rest.
+        others: one (m, embedding) tensor per other modality, of length 1.
+        present: (m, modalities) bool; absent vectors are left out of the volume.
 
     Returns:
-        (n, m), between the root of `SMALLEST_DETERMINANT` and 1.
+        (n, m), between the square root of `SMALLEST_DETERMINANT` and 1.
     """
     stacked = torch.stack(list(others), dim=1).float()  # (m, modalities, embedding)
     inner = stacked @ stacked.mT  # (m, modalities, modalities)
     across = torch.einsum("ne,mke->nmk", anchors.float(), stacked)  # (n, m, modalities)
     if present is not None:
-        # As if it stood at right angles to all others.
+        # An absent vector is treated as orthogonal to all others, which leaves the volume unchanged.
         both = present.unsqueeze(1) & present.unsqueeze(2)
         inner = inner.masked_fill(~both, 0.0) + torch.diag_embed((~present).float())
         across = across.masked_fill(~present, 0.0)
@@ -64,18 +64,18 @@ def gramian_volumes(anchors: Tensor, others: Sequence[Tensor], present: Tensor |
 
 
 def gramian_loss(texts: Tensor, others: Sequence[Tensor], scale: Tensor, present: Tensor | None = None) -> Tensor:
-    """As contrastive, with the negative volume of text and all modalities of a clip in the place of a cosine similarity.
+    """Contrastive loss whose similarity is the negative volume spanned by a text and all modalities of a clip.
 
-    A volume does not tell a vector from its opposite: start from embeddings that are roughly aligned, as frozen ones are.
+    Negating a vector does not change the volume, so the embeddings must be roughly aligned before training.
 
     Args:
         texts: (n, embedding), of length 1, the anchors.
-        others: two or more (n, embedding), of length 1: the modalities of the clips.
+        others: two or more (n, embedding) tensors of length 1: the modalities of the clips.
         scale: factor of the volumes, a scalar.
         present: (n, modalities) bool.
 
     Raises:
-        ValueError: fewer than two other modalities, of which the volume is no more than a cosine similarity.
+        ValueError: fewer than two other modalities; with one, the volume is a function of the cosine similarity alone.
     """
     if len(others) < 2:
         raise ValueError(f"the Gramian volume needs a text and at least two other modalities, found {len(others)}")

@@ -1,7 +1,7 @@
-"""What a SEN is trained on: naming a clip's label among all labels, or finding a clip by its text.
+"""Training tasks of a SEN: recognition (classify clips by label) and retrieval (match clips and texts).
 
-A task is called with the model and a batch of a [`ClipDataset`], and returns the loss and the fused embeddings; `measure`
-takes the fused embeddings of all validation clips (`compute_metrics` of the Trainer).
+A task is called with the model and a batch of a [`ClipDataset`], and returns the loss and the fused embeddings. `measure`
+computes metrics from the fused embeddings of all validation clips (`compute_metrics` of the Trainer).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,19 +23,19 @@ from modeling_sen.training.losses import contrastive_loss, gramian_loss, sigmoid
 logger = logging.get_logger(__name__)
 
 LOSSES = ("contrastive", "sigmoid", "gram")
-SIGMOID_BIAS = -10.0  # SigLIP's start
+SIGMOID_BIAS = -10.0  # SigLIP's initial value
 
 
 class Recognition:
-    """The fused embedding is to name a clip's label: the model's own cross-entropy over the labels' texts in templates.
+    """Classification by class texts, with the model's own cross-entropy loss.
+
+    The classes are the labels of all data sets; a class needs no training clips.
 
     Args:
-        model: loaded.
-        processor: of the model.
-        datasets: training clips, and validation clips where there are some.
-        templates: texts with `{}` for the label, averaged.
-
-    Labels are those of all data sets: a text names a class, whether or not there are clips of it to train on.
+        model: the SEN, with loaded towers.
+        processor: its processor.
+        datasets: training clips and, optionally, validation clips.
+        templates: texts with `{}` for the label, whose embeddings are averaged.
 
     Raises:
         ValueError: fewer than two labels.
@@ -53,34 +53,34 @@ class Recognition:
             raise ValueError(f"{datasets[0].clips.source}: expected at least two labels, found {self.labels}")
         if unknown := sorted(set(self.labels) - trained):
             logger.warning(f"no clip to train on has the labels {', '.join(unknown)}")
-        number_of = {label: number for number, label in enumerate(self.labels)}
-        self.numbers = torch.tensor([number_of[label] for each in datasets for label in each.clips.targets])
+        index_of = {label: index for index, label in enumerate(self.labels)}
+        self.label_indices = torch.tensor([index_of[label] for each in datasets for label in each.clips.targets])
         self.class_embeds = SENEncoder(model, processor).embed_labels(self.labels, templates)
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        labels = self.numbers[batch["rows"].cpu()].to(batch["rows"].device)
+        labels = self.label_indices[batch["rows"].cpu()].to(batch["rows"].device)
         output = model(**model_inputs(self.datasets, batch), text_embeds=self.class_embeds, labels=labels)
         return {"loss": output.loss, "fused_embeds": output.fused_embeds}
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Shares of the validation clips whose label ranks first, and among the first five."""
+        """Top-1 and top-5 accuracy on the validation clips."""
         rows, fused = each_row_once(prediction)
-        scores, truth = fused @ self.class_embeds.float().cpu().numpy().T, self.numbers[rows].numpy()
+        scores, truth = fused @ self.class_embeds.float().cpu().numpy().T, self.label_indices[rows].numpy()
         return {f"top{k}": top_k_accuracy(scores, truth, k) for k in (1, 5) if k < len(self.labels)}
 
 
 class Retrieval:
-    """The fused embedding is to find its clip's text among those of a batch, and the text its clip.
+    """Matches fused embeddings and texts, in both directions, within the batch of all processes.
 
-    The batch is that of all processes. Each text is embedded once, before training. As in the model's own loss, the embedding
-    of association alone after each round is trained too, with the weight `config.association_loss`.
+    Texts are embedded once, before training. As in the model's own loss, F of each round has a loss too, with the weight
+    `config.association_loss`.
 
     Args:
-        model: loaded.
-        processor: of the model.
-        datasets: training clips, and validation clips where there are some.
-        loss: "contrastive", "sigmoid", or "gram": the volume of the text, the fused embedding and each aligned neuron's
-            embedding in the last round.
+        model: the SEN, with loaded towers.
+        processor: its processor.
+        datasets: training clips and, optionally, validation clips.
+        loss: "contrastive", "sigmoid", or "gram", the volume spanned by the text, the fused embedding and each aligned
+            neuron's embedding in the last round.
 
     Raises:
         ValueError: an unknown loss, or "gram" without an aligned neuron.
@@ -96,7 +96,7 @@ class Retrieval:
         self.aligned = [spec.name for spec in model.config.neuron_specs if spec.aligned]
         if loss == "gram" and not self.aligned:
             raise ValueError(
-                "loss 'gram' needs three vectors a clip, but no neuron of this SEN is aligned with its texts"
+                "loss 'gram' needs three vectors per clip, but no neuron of this SEN is aligned with its texts"
             )
         if loss == "sigmoid" and model.logit_bias is None:
             model.add_logit_bias(SIGMOID_BIAS)
@@ -108,29 +108,31 @@ class Retrieval:
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rows = batch["rows"]
-        own = self.text_embeds[rows.cpu()].to(rows.device)
-        # The texts make scale and bias part of the model's outputs, without which DDP would take them for unused.
-        asked = {"text_embeds": own, "output_all_rounds": self.loss == "gram"}
-        output = model(**model_inputs(self.datasets, batch), **asked)
-        with torch.autocast(rows.device.type, enabled=False):  # similarities need all digits
-            return {"loss": self._loss(output, own), "fused_embeds": output.fused_embeds}
+        text_embeds = self.text_embeds[rows.cpu()].to(rows.device)
+        # The texts make scale and bias contribute to the model's outputs; without them DDP would treat both as unused.
+        arguments = {"text_embeds": text_embeds, "output_all_rounds": self.loss == "gram"}
+        output = model(**model_inputs(self.datasets, batch), **arguments)
+        with torch.autocast(rows.device.type, enabled=False):  # similarities need float32
+            return {"loss": self._loss(output, text_embeds), "fused_embeds": output.fused_embeds}
 
-    def _loss(self, output: Any, own_texts: Tensor) -> Tensor:
-        own = output.fused_embeds.float()
-        texts, fused = gather_rows(own_texts), gather_rows(own)
+    def _loss(self, output: Any, text_embeds: Tensor) -> Tensor:
+        """Loss over the rows of all processes, from this process's outputs and texts."""
+        local = output.fused_embeds.float()
+        texts, fused = gather_rows(text_embeds), gather_rows(local)
         if self.loss == "gram":
-            said = output.all_rounds[-1].neuron_embeds or {}
-            # Absent are zeros; a neuron that no clip of this process has too, so that all processes gather the same.
-            heard = [
-                gather_rows(said[name].float() if name in said else torch.zeros_like(own)) for name in self.aligned
+            embeds = output.all_rounds[-1].neuron_embeds or {}
+            # Zeros for neurons without inputs in this process, so that all processes gather the same number of tensors.
+            neurons = [
+                gather_rows(embeds[name].float() if name in embeds else torch.zeros_like(local))
+                for name in self.aligned
             ]
-            present = torch.stack([each.norm(dim=1) > 0.5 for each in (fused, *heard)], dim=1)
-            loss = gramian_loss(texts, [fused, *heard], self.sen.logit_scale.exp(), present)
+            present = torch.stack([each.norm(dim=1) > 0.5 for each in (fused, *neurons)], dim=1)
+            loss = gramian_loss(texts, [fused, *neurons], self.sen.logit_scale.exp(), present)
         else:
             loss = self._paired_loss(fused, texts)
         if weight := self.sen.config.association_loss:
-            alone = gather_rows(output.association_embeds.float()).unbind(dim=1)
-            loss = loss + weight * torch.stack([self._paired_loss(each, texts) for each in alone]).mean()
+            rounds = gather_rows(output.association_embeds.float()).unbind(dim=1)
+            loss = loss + weight * torch.stack([self._paired_loss(each, texts) for each in rounds]).mean()
         return loss
 
     def _paired_loss(self, videos: Tensor, texts: Tensor) -> Tensor:
@@ -141,32 +143,35 @@ class Retrieval:
         return contrastive_loss(videos, texts, scale)
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
-        """`retrieval_metrics` of the validation clips and their texts, and the mean of its two R@1."""
+        """`retrieval_metrics` of the validation clips and their texts, and the mean of both directions' R@1."""
         rows, fused = each_row_once(prediction)
         found = retrieval_metrics(self.text_embeds[rows].numpy() @ fused.T)
         return {self.metric: (found["text_to_video_R@1"] + found["video_to_text_R@1"]) / 2, **found}
 
 
 def model_inputs(datasets: Sequence[ClipDataset], batch: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the model takes of a batch: decoded inputs, or trunks from the cache of the data set that its rows are of."""
-    given = {name: value for name, value in batch.items() if name != "rows"}
-    if given:
-        return given
+    """The model's inputs for a batch: the decoded inputs, or first looks from the data set's cache."""
+    decoded = {name: value for name, value in batch.items() if name != "rows"}
+    if decoded:
+        return decoded
     rows = batch["rows"].cpu().numpy()
     dataset = max((each for each in datasets if each.first_row <= rows[0]), key=lambda each: each.first_row)
     assert dataset.cache is not None
-    own = rows - dataset.first_row
-    return {"trunks": dataset.cache.trunks(own), "neuron_mask": dataset.cache.neuron_mask(own)}
+    local_rows = rows - dataset.first_row
+    return {"trunks": dataset.cache.trunks(local_rows), "neuron_mask": dataset.cache.neuron_mask(local_rows)}
 
 
 def each_row_once(prediction: EvalPrediction) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the validation clips, in order, and their fused embeddings (n, embedding): a clip may stand in for another."""
-    rows, places = np.unique(prediction.label_ids, return_index=True)
-    return rows, np.asarray(prediction.predictions)[places]
+    """Sorted rows of the validation clips, and their fused embeddings (n, embedding).
+
+    Rows can occur twice, because a clip replaces one that cannot be read.
+    """
+    rows, positions = np.unique(prediction.label_ids, return_index=True)
+    return rows, np.asarray(prediction.predictions)[positions]
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of all processes, in the order of processes; gradients reach this process's own as if it had all."""
+    """The rows of all processes, in process order; gradients flow to this process's rows only."""
     from accelerate import PartialState
     from accelerate.utils import gather
 
@@ -176,8 +181,8 @@ def gather_rows(rows: Tensor) -> Tensor:
     every: Any = gather(rows.detach().contiguous())
     if not rows.requires_grad:
         return every
-    own = rows.clone()
-    # Each process has the gradient of the whole loss; of weights it will be averaged over processes.
-    own.register_hook(lambda gradient: gradient * state.num_processes)
+    local = rows.clone()
+    # DDP averages weight gradients over processes; the factor makes them those of the whole loss.
+    local.register_hook(lambda gradient: gradient * state.num_processes)
     start = state.process_index * len(rows)
-    return torch.cat([every[:start], own, every[start + len(rows) :]])
+    return torch.cat([every[:start], local, every[start + len(rows) :]])

@@ -1,13 +1,13 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""A SEN from a preset, a checkpoint or sen-tiny, trained on clips with labels or texts.
+"""Trains a SEN from a preset, a checkpoint or sen-tiny on clips with labels or texts.
 
-OUT/train.yaml          the settings, resolved: `sen train --config OUT/train.yaml` is the same run
-OUT/checkpoint-STEP     what an interrupted run goes on from, when the same command is given again
-OUT/best, OUT/last      checkpoints, once the run is finished: SENModel.from_pretrained, `sen classify --model`, ...
-OUT/trainer_state.json  its log; OUT/curve.png draws it
+OUT/train.yaml          the resolved settings: `sen train --config OUT/train.yaml` repeats the run
+OUT/checkpoint-STEP     the checkpoint from which the same command resumes an interrupted run
+OUT/best, OUT/last      checkpoints of the finished run, for SENModel.from_pretrained, `sen classify --model`, ...
+OUT/trainer_state.json  the log; OUT/curve.png is a plot of it
 
-With --push_to_hub the checkpoint to use is pushed when the run is finished, as `sen push` does.
+With --push_to_hub, the best checkpoint (without validation the last) is pushed at the end, as by `sen push`.
 """
 
 import hashlib
@@ -33,9 +33,9 @@ from modeling_sen.training.train_settings import TrainSettings, defaults_of
 from modeling_sen.training.trainer import SENTrainer, SENTrainingArguments, changed_arguments
 from modeling_sen.whole_file import whole_file
 
-TARGETS = {"recognition": "label", "retrieval": "text"}  # task -> what each clip has
+TARGETS = {"recognition": "label", "retrieval": "text"}  # task -> target of each clip
 Model = TypeVar("Model", bound=torch.nn.Module)
-# Arguments that change no number of a run, by how their names begin: it may be resumed with others.
+# Prefixes of arguments that do not affect results, so that a run may be resumed with other values.
 FREE_ON_RESUME = (
     *("output_dir", "log_", "logging_", "save_", "push_to_hub", "hub_", "report_to", "run_name", "project"),
     *("disable_tqdm", "dataloader_num", "dataloader_pin", "dataloader_persistent", "dataloader_prefetch"),
@@ -43,14 +43,18 @@ FREE_ON_RESUME = (
 
 
 def train_sen(settings: TrainSettings, training: SENTrainingArguments) -> Path:
-    """Trains, or goes on with what was interrupted, in one process or in each of those that torchrun starts.
+    """Trains a SEN, or resumes an interrupted run, in one process or in each process started by torchrun.
+
+    Args:
+        settings: data and model.
+        training: arguments of the Trainer.
 
     Returns:
-        the folder of the checkpoint to use: the best, or without validation the last.
+        The folder of the best checkpoint, or without validation of the last.
 
     Raises:
-        ValueError, OSError: wrong settings or data; a clip that cannot be read; the folder of a run with other settings.
-        KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
+        ValueError, OSError: wrong settings or data, an unreadable clip, or an output folder of a run with other settings.
+        KeyboardInterrupt: after Ctrl-C, when a checkpoint is written.
     """
     output = Path(training.output_dir or "")
     target = TARGETS[settings.task]
@@ -64,7 +68,7 @@ def train_sen(settings: TrainSettings, training: SENTrainingArguments) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     check_and_write(settings, training, clips, output / "train.yaml")
     chosen = output / ("last" if settings.validation is None else "best")
-    if (output / "last").exists():  # it is written when all else is
+    if (output / "last").exists():  # written last, so the run is finished
         return chosen
 
     torch.manual_seed(training.seed)
@@ -83,7 +87,7 @@ def train_sen(settings: TrainSettings, training: SENTrainingArguments) -> Path:
         task = Retrieval(model, processor, datasets, settings.loss)
     if datasets[0].cache is not None:
         datasets[0].cache.drop_trunks()
-    training.label_names = ["rows"]  # which `measure` gets with the embeddings
+    training.label_names = ["rows"]  # passed to `measure` with the embeddings
     callbacks = []
     if settings.validation is not None:
         validate_and_keep_the_best(training, task.metric)
@@ -108,7 +112,10 @@ def train_sen(settings: TrainSettings, training: SENTrainingArguments) -> Path:
 
 
 def load_sen(model: str) -> tuple[SENModel, SENProcessor]:
-    """A SEN with its towers, and its processor: new from a preset, else from a checkpoint (`"sen-tiny"`: the one inside).
+    """A SEN with loaded towers, and its processor.
+
+    Args:
+        model: a preset for a new SEN, or a checkpoint; `"sen-tiny"` is the one in the package.
 
     Raises:
         OSError, RuntimeError, ValueError: see `SENModel.from_pretrained`.
@@ -122,7 +129,7 @@ def load_sen(model: str) -> tuple[SENModel, SENProcessor]:
 
 
 def in_full_precision(model: Model) -> Model:
-    """With what is trained in float32: small steps vanish in half precision."""
+    """Converts trainable parameters to float32, because small updates are lost in half precision."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -130,18 +137,18 @@ def in_full_precision(model: Model) -> Model:
 
 
 def validate_and_keep_the_best(training: SENTrainingArguments, metric: str, greater_is_better: bool = True) -> None:
-    """Where nothing else is asked for: validates after each epoch, and the task's own metric says what is best."""
+    """Defaults for runs with validation: validate after each epoch, and select the best model by the task's metric."""
     if training.eval_strategy == IntervalStrategy.NO:
         training.eval_strategy = IntervalStrategy.EPOCH
     if training.metric_for_best_model is None:
         training.metric_for_best_model, training.greater_is_better = metric, greater_is_better
     training.load_best_model_at_end = True
-    if training.save_total_limit == 1:  # of which the Trainer would leave the best one only
+    if training.save_total_limit == 1:  # the Trainer would keep only the best checkpoint, and not the last
         training.save_total_limit = 2
 
 
 def run_and_save(trainer: SENTrainer, output: Path, chosen: Path) -> None:
-    """Trains, or goes on; then writes `best` and `last`, and pushes the one that was chosen where that is asked for."""
+    """Trains or resumes, writes `best` and `last`, and with `push_to_hub` pushes the folder `chosen`."""
     training = trainer.args
     trainer.resume()
     trainer.save_state()
@@ -166,14 +173,19 @@ def run_and_save(trainer: SENTrainer, output: Path, chosen: Path) -> None:
 def check_and_write(
     settings: TrainSettings, training: SENTrainingArguments, clips: Sequence[LabelledClips | Conversations], path: Path
 ) -> None:
-    """Writes train.yaml, after a check that a run that is there already had the same settings and the same clips.
+    """Writes train.yaml, after a check that an existing run in the folder has the same settings and clips.
+
+    Args:
+        settings, training: the settings.
+        clips: training clips and, optionally, validation clips.
+        path: path of train.yaml.
 
     Raises:
-        ValueError: it had others.
+        ValueError: the existing run has other settings or clips.
     """
     import yaml
 
-    # Those with a default of the task's are written in any case: the file is to be read for any task.
+    # Arguments with task-specific defaults are always written, because the defaults depend on the task.
     of_task = {name: training.to_dict()[name] for name in defaults_of(settings.task, settings.preset)}
     wanted: dict[str, Any] = {**asdict(settings), **of_task, **changed_arguments(training)}
     for name, each in zip(("train", "validation"), clips, strict=False):

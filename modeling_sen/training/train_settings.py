@@ -1,39 +1,39 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What `sen train` can be told, apart from the model stack: so that its help appears at once."""
+"""Settings of `sen train`, in a module that does not import the model stack, so that its help is fast."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from modeling_sen.templates import DEFAULT_TEMPLATE
 
-# Arguments of the Trainer whose defaults are ours, as they suit an association over frozen towers: name -> (default, help).
+# Arguments of the Trainer with the package's defaults, which suit an association of frozen towers: name -> (default, help).
 TRAINER_DEFAULTS: dict[str, tuple[Any, str]] = {
-    "per_device_train_batch_size": (32, "Clips of a batch in each process."),
-    "per_device_eval_batch_size": (32, "Clips of a validation batch in each process."),
-    "num_train_epochs": (10.0, "How often each clip is seen."),
-    "learning_rate": (1e-3, "Peak of the schedule."),
+    "per_device_train_batch_size": (32, "Clips per batch and process."),
+    "per_device_eval_batch_size": (32, "Clips per validation batch and process."),
+    "num_train_epochs": (10.0, "Number of passes over the training clips."),
+    "learning_rate": (1e-3, "Peak learning rate."),
     "lr_scheduler_type": ("cosine", "Schedule after the warm-up."),
-    "warmup_steps": (0.1, "Steps of the linear warm-up; below 1 a share of all steps."),
-    "weight_decay": (0.01, "AdamW's, of matrices only: no biases, norms and scalars."),
+    "warmup_steps": (0.1, "Steps of the linear warm-up; below 1 a fraction of all steps."),
+    "weight_decay": (0.01, "Weight decay of AdamW, for matrices only, not for biases, norms and scalars."),
     "logging_steps": (20, "Steps between two logged losses."),
-    # The filter would hide a loss that is not finite; the trainer stops at one.
-    "logging_nan_inf_filter": (False, "Log the mean of the other losses in the place of NaN and infinity."),
+    # The filter would hide non-finite losses, at which the trainer stops.
+    "logging_nan_inf_filter": (False, "Log the mean of the other losses instead of NaN and infinity."),
     "save_steps": (200, "Steps between two checkpoints."),
-    "save_total_limit": (2, "Checkpoints to keep; the best one and the newest always stay."),
+    "save_total_limit": (2, "Checkpoints to keep; the best and the newest are always kept."),
     "dataloader_drop_last": (
         True,
-        "Leave out what remains of an epoch, so that all batches have one size; validation has all clips.",
+        "Drop an epoch's last incomplete batch, so that all batches have one size; validation uses all clips.",
     ),
-    # Transformers pushes the whole output folder at each save, with all paths of this machine in it.
-    "hub_strategy": ("end", "With push_to_hub: when to push. end: the finished model and its card, and nothing else."),
-    # Patience is part of the state of a run.
-    "restore_callback_states_from_checkpoint": (True, "Continue early stopping where it was."),
+    # Transformers' default pushes the whole output folder at each save, including local paths.
+    "hub_strategy": ("end", "With push_to_hub: when to push. end: only the finished model and its card."),
+    # The patience counter is part of a run's state.
+    "restore_callback_states_from_checkpoint": (True, "Continue early stopping from its saved state."),
 }
 
-# What the task "tracking" is trained on: clips that are drawn as they are needed, each once.
+# Training data of the task "tracking": clips generated on demand, each used once.
 TRACKING_CLIPS = "world:tracking"
-# Task -> arguments of the Trainer with defaults of their own.
+# Task -> its own defaults for arguments of the Trainer.
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "tracking": {
         "per_device_train_batch_size": 1,
@@ -47,9 +47,9 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
         "num_train_epochs": 1.0,
     },
 }
-# What is trained of a chat model -> its learning rate: an association and projector that are new, or a conversation.
+# Preset of the task "chat" -> learning rate: for a new association and projector, or for conversations.
 CHAT_PRESETS = {"align": 1e-3, "instruct": 2e-5}
-# How the language model is trained in `instruct` -> its own learning rate.
+# Training of the language model in `instruct` -> its learning rate.
 LANGUAGE_MODEL_RATES = {"lora": 2e-4, "full": 2e-5}
 # Settings that the task "tracking" does not take.
 _NOT_OF_TRACKING = (
@@ -60,12 +60,12 @@ _NOT_OF_TRACKING = (
     "cache",
     "skip_unreadable",
 )
-# Settings that the task "chat" alone takes.
+# Settings that only the task "chat" takes.
 _OF_CHAT = ("preset", "llm", "sen", "num_frames", "llm_training", "llm_learning_rate")
 
 
 def defaults_of(task: str, preset: str | None) -> dict[str, Any]:
-    """Arguments of the Trainer with defaults of the task's own, and of its preset."""
+    """The task's own defaults for arguments of the Trainer, including those of its preset."""
     rate = {"learning_rate": CHAT_PRESETS[preset or "align"]} if task == "chat" else {}
     return {**TASK_DEFAULTS.get(task, {}), **rate}
 
@@ -76,7 +76,11 @@ def _setting(default: Any, help: str) -> Any:
 
 @dataclass
 class TrainSettings:
-    """What `sen train` needs beside the arguments of the Trainer: data and model."""
+    """Settings of `sen train` besides the arguments of the Trainer: data and model.
+
+    Raises:
+        ValueError: settings that do not fit the task or each other.
+    """
 
     train: str = _setting(
         "",
@@ -93,39 +97,39 @@ class TrainSettings:
         "A preset, a checkpoint folder or Hub id of a SEN, or sen-tiny; for tracking also of a tracker; "
         "for chat a chat model.",
     )
-    train_split: str = _setting("train", "Split of a Hub data set, or sub-folder, that is trained on.")
-    validation_split: str = _setting("validation", "The same for validation.")
+    train_split: str = _setting("train", "Split of a Hub data set, or sub-folder, with the training clips.")
+    validation_split: str = _setting("validation", "Split or sub-folder with the validation clips.")
     video_column: str | None = _setting(None, "Column of the clips; by default the first with a usual name.")
     target_column: str | None = _setting(
         None, "Column of labels, texts or answers; by default the first with a usual name."
     )
     templates: list[str] = field(
         default_factory=lambda: [DEFAULT_TEMPLATE],
-        metadata={"help": "Texts with {} for the label; several are averaged."},
+        metadata={"help": "Texts with {} for the label; embeddings of several are averaged."},
     )
-    loss: Literal["contrastive", "sigmoid", "gram"] = _setting("contrastive", "Of retrieval.")
-    early_stopping_patience: int | None = _setting(None, "Stop after so many validations without a better one.")
+    loss: Literal["contrastive", "sigmoid", "gram"] = _setting("contrastive", "Loss of the task retrieval.")
+    early_stopping_patience: int | None = _setting(None, "Stop after this many validations without improvement.")
     cache: str | None = _setting(
-        None, "Folder of cached trunks: built first, then no video is decoded and no trunk is run."
+        None, "Folder of cached trunks; it is filled first, and then no video is decoded and no trunk is run."
     )
-    cache_dtype: Literal["bfloat16", "float16", "float32"] = _setting("bfloat16", "Of what is cached.")
+    cache_dtype: Literal["bfloat16", "float16", "float32"] = _setting("bfloat16", "Dtype of the cache.")
     skip_unreadable: bool = _setting(
-        False, "Leave out clips that cannot be read, and say how many; else they are an error."
+        False, "Leave out unreadable clips and print their number; otherwise they are an error."
     )
 
     preset: Literal["align", "instruct"] | None = _setting(
-        None, "Of chat: align (projector and association, the default) or instruct (the language model too)."
+        None, "For chat: align (projector and association, the default) or instruct (the language model too)."
     )
-    llm: str | None = _setting(None, "Of a new chat model: id or folder of a causal language model.")
-    sen: str | None = _setting(None, "Of a new chat model: a preset, a checkpoint or Hub id of a SEN, or sen-tiny.")
+    llm: str | None = _setting(None, "For a new chat model: id or folder of a causal language model.")
+    sen: str | None = _setting(None, "For a new chat model: a preset, a checkpoint or Hub id of a SEN, or sen-tiny.")
     num_frames: int | None = _setting(
-        None, "Of chat: frames of each clip, rounded up to whole windows; one by default."
+        None, "For chat: frames per clip, rounded up to whole windows; by default one window."
     )
     llm_training: Literal["lora", "full"] | None = _setting(
-        None, "Of instruct: lora (adapters, the default; extra chat) or full (all weights of the language model)."
+        None, "For instruct: lora (adapters, the default; extra chat) or full (all weights of the language model)."
     )
     llm_learning_rate: float | None = _setting(
-        None, "Of instruct: the language model's, by default 2e-4 of adapters and 2e-5 of all weights."
+        None, "For instruct: learning rate of the language model; by default 2e-4 for adapters, 2e-5 for all weights."
     )
 
     def __post_init__(self) -> None:
@@ -134,7 +138,7 @@ class TrainSettings:
         if self.task == "chat":
             self._check_chat()
         elif given := [name for name in _OF_CHAT if getattr(self, name) is not None]:
-            raise ValueError(f"the task {self.task!r} does not take {', '.join(given)}, which are of the task 'chat'")
+            raise ValueError(f"the task {self.task!r} does not take {', '.join(given)}, which are for the task 'chat'")
         if not self.train:
             raise ValueError("expected --train, or train in the file given as --config")
         if not all("{}" in template for template in self.templates):
@@ -147,7 +151,9 @@ class TrainSettings:
         if self.train != TRACKING_CLIPS:
             raise ValueError(f"train: found {self.train!r}, expected {TRACKING_CLIPS!r} for the task 'tracking'")
         if given := [name for name in _NOT_OF_TRACKING if getattr(self, name)]:
-            raise ValueError(f"the task 'tracking' does not take {', '.join(given)}: its clips are drawn, each once")
+            raise ValueError(
+                f"the task 'tracking' does not take {', '.join(given)}: its clips are generated, each for one use"
+            )
 
     def _check_chat(self) -> None:
         if (self.llm is None) != (self.sen is None):
@@ -155,7 +161,7 @@ class TrainSettings:
             raise ValueError(f"a new chat model needs --llm and --sen; found --{given} without --{missing}")
         if self.preset != "instruct" and (self.llm_training or self.llm_learning_rate) is not None:
             raise ValueError(
-                "llm_training and llm_learning_rate are of --preset instruct: align leaves the language model as it is"
+                "llm_training and llm_learning_rate need --preset instruct: align does not train the language model"
             )
         if self.num_frames is not None and self.num_frames < 1:
             raise ValueError(f"num_frames is {self.num_frames}, expected at least 1")

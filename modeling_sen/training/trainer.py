@@ -1,9 +1,9 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The package's one trainer: Transformers' `Trainer`, and what it lacks.
+"""The package's trainer, a subclass of Transformers' `Trainer`.
 
-A checkpoint folder appears whole or not at all, Ctrl-C ends a run after a step with a checkpoint, an interrupted run
-continues bit for bit on CPU, measures are taken over the whole validation set, and the best model is always saved.
+In addition, checkpoint folders are written atomically, Ctrl-C ends a run after a step with a checkpoint, an interrupted run
+resumes bit-identically on CPU, metrics are computed over the whole validation set, and the best model is always saved.
 """
 
 import math
@@ -33,7 +33,7 @@ from modeling_sen.training.curve import draw_curve
 from modeling_sen.training.train_settings import TRAINER_DEFAULTS
 from modeling_sen.upload_files import copy_checkpoint
 
-UNFINISHED = ".unfinished"  # in the folder of a run: a checkpoint that is being written, or removed
+UNFINISHED = ".unfinished"  # subfolder of a run for a checkpoint that is being written or removed
 Task = Callable[[nn.Module, Mapping[str, Any]], Mapping[str, Any]]
 Measure = Callable[[nn.Module], Mapping[str, float]]
 
@@ -65,25 +65,25 @@ class SENTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if find_spec("accelerate") is None:
             raise ImportError("training needs the extra `train`: pip install 'modeling-sen[train]'")
-        # Without `use_cpu`, processes on CPUs do not find each other, and bf16 is refused.
+        # Without `use_cpu`, processes on CPUs do not connect to each other, and bf16 is rejected.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
-        # Several GPUs are for several processes: `DataParallel` would cut class texts and cached trunks in pieces.
+        # One GPU per process: `DataParallel` would split class texts and cached trunks among GPUs.
         self._n_gpu = min(self._n_gpu, 1)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the token: the Trainer pickles its arguments beside each checkpoint, and uploads them."""
+        """Without the token, because the Trainer pickles its arguments to each checkpoint and uploads them."""
         return {**self.__dict__, "hub_token": None}
 
 
 def changed_arguments(arguments: SENTrainingArguments) -> dict[str, Any]:
-    """Arguments that differ from the defaults of Transformers or of this package, as plain values; tokens are left out."""
+    """Arguments that differ from the defaults of Transformers or of this package, as plain values, without tokens."""
     values, changed = arguments.to_dict(), {}
     ours = {each.name: each.default for each in fields(SENTrainingArguments)}
     for each in fields(TrainingArguments):
         value = values.get(each.name)
         defaults = [getattr(default, "value", default) for default in (each.default, ours[each.name])]
-        # What is empty or off was not asked for, or is implied by another argument.
+        # Empty or false values were not set by the user, or follow from another argument.
         is_empty = value in (None, [], {}, "") or (value is False and defaults[0] is None)
         if not is_empty and any(value != default for default in defaults) and not each.name.endswith("_token"):
             changed[each.name] = value
@@ -94,15 +94,15 @@ class SENTrainer(Trainer):
     """Trains any module that returns a loss: a SEN, its heads, fusion baselines, towers.
 
     Args:
-        task: gives a batch to the model, and returns at least `loss`, where that is more than `model(**batch)` (see
-            `training/tasks.py`).
-        measure: called with the model at each evaluation, in every process, without gradients; what it returns, the same in
-            all processes, is part of the metrics, with the prefix `eval_`.
-        args, kwargs: as of `Trainer`.
+        task: called with the model and a batch, returns a dict with at least `loss` (see `training/tasks.py`); default:
+            `model(**batch)`.
+        measure: called with the model at each evaluation, in every process, without gradients; returns metrics, the same in
+            all processes, which are logged with the prefix `eval_`.
+        args, kwargs: as for `Trainer`.
     """
 
     args: TrainingArguments
-    model: Any  # the Trainer's own type allows None, which it never is
+    model: Any  # never None, which the Trainer's type allows
 
     def __init__(self, *args: Any, task: Task | None = None, measure: Measure | None = None, **kwargs: Any):
         self.task, self.measure = task, measure
@@ -116,10 +116,10 @@ class SENTrainer(Trainer):
     # --- a run -------------------------------------------------------------------------------------------------------
 
     def resume(self) -> Any:
-        """Trains from the last checkpoint in `output_dir`, or from the start where there is none.
+        """Trains from the last checkpoint in `output_dir`, or from the start if there is none.
 
         Returns:
-            as of `train`; `None` where the run was finished before, whose weights are loaded then.
+            The result of `train`; `None` if the run was already finished, in which case its weights are loaded.
         """
         folder = str(self.args.output_dir)
         checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
@@ -133,15 +133,15 @@ class SENTrainer(Trainer):
         return None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As of `Trainer`; afterwards `output_dir`/curve.png shows the log, where matplotlib is installed.
+        """As in `Trainer`; also plots the log to `output_dir`/curve.png if matplotlib is installed.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C, once a step is finished and a checkpoint is written.
-            ValueError: the loss is not finite; fewer clips than a batch; nothing to train.
+            KeyboardInterrupt: after Ctrl-C, when the step is finished and a checkpoint is written.
+            ValueError: the loss is not finite, there are fewer clips than in a batch, or no parameter is trainable.
         """
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise ValueError(f"{type(self.model).__name__} has no parameter that requires a gradient, expected some")
-        # Of several processes each would stop at a step of its own, and wait for the others for ever.
+        # Only for one process: several would stop at different steps and wait for each other.
         with _flag_on_interrupt(self._interrupted) if self.args.world_size == 1 else nullcontext():
             output = super().train(*args, **kwargs)
         if self.is_world_process_zero() and find_spec("matplotlib") is not None:
@@ -149,11 +149,11 @@ class SENTrainer(Trainer):
         return output
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Matrices: norms, biases, gates and scales are not decayed."""
+        """Matrices only; norms, biases, gates and scales have no weight decay."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: the estimate of `Trainer` knows neither frozen towers nor cached trunks."""
+        """0, because the estimate of `Trainer` ignores frozen towers and cached trunks."""
         return 0
 
     # --- data --------------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ class SENTrainer(Trainer):
         self, dataset: Any, description: str, *args: Any, is_training: bool = False, **kwargs: Any
     ) -> Any:
         drop_last = self.args.dataloader_drop_last
-        self.args.dataloader_drop_last = drop_last and is_training  # validation has all clips
+        self.args.dataloader_drop_last = drop_last and is_training  # validation uses all clips
         try:
             kwargs["is_training"] = is_training
             loader = super()._get_dataloader(dataset, description, *args, **kwargs)
@@ -174,11 +174,11 @@ class SENTrainer(Trainer):
         return loader
 
     def get_batch_samples(self, *args: Any) -> Any:
-        """As of `Trainer`; an error in a worker keeps its own message."""
+        """As in `Trainer`; errors in workers keep their own message."""
         try:
             return super().get_batch_samples(*args)
         except Exception as error:
-            # A `DataLoader` raises the same type, the message at the end of the worker's whole traceback.
+            # `DataLoader` raises the same type, with the worker's whole traceback in front of the message.
             trace, found, message = str(error).rpartition(f"\n{type(error).__name__}: ")
             if not found or "DataLoader worker" not in trace:
                 raise
@@ -198,7 +198,7 @@ class SENTrainer(Trainer):
         kwargs["metric_key_prefix"] = metric_key_prefix
         output: Any = super().evaluation_loop(*args, **kwargs)
         if self.measure is not None:
-            self.model.eval()  # no batch may have done so
+            self.model.eval()  # if there was no batch, `Trainer` has not done so
             with torch.no_grad():
                 measured = self.measure(self.model)
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in measured.items()})
@@ -219,7 +219,7 @@ class SENTrainer(Trainer):
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         is_best = super()._determine_best_metric(metrics, trial)
         if is_best and self.args.save_strategy != "no":
-            self.control.should_save = True  # whatever `save_steps` says: a best model that is not saved is lost
+            self.control.should_save = True  # regardless of `save_steps`, so that the best model is not lost
         return is_best
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -227,12 +227,12 @@ class SENTrainer(Trainer):
         return os.path.join(folder, UNFINISHED) if self._is_saving else folder
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As of `Trainer`; the folder is written beside its place and moved there when it is whole."""
+        """As in `Trainer`, but writes to a temporary folder and moves it when it is complete."""
         self._check_finite(self._tr_loss.item())
         run, name = Path(self._get_output_dir(trial)), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         unfinished, target = run / UNFINISHED, run / name
         if self.args.should_save:
-            shutil.rmtree(unfinished, ignore_errors=True)  # of a save that was killed
+            shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed save
         self.accelerator.wait_for_everyone()
         self._is_saving = True
         try:
@@ -243,8 +243,8 @@ class SENTrainer(Trainer):
             self.state.best_model_checkpoint = str(target)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            self.state.save_to_json(str(unfinished / name / TRAINER_STATE_NAME))  # with the final path of the best
-            shutil.rmtree(target, ignore_errors=True)  # of the same step
+            self.state.save_to_json(str(unfinished / name / TRAINER_STATE_NAME))  # with the best model's final path
+            shutil.rmtree(target, ignore_errors=True)  # an older checkpoint of the same step
             os.replace(unfinished / name, target)
             shutil.rmtree(unfinished)
             self._remove_old_checkpoints(run)
@@ -253,7 +253,7 @@ class SENTrainer(Trainer):
             self._push_from_checkpoint(str(target))
 
     def save_whole(self, folder: Path) -> None:
-        """`save_model` to a folder of its own, which appears whole or not at all."""
+        """`save_model` to a folder, written atomically."""
         unfinished = folder.with_name(UNFINISHED)
         self.save_model(str(unfinished / folder.name), _internal_call=True)  # without a push
         if self.args.should_save:
@@ -263,7 +263,7 @@ class SENTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _remove_old_checkpoints(self, run: Path) -> None:
-        """By `save_total_limit`, as `rotate_checkpoints` does, but a folder disappears whole too."""
+        """Applies `save_total_limit` as `rotate_checkpoints` does, but removes folders atomically."""
         checkpoints, limit = sort_checkpoints(str(run)), self.args.save_total_limit
         if not limit or limit < 0:
             return
@@ -282,7 +282,7 @@ class SENTrainer(Trainer):
         self._load_towers(str(self.state.best_model_checkpoint))
 
     def _load_towers(self, checkpoint: str) -> None:
-        """Towers that are trained themselves: `Trainer` loads the state dict, of which they are not part."""
+        """Loads trained towers, which are not in the state dict that `Trainer` loads."""
         sen = getattr(self.model, "base_model", None)
         if isinstance(sen, SENModel) and os.path.isfile(os.path.join(checkpoint, "config.json")):
             config = type(self.model.config).from_pretrained(checkpoint)
@@ -295,7 +295,7 @@ class SENTrainer(Trainer):
         torch.save(running, self._running_loss_file(output_dir))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """As of `Trainer`; the first loss that is logged is also that of the steps before the interruption."""
+        """As in `Trainer`; the first logged loss includes the steps before the interruption."""
         super()._load_rng_state(checkpoint)
         if checkpoint is not None and os.path.isfile(file := self._running_loss_file(checkpoint)):
             running = torch.load(file, map_location="cpu", weights_only=True)
@@ -308,7 +308,7 @@ class SENTrainer(Trainer):
     # --- the Hub -----------------------------------------------------------------------------------------------------
 
     def create_model_card(self, **kwargs: Any) -> None:  # type: ignore[override]
-        """Writes the card of the package to `output_dir`, for a model with a SEN; see [`write_trainer_card`]."""
+        """For a model with a SEN, writes the package's card to `output_dir`; see [`write_trainer_card`]."""
         if self._sen is None:
             super().create_model_card(**kwargs)
         else:
@@ -323,7 +323,7 @@ class SENTrainer(Trainer):
         private: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As of `Trainer`; of `output_dir` only model, processor and card are uploaded, in one commit that is waited for."""
+        """As in `Trainer`, but uploads only model, processor and card, in one commit, and waits for it."""
         if self._sen is None:
             return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
@@ -345,7 +345,7 @@ class SENTrainer(Trainer):
             )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self._is_saving:  # then it is moved first
+        if self._is_saving:  # pushed after the folder is moved
             return
         if self.args.hub_strategy != HubStrategy.END:
             self.create_model_card(checkpoint=Path(checkpoint_folder))
@@ -353,15 +353,15 @@ class SENTrainer(Trainer):
 
     @property
     def _sen(self) -> SENModel | None:
-        """The SEN in the model, where there is one."""
+        """The model's SEN; `None` if it has none."""
         found = getattr(self.accelerator.unwrap_model(self.model), "base_model", None)
-        found = getattr(found, "model", found)  # peft's
+        found = getattr(found, "model", found)  # inside a peft model
         sen = getattr(found, "base_model", None)
         return sen if isinstance(sen, SENModel) else None
 
 
 class _StopAfterStep(TrainerCallback):
-    """After Ctrl-C: saves at the end of the step, then stops. Nothing else happens that an undisturbed run would not do."""
+    """After Ctrl-C, saves at the end of the step and stops, with no other difference from an uninterrupted run."""
 
     def __init__(self, interrupted: threading.Event):
         self.interrupted = interrupted
@@ -378,7 +378,7 @@ class _StopAfterStep(TrainerCallback):
 
 @contextmanager
 def _flag_on_interrupt(flag: threading.Event) -> Iterator[None]:
-    """Turns Ctrl-C into a flag, so that no step is cut in half; data workers inherit this and outlive the step."""
+    """Ctrl-C sets a flag instead of interrupting a step; data workers inherit the handler and survive until its end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

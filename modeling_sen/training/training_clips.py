@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Clips to train point tracking on: the world's, with drawn knobs, and changed as a moving camera changes them."""
+"""Training clips for point tracking: generated scenes with random settings, and augmentation by a moving camera."""
 
 from dataclasses import dataclass
 
@@ -12,17 +12,22 @@ from torch import Tensor
 from modeling_sen.world.tracking_clips import draw_tracking_scene
 from modeling_sen.world.tracking_scene import ONE, SIZE, TURN, TrackingKnobs, TrackingScene, scene_with_knobs
 
-FIRST_SEED = 10**7  # of the scenes; smaller ones are for validation and tests
-LEAST_SEEN = 3  # frames in which a point is visible
+FIRST_SEED = 10**7  # of training scenes; smaller seeds are for validation and tests
+LEAST_SEEN = 3  # smallest number of frames in which a point must be visible
 
 
 @dataclass
 class TrainingClip:
-    """A clip of T frames and N points; all is relative to the frames as they are here.
+    """A clip of T frames and N points; all values refer to the augmented frames.
 
-    `frames` (T, 256, 256, 3) uint8; `tracks` (T, N, 2) x, y; `visibility` (T, N) bool; `poses` (T, N, 2), by which the
-    surroundings of a point are scaled and turned since its query frame, scale times cosine and sine; `query_points` (N, 3)
-    t, x, y; `initial_tracks` and `initial_poses` (T, N, 2), wrong ones to start the refinement from.
+    Attributes:
+        frames: (T, 256, 256, 3) uint8.
+        tracks: (T, N, 2) x, y.
+        visibility: (T, N) bool.
+        poses: (T, N, 2), scale and rotation of each point's surroundings relative to its query frame, as scale times cosine
+            and sine.
+        query_points: (N, 3) t, x, y.
+        initial_tracks, initial_poses: (T, N, 2), with errors, from which refinement starts.
     """
 
     frames: Tensor
@@ -35,7 +40,7 @@ class TrainingClip:
 
 
 def training_clip(number: int, most_points: int = 48) -> TrainingClip:
-    """The clip of a number, always the same; no two numbers have the same scene."""
+    """The clip with a number. It is deterministic, and every number has a different scene."""
     random = np.random.default_rng([FIRST_SEED, number])
     clip = draw_tracking_scene(scene_with_knobs(_drawn_knobs(random), FIRST_SEED + number, "training"))
     frames = torch.from_numpy(clip.frames).movedim(-1, 1).float()
@@ -70,7 +75,7 @@ def training_clip(number: int, most_points: int = 48) -> TrainingClip:
 
 def _drawn_knobs(random: np.random.Generator) -> TrackingKnobs:
     def maybe(share: float, low: int, high: int) -> int:
-        """A whole number in low..high in a share of the clips, 0 in the others; draws the same either way."""
+        """A random integer in low..high with probability `share`, else 0; always draws the same number of values."""
         value = int(random.integers(low, high + 1))
         return value if random.random() < share else 0
 
@@ -96,7 +101,7 @@ def _drawn_knobs(random: np.random.Generator) -> TrackingKnobs:
 
 
 def _surface_poses(scene: TrackingScene) -> np.ndarray:
-    """(T, surfaces, 2, 2): how each surface is turned and scaled; the wave that bends it is left out."""
+    """(T, surfaces, 2, 2), rotation and scale of each surface, without its bending."""
     angle = np.stack([surface.angle for surface in scene.surfaces], axis=1) * (2 * np.pi / TURN)
     scale = np.stack([surface.zoom for surface in scene.surfaces], axis=1) / ONE
     cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
@@ -104,7 +109,7 @@ def _surface_poses(scene: TrackingScene) -> np.ndarray:
 
 
 def _nearest_similarity(matrices: np.ndarray) -> np.ndarray:
-    """(..., 2, 2) -> (..., 2): scale times cosine and sine."""
+    """The nearest similarity transform of (..., 2, 2) matrices: (..., 2), scale times cosine and sine."""
     cosine = (matrices[..., 0, 0] + matrices[..., 1, 1]) / 2
     sine = (matrices[..., 1, 0] - matrices[..., 0, 1]) / 2
     return np.stack([cosine, sine], axis=-1)
@@ -113,7 +118,7 @@ def _nearest_similarity(matrices: np.ndarray) -> np.ndarray:
 def _seen_by_moving_camera(
     frames: Tensor, tracks: np.ndarray, visible: np.ndarray, turned: np.ndarray, random: np.random.Generator
 ) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray]:
-    """Turns, scales, shears and shifts the pictures, each along a swing of its own."""
+    """Rotates, scales, shears and shifts the frames; each parameter follows its own oscillation."""
     time = np.linspace(0, 1, len(frames))
 
     def swing(most: float) -> np.ndarray:
@@ -138,12 +143,12 @@ def _seen_by_moving_camera(
 def _mirrored(
     frames: Tensor, tracks: np.ndarray, visible: np.ndarray, turned: np.ndarray, random: np.random.Generator
 ) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray]:
-    """Mirrors along x, along y, along the diagonal and in time, each in half of the clips."""
+    """Mirrors along x, y, the diagonal and time, each with probability 0.5."""
     for axis in (0, 1):
         if random.random() < 0.5:
             frames, tracks = frames.flip(-1 - axis), tracks.copy()
             tracks[..., axis] = SIZE - 1 - tracks[..., axis]
-            turned = turned * np.array([[1, -1], [-1, 1]])  # mirrored before and after
+            turned = turned * np.array([[1, -1], [-1, 1]])  # conjugation by the reflection
     if random.random() < 0.5:
         frames, tracks, turned = frames.transpose(-1, -2), tracks[..., ::-1], turned[..., ::-1, ::-1]
     if random.random() < 0.5:
@@ -154,12 +159,12 @@ def _mirrored(
 def _wrong_start(
     tracks: np.ndarray, visible: np.ndarray, poses: np.ndarray, times: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tracks that drift from the query on, jump for a while, or stay; poses that are near, or as in the query frame."""
+    """Initial tracks with drift, temporary jumps or no motion; initial poses with errors, or those of the query frame."""
     count, frames = len(tracks), np.arange(len(tracks))
     start, start_poses = tracks.copy(), poses.copy()
     for point, time in enumerate(times):
         seen = np.flatnonzero(visible[:, point])
-        if random.random() < 0.7:  # where the point is hidden, what lies between
+        if random.random() < 0.7:  # interpolate while the point is hidden
             for axis in (0, 1):
                 start[:, point, axis] = np.interp(frames, seen, tracks[seen, point, axis])
         drift = np.cumsum(random.normal(0, 10 ** random.uniform(-1.5, 0.3), (count, 2)), axis=0)

@@ -15,8 +15,10 @@ from typing import Any
 from modeling_sen import (
     SEN_TINY,
     SEN_TINY_CHAT,
+    SEN_TINY_EDITING,
     SEN_TINY_TRACKING,
     SENForConditionalGeneration,
+    SENForVideoEditing,
     SENForVideoTracking,
     SENModel,
 )
@@ -26,6 +28,7 @@ from modeling_sen.publishing import card_entries
 CARD = Path(__file__).parents[2] / "model_cards" / "sen-tiny.md"
 TRACKING_CARD = CARD.with_name("sen-tiny-tracking.md")
 CHAT_CARD = CARD.with_name("sen-tiny-chat.md")
+EDITING_CARD = CARD.with_name("sen-tiny-edit.md")
 
 
 def card_text() -> str:
@@ -42,6 +45,11 @@ def chat_card_text() -> str:
     return _card(model, "sen-tiny-chat", SEN_TINY_CHAT, "modeling_sen.SEN_TINY_CHAT")
 
 
+def editing_card_text() -> str:
+    model = SENForVideoEditing.from_pretrained(SEN_TINY_EDITING)
+    return _card(model, "sen-tiny-edit", SEN_TINY_EDITING, "modeling_sen.SEN_TINY_EDITING")
+
+
 def _card(model: Any, name: str, folder: str, location: str) -> str:
     """Where there is no repository, the example names the folder inside the package by its `location`."""
     results = card_entries(model, Path(folder))
@@ -49,6 +57,12 @@ def _card(model: Any, name: str, folder: str, location: str) -> str:
 
 
 if __name__ == "__main__":
-    for path, text in ((CARD, card_text()), (TRACKING_CARD, tracking_card_text()), (CHAT_CARD, chat_card_text())):
-        path.write_text(text)
+    cards = {
+        CARD: card_text,
+        TRACKING_CARD: tracking_card_text,
+        CHAT_CARD: chat_card_text,
+        EDITING_CARD: editing_card_text,
+    }
+    for path, text in cards.items():
+        path.write_text(text())
         print(path)

@@ -81,23 +81,31 @@ def attribute_list(random: np.random.Generator, objects: Iterable[Attributes]) -
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """CLIP's own byte-level tokenizer with merges learned from captions: any text gets tokens, none is unknown."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bytes_and_endings = alphabet + [byte + "</w>" for byte in alphabet]
+    """The tokenizer of sen-tiny, learned from captions of the world."""
     random = np.random.default_rng(0)
     everything = itertools.product(range(len(COLOUR_NAMES)), range(len(SHAPES)), range(len(MOTION_PHRASES)), range(2))
     full = [attributes for attributes in everything for _ in range(4)]
     captions = [phrase(random, draw_attributes(random, attributes)) for attributes in full]
     captions += [attribute_list(random, full[start : start + 3]) for start in range(0, len(full), 3)]
+    return learn_tokenizer(captions, VOCABULARY_SIZE)
 
+
+def learn_tokenizer(captions: Iterable[str], vocabulary_size: int) -> CLIPTokenizer:
+    """CLIP's own byte-level tokenizer with merges learned from captions: any text gets tokens, none is unknown.
+
+    Args:
+        vocabulary_size: at most so many merges as fill it; the bytes, with and without the end of a word, are 512 of it.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytes_and_endings = alphabet + [byte + "</w>" for byte in alphabet]
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = CLIPTokenizer().backend_tokenizer.pre_tokenizer
     learner.train_from_iterator(
         captions,
         trainers.BpeTrainer(
-            vocab_size=VOCABULARY_SIZE - 2,
+            vocab_size=vocabulary_size - 2,
             initial_alphabet=bytes_and_endings[:256],
             end_of_word_suffix="</w>",
             show_progress=False,

@@ -99,6 +99,22 @@ def untrained_model() -> SENForConditionalGeneration:
     )
 
 
+@torch.no_grad()
+def right_answers(training: ChatTraining, batch: Mapping[str, Tensor]) -> list[list[bool]]:
+    """For each clip and each question about it, whether the greedy answer equals the right one.
+
+    It does if and only if each token of the right answer, the end token included, scores highest after the right ones before
+    it: one pass over the right answers measures it.
+    """
+    logits = training.answer(batch).logits[:, :-1]
+    labels, turns = batch["labels"][:, 1:], batch["turns"][:, 1:]
+    wrong = (logits.argmax(-1) != labels) & (labels != IGNORED)
+    return [
+        [not bool(row[own == turn].any()) for turn in range(1, int(own.max()) + 1)]
+        for row, own in zip(wrong, turns, strict=True)
+    ]
+
+
 def chat_accuracy(
     training: ChatTraining,
     clips: int,
@@ -110,8 +126,7 @@ def chat_accuracy(
 ) -> dict[str, float]:
     """Share of greedy answers that equal the right answer, for each kind of question, and `mean`, over the kinds.
 
-    A greedy answer equals the right one if and only if each of its tokens, the end token included, scores highest after the
-    right ones before it: one pass over the right answers measures it.
+    The language model runs in bfloat16.
 
     Args:
         clips: how many; above 32 rounded up to a multiple of it.
@@ -127,14 +142,11 @@ def chat_accuracy(
         batch = batches(number)
         batch["is_conversation"] = torch.tensor(False)
         batch = {name: value.to(device) for name, value in batch.items()}
-        with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
-            logits = training.answer(batch).logits[:, :-1]
-        labels, turns = batch["labels"][:, 1:], batch["turns"][:, 1:]
-        wrong = (logits.argmax(-1) != labels) & (labels != IGNORED)
-        for row, kinds in enumerate(batch["kinds"].tolist()):
-            for turn, kind in enumerate(kinds, start=1):
-                if kind >= 0:
-                    right[TRAINED_KINDS[kind]].append(not bool(wrong[row][turns[row] == turn].any()))
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            answers = right_answers(training, batch)
+        for kinds, found in zip(batch["kinds"].tolist(), answers, strict=True):
+            for kind, is_right in zip(kinds, found, strict=False):  # of padding there is no answer
+                right[TRAINED_KINDS[kind]].append(is_right)
     shares = {kind: sum(right[kind]) / len(right[kind]) for kind in TRAINED_KINDS if kind in right}
     return {**shares, "mean": sum(shares.values()) / len(shares)}
 

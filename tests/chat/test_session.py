@@ -9,7 +9,8 @@ from chat_words import tiny_language_model
 from tiny_chat import TEMPLATE, VISUAL_TOKENS, make_chat_model
 from transformers import MistralConfig, MistralForCausalLM
 
-from modeling_sen import ChatSession
+from modeling_sen import ChatSession, VideoChatPipeline
+from modeling_sen.chat_prompt import VIDEO
 
 
 @pytest.fixture
@@ -157,6 +158,11 @@ def asking(make_sen, towers, tmp_path) -> ChatSession:
     return ChatSession(*chat, max_new_tokens=LENGTH)
 
 
+def pipeline_of(session: ChatSession) -> VideoChatPipeline:
+    parts = {"model": session.model, "processor": session.processor, "tokenizer": session.processor.tokenizer}
+    return VideoChatPipeline(**parts, device="cpu", max_new_tokens=LENGTH)
+
+
 def count_looks(neuron, looks: list[str], monkeypatch) -> None:
     def first_look(*arguments):
         looks.append(neuron.spec.name)
@@ -166,33 +172,59 @@ def count_looks(neuron, looks: list[str], monkeypatch) -> None:
 
 
 def test_visual_tokens_follow_each_question(asking, clips, monkeypatch):
+    """The prompt is written by hand: every video stands before each question, and is read with it."""
     model, processor = asking.model, asking.processor
-    questions = ["What is it?", "And then?"]
-    video = processor.read_video(str(clips[0]), num_frames=4)
-    features = []
-    for question in questions:
-        inputs = processor.sen_processor.collate(processor.ask(video, question).inputs)
-        features.append(model.get_video_features(**inputs))
-    assert not torch.equal(features[0].pooler_output, features[1].pooler_output)
-    asking.add_video(clips[0], num_frames=4)
-    for turn, question in enumerate(questions):
-        content = [{"type": "video", "video": video}, {"type": "text", "text": question}]
-        ids = processor.apply_chat_template(
-            [*asking.messages, {"role": "user", "content": content}], tokenize=True, add_generation_prompt=True,
-            num_frames=4,
-        )  # fmt: skip
-        seen = features[0].__class__(pooler_output=torch.cat([each.pooler_output for each in features[: turn + 1]]))
-        length = ids.shape[1]
-        expected = model.generate(
-            input_ids=ids, mm_encoder_outputs={"video": seen}, max_new_tokens=LENGTH, do_sample=False
-        )[0, length:]
+    turns = [("What is it?", clips[0]), ("And then?", None), ("Which is longer?", clips[1])]
+    videos, asked, text = [], [], ""
+    for question, clip in turns:
+        videos += [] if clip is None else [processor.read_video(str(clip), num_frames=4)]
+        asked += [(video, question) for video in videos]
+        text += "<|turn|>user\n" + f"{VIDEO}\n" * len(videos) + f"{question}<|end|>\n<|turn|>assistant\n"
+        inputs = processor(text, [video for video, _ in asked], questions=[[each for _, each in asked]])
+        expected = model.generate(**inputs, max_new_tokens=LENGTH, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         looks: list[str] = []
         for name in ("image", "words"):
             count_looks(model.sen.neurons[name], looks, monkeypatch)
         with counted(asking) as found:
-            result = asking.ask(question)
-        assert looks == ["words"]  # of the question alone
+            result = asking.ask(question, video=clip and str(clip), num_frames=4)
+        assert looks == ["image"] * (clip is not None) + ["words"] * len(videos)
         assert result["answer"] == processor.tokenizer.decode(expected)
-        assert result["visual_tokens"] == 2 * VISUAL_TOKENS * (turn + 1)
-        assert len(result["frame_times"]) == 1
-        assert found["read"][0] < length or turn == 0
+        assert result["visual_tokens"] == 2 * VISUAL_TOKENS * len(asked)
+        assert len(result["frame_times"]) == len(videos)
+        assert found["read"][0] < inputs["input_ids"].shape[1] or len(asked) == 1
+        text += f"{result['answer']}<|end|>\n"
+    assert [len(message["content"]) for message in asking.messages[::2]] == [2, 1, 2]
+
+
+def test_one_rule_for_session_pipeline_and_processor(asking, clips):
+    chat = pipeline_of(asking)
+    conversations, results = [], []
+    for question, clip in (
+        ("What is it?", clips[0]),
+        ("And then?", None),
+        ("Which is longer?", clips[1]),
+        ("Why?", None),
+    ):
+        video = clip and str(clip)
+        expected = recomputed(asking, question, video)
+        results.append(asking.ask(question, video=video))
+        assert results[-1]["answer"] == expected
+        conversations.append(asking.messages[:-1])
+    assert chat(conversations, batch_size=1) == results
+    assert chat(conversations, batch_size=3) == results
+    *pieces, last = chat(conversations[-1], stream=True)
+    assert last == results[-1]
+    assert "".join(pieces) == last["answer"]
+    assert len({result["answer"] for result in results}) == 4
+
+
+def test_questions_about_one_video_share_its_first_look(asking, clips, monkeypatch):
+    chat = pipeline_of(asking)
+    questions = ["What is it?", "Why?", "Where?"]
+    alone = [chat(video=str(clips[0]), question=question) for question in questions]
+    assert len({result["answer"] for result in alone}) == 3
+    looks: list[str] = []
+    for name in ("image", "words"):
+        count_looks(asking.model.sen.neurons[name], looks, monkeypatch)
+    assert chat(video=str(clips[0]), question=questions) == alone
+    assert looks == ["image", "words", "words", "words"]

@@ -69,7 +69,7 @@ def test_results_say_all_that_they_depend_on(chat_folder, tmp_path, capsys, monk
     assert printed[0] == (
         f"{table}: mapping plain version 1, prompt letters version 1, seed 7; sha1 own.json {sha1[:12]}"
     )
-    assert printed[1] == f"{WORLD}: mapping world version 1, prompt question version 1, seed 7"
+    assert printed[1] == f"{WORLD}: mapping world version 2, prompt question version 1, seed 7"
     assert printed[2].split()[:2] == ["questions", "of"]
     for kind in kinds:
         assert any(f"kind: {kind}" in line for line in printed)

@@ -66,14 +66,14 @@ def test_defaults_are_those_of_the_preset_and_flags_win(tmp_path):
     [
         ({"llm": "x"}, "a new chat model needs --llm and --sen; found --llm without --sen"),
         ({"sen": "x"}, "found --sen without --llm"),
-        ({"llm_training": "lora"}, "are of --preset instruct"),
-        ({"preset": "align", "llm_learning_rate": 1e-4}, "are of --preset instruct"),
+        ({"llm_training": "lora"}, "need --preset instruct"),
+        ({"preset": "align", "llm_learning_rate": 1e-4}, "need --preset instruct"),
         ({"num_frames": 0}, "num_frames is 0, expected at least 1"),
         ({"skip_unreadable": True}, "the task 'chat' does not take skip_unreadable"),
         ({"train": ""}, "expected --train"),
         (
             {"task": "retrieval", "preset": "align"},
-            "the task 'retrieval' does not take preset, which are of the task 'chat'",
+            "the task 'retrieval' does not take preset, which are for the task 'chat'",
         ),
         ({"early_stopping_patience": 2}, "early_stopping_patience needs validation clips"),
     ],

@@ -73,7 +73,7 @@ def test_other_sizes_and_families_raise(original, tmp_path):
     ):
         convert(folder / "imagebind.pth", tmp_path / "config.json")
     torch.save({"vision_model.embeddings.class_embedding": torch.zeros(4)}, tmp_path / "clip.bin")
-    with pytest.raises(ValueError, match=r"no ImageBind checkpoint: found weight 'vision_model.embeddings"):
+    with pytest.raises(ValueError, match=r"not a checkpoint of ImageBind: found weight 'vision_model.embeddings"):
         convert(tmp_path / "clip.bin", folder / "config.json")
     weights = in_original_layout(model)
     del weights["modality_heads.imu.3.weight"]

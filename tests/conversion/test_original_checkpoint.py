@@ -79,7 +79,7 @@ def test_no_file_and_a_folder_raise(tmp_path):
 def test_every_weight_is_renamed_by_one_rule_or_left_out():
     weights = {"old.a": torch.zeros(1), "head.b": torch.ones(1), "mask": torch.zeros(2)}
     assert set(rename(weights, RULES, ["mask"], "Toy")) == {"new.a", "top.b"}
-    with pytest.raises(ValueError, match="no Toy checkpoint: found weight 'mask', which Toy has not"):
+    with pytest.raises(ValueError, match="not a checkpoint of Toy: found weight 'mask', which Toy does not have"):
         rename(weights, RULES, [], "Toy")
 
 

@@ -2,44 +2,18 @@
 
 import pytest
 import torch
-from random_editing import make_unet, random_step
-from safetensors.torch import save_file
+from random_editing import make_unet, random_step, save_tuned, tuned_weights
 
 pytest.importorskip("diffusers")
 
 from modeling_sen.conversion.tune_a_video import convert_tune_a_video
-from modeling_sen.editing.edit_adapter import SENEditAdapter, unet_shape
-
-
-def tuned_weights():
-    """State dict of a UNet that Tune-A-Video tuned: names and shapes are those of its UNet3DConditionModel."""
-    unet = make_unet()
-    weights, generator = dict(unet.state_dict()), torch.Generator().manual_seed(4)
-
-    def random(*shape):
-        return torch.randn(*shape, generator=generator) * 0.3
-
-    for path, (width, _) in unet_shape(unet)[0].items():
-        for name in ("attn1", "attn2"):
-            weights[f"{path}.{name}.to_q.weight"] = weights[f"{path}.{name}.to_q.weight"] + random(width, width)
-        for name in ("to_q", "to_k", "to_v", "to_out.0"):
-            weights[f"{path}.attn_temp.{name}.weight"] = random(width, width)
-        weights[f"{path}.attn_temp.to_out.0.bias"] = random(width)
-        weights[f"{path}.norm_temp.weight"], weights[f"{path}.norm_temp.bias"] = torch.ones(width), torch.zeros(width)
-    return weights
-
-
-def save(weights, folder, kind="bin"):
-    (folder / "unet").mkdir(exist_ok=True)
-    file = folder / "unet" / f"diffusion_pytorch_model.{kind}"
-    torch.save(weights, file) if kind == "bin" else save_file(weights, file)
-    return str(folder)
+from modeling_sen.editing.edit_adapter import SENEditAdapter
 
 
 @pytest.mark.parametrize("kind", ["bin", "safetensors"])
 def test_the_adapter_makes_the_tuned_unet_of_the_base(tmp_path, kind):
     weights, base = tuned_weights(), make_unet()
-    adapter = convert_tune_a_video(save(weights, tmp_path, kind), base).attach(base)
+    adapter = convert_tune_a_video(save_tuned(weights, tmp_path, kind), base).attach(base)
     # The reference: the tuned weights themselves in the UNet, and beside it only what the UNet has no place for.
     reference = make_unet()
     reference.load_state_dict({name: weights[name] for name in reference.state_dict()})
@@ -56,13 +30,17 @@ def test_other_checkpoints_are_errors(tmp_path):
         convert_tune_a_video(str(tmp_path), make_unet())
     plain = make_unet().state_dict()
     with pytest.raises(ValueError, match=r"has no weight .*norm_temp.weight, expected one that was tuned"):
-        convert_tune_a_video(save(plain, tmp_path), make_unet())
+        convert_tune_a_video(save_tuned(plain, tmp_path), make_unet())
     weights = tuned_weights()
     with pytest.raises(ValueError, match=r"another base model: .* is \(8,\), expected \(4,\)"):
-        convert_tune_a_video(save(weights, tmp_path), make_unet(block_out_channels=(4, 8)))
+        convert_tune_a_video(save_tuned(weights, tmp_path), make_unet(block_out_channels=(4, 8)))
     other = make_unet()
     other.conv_in.weight.data += 1.0
     with pytest.raises(ValueError, match=r"another base model: the two differ in conv_in\.weight"):
-        convert_tune_a_video(save(weights, tmp_path), other)
+        convert_tune_a_video(save_tuned(weights, tmp_path), other)
+    file = tmp_path / "unet" / "diffusion_pytorch_model.bin"
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.bin: the file is truncated"):
+        convert_tune_a_video(str(tmp_path), make_unet())
     with pytest.raises(ValueError, match="another base model: only one of the two has"):
-        convert_tune_a_video(save({**weights, "conv_new.weight": torch.ones(1)}, tmp_path), make_unet())
+        convert_tune_a_video(save_tuned({**weights, "conv_new.weight": torch.ones(1)}, tmp_path), make_unet())

@@ -146,7 +146,7 @@ def test_folders_of_classes(root):
         ("a.avi 1\n", False, ValueError, "the file with their names is needed"),
         ("a.avi 3\n", True, ValueError, "line 1: class 3, expected one of 0..2"),
         ("a.avi\n", True, ValueError, "line 1: expected a clip and its class number"),
-        ("\n", True, ValueError, "expected a clip a line, found none"),
+        ("\n", True, ValueError, "expected one clip per line, found none"),
         ("gone.avi 1\n", True, FileNotFoundError, "1 of 1 clips are not in"),
         ("yoga/x_000001_000011.mp4\n", True, ValueError, "class 'yoga' is not among the 3"),
     ],

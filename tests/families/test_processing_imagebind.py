@@ -6,18 +6,20 @@ import math
 import numpy as np
 import pytest
 import torch
+from kaldi_filter_bank import kaldi_filter_bank
 from PIL import Image
 from tiny_towers import clip_tokenizer
 from transformers import AutoFeatureExtractor, AutoProcessor
 
+from modeling_sen.families.clip_tokenizer import read_tokenizer
+from modeling_sen.families.filter_bank import filter_bank
 from modeling_sen.families.imagebind import (
     ImageBindConfig,
     ImageBindFeatureExtractor,
     ImageBindModel,
     ImageBindProcessor,
 )
-from modeling_sen.families.imagebind.feature_extraction_imagebind import clip_starts, filter_bank
-from modeling_sen.families.imagebind.processing_imagebind import read_tokenizer
+from modeling_sen.families.imagebind.feature_extraction_imagebind import clip_starts
 
 MEAN, STD = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
 
@@ -27,29 +29,6 @@ def processor() -> ImageBindProcessor:
     made = ImageBindProcessor()
     made.tokenizer = clip_tokenizer()
     return made
-
-
-def kaldi_filter_bank(samples: np.ndarray, bins: int) -> np.ndarray:
-    """Kaldi's log mel filter bank (hanning, no dither, no energy, snipped edges), frame by frame; (bins, frames)."""
-    samples = samples - samples.mean()
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)
-
-    def mel(frequency):
-        return 1127.0 * np.log(1.0 + frequency / 700.0)
-
-    edges = np.linspace(mel(20.0), mel(8000.0), bins + 2)
-    places = mel(np.arange(256) * 16_000 / 512)
-    rows = []
-    for start in range(0, len(samples) - 399, 160):
-        frame = samples[start : start + 400] - samples[start : start + 400].mean()
-        before = np.concatenate([frame[:1], frame[:-1]])
-        power = np.abs(np.fft.rfft((frame - 0.97 * before) * window, 512)[:256]) ** 2
-        row = []
-        for left, centre, right in zip(edges, edges[1:], edges[2:], strict=False):
-            weight = np.minimum((places - left) / (centre - left), (right - places) / (right - centre)).clip(0)
-            row.append(np.log(max(weight @ power, np.finfo(np.float32).eps)))
-        rows.append(row)
-    return np.array(rows).T
 
 
 @pytest.mark.parametrize("bins", [128, 23])
@@ -184,8 +163,8 @@ def test_a_processor_is_made_for_a_configuration():
         ({"text": []}, "text: expected a string or a list"),
         ({"imu": np.zeros((2000, 6))}, r"imu: found shape \(2000, 6\), expected \(6, 2000\)"),
         ({"depth": np.zeros((4, 4, 3))}, r"depth: found an array of shape \(4, 4, 3\), expected \(height, width\)"),
-        ({"depth": np.full((4, 4), -1.0)}, "depth: found negative distances"),
-        ({"depth": np.full((4, 4), math.nan)}, "depth: found negative distances or such that are no numbers"),
+        ({"depth": np.full((4, 4), -1.0)}, "depth: found negative or non-finite distances"),
+        ({"depth": np.full((4, 4), math.nan)}, "depth: found negative or non-finite distances"),
         ({"audio": np.zeros((2, 4, 4, 3), np.uint8)}, "audio: found no sound"),
         ({"text": "a dog", "return_tensors": "np"}, "return_tensors is 'np'"),
     ],
@@ -197,7 +176,7 @@ def test_what_cannot_be_read_raises(given, message, processor):
 
 def test_files_that_are_not_there_or_no_pictures_raise(processor, tmp_path):
     (tmp_path / "no.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"depth: .*no.png is no picture"):
+    with pytest.raises(ValueError, match=r"depth: .*no.png is not a picture"):
         processor(depth=str(tmp_path / "no.png"))
     with pytest.raises(FileNotFoundError):
         processor(depth=str(tmp_path / "none.png"))

@@ -201,6 +201,10 @@ def test_a_question_is_not_cached(make_sen, towers, llm, source, tmp_path):
         llm, make_sen(neurons=neurons), window_frames=2, tokens_per_frame=4, question_neuron="words"
     )
     dataset = dataset_of((model, SENChatProcessor.from_llm(llm, model.config)), source)
-    assert dataset[0].windows[0]["words_input_ids"] == "what colour?"
+    item = dataset[0]
+    questions = [question for question, _ in TURNS[0]]
+    assert [window["words_input_ids"] for window in item.windows] == questions  # the clip again before each
+    pads = item.tokens.count(model.config.video_token_id)
+    assert pads == len(questions) * model.config.visual_tokens
     with pytest.raises(ValueError, match="cache: neuron 'words' reads the question"):
         dataset.use_cache(model, tmp_path / "cache", torch.float32)

@@ -134,7 +134,7 @@ def test_the_gramian_loss_needs_an_aligned_neuron(towers, make_sen):
     model = make_sen(neurons=[towers["videomae"]])
     processor = SENProcessor(model.config)
     clips = make_clips(processor, TEXTS)
-    with pytest.raises(ValueError, match="'gram' needs three vectors a clip"):
+    with pytest.raises(ValueError, match="'gram' needs three vectors per clip"):
         Retrieval(model, processor, [clips], "gram")
     with pytest.raises(ValueError, match="loss is 'hinge'"):
         Retrieval(model, processor, [clips], "hinge")

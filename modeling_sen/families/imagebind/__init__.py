@@ -15,7 +15,7 @@ from modeling_sen.families.imagebind.processing_imagebind import ImageBindProces
 
 
 def register() -> dict[str, Any]:
-    """Makes the classes known to the Auto classes; returns the models by name."""
+    """Registers the classes with the Auto classes; returns the models by name."""
     AutoConfig.register(ImageBindConfig.model_type, ImageBindConfig, exist_ok=True)
     AutoModel.register(ImageBindConfig, ImageBindModel, exist_ok=True)
     AutoProcessor.register(ImageBindConfig, ImageBindProcessor, exist_ok=True)

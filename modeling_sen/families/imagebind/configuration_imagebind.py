@@ -12,14 +12,14 @@ MODALITIES = ("vision", "text", "audio", "depth", "thermal", "imu")
 
 @strict
 class ImageBindTowerConfig(PreTrainedConfig):
-    """What the configurations of the six towers share.
+    """Base of the six towers' configurations.
 
     Args:
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: of the transformer.
         hidden_act: the activation of its MLPs.
-        layer_norm_eps: of all layer norms but that of the patches, which has 1e-5.
+        layer_norm_eps: of all layer norms except the patches', whose epsilon is 1e-5.
         attention_dropout: in training.
-        attention_bias_rows: whether each layer attends to one more, learned, row of keys and values.
+        attention_bias_rows: whether each layer has one learned row of keys and values beside those of the tokens.
         projection_dim: width of the embedding space.
         logit_scale_init_value: log of the factor by which normalised embeddings are multiplied; `None` for no factor.
         initializer_range: standard deviation of the initial weights.
@@ -68,7 +68,7 @@ class ImageBindVisionConfig(ImageBindTowerConfig):
 
 @strict
 class ImageBindTextConfig(ImageBindTowerConfig):
-    """CLIP's word pieces, read from left to right; the last token (of the highest number) is the text's."""
+    """Texts as CLIP's word pieces, with causal attention; the end token, which has the highest id, is pooled."""
 
     model_type = "imagebind_text_model"
     base_config_key = "text_config"
@@ -88,7 +88,7 @@ class ImageBindTextConfig(ImageBindTowerConfig):
 
 @strict
 class ImageBindAudioConfig(ImageBindTowerConfig):
-    """A spectrogram (1, `num_mel_bins`, `num_mel_frames`) in patches that overlap."""
+    """A spectrogram (1, `num_mel_bins`, `num_mel_frames`) in overlapping patches."""
 
     model_type = "imagebind_audio_model"
     base_config_key = "audio_config"
@@ -129,7 +129,7 @@ class ImageBindThermalConfig(ImageBindTowerConfig):
 
 @strict
 class ImageBindImuConfig(ImageBindTowerConfig):
-    """Accelerations and turns (`num_channels`, `num_samples`), `patch_size` samples a token."""
+    """Accelerations and rotation rates (`num_channels`, `num_samples`), `patch_size` samples for each token."""
 
     model_type = "imagebind_imu_model"
     base_config_key = "imu_config"
@@ -160,8 +160,8 @@ class ImageBindConfig(PreTrainedConfig):
 
     Args:
         vision_config, text_config, audio_config, depth_config, thermal_config, imu_config: of each tower, or a dict of
-            what differs from `imagebind_huge`.
-        projection_dim: width of the embedding space; that of every tower.
+            the values that differ from `imagebind_huge`.
+        projection_dim: width of the embedding space, set in the configuration of every tower.
 
     Raises:
         StrictDataclassError: a value of the wrong type.

@@ -1,26 +1,22 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Sound as ImageBind reads it: short clips spread over the whole, each a Kaldi-style spectrogram."""
+"""Audio input of ImageBind: short clips spread evenly over a sound, each a log mel filter bank as Kaldi computes it."""
 
-import warnings
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
-from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-WINDOW, STEP, FFT = 400, 160, 512  # samples at 16 kHz: windows of 25 ms, 10 ms apart
-RATE = 16_000
+from modeling_sen.families.filter_bank import RATE, filter_bank
 
 
 class ImageBindFeatureExtractor(SequenceFeatureExtractor):
     """Log mel filter banks of clips.
 
     Args:
-        num_mel_bins, num_mel_frames: of each clip; frames that are missing are 0 before normalisation.
-        num_clips: of each sound, spread evenly over it: the first begins where it begins, the last ends where it ends.
+        num_mel_bins, num_mel_frames: size of each clip's filter bank; missing frames are 0 before normalisation.
+        num_clips: clips of each sound, spread evenly from its beginning to its end.
         clip_seconds: length of a clip.
         mean, std: of the log filter banks.
         kwargs: of `SequenceFeatureExtractor`.
@@ -88,54 +84,9 @@ class ImageBindFeatureExtractor(SequenceFeatureExtractor):
 
 
 def clip_starts(seconds: float, clip_seconds: float, num_clips: int) -> list[float]:
-    """Where clips of one length begin that are spread evenly over a recording; all at 0 where it is shorter than one."""
+    """Start times, in seconds, of clips spread evenly over a recording; all are 0 if it is shorter than a clip."""
     room = max(seconds - clip_seconds, 0.0)
     return [room * clip / max(num_clips - 1, 1) for clip in range(num_clips)]
 
 
-def filter_bank(samples: np.ndarray, num_mel_bins: int) -> np.ndarray:
-    """Kaldi's log mel filter bank (Hann window, no dither, edges snipped) of the samples without their mean.
-
-    Args:
-        samples: (S,) float at 16 kHz.
-
-    Returns:
-        (num_mel_bins, frames) float32; no frame where the samples do not fill a window.
-    """
-    if len(samples) < WINDOW:
-        return np.zeros((num_mel_bins, 0), dtype=np.float32)
-    return spectrogram(
-        samples - samples.mean(),
-        window_function(WINDOW, "hann", periodic=False),
-        frame_length=WINDOW,
-        hop_length=STEP,
-        fft_length=FFT,
-        power=2.0,
-        center=False,
-        preemphasis=0.97,
-        mel_filters=_mel_filters(num_mel_bins),
-        log_mel="log",
-        mel_floor=1.1920928955078125e-07,
-        remove_dc_offset=True,
-    ).astype(np.float32)
-
-
-@cache
-def _mel_filters(num_mel_bins: int) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # of many bins the lowest lie between two frequencies; Kaldi's, too
-        return mel_filter_bank(
-            num_frequency_bins=FFT // 2 + 1,
-            num_mel_filters=num_mel_bins,
-            min_frequency=20.0,
-            max_frequency=RATE / 2,
-            sampling_rate=RATE,
-            norm=None,
-            mel_scale="kaldi",
-            triangularize_in_mel_space=True,
-        )
-
-
-__all__ = ["ImageBindFeatureExtractor", "clip_starts", "filter_bank"]
+__all__ = ["ImageBindFeatureExtractor", "clip_starts"]

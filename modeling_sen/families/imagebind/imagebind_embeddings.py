@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""How each modality of ImageBind becomes tokens: (batch, tokens, width), with the class token first where there is one."""
+"""Embeddings of ImageBind's modalities: inputs become tokens (batch, tokens, width), of texts without a class token."""
 
 from typing import Any
 
@@ -16,19 +16,19 @@ from modeling_sen.families.imagebind.configuration_imagebind import (
     ImageBindVisionConfig,
 )
 
-PATCH_NORM_EPS = 1e-5  # the one layer norm that has another epsilon than the tower's
+PATCH_NORM_EPS = 1e-5  # all other layer norms have the epsilon of the configuration
 
 
 class ImageBindPatchEmbeddings(nn.Module):
-    """Patches of equal size, a class token in front, and a position for each.
+    """Patches of equal size behind a class token, plus position embeddings.
 
     Args:
         name: of the input, for errors.
-        sizes: of one sample, without the batch.
-        num_patches: tokens that it has.
+        sizes: shape of one sample, without the batch.
+        num_patches: of one sample.
         width: of the tokens.
-        projection: makes (batch, width, ...) of a sample, one place a patch.
-        with_norm: whether the patches are normalised.
+        projection: maps samples to (batch, width, ...), one position for each patch.
+        with_norm: whether a layer norm follows the projection.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ImageBindPatchEmbeddings(nn.Module):
 
 
 class ImageBindVisionEmbeddings(ImageBindPatchEmbeddings):
-    """Images are clips of the same frame twice. The tokens are normalised, positions included."""
+    """An image is repeated to a clip of two frames. A layer norm follows the position embeddings."""
 
     def __init__(self, config: ImageBindVisionConfig):
         patch = (config.tubelet_size, config.patch_size, config.patch_size)

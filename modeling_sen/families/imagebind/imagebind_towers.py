@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""ImageBind's transformers: one for each modality, all of the same layers."""
+"""ImageBind's towers: a transformer for each modality, all with the same kind of layer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +39,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attention written out, with its weights: (batch, tokens, heads, width of a head), (batch, heads, queries, keys)."""
+    """Outputs (batch, tokens, heads, width of a head) and weights (batch, heads, queries, keys)."""
     weights = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
@@ -49,7 +49,7 @@ def eager_attention_forward(
 
 
 class ImageBindAttention(nn.Module):
-    """Attention of several heads; all modalities but vision and text add one learned row of keys and values."""
+    """Multi-head attention; all modalities except vision and text have one learned row of keys and values."""
 
     def __init__(self, config: ImageBindTowerConfig):
         super().__init__()
@@ -65,11 +65,11 @@ class ImageBindAttention(nn.Module):
 
     @property
     def num_extra_keys(self) -> int:
-        """Rows of keys and values behind those of the tokens; prompts that run alone count them once."""
+        """Number of learned rows of keys and values behind those of the tokens; `prompt_queries` reads it."""
         return 0 if self.bias_k is None else 1
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> tuple:
-        """(batch, tokens, width) -> the same shape, and the attention's weights where they are computed."""
+        """(batch, tokens, width) -> the same shape, and the attention weights if the implementation returns them."""
         queries = self._in_heads(self.q_proj(hidden_states))
         keys, values = self.k_proj(hidden_states), self.v_proj(hidden_states)
         if self.bias_k is not None and self.bias_v is not None:
@@ -120,7 +120,7 @@ class ImageBindLayer(GradientCheckpointingLayer):
 
 
 class ImageBindPreTrainedModel(PreTrainedModel):
-    """Weights, devices and files of all ImageBind models, as Transformers has them."""
+    """Base of all ImageBind models: initial weights, and what Transformers may do with them."""
 
     config_class: Any = ImageBindConfig
     base_model_prefix = "imagebind"
@@ -148,12 +148,14 @@ class ImageBindPreTrainedModel(PreTrainedModel):
 
 
 class ImageBindTower(ImageBindPreTrainedModel):
-    """A transformer over the tokens that its embeddings make of one modality.
+    """A transformer over the tokens of one modality.
 
-    Its `pooler_output` is the normalised class token, or last token of a text, which the projection reads.
+    `pooler_output` is the class token, of a text the end token, after a layer norm: the input of the projection.
     """
 
     config: ImageBindTowerConfig
+    main_input_name = "pixel_values"
+    input_modalities = "image"
     _input_embed_layer = "patch_embedding"
 
     def __init__(self, config: ImageBindTowerConfig):
@@ -163,8 +165,20 @@ class ImageBindTower(ImageBindPreTrainedModel):
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """
+        Args:
+            pixel_values: images (batch, channels, height, width), of the vision tower also clips (batch, channels, 2, height,
+                width). Disparity and heat have one channel.
+
+        Raises:
+            ValueError: another shape.
+        """
+        return self._tower(self.embeddings(pixel_values), **kwargs)
+
     def _tower(self, hidden_states: Tensor, places: Tensor | int = 0, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """Tokens through all layers; places (batch,) are those of the tokens that stand for all."""
+        """Runs all layers on the tokens and pools one token of each sample, at `places` (batch,)."""
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)
         batch = torch.arange(len(hidden_states), device=hidden_states.device)
@@ -174,19 +188,7 @@ class ImageBindTower(ImageBindPreTrainedModel):
 
 class ImageBindVisionModel(ImageBindTower):
     config: ImageBindVisionConfig
-    main_input_name = "pixel_values"
     input_modalities = "video"
-
-    @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """
-        Args:
-            pixel_values: images (batch, channels, height, width), or clips (batch, channels, 2, height, width).
-
-        Raises:
-            ValueError: another shape.
-        """
-        return self._tower(self.embeddings(pixel_values), **kwargs)
 
 
 class ImageBindTextModel(ImageBindTower):
@@ -201,10 +203,10 @@ class ImageBindTextModel(ImageBindTower):
     ) -> BaseModelOutputWithPooling:
         """
         Args:
-            input_ids: (batch, tokens) int64, at most `max_position_embeddings`; of each text the token of the highest
-                number is its end.
-            attention_mask: (batch, tokens), 0 for padding. It changes nothing of the pooled output where padding stands
-                behind the texts: tokens see only what stands before them.
+            input_ids: (batch, tokens) int64, at most `max_position_embeddings` tokens; the highest id of a text is its end
+                token.
+            attention_mask: (batch, tokens), 0 for padding. Attention is causal, so that padding behind a text does not
+                change its pooled output.
 
         Raises:
             ValueError: more tokens than there are positions.
@@ -234,36 +236,10 @@ class ImageBindAudioModel(ImageBindTower):
 
 class ImageBindDepthModel(ImageBindTower):
     config: ImageBindDepthConfig
-    main_input_name = "pixel_values"
-    input_modalities = "image"
-
-    @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """
-        Args:
-            pixel_values: disparity (batch, 1, height, width).
-
-        Raises:
-            ValueError: another shape.
-        """
-        return self._tower(self.embeddings(pixel_values), **kwargs)
 
 
 class ImageBindThermalModel(ImageBindTower):
     config: ImageBindThermalConfig
-    main_input_name = "pixel_values"
-    input_modalities = "image"
-
-    @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """
-        Args:
-            pixel_values: heat (batch, 1, height, width).
-
-        Raises:
-            ValueError: another shape.
-        """
-        return self._tower(self.embeddings(pixel_values), **kwargs)
 
 
 class ImageBindImuModel(ImageBindTower):
@@ -275,7 +251,7 @@ class ImageBindImuModel(ImageBindTower):
     def forward(self, imu_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """
         Args:
-            imu_values: accelerations and turns (batch, channels, samples).
+            imu_values: accelerations and rotation rates (batch, channels, samples).
 
         Raises:
             ValueError: another shape.

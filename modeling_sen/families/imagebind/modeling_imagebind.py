@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""ImageBind's embeddings: each tower with its projection, and all six of them in one model."""
+"""ImageBind: each tower with its projection into the shared embedding space, and all six in one model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,15 +24,16 @@ from modeling_sen.families.imagebind.configuration_imagebind import (
 )
 from modeling_sen.families.imagebind.imagebind_towers import TOWERS, ImageBindPreTrainedModel
 
-LARGEST_SCALE = 100.0  # of what embeddings are multiplied by
-CLIPS_FROM = 5  # dimensions: inputs that have as many or more are clips of one sample
+LARGEST_SCALE = 100.0  # upper limit of the factor by which embeddings are multiplied
+CLIPS_FROM = 5  # dimensions: inputs with this many or more hold several clips of each sample
 
 
 @dataclass
 class ImageBindOutput(ModelOutput):
-    """Embeddings (batch, projection_dim) of the modalities that were given.
+    """Embeddings (batch, projection_dim) of the given modalities.
 
-    Those of vision have length 1 (of several clips: at most 1), the others that of their modality's factor.
+    The length of a vision embedding is 1, of another embedding the factor of its modality. The mean over several clips may be
+    shorter.
     """
 
     vision_embeds: Tensor | None = None
@@ -44,20 +45,23 @@ class ImageBindOutput(ModelOutput):
 
 
 class ImageBindEmbeddingModel(ImageBindPreTrainedModel):
-    """What models with projections share: of each of their modalities the tower, the projection, and the factor."""
+    """Base of models with projections: tower, projection and factor of each modality."""
 
     def _add(self, modality: str, config: Any) -> None:
         setattr(self, f"{modality}_model", TOWERS[modality]._from_config(config))
         setattr(self, f"{modality}_projection", nn.Linear(config.hidden_size, config.projection_dim, bias=False))
         if config.logit_scale_init_value is not None:
             scale = torch.tensor(float(config.logit_scale_init_value))
-            if modality == "text":  # the only one that was trained
+            if modality == "text":  # the only trained factor
                 self.text_logit_scale = nn.Parameter(scale)
             else:
                 self.register_buffer(f"{modality}_logit_scale", scale)
 
     def _embed(self, modality: str, values: Tensor, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """The tower's outputs, with the embedding as `pooler_output`; of clips, tokens and embedding by clip and sample."""
+        """The tower's outputs, with the embedding (batch, projection_dim) as `pooler_output`.
+
+        Several clips of a sample are folded into the batch of `last_hidden_state`, and their embeddings are averaged.
+        """
         clips = values.shape[1] if values.ndim >= CLIPS_FROM else None
         if clips is not None:
             values = values.flatten(0, 1)
@@ -66,7 +70,7 @@ class ImageBindEmbeddingModel(ImageBindPreTrainedModel):
         scale = getattr(self, f"{modality}_logit_scale", None)
         if scale is not None:
             embeds = embeds * scale.exp().clamp(max=LARGEST_SCALE)
-        if clips is not None:  # averaged behind the factor, so that clips that differ make a shorter embedding
+        if clips is not None:  # as the original: averaged after the factor, and not normalised again
             embeds = embeds.unflatten(0, (-1, clips)).mean(dim=1)
         outputs.pooler_output = embeds
         return outputs
@@ -82,9 +86,9 @@ class ImageBindEmbeddingModel(ImageBindPreTrainedModel):
 
 
 class ImageBindTowerWithProjection(ImageBindEmbeddingModel):
-    """One tower with its projection, under the names that they have in [`ImageBindModel`]: it loads its checkpoints.
+    """One tower with its projection; the names of its weights are those of [`ImageBindModel`], whose checkpoints it loads.
 
-    Its `pooler_output` is the embedding: normalised, multiplied by the modality's factor, and averaged over clips.
+    `pooler_output` is the embedding: normalised, multiplied by the modality's factor, and averaged over clips.
     """
 
     modality: str
@@ -104,7 +108,7 @@ class ImageBindTowerWithProjection(ImageBindEmbeddingModel):
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         """
         Args:
-            args, kwargs: of the tower. Inputs of five or more dimensions are clips: (batch, clips, ...).
+            args, kwargs: of the tower. Inputs with five or more dimensions hold several clips a sample (batch, clips, ...).
 
         Raises:
             ValueError: inputs of a shape that the tower does not take.
@@ -144,7 +148,7 @@ class ImageBindImuModelWithProjection(ImageBindTowerWithProjection):
 
 
 class ImageBindModel(ImageBindEmbeddingModel):
-    """Six towers whose embeddings live in one space: images and clips, texts, sound, depth, heat and motion sensors.
+    """Six towers with one embedding space: images and video, texts, sound, depth, heat and motion sensors.
 
     >>> from modeling_sen.families.imagebind import ImageBindModel, ImageBindProcessor
     >>> model, processor = (each.from_pretrained(FOLDER) for each in (ImageBindModel, ImageBindProcessor))
@@ -163,7 +167,7 @@ class ImageBindModel(ImageBindEmbeddingModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """Those of texts."""
+        """Of the text tower."""
         return self.get_submodule("text_model").get_input_embeddings()  # type: ignore[operator]
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -183,9 +187,9 @@ class ImageBindModel(ImageBindEmbeddingModel):
     ) -> ImageBindOutput:
         """
         Args:
-            pixel_values: images (batch, 3, height, width), or clips of two frames (batch, clips, 3, 2, height, width);
-                five dimensions are several images of a sample (batch, images, 3, height, width).
-            input_ids, attention_mask: (batch, tokens) int64; the mask is not needed where padding stands behind the texts.
+            pixel_values: images (batch, 3, height, width), several images of each sample (batch, images, 3, height, width),
+                or clips of two frames (batch, clips, 3, 2, height, width).
+            input_ids, attention_mask: (batch, tokens) int64; the mask may be left out where padding is behind the texts.
             input_features: (batch, 1, mel bins, mel frames), or clips (batch, clips, 1, mel bins, mel frames).
             depth_values, thermal_values: (batch, 1, height, width), or several (batch, pictures, 1, height, width).
             imu_values: (batch, 6, samples).

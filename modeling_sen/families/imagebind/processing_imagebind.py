@@ -1,10 +1,7 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""ImageBindProcessor: files and arrays of all six modalities as [`ImageBindModel`] takes them. The same file gives the same
-tensor every time.
-"""
+"""ImageBindProcessor: turns files and arrays of six modalities into the inputs of [`ImageBindModel`]. Nothing is random."""
 
-import gzip
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -15,15 +12,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, BatchFeature, CLIPTokenizer, ProcessorMixin
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 
 from modeling_sen.audio_io import read_audio
+from modeling_sen.families.clip_pictures import MEAN, STD
+from modeling_sen.families.clip_tokenizer import read_tokenizer
+from modeling_sen.families.filter_bank import RATE
 from modeling_sen.families.imagebind.configuration_imagebind import ImageBindConfig
-from modeling_sen.families.imagebind.feature_extraction_imagebind import RATE, ImageBindFeatureExtractor
+from modeling_sen.families.imagebind.feature_extraction_imagebind import ImageBindFeatureExtractor
 from modeling_sen.families.imagebind.imagebind_pictures import (
-    MEAN,
-    STD,
     depth_values,
     image_values,
     thermal_values,
@@ -34,7 +31,6 @@ from modeling_sen.video_io import is_video_batch
 
 _FILE = "processor_config.json"
 _TOKENIZER_FILE = "tokenizer_config.json"
-_MERGES = 49152 - 256 - 2  # that CLIP's word pieces use, of those in its file
 
 
 class ImageBindProcessor(ProcessorMixin):
@@ -43,11 +39,11 @@ class ImageBindProcessor(ProcessorMixin):
     Args:
         image_size: pixels of each side, of all pictures.
         imu_shape: (channels, samples) of motion sensors.
-        text_length: tokens that all texts are cut or padded to.
+        text_length: tokens of each text; texts are cut or padded to it.
         depth_focal_length: of the camera of depth maps, in pixels of the maps; by default that of the first Kinect.
-        depth_baseline: metres between the eyes of that camera.
+        depth_baseline: metres between the two lenses of that camera.
         sound: arguments of [`ImageBindFeatureExtractor`].
-        kwargs: what else stands in a saved processor's file.
+        kwargs: other fields of a saved processor's file, which are not used.
     """
 
     def __init__(
@@ -76,7 +72,7 @@ class ImageBindProcessor(ProcessorMixin):
 
         Raises:
             OSError, ValueError: see [`read_tokenizer`].
-            ValueError: towers of pictures that take different sizes.
+            ValueError: the image sizes of the vision, depth and thermal towers differ.
         """
         pictures: Any = (config.vision_config, config.depth_config, config.thermal_config)
         sizes = {tower.image_size for tower in pictures}
@@ -110,13 +106,13 @@ class ImageBindProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """
         Args:
-            images: one or a list of what `read_video` takes as an image: a file, a PIL image, (H, W, 3) uint8.
+            images: one image or a list, as `read_video` takes them: files, PIL images, (H, W, 3) uint8.
             text: one or a list of strings.
             videos: one or a list of videos, as `read_video` takes them.
             audio: one or a list of sounds or videos, as `read_audio` takes them.
             depth: one or a list of depth maps: files, or arrays (H, W); whole numbers are millimetres, others metres.
             thermal: one or a list of images, or (H, W) uint8.
-            imu: one or a list of (6, 2000) arrays: accelerations and turns of five seconds.
+            imu: one or a list of (6, 2000) arrays: accelerations and rotation rates of five seconds.
             return_tensors: only `"pt"`.
 
         Returns:
@@ -125,8 +121,8 @@ class ImageBindProcessor(ProcessorMixin):
             `thermal_values` (batch, 1, 224, 224); `imu_values` (batch, 6, 2000). All but the second are float32.
 
         Raises:
-            ValueError: nothing given, images and videos together, something of another form, a sound that is not there.
-            OSError: a file that is not there.
+            ValueError: no input, both images and videos, an input of another form, or no sound in `audio`.
+            OSError: a file does not exist.
         """
         if return_tensors != "pt":
             raise ValueError(f"return_tensors is {return_tensors!r}, expected 'pt'")
@@ -166,7 +162,8 @@ class ImageBindProcessor(ProcessorMixin):
             texts, padding="max_length", truncation=True, max_length=self.text_length, return_tensors="pt"
         )
         ids, mask = given["input_ids"], given["attention_mask"]
-        return {"input_ids": ids * mask, "attention_mask": mask}  # padding is 0: the end is the highest number
+        # Padding ids become 0, so that the highest id is that of the end token, which is pooled.
+        return {"input_ids": ids * mask, "attention_mask": mask}
 
     def _sound(self, audio: Any) -> Tensor:
         sound = read_audio(audio, RATE)
@@ -184,7 +181,7 @@ class ImageBindProcessor(ProcessorMixin):
     # --- files -------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The parts as other loaders of Transformers read them, and what else a call needs."""
+        """All settings; image processor and feature extractor as the Auto classes of Transformers read them."""
         size = self.image_size
         return {
             "processor_class": type(self).__name__,
@@ -209,7 +206,7 @@ class ImageBindProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:  # type: ignore[override]
         """Writes `processor_config.json`, and the tokenizer's files where there is one."""
         if push_to_hub:
-            raise ValueError("push_to_hub: expected False; `push_to_hub` of the folder's files uploads them")
+            raise ValueError("push_to_hub is True, expected False; `hf upload` uploads the saved folder")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
@@ -252,39 +249,12 @@ class ImageBindProcessor(ProcessorMixin):
         ]
 
 
-def read_tokenizer(location: str) -> Any:
-    """CLIP's tokenizer.
-
-    Args:
-        location: a hub id or folder of a tokenizer (`openai/clip-vit-base-patch32`), or the list of merges that comes with
-            the original, `bpe_simple_vocab_16e6.txt.gz`.
-
-    Raises:
-        OSError: no such tokenizer or file.
-        ValueError: the file is no list of merges.
-    """
-    if not location.endswith(".txt.gz"):
-        return AutoTokenizer.from_pretrained(location)
-    try:
-        with gzip.open(location, "rt", encoding="utf-8") as file:
-            lines = file.read().split("\n")
-    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
-        raise ValueError(f"{location}: found no list of merges, or a damaged one ({error})") from error
-    merges: Any = [tuple(line.split()) for line in lines[1 : _MERGES + 1] if line.strip()]
-    if not merges or any(len(merge) != 2 for merge in merges):
-        raise ValueError(f"{location}: expected two word pieces on each line but the first")
-    letters = list(bytes_to_unicode().values())
-    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges)]
-    vocab = {word: number for number, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocab, merges=merges)
-
-
 def _each(name: str, given: Any, read: Callable[[Any], Tensor]) -> Tensor:
-    """One tensor for each entry of a list, or for what is given alone."""
+    """Stacks the tensors of the entries of a list, or of a single entry."""
     entries = given if isinstance(given, list) else [given]
     if not entries:
         raise ValueError(f"{name}: found an empty list, expected at least one")
     return torch.stack([read(entry) for entry in entries])
 
 
-__all__ = ["ImageBindProcessor", "read_tokenizer"]
+__all__ = ["ImageBindProcessor"]

@@ -16,7 +16,7 @@ MODALITIES = ("Image", "Video", "Audio", "Depth", "Thermal")
 
 
 def register() -> dict[str, Any]:
-    """Makes the classes known to the Auto classes, by the model types of published checkpoints; returns models by name."""
+    """Registers the classes with the Auto classes by the published model types; returns the models by name."""
     found = {}
     for modality in MODALITIES:
         for name in (f"LanguageBind{modality}", f"LanguageBind{modality}Tower"):

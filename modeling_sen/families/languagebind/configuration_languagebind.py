@@ -17,21 +17,19 @@ class LanguageBindTowerConfig(CLIPVisionConfig):
     """Configuration of a tower, with what LanguageBind adds to [`CLIPVisionConfig`].
 
     Args:
-        image_size: pixels of a side, or `[height, width]`. A tower for sound has `[num_mel_bins, target_length]`, whatever is
-            given.
+        image_size: pixels of a side, or `[height, width]`; the audio tower's is always `[num_mel_bins, target_length]`.
         add_time_attn: whether each layer attends over the frames of a clip first.
         num_frames: of a clip, where the layers attend over frames; fixed by the weights.
-        clip_type: `"vl"`, or `"vl_new"` where a 3D convolution embeds patches and each frame has a class embedding of its
-            own.
-        lora_r, lora_alpha: rank and scale of the LoRA weights in the checkpoint's file. They are folded into the tower's own
-            when it is loaded; `lora_r` is 0 from then on.
+        clip_type: `"vl"`, or `"vl_new"`: a 3D convolution embeds patches, and each frame has its own class embedding.
+        lora_r, lora_alpha: rank and scale of the LoRA weights in the checkpoint's file. Loading folds them into the weights
+            that they adapt, and sets `lora_r` to 0.
         num_mel_bins, target_length: mel bands and windows of a spectrogram; 0 for frames.
         audio_sample_rate: samples per second.
-        audio_mean, audio_std: of a spectrogram's values; what is divided by is twice `audio_std`.
-        max_depth: metres, what depth maps are divided by; 0 for the largest depth of each.
+        audio_mean, audio_std: of a spectrogram's values, which become `(v - audio_mean) / (2 * audio_std)`.
+        max_depth: metres by which depth maps are divided; 0 divides each map by its largest depth.
 
     Raises:
-        ValueError: `clip_type` is neither of the two, or is `"vl_new"` without attention over frames.
+        ValueError: an unknown `clip_type`, or `"vl_new"` without attention over frames.
     """
 
     num_hidden_layers: int = 24
@@ -121,7 +119,7 @@ class LanguageBindConfig(CLIPConfig):
 
     Args:
         text_config: of [`CLIPTextModel`].
-        vision_config: of the tower, whatever its modality: a [`LanguageBindTowerConfig`].
+        vision_config: of the modality's tower, a [`LanguageBindTowerConfig`].
         projection_dim: width of the space that all LanguageBind towers share.
         logit_scale_init_value: log of the similarity scale before training.
     """
@@ -132,9 +130,13 @@ class LanguageBindConfig(CLIPConfig):
         if isinstance(self.vision_config, dict):  # `clip_vision_model` in published files
             self.vision_config = {name: value for name, value in self.vision_config.items() if name != "model_type"}
         super().__post_init__(**kwargs)
-        # As the original pools whatever the tokens: at the highest id. CLIPTextModel does so where the end has number 2.
+        # The original pools the token with the highest id; CLIPTextModel does so if `eos_token_id` is 2.
         text_config: Any = self.text_config
         text_config.eos_token_id = 2
+
+
+def _beside_text(tower: type[LanguageBindTowerConfig]) -> dict[str, Any]:
+    return {"vision_config": tower, "text_config": CLIPTextConfig}
 
 
 @strict
@@ -142,10 +144,7 @@ class LanguageBindImageConfig(LanguageBindConfig):
     """See [`LanguageBindConfig`]."""
 
     model_type = "LanguageBindImage"
-    sub_configs_defaults: ClassVar[dict[str, Any]] = {
-        "vision_config": LanguageBindImageTowerConfig,
-        "text_config": CLIPTextConfig,
-    }
+    sub_configs_defaults: ClassVar[dict[str, Any]] = _beside_text(LanguageBindImageTowerConfig)
 
 
 @strict
@@ -153,10 +152,7 @@ class LanguageBindVideoConfig(LanguageBindConfig):
     """See [`LanguageBindConfig`]."""
 
     model_type = "LanguageBindVideo"
-    sub_configs_defaults: ClassVar[dict[str, Any]] = {
-        "vision_config": LanguageBindVideoTowerConfig,
-        "text_config": CLIPTextConfig,
-    }
+    sub_configs_defaults: ClassVar[dict[str, Any]] = _beside_text(LanguageBindVideoTowerConfig)
 
 
 @strict
@@ -164,10 +160,7 @@ class LanguageBindAudioConfig(LanguageBindConfig):
     """See [`LanguageBindConfig`]."""
 
     model_type = "LanguageBindAudio"
-    sub_configs_defaults: ClassVar[dict[str, Any]] = {
-        "vision_config": LanguageBindAudioTowerConfig,
-        "text_config": CLIPTextConfig,
-    }
+    sub_configs_defaults: ClassVar[dict[str, Any]] = _beside_text(LanguageBindAudioTowerConfig)
 
 
 @strict
@@ -175,10 +168,7 @@ class LanguageBindDepthConfig(LanguageBindConfig):
     """See [`LanguageBindConfig`]."""
 
     model_type = "LanguageBindDepth"
-    sub_configs_defaults: ClassVar[dict[str, Any]] = {
-        "vision_config": LanguageBindDepthTowerConfig,
-        "text_config": CLIPTextConfig,
-    }
+    sub_configs_defaults: ClassVar[dict[str, Any]] = _beside_text(LanguageBindDepthTowerConfig)
 
 
 @strict
@@ -186,10 +176,7 @@ class LanguageBindThermalConfig(LanguageBindConfig):
     """See [`LanguageBindConfig`]."""
 
     model_type = "LanguageBindThermal"
-    sub_configs_defaults: ClassVar[dict[str, Any]] = {
-        "vision_config": LanguageBindThermalTowerConfig,
-        "text_config": CLIPTextConfig,
-    }
+    sub_configs_defaults: ClassVar[dict[str, Any]] = _beside_text(LanguageBindThermalTowerConfig)
 
 
 __all__ = [

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Sound as LanguageBind's tower takes it: three crops of a spectrogram, by filter banks as Kaldi computes them."""
+"""Audio input of LanguageBind: three crops of a log mel filter bank as Kaldi computes it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
 
-from modeling_sen.families.imagebind.feature_extraction_imagebind import RATE, STEP, WINDOW, filter_bank
+from modeling_sen.families.filter_bank import RATE, STEP, WINDOW, filter_bank
 from modeling_sen.families.languagebind.configuration_languagebind import LanguageBindConfig, LanguageBindTowerConfig
 
 
 class LanguageBindFeatureExtractor(SequenceFeatureExtractor):
     """Spectrograms of sounds, each three crops of one length.
 
-    The original crops at random; here a crop begins where the range that the original draws from does, so that a sound always
-    gives the same. Sounds shorter than a crop are repeated.
+    The original draws the start of each crop from a range; here each crop starts at the beginning of its range, so that the
+    result is deterministic. A sound that is shorter than a crop is repeated.
 
     Args:
         sampling_rate: samples per second; only 16,000.
@@ -89,10 +89,10 @@ class LanguageBindFeatureExtractor(SequenceFeatureExtractor):
         samples, length = samples - samples.mean(), self.target_length
         windows = (len(samples) - WINDOW) // STEP + 1
         if windows <= length:
-            bank = filter_bank(samples, self.num_mel_bins)  # from the beginning again, where it is too short
+            bank = filter_bank(samples, self.num_mel_bins)  # repeated below where it is too short
             crops = np.stack([np.tile(bank, -(-length // windows))[:, :length]] * 3)
         else:
-            # Windows are computed one by one, so those of the crops are enough.
+            # Each window depends on its own samples alone, so that only those of the crops are computed.
             ranges = np.array_split(np.arange(windows - length + 1), 3)
             starts = [STEP * int(part[0]) if len(part) else 0 for part in ranges]
             pieces = [samples[start : start + (length - 1) * STEP + WINDOW] for start in starts]

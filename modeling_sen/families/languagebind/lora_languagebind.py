@@ -17,7 +17,7 @@ _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
 def is_lora_key(key: str) -> bool:
-    """Whether a checkpoint's key is one of peft: a LoRA weight, or a weight inside of a peft model."""
+    """Whether peft wrote a checkpoint's key: a LoRA weight, or another weight inside a peft model."""
     return _WRAPPER in key or ".lora_" in key or ".base_layer." in key
 
 
@@ -29,10 +29,10 @@ def fold_lora(weights: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
         alpha: `lora_alpha` of the tower's configuration.
 
     Returns:
-        Weights by their plain names, in the dtype that they had; not adapted ones are the same tensors.
+        Weights by their plain names, in their own dtype; weights that are not adapted are the same tensors.
 
     Raises:
-        ValueError: a LoRA weight lacks its other half or the weight it adapts, or is of another kind than A and B.
+        ValueError: A, B or the adapted weight is missing, shapes do not fit, or a LoRA weight is neither A nor B.
     """
     plain, lora = {}, {}
     for key, weight in weights.items():

@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""LanguageBind on Transformers' CLIP: what differs is the embedding of patches and, for video, attention over frames.
+"""LanguageBind on Transformers' CLIP, with other patch embeddings and, for video, attention over frames.
 
-Weights of published checkpoints load under their own names; LoRA weights among them are folded into the tower's.
+Published checkpoints load under their own names; their LoRA weights are folded into those that they adapt.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ from modeling_sen.families.languagebind.lora_languagebind import fold_lora, is_l
 
 
 class LanguageBindEmbeddings(nn.Module):
-    """Patches of frames, spectrograms or maps, square or not, behind a class embedding."""
+    """Patches of frames, maps or spectrograms, which need not be square, behind a class embedding."""
 
     def __init__(self, config: LanguageBindTowerConfig):
         super().__init__()
@@ -72,13 +72,13 @@ class LanguageBindEmbeddings(nn.Module):
 
 
 class LanguageBindTimeAttention(CLIPAttention):
-    """Attention of each place over the frames of a clip."""
+    """Attention of each position over the frames of a clip."""
 
-    attends_over_frames = True  # a prompt token is a place of its own, so prompts can run alone
+    attends_over_frames = True  # each position attends to itself in other frames: prompts can run without other tokens
 
 
 class LanguageBindLayer(CLIPEncoderLayer):
-    """A layer of CLIP; each place attends over the frames of its clip first, where the configuration says so."""
+    """A layer of CLIP, before which each position attends over the frames of its clip if `add_time_attn` is set."""
 
     def __init__(self, config: LanguageBindTowerConfig):
         super().__init__(config)
@@ -104,17 +104,17 @@ class LanguageBindLayer(CLIPEncoderLayer):
 
 
 class LanguageBindEncoder(CLIPEncoder):
-    """Layers of LanguageBind."""
+    """CLIP's encoder with layers of LanguageBind."""
 
     def __init__(self, config: LanguageBindTowerConfig):
-        nn.Module.__init__(self)  # without layers of CLIP
+        nn.Module.__init__(self)  # CLIPEncoder would build layers of CLIP
         self.config: Any = config
         self.gradient_checkpointing = False
         self.layers = nn.ModuleList([LanguageBindLayer(config) for _ in range(config.num_hidden_layers)])
 
 
 class LanguageBindPreTrainedModel(CLIPPreTrainedModel):
-    """Initial weights, and loading: LoRA weights are folded, whichever layout of peft they have."""
+    """Base of all LanguageBind models: initial weights, and loading, which folds LoRA weights of both peft layouts."""
 
     config: LanguageBindConfig  # type: ignore[assignment]
     _no_split_modules = [  # noqa: RUF012 (Transformers' own)
@@ -132,7 +132,8 @@ class LanguageBindPreTrainedModel(CLIPPreTrainedModel):
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        # Weights are written by Transformers' own functions: of custom code attention would keep what Linear begins with.
+        # Classes outside of Transformers count as custom code, for which it may skip `_init_weights`: then the projections of
+        # attention would keep the initial values of `nn.Linear`.
         return cls.is_remote_code()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -157,7 +158,7 @@ class LanguageBindPreTrainedModel(CLIPPreTrainedModel):
                 state_dict |= load_state_dict(path, weights_only=load_config.weights_only)
         if state_dict is not None and any(map(is_lora_key, state_dict)):
             state_dict = fold_lora(state_dict, tower_config.lora_alpha)
-        tower_config.lora_r = 0  # of what the model now is
+        tower_config.lora_r = 0  # they are folded now
         return CLIPPreTrainedModel._load_pretrained_model(
             model, state_dict, checkpoint_files, load_config, expected_keys
         )
@@ -202,13 +203,13 @@ class LanguageBindTower(LanguageBindPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """
         Args:
-            pixel_values: (batch, channels, height, width), or a clip's frames (batch, channels, time, height, width). Of a
-                tower that attends over frames, time is the configuration's `num_frames`; frames of clips one after the other
-                may also be (batch * time, channels, height, width).
+            pixel_values: (batch, channels, height, width), or clips (batch, channels, time, height, width). If the tower
+                attends over frames, time is the configuration's `num_frames`, and clips may also be given as consecutive
+                frames (batch * time, channels, height, width).
             interpolate_pos_encoding: of CLIP; only `False`.
 
         Returns:
-            `last_hidden_state` (batch * time, 1 + patches, width), and `pooler_output` (batch, width), the class token behind
+            `last_hidden_state` (batch * time, 1 + patches, width), and `pooler_output` (batch, width): the class token after
             a layer norm, mean over a clip's frames.
 
         Raises:
@@ -274,7 +275,7 @@ class LanguageBindThermalTower(LanguageBindTower):
 
 
 class LanguageBindModel(LanguageBindPreTrainedModel, CLIPModel):
-    """A modality's tower and the text tower, as [`CLIPModel`]: `get_image_features` is that of the modality.
+    """The tower of a modality and the text tower, as [`CLIPModel`]; `get_image_features` runs the tower of the modality.
 
     Args:
         config: of both.
@@ -296,11 +297,11 @@ class LanguageBindModel(LanguageBindPreTrainedModel, CLIPModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """Of texts."""
+        """Of the text tower."""
         return self.text_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Of texts."""
+        """Of the text tower."""
         self.text_model.set_input_embeddings(value)
 
 

@@ -1,12 +1,11 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""LanguageBindProcessor: files, arrays and texts as a LanguageBind model takes them, by the numbers in its config.json.
+"""LanguageBindProcessor: turns files, arrays and texts into the inputs of a LanguageBind model, by its config.json.
 
-The same as the original without its chance: no flips, and sounds cropped at fixed places.
+As the original, but deterministic: frames are not flipped, and sounds are cropped at fixed places.
 """
 
 import io
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +20,12 @@ from transformers import AutoConfig, BatchFeature, CLIPTokenizer, ProcessorMixin
 
 from modeling_sen.audio_io import read_audio
 from modeling_sen.checkpoint_folder import replaced_folder
+from modeling_sen.families.clip_pictures import by_shorter_side, by_shorter_side_of_video, centre, normalised
 from modeling_sen.families.languagebind.configuration_languagebind import LanguageBindConfig
 from modeling_sen.families.languagebind.feature_extraction_languagebind import LanguageBindFeatureExtractor
 from modeling_sen.hub_files import HubSource, naming_errors
 from modeling_sen.video_io import is_video_batch, read_video
 
-# Of CLIP.
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SHALLOWEST = 0.01  # metres; depth maps are in millimetres
 
 
@@ -36,7 +34,7 @@ class LanguageBindProcessor(ProcessorMixin):
 
     Args:
         config: of the model.
-        source: the checkpoint that the tokenizer is read from, when the first text comes.
+        source: checkpoint from which the first call with texts reads the tokenizer.
     """
 
     def __init__(self, config: LanguageBindConfig, source: HubSource | None = None):
@@ -67,8 +65,8 @@ class LanguageBindProcessor(ProcessorMixin):
             (batch, 3, num_mel_bins, target_length); `input_ids` and `attention_mask` (texts, context_length) int64.
 
         Raises:
-            ValueError: nothing given; an image or map of another kind; see `read_video` and `read_audio`.
-            OSError: no such file, no image in it, or no tokenizer beside the checkpoint.
+            ValueError: no input; an image or map of another form; see `read_video` and `read_audio`.
+            OSError: no such file, not an image, or a checkpoint without a tokenizer.
         """
         if images is None and text is None:
             raise ValueError(f"{type(self).__name__}: expected images, text or both, found neither")
@@ -97,14 +95,13 @@ class LanguageBindProcessor(ProcessorMixin):
             return self._prepare_sound(entry)
         if self.modality == "video":
             frames = read_video(entry, config.num_frames, "linspace").frames  # (T, H, W, 3) uint8
-            values = _normalised(torch.from_numpy(frames).permute(0, 3, 1, 2) / 255)
-            values = _resized(values, config.input_size, "bilinear")
-            return values.transpose(0, 1)
+            values = normalised(torch.from_numpy(frames).permute(0, 3, 1, 2) / 255)
+            return _resized(values, config.input_size, "bilinear").transpose(0, 1)
         if self.modality == "depth":
             values = _depth(entry, config.max_depth).expand(1, 3, -1, -1)
         else:
             values = torch.from_numpy(_picture(entry)).permute(2, 0, 1)[None] / 255
-        return _normalised(_resized(values, config.input_size, "bicubic"))[0]
+        return normalised(_resized(values, config.input_size, "bicubic"))[0]
 
     def _prepare_sound(self, entry: Any) -> Tensor:
         extractor = LanguageBindFeatureExtractor.from_config(self.config)
@@ -137,7 +134,7 @@ class LanguageBindProcessor(ProcessorMixin):
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether there is one, read already or beside the checkpoint."""
+        """Whether a tokenizer was set or read, or is among the checkpoint's files."""
         if self._tokenizer is not None or self.source is None:
             return self._tokenizer is not None
         return any(self.source.file(name, optional=True) is not None for name in ("tokenizer.json", "vocab.json"))
@@ -172,7 +169,7 @@ class LanguageBindProcessor(ProcessorMixin):
         return [str(Path(save_directory) / "processor_config.json")]
 
     def to_dict(self) -> dict[str, Any]:
-        """Only the class: the settings are the model's configuration, kept once."""
+        """Only the class: all settings are in the model's configuration."""
         return {"processor_class": type(self).__name__}
 
     @property
@@ -193,7 +190,7 @@ def _opened(entry: Any) -> Image.Image:
 
 
 def _picture(entry: Any) -> np.ndarray:
-    """(H, W, 3) uint8."""
+    """(H, W, 3) uint8 of a path, bytes, an image or an array."""
     if isinstance(entry, np.ndarray | Tensor):
         pixels = np.asarray(entry)
         if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] != 3):
@@ -203,7 +200,7 @@ def _picture(entry: Any) -> np.ndarray:
 
 
 def _depth(entry: Any, deepest: float) -> Tensor:
-    """(1, 1, H, W) float32 in 0..1 of millimetres."""
+    """Millimetres -> (1, 1, H, W) float32 in 0..1."""
     values = np.asarray(entry if isinstance(entry, np.ndarray | Tensor) else _opened(entry)).astype(np.float32)
     if values.ndim != 2:
         raise ValueError(f"depth: found shape {values.shape}, expected one channel (H, W) in millimetres")
@@ -212,24 +209,17 @@ def _depth(entry: Any, deepest: float) -> Tensor:
     return torch.from_numpy(metres.astype(np.float32))[None, None]
 
 
-def _normalised(values: Tensor) -> Tensor:
-    mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (MEAN, STD))
-    return (values - mean) / std
-
-
 def _resized(values: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """(n, channels, H, W) -> (n, channels, *size): the shorter side is brought to the size, and the centre cut out.
+    """(n, channels, H, W) -> (n, channels, *size): resized to the shorter side of `size`, centre crop.
 
-    As torchvision resizes images (bicubic, with antialiasing) and pytorchvideo frames (bilinear, without).
+    Modes: `"bicubic"`, with antialiasing, as torchvision resizes images; `"bilinear"`, without, as pytorchvideo does frames.
     """
     height, width = values.shape[-2:]
-    short = min(size)
-    longer = math.floor(short * max(height, width) / min(height, width))
-    target = (short, longer) if height <= width else (longer, short)
+    is_image = mode == "bicubic"
+    target = (by_shorter_side if is_image else by_shorter_side_of_video)(height, width, min(size))
     if target != (height, width):
-        values = F.interpolate(values, target, mode=mode, align_corners=False, antialias=mode == "bicubic")
-    top, left = round((target[0] - size[0]) / 2), round((target[1] - size[1]) / 2)
-    return values[..., top : top + size[0], left : left + size[1]]
+        values = F.interpolate(values, target, mode=mode, align_corners=False, antialias=is_image)
+    return centre(values, *size)
 
 
 __all__ = ["LanguageBindProcessor"]

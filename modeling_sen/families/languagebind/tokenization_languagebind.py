@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""CLIP's tokenizer under the names that the tokenizer_config.json of LanguageBind checkpoints may have."""
+"""CLIP's tokenizer under the class names in the tokenizer_config.json of LanguageBind checkpoints."""
 
 from transformers import CLIPTokenizer
 

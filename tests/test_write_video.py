@@ -1,5 +1,7 @@
 """Drawn clips as files: size, times and sound of the clip they are drawn on, read back with PyAV."""
 
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
@@ -7,9 +9,11 @@ from frame_stamps import CLIP_KINDS, ClipKind, flip_bits, heard_time, read_stamp
 
 from modeling_sen import SENTrackingOutput
 from modeling_sen.audio_io import read_audio
+from modeling_sen.media_source import open_media_source
 from modeling_sen.tracking import clip_frames, render
 from modeling_sen.tracking.clip_frames import read_all_frames
 from modeling_sen.video_io import read_video
+from modeling_sen.write_video import write_video
 
 
 def tracked(num_frames: int, size: tuple[int, int] = (80, 112), num_points: int = 1) -> SENTrackingOutput:
@@ -58,8 +62,6 @@ def test_uneven_times_are_kept(tmp_path):
 
 @pytest.mark.parametrize("rate", ["30000/1001", "24000/1001"])
 def test_rates_of_television_are_exact(tmp_path, rate):
-    from fractions import Fraction
-
     clip = tmp_path / "clip.mp4"
     with av.open(str(clip), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(rate))
@@ -160,6 +162,27 @@ def test_many_channels_and_other_rates_are_made_such_that_aac_has_them(tmp_path,
     before, after = (read_audio(path, span=(0.3, 0.8)).samples for path in (clip, drawn))
     assert heard_time(after, 16_000) == pytest.approx(heard_time(before, 16_000), abs=0.005)
     assert np.abs(after).max() < 0.6  # of a tone of 0.5: no louder
+
+
+@pytest.mark.parametrize(
+    ("name", "starts"),
+    [("mp4", (0.5, 0.0)), ("mp4 of mp3", (0.0, 0.0)), ("webm", (0.0, 0.5)), ("mov", (0.0, 0.0))],
+)
+def test_a_stretch_has_its_own_sound(tmp_path, name, starts):
+    suffix, codec, kind, _ = SOUNDS[name]
+    clip, written = tmp_path / f"clip{suffix}", tmp_path / "written.mp4"
+    rate = 44_100 if "mp3" in codec else 48_000
+    write_sound(clip, codec, seconds=3, rate=rate, clip=kind, video_start=starts[0], sound_start=starts[1])
+    frames = read_all_frames(clip)[30:60]
+    with open_media_source(str(clip)) as source:
+        write_video(written, frames, (80, 112), range(31), Fraction(1, 30), source, stretch=(1.0, 2.0))
+    assert read_stamps(read_all_frames(written)) == list(range(30, 60))
+    for start in (0.1, 0.6):
+        before = read_audio(clip, span=(1 + start, 1.3 + start))
+        after = read_audio(written, span=(start, start + 0.3))
+        assert heard_time(after.samples, 16_000) == pytest.approx(heard_time(before.samples, 16_000), abs=0.005)
+    with av.open(str(written)) as container:
+        assert container.duration / av.time_base == pytest.approx(1.0, abs=0.12)
 
 
 def test_damaged_sound_does_not_stop_the_drawing(tmp_path):

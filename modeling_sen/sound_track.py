@@ -22,18 +22,25 @@ COPIED = ("aac", "mp3", "mp3float")  # names of decoders
 AAC_RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
 
 
-def sound_packets(source: MediaSource, output: OutputContainer) -> list[tuple[float, av.Packet]]:
+def sound_packets(
+    source: MediaSource, output: OutputContainer, stretch: tuple[float, float] | None = None
+) -> list[tuple[float, av.Packet]]:
     """Adds a sound stream to an mp4 that is written.
 
     Args:
         source: a video file. Where it has no sound, nothing is added. Of damaged sound, what can be read is kept, with a
             warning.
+        stretch: (start, end) seconds from the first video frame; only packets with sound of this stretch are added.
 
     Returns:
-        Packets in order, each with the seconds from the first video frame at which it is heard.
+        Packets in order, each with the seconds from the first video frame, or from the start of the stretch, at which it is
+        heard.
     """
     with source.container() as container:
         origin = first_frame_time(container, video_stream(container, source.name))
+    length = None
+    if stretch is not None:
+        origin, length = origin + stretch[0], stretch[1] - stretch[0]
     with source.container() as container:
         stream: AudioStream | None = best_stream(container, "audio")  # type: ignore[assignment]
         if stream is None or stream.codec_context is None:  # no sound, or in a format that this FFmpeg does not know
@@ -41,7 +48,7 @@ def sound_packets(source: MediaSource, output: OutputContainer) -> list[tuple[fl
         make = _copied if stream.codec_context.name in COPIED else _encoded
         packets: list[tuple[float, av.Packet]] = []
         try:
-            for packet in make(container, stream, output, origin):
+            for packet in make(container, stream, output, origin, length):
                 packets.append((float(packet.pts * packet.time_base), packet))  # type: ignore[operator]
         except (av.FFmpegError, ValueError) as error:
             logger.warning("%s: its sound is written up to its %d. packet only (%s)", source.name, len(packets), error)
@@ -49,7 +56,7 @@ def sound_packets(source: MediaSource, output: OutputContainer) -> list[tuple[fl
 
 
 def _copied(
-    container: InputContainer, stream: AudioStream, output: OutputContainer, origin: float
+    container: InputContainer, stream: AudioStream, output: OutputContainer, origin: float, length: float | None
 ) -> Iterator[av.Packet]:
     copy = output.add_stream_from_template(stream)
     last = None
@@ -58,12 +65,17 @@ def _copied(
             continue  # damaged: times in an mp4 increase
         last = packet.dts
         shift = round(origin / packet.time_base)
+        if length is not None:
+            if packet.pts + (packet.duration or 0) <= shift:
+                continue
+            if packet.pts >= shift + length / packet.time_base:
+                return
         packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copy
         yield packet
 
 
 def _encoded(
-    container: InputContainer, stream: AudioStream, output: OutputContainer, origin: float
+    container: InputContainer, stream: AudioStream, output: OutputContainer, origin: float, length: float | None
 ) -> Iterator[av.Packet]:
     context = stream.codec_context
     rate = max((known for known in AAC_RATES if known <= context.rate), default=AAC_RATES[-1])
@@ -75,6 +87,11 @@ def _encoded(
         time = round((start - origin) * rate) if time is None else time
         piece.pts, piece.time_base = time, Fraction(1, rate)
         time += piece.samples
+        if length is not None:
+            if time <= 0:
+                continue
+            if piece.pts >= length * rate:
+                break
         yield from coded.encode(piece)
     yield from coded.encode(None)
 

@@ -1,0 +1,137 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""`sen edit`: the editing pipeline on one file, to an mp4 with its sound for each prompt, and a JSON beside it."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from modeling_sen.commands.model_options import Device, Dtype, model_arguments
+from modeling_sen.presets import SEN_TINY_EDITING, resolve_checkpoint
+
+if TYPE_CHECKING:
+    from modeling_sen.editing.editing_output import SENEditingOutput
+    from modeling_sen.pipelines.video_editing import VideoEditingPipeline
+
+
+def edit(
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path or http(s) URL.")],
+    source: Annotated[str, typer.Option(help="What the video shows.")],
+    prompt: Annotated[
+        list[str], typer.Option("--prompt", "-p", help="What the edit is to show; may be given several times.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="An mp4 file; of several prompts NAME-1.mp4, NAME-2.mp4, ...")
+    ] = Path("edited.mp4"),
+    compare: Annotated[
+        Path | None, typer.Option(help="Also write source and edits side by side, an mp4 file.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Where the video may change: an image, a folder of images or a video.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny, the one inside.")] = "sen-tiny",
+    adapter: Annotated[
+        str | None, typer.Option(help="Folder or Hub id of an adapter that was tuned on this video.")
+    ] = None,
+    tune_steps: Annotated[
+        int | None, typer.Option(help="Steps of tuning at most; 0 edits with the adapter as it is.", min=0)
+    ] = None,
+    inversion: Annotated[
+        str | None, typer.Option(help="ddim, the default, or none to edit without inverting.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Noise levels; by default as the checkpoint recommends, else 50.", min=1)
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Of classifier-free guidance, 1 is none; by default as recommended, else 7.5.", min=0.0),
+    ] = None,
+    negative: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
+    start: Annotated[float, typer.Option(help="Seconds, where the stretch that is edited starts.", min=0.0)] = 0.0,
+    end: Annotated[float | None, typer.Option(help="Seconds, where it ends.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second; by default every frame.")] = None,
+    seed: Annotated[int, typer.Option(help="Of tuning and noise.", min=0)] = 0,
+    scorer: Annotated[
+        str | None, typer.Option(help="CLIP or SEN that scores alignment with the prompts, by folder or Hub id.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
+) -> None:
+    """Change a video as a prompt says. The model is tuned on the video first, once for all prompts."""
+    from modeling_sen.media_source import open_media_source
+    from modeling_sen.write_video import check_video_path
+
+    # What is wrong with the options is said before any work.
+    if adapter is not None and tune_steps:
+        raise ValueError(f"--adapter, --tune-steps: expected one of them, found {adapter} and {tune_steps} steps")
+    paths = output_paths(output, len(prompt))
+    for path in [*paths, *([compare] if compare is not None else [])]:
+        check_video_path(path)
+    sampling: dict[str, Any] = {"inversion": inversion, "num_inference_steps": steps, "guidance_scale": guidance}
+    with open_media_source(video) as opened:  # opened once: a pipe or URL is read for editing and for its sound
+        pipeline = _load(resolve_checkpoint(model, SEN_TINY_EDITING), **model_arguments(device, dtype))
+        from modeling_sen.editing.editing_output import save_comparison
+        from modeling_sen.editing.tuning_record import settings_for
+
+        edits = pipeline(
+            opened,
+            source,
+            prompt,
+            adapter=adapter,
+            tune=None if tune_steps is None else tune_steps > 0,
+            tuning=settings_for(pipeline.model, steps=tune_steps or None, seed=seed),
+            scorer=scorer,
+            mask=mask,
+            negative_prompt=negative,
+            start=start,
+            end=end,
+            fps=fps,
+            seed=seed,
+            **{name: value for name, value in sampling.items() if value is not None},
+        )
+        for edited, path in zip(edits, paths, strict=True):
+            edited.save(path)
+            edited.save_record(path.with_suffix(".json"))
+        if compare is not None:
+            save_comparison(compare, edits)
+    if as_json:
+        records = [{"output": str(path), **edited.record()} for edited, path in zip(edits, paths, strict=True)]
+        print(json.dumps({"compare": None if compare is None else str(compare), "edits": records}))
+    else:
+        _print(edits, paths, compare)
+
+
+def output_paths(output: Path, count: int) -> list[Path]:
+    """`out.mp4` for one prompt, `out-1.mp4`, `out-2.mp4`, ... for several."""
+    if count == 1:
+        return [output]
+    return [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(1, count + 1)]
+
+
+def _print(edits: "list[SENEditingOutput]", paths: list[Path], compare: Path | None) -> None:
+    from modeling_sen.commands.evaluate_editing import SHOWN, editing_cells
+    from modeling_sen.commands.tables import print_table
+
+    settings = edits[0].settings
+    print(f"encoder {settings['scorer'] or '-'}, tracker {settings['tracker'] or '-'}")
+    rows = [[edited.edit_prompt, *editing_cells(edited.scores)] for edited in edits]
+    print_table(["prompt", *SHOWN], rows)
+    for path in [*paths, *([compare] if compare is not None else [])]:
+        print(path)
+
+
+def _load(checkpoint: str, device: str | None, dtype: str | None) -> "VideoEditingPipeline":
+    from transformers import AutoModel
+
+    from modeling_sen.auto import register
+    from modeling_sen.pipelines.video_editing import VideoEditingPipeline
+
+    register()
+    loaded = AutoModel.from_pretrained(checkpoint, **({} if dtype is None else {"dtype": dtype}))
+    return VideoEditingPipeline(model=loaded, device=device, task="video-editing")
+
+
+__all__ = ["edit", "output_paths"]

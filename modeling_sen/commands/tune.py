@@ -1,0 +1,82 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""`sen tune`: an editing adapter tuned on one video and kept as a checkpoint, for any number of edits of that video."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from modeling_sen.commands.model_options import Device, Dtype, model_arguments
+from modeling_sen.presets import SEN_TINY_EDITING, resolve_checkpoint
+
+if TYPE_CHECKING:
+    from modeling_sen.pipelines.sen_video_editing import SENVideoEditingPipeline
+
+RUN = "tuning"  # folder of an unfinished run in that of the checkpoint
+
+
+def tune(
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path or http(s) URL.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What the video shows.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the checkpoint; an interrupted run there goes on.")
+    ],
+    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny, the one inside.")] = "sen-tiny",
+    steps: Annotated[
+        int | None, typer.Option(help="Steps at most; it stops earlier where it overfits.", min=1)
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Constant.")] = None,
+    start: Annotated[float, typer.Option(help="Seconds, where the stretch that is tuned on starts.", min=0.0)] = 0.0,
+    end: Annotated[float | None, typer.Option(help="Seconds, where it ends.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second; by default every frame.")] = None,
+    seed: Annotated[int, typer.Option(help="Of windows, noise and its levels.", min=0)] = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+) -> None:
+    """Tune an adapter on a video; `sen edit --model FOLDER` edits with it."""
+    from modeling_sen.media_source import open_media_source
+
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"{output}: found a file, expected a folder to save to")
+    with open_media_source(video) as opened:
+        pipeline = _load(resolve_checkpoint(model, SEN_TINY_EDITING), **model_arguments(device, dtype))
+        from modeling_sen.editing.tuning_record import settings_for
+
+        settings = settings_for(pipeline.model, steps=steps, learning_rate=learning_rate, seed=seed)
+        result = pipeline.tune(
+            opened,
+            prompt,
+            settings,
+            start=start,
+            end=end,
+            fps=fps,
+            output_dir=output / RUN,
+        )
+    pipeline.save_pretrained(output)
+    shutil.rmtree(output / RUN)
+    record = pipeline.model.adapter.config.tuning
+    if as_json:
+        print(json.dumps({"folder": str(output), **record, "validation_losses": result.validation_losses}))
+    else:
+        print(
+            f"{output}: tuned on {record['frames']} frames, best after {record['best_step']} of {result.steps} steps"
+        )
+
+
+def _load(checkpoint: str, device: str | None, dtype: str | None) -> "SENVideoEditingPipeline":
+    import torch
+
+    from modeling_sen.auto import register
+    from modeling_sen.pipelines.sen_video_editing import SENVideoEditingPipeline
+
+    register()
+    types: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    pipeline: Any = SENVideoEditingPipeline.from_pretrained(checkpoint, **types)
+    return pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+__all__ = ["tune"]

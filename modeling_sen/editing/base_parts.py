@@ -1,0 +1,94 @@
+# Copyright 2026 The SEN for Transformers team.
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The parts of a pipeline of Stable Diffusion beside its UNet: VAE, text encoder, tokenizer and scheduler."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler
+from transformers import AutoTokenizer, CLIPTextModel
+
+from modeling_sen.editing.base_unet import LOGIN, beside, load_part
+from modeling_sen.editing.noise_levels import PREDICTIONS
+from modeling_sen.editing.pixel_unshuffle import PixelUnshuffle
+from modeling_sen.hub_files import FETCH_ARGUMENTS, HubSource, naming_errors, quiet_transformers
+
+VAES = ("AutoencoderKL", "PixelUnshuffle")
+
+
+@dataclass(frozen=True)
+class BaseParts:
+    """
+    Attributes:
+        vae: an `AutoencoderKL` or a `PixelUnshuffle`, frozen.
+        text_encoder: a `CLIPTextModel`, frozen.
+        tokenizer: of its texts.
+        scheduler: a `DDIMScheduler` with the noise levels of the base model.
+    """
+
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: DDIMScheduler
+
+
+def load_base_parts(source: HubSource, **kwargs: Any) -> BaseParts:
+    """Loads the parts from the folders `vae`, `text_encoder`, `tokenizer` and `scheduler`.
+
+    Any scheduler becomes a `DDIMScheduler` of the same betas, prediction type, offset and spacing of timesteps. It does not
+    clip samples, which latents would not survive.
+
+    Args:
+        source: of the pipeline.
+        kwargs: of Diffusers' `from_pretrained`: `torch_dtype` (by default float32), `variant`.
+
+    Raises:
+        OSError: a part cannot be found or read.
+        RuntimeError: weights are missing, which would stay random.
+        ValueError: a VAE of another class; a scheduler for another prediction than noise or velocity.
+    """
+    what = f"base model {source.location}"
+    kwargs = {key: value for key, value in kwargs.items() if key not in FETCH_ARGUMENTS}
+    vae = _load_vae(beside(source, "vae"), what, kwargs)
+    # Left open, Transformers would take the dtype of the files, and Diffusers takes float32.
+    dtype = kwargs.pop("torch_dtype", None) or torch.float32
+    with quiet_transformers():
+        text_encoder = load_part(
+            CLIPTextModel, beside(source, "text_encoder"), f"{what}: text_encoder", {**kwargs, "dtype": dtype}
+        )
+    words = beside(source, "tokenizer")
+    with naming_errors(f"{what}: tokenizer", LOGIN):
+        words.file("tokenizer_config.json")
+        tokenizer = AutoTokenizer.from_pretrained(words.location, **words.arguments)
+    return BaseParts(
+        vae=vae.requires_grad_(False).eval(),
+        text_encoder=text_encoder.requires_grad_(False).eval(),
+        tokenizer=tokenizer,
+        scheduler=_load_scheduler(beside(source, "scheduler"), what),
+    )
+
+
+def _load_vae(source: HubSource, what: str, kwargs: dict[str, Any]) -> Any:
+    with naming_errors(f"{what}: vae", LOGIN):
+        found = json.loads(source.file("config.json").read_text()).get("_class_name")  # type: ignore[union-attr]
+        if found not in VAES:
+            raise ValueError(f"its class is {found!r}, expected {' or '.join(VAES)}")
+        if found == "PixelUnshuffle":
+            return PixelUnshuffle.from_pretrained(source.location, **kwargs, **source.files)
+    return load_part(AutoencoderKL, source, f"{what}: vae", kwargs)
+
+
+def _load_scheduler(source: HubSource, what: str) -> DDIMScheduler:
+    scheduler_class: Any = DDIMScheduler
+    with naming_errors(f"{what}: scheduler", LOGIN):
+        source.file(scheduler_class.config_name)
+        config = scheduler_class.load_config(source.location, **source.files)
+        scheduler = scheduler_class.from_config(config, clip_sample=False)
+        if (found := scheduler.config.prediction_type) not in PREDICTIONS:
+            raise ValueError(f"its prediction_type is {found!r}, expected {' or '.join(PREDICTIONS)}")
+    return scheduler
+
+
+__all__ = ["BaseParts", "load_base_parts"]
