@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 NUM_LAYERS, VOCABULARY, PICTURE, SAMPLES = 2, 1000, 224, 19_200
 MOST_PARAMETERS = 80_000_000
@@ -178,5 +178,7 @@ def _bins(config: Any) -> int:
 
 
 def _first(config: Any, names: tuple[str, ...], default: int) -> Any:
-    found = (getattr(config, name, None) for name in names)
+    """The first value that is given for one of the names, by the configuration or else by one of its parts."""
+    parts = [part for part in vars(config).values() if isinstance(part, PreTrainedConfig)]
+    found = (getattr(part, name, None) for part in (config, *parts) for name in names)
     return next((value for value in found if value is not None), default)

@@ -147,10 +147,14 @@ class Neuron(nn.Module):
     @property
     def embedding_size(self) -> int:
         """Width of the projected pooled output."""
-        vectors = 1 if self.sentence is None else max(1, len(self.sentence.modes))
-        pooled = torch.zeros(1, vectors * self.spec.hidden_size, device=self.device, dtype=self.dtype)
+        pooled = torch.zeros(1, self._pooled_width, device=self.device, dtype=self.dtype)
         with torch.no_grad():
             return self.project(pooled).shape[-1]
+
+    @property
+    def _pooled_width(self) -> int:
+        modes = 1 if self.sentence is None else max(1, len(self.sentence.modes))  # concatenated
+        return modes * self.spec.hidden_size
 
     @torch.compiler.disable  # hooks come and go between passes; compiled layers inside stay compiled
     def first_look(
@@ -328,10 +332,15 @@ class Neuron(nn.Module):
             pooled = _mean_of_tokens(tokens, mask)
         else:  # some towers pool to a small feature map
             pooled = pooled.flatten(2).mean(dim=2) if pooled.ndim == 4 else pooled.flatten(1)
-        if tokens.shape[-1] != width or pooled.shape[-1] % width:
+        if tokens.shape[-1] != width or pooled.shape[-1] != self._pooled_width:
             raise ValueError(
                 f"neuron {self.spec.name!r}: hidden_size is {width}, but its tower's tokens and pooled output have widths "
                 f"{tokens.shape[-1]} and {pooled.shape[-1]}"
+            )
+        if len(tokens) % batch_size:
+            raise ValueError(
+                f"neuron {self.spec.name!r}: its tower returns tokens of batch size {len(tokens)}, expected a multiple of "
+                f"{batch_size}"
             )
         t, h, w = grid or (1, 1, tokens.shape[1])
         special = tokens.shape[1] - t * h * w

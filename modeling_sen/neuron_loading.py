@@ -76,7 +76,9 @@ def load_neuron(
             "class, or key_mapping / submodule to cut it out"
         )
     tower = _part(spec, model, spec.submodule or "")
-    width = adapter_for(tower).width or getattr(tower.config, "hidden_size", None)
+    width = adapter_for(tower).width
+    if width is None and tower.config.model_type in NEURON_ADAPTERS:  # else a guess, which the first pass checks
+        width = getattr(tower.config, "hidden_size", None)
     if width is not None and width != spec.hidden_size:
         raise ValueError(f"neuron {spec.name!r}: hidden_size is {spec.hidden_size}, but {spec.hub_id} has {width}")
     projection = _load_projection(spec, model, source)

@@ -277,6 +277,41 @@ def test_a_tower_that_returns_no_tokens_is_named_when_it_runs(tmp_path):
         SENModel.from_neurons([{"hub_id": folder, "class_name": "DPRQuestionEncoder"}], **SMALL)
 
 
+@pytest.mark.parametrize(
+    ("class_name", "settings", "message"),
+    [
+        (
+            "PixtralVisionModel",
+            {**VISION, "head_dim": 8},
+            "'image': its tower returns tokens of batch size 1, expected a multiple of 2",
+        ),
+        (
+            "ViTModel",
+            {**VISION, "pooler_output_size": 32},
+            "'image': hidden_size is 16, but its tower's tokens and pooled output have widths 16 and 32",
+        ),
+    ],
+)
+def test_outputs_that_do_not_fit_are_named(class_name, settings, message, tmp_path):
+    """One row of tokens for all frames, and a pooled output that is twice as wide as the tokens."""
+    folder = saved(class_name, tmp_path / "tower", settings)
+    model = SENModel.from_neurons([{"hub_id": folder, "class_name": class_name}], **SMALL)
+    with pytest.raises(ValueError, match=message):
+        model.neurons["image"].first_look({"pixel_values": torch.randn(PICTURES)})
+
+
+def test_a_width_that_is_given_replaces_that_of_the_configuration_after_a_failed_trial(tmp_path):
+    """Reformer's tokens are twice as wide as its hidden states, and it reads the values of its position indices."""
+    settings = {"hidden_size": 16, "attention_head_size": 8, "num_attention_heads": 2, "feed_forward_size": 32}
+    settings |= {"axial_pos_shape": (4, 8), "axial_pos_embds_dim": (8, 8), "attn_layers": ["local"], "vocab_size": 40}
+    folder = saved("ReformerModel", tmp_path / "tower", {**settings, "local_attn_chunk_length": 4})
+    texts = {"input_ids": torch.randint(2, 40, TEXTS)}
+    with pytest.raises(ValueError, match="hidden_size is 16, but its tower's tokens and pooled output have widths 32"):
+        SENModel.from_neurons([folder], **SMALL).neurons["words"].first_look(texts)
+    neuron = SENModel.from_neurons([{"hub_id": folder, "hidden_size": 32}], **SMALL).neurons["words"]
+    assert neuron.first_look(texts).state.last_hidden_state.shape == (2, 9, 32)
+
+
 @pytest.mark.parametrize(("tower_class", "takes_queries"), [(ViTModel, True), (HalfAttended, False)])
 def test_queries_are_tried_in_all_layers(tower_class, takes_queries):
     adapter = adapter_for(tower_class(ViTConfig(**VISION)))

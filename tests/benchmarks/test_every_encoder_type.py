@@ -6,11 +6,11 @@ import time
 import pytest
 import torch
 import transformers
-from transformers import BertModel, LlamaModel, T5Model, ViTConfig, ViTModel
+from transformers import BertModel, CLIPConfig, LlamaModel, T5Model, ViTConfig, ViTModel
 
 from benchmarks import every_encoder_type
 from benchmarks.every_encoder_type import Row, check, check_apart, table, what_it_reads
-from benchmarks.tiny_configurations import _reduced, tiny_model
+from benchmarks.tiny_configurations import _first, _reduced, tiny_model
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,11 @@ def test_configurations_are_reduced_by_the_names_of_fields():
         "num_attention_heads": 3,
         "head_dim": 64,
     }
+
+
+def test_sizes_of_inputs_are_also_read_from_parts_of_a_configuration():
+    config = CLIPConfig(vision_config={"image_size": 48})
+    assert [_first(config, (name,), 7) for name in ("image_size", "projection_dim", "num_mel_bins")] == [48, 512, 7]
 
 
 def test_a_tiny_model_is_the_same_each_time():
