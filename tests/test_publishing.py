@@ -357,9 +357,7 @@ def test_a_local_language_model_is_refused_or_taken_along(tmp_path, quick):
     planned = push_folder(folder, "org/chat", include_neurons=True, dry_run=True)
     expected = {"language_model/model.safetensors", "neuron_audio/model.safetensors", "tokenizer.json"}
     assert expected <= set(planned.files)
-    assert (
-        "Copies of all of them are in this repository, in folders `neuron_NAME` and `language_model`" in planned.card
-    )
+    assert "This repository holds all of them, in `neuron_NAME` and `language_model`" in planned.card
     assert str(tmp_path) not in planned.card
 
 

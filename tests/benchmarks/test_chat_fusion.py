@@ -198,4 +198,5 @@ def test_shares_and_tables_of_known_answers():
     tables = report(results)
     assert "6 questions that need one modality, 4 that need more" in tables
     assert "| mean of all neurons | 2 | 10 | 50.0 ± 0.0 | 66.7 ± 0.0 | 25.0 ± 0.0 | 50.0 ± 0.0 |" in tables
-    assert "SEN, K = 3, minus mean of all neurons: 25.0 ± 0.0 over 2 seeds" in tables
+    found = "mean of kinds 25.0 ± 0.0, one modality 16.7 ± 0.0, two or more 0.0 ± 0.0"
+    assert f"SEN, K = 3, minus mean of all neurons, over 2 seeds: {found}" in tables
