@@ -1,8 +1,8 @@
-"""Which encoder types of the installed Transformers become neurons: all of them, with tiny random weights.
+"""Tries each encoder type of the installed Transformers as a neuron, with tiny random weights.
 
-One class of each type is built from its own configuration, reduced by `tiny_configurations.py`, saved, loaded as the only
-neuron of a SEN by its hub id, and taken through two rounds and a backward pass, in a process of its own, so that one that
-crashes or takes too long does not stop the others. Without types, the table in docs/encoder_types.md is written.
+One class of each type is built from its own configuration, reduced by `tiny_configurations.py`, saved, loaded by hub id as
+the only neuron of a SEN, and run for two rounds and a backward pass. Each type has its own process, so that a crash or a
+timeout does not stop the others. Without types on the command line, the table in docs/encoder_types.md is written.
 
     python -m benchmarks.every_encoder_type [TYPE ...] [--rows FILE.jsonl]
 """
@@ -33,6 +33,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from benchmarks.tiny_configurations import plain_inputs, tiny_model
 from modeling_sen import SENModel
+from modeling_sen.neuron_by_rule import tokens_of
 from modeling_sen.neuron_registry import NEURON_ADAPTERS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "encoder_types.md"
@@ -40,7 +41,7 @@ MARK = "<!-- the table, written by `python -m benchmarks.every_encoder_type` -->
 SECONDS, MEMORY, LONGEST = 300, 16 << 30, 200  # for one type; bytes; characters of a reason
 SMALL = {"hidden_size": 8, "projection_dim": 4, "num_prompt_tokens": 2, "bottleneck_size": 4, "num_rounds": 2}
 
-# First parameter of an encoder's forward -> what it reads; towers that take patches packed in rows come with a grid.
+# First parameter of an encoder's forward -> kind of input; towers with packed patches also take a grid.
 READS = {
     "pixel_values": "pixels",
     "pixel_values_videos": "pixel videos",
@@ -58,16 +59,16 @@ NOT_BUILT, REFUSED, AFTER, PROMPTED = "not built", "refused", "after the tower",
 
 @dataclass(frozen=True)
 class Row:
-    """What was found of one type.
+    """The result for one type.
 
     Attributes:
-        model_type: of its configuration.
+        model_type: the configuration's model type.
         class_name: the class that was tried.
         reads: a value of `READS`.
-        registered: whether the type is registered, and so not used by rule.
+        registered: whether the type has a registered adapter.
         how: `NOT_BUILT`, `REFUSED`, `AFTER`, or `PROMPTED` with the variant.
         grid: (t, h, w) of two frames, a clip, a sound or a text.
-        why: the exception of a type that is refused or not built; behind `alone` that of the tower without a SEN.
+        why: the exception of a type that is refused or not built; after `alone`, that of the tower without a SEN.
     """
 
     model_type: str
@@ -86,7 +87,7 @@ class Row:
 
 
 def encoder_classes() -> list[type[PreTrainedModel]]:
-    """One class of each model type and thing that it reads, by type; no decoders, heads, or models of several towers."""
+    """One class for each model type and kind of input, by type; no decoders, heads, or models of several towers."""
     models = Path(transformers.__file__).parent / "models"
     classes: dict[type, list[type[PreTrainedModel]]] = {}
     for path in sorted(models.glob("*/modeling_*.py")):
@@ -105,7 +106,7 @@ def encoder_classes() -> list[type[PreTrainedModel]]:
         model_type = config_class.model_type
         candidates = [each for each in candidates if not NO_ENCODER.search(each.__name__)]
         first = modeling_auto.MODEL_MAPPING_NAMES.get(model_type)
-        # The base class, then whole models and encoders by their names; backbones, which return maps for a head, are last.
+        # First the base class, then models and encoders by name, last backbones, which return feature maps for a head.
         candidates.sort(
             key=lambda each: (
                 each.__name__ != first,
@@ -158,6 +159,9 @@ def check(model_class: type[PreTrainedModel]) -> Row:
         if inputs is None and model_type not in NEURON_ADAPTERS:
             return Row(*start, REFUSED, why=f"alone, {_one_line(failure, folder)}")
         try:
+            if model_type not in NEURON_ADAPTERS:
+                with torch.no_grad():
+                    tokens_of(tower, tower(**inputs))  # if it raises, this is the reason, not a missing hidden_size
             # A registered adapter may make the tower's inputs of frames.
             how, grid = make_neuron(model_class, folder, inputs or list(plain_inputs(tower))[-1])
         except Exception as error:
@@ -171,13 +175,13 @@ def make_neuron(
     """A SEN with the saved tower as its only neuron, two rounds and a backward pass.
 
     Args:
-        inputs: what the tower takes alone, two samples.
+        inputs: two samples, in a shape that the tower takes without a SEN.
 
     Returns:
-        How association reaches the neuron, and its grid.
+        A value of [`Row`]'s `how`, and the neuron's grid.
 
     Raises:
-        Exception: whatever making or running the SEN raises.
+        Exception: any exception of making or running the SEN.
         RuntimeError: the loss has no gradient in the neuron's part of the association.
     """
     torch.manual_seed(0)
@@ -221,7 +225,7 @@ def _child(model_class: type[PreTrainedModel], connection: Any) -> None:
 
 
 def check_apart(model_class: type[PreTrainedModel], seconds: float = SECONDS) -> Row:
-    """[`check`] in a process of its own, which is ended after `seconds`."""
+    """[`check`] in a process of its own, which is killed after `seconds`."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(model_class, theirs))

@@ -1,7 +1,7 @@
 """Tiny configurations of any Transformers encoder, and inputs for it, by the names of configuration fields.
 
-Widths become an eighth, so that heads still divide them, and layers two; vocabularies, pictures and lists of layers follow.
-Where such a model cannot be built or run, others are tried, the default configuration last.
+Widths are divided by eight, so that heads still divide them, and there are two layers; vocabularies, images and lists of
+layers become smaller, too. If such a model cannot be built or run, larger ones are tried, the default configuration last.
 """
 
 import inspect
@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 NUM_LAYERS, VOCABULARY, PICTURE, SAMPLES = 2, 1000, 224, 19_200
 MOST_PARAMETERS = 80_000_000
 
-# Fields that may be reduced, in the order of the attempts: where a model fails, fewer of them are.
+# Kinds of fields that are reduced, one row for each attempt.
 STEPS = (
     ("layers", "widths", "vocabulary", "pictures"),
     ("layers", "widths", "vocabulary"),
@@ -49,7 +49,7 @@ _DERIVED = (
 
 
 def _reduced(settings: dict[str, Any], steps: tuple[str, ...]) -> dict[str, Any]:
-    """A configuration's fields, parts included, with the fields of some kinds reduced."""
+    """The fields of a configuration and of its parts, some kinds of them reduced."""
     reduced: dict[str, Any] = {}
     for key, value in settings.items():
         if key in _DERIVED and value is not None:
@@ -106,14 +106,14 @@ def _at_most(side: Any, patch: Any) -> Any:
 def tiny_model(
     model_class: type[PreTrainedModel],
 ) -> tuple[PreTrainedModel, dict[str, Tensor] | None, Exception | None]:
-    """A model with random weights, and inputs that it takes alone.
+    """A model with random weights, and inputs that it takes without a SEN.
 
     Returns:
-        Model and inputs; where it takes none of those tried, `None` for the inputs, and what it raised.
+        Model, inputs and `None`; or, if the model takes none of the inputs that were tried, model, `None` and its exception.
 
     Raises:
-        Exception: what the default configuration raises, where none can be built.
-        ValueError: it has too many parameters, where none of the smaller ones can be built.
+        Exception: no model could be built; this is the exception of the default configuration.
+        ValueError: the default configuration has too many parameters, and no smaller one could be built.
     """
     built: PreTrainedModel | None = None
     failure: Exception | None = None
@@ -142,7 +142,7 @@ def tiny_model(
                 continue
             return model, inputs, None
         if isinstance(refusal, TypeError) and "required positional argument" in str(refusal):
-            break  # of another size, it takes no other arguments
+            break  # a model of another size needs the same arguments
     if built is None:
         assert failure is not None
         raise failure
@@ -150,9 +150,9 @@ def tiny_model(
 
 
 def plain_inputs(model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
-    """What a model may read, two samples each: tokens, waveforms, spectrograms, frames; the most usual shape last."""
+    """Inputs of two samples, as tokens, waveforms, spectrograms or frames, in several shapes; the most usual is last."""
     config: Any = model.config
-    name = list(inspect.signature(type(model).forward).parameters)[1]  # behind self
+    name = list(inspect.signature(type(model).forward).parameters)[1]  # after self
     generator = torch.Generator().manual_seed(0)
     if name == "input_ids":
         yield {name: torch.randint(2, min(100, _first(config, ("vocab_size",), 100)), (2, 16), generator=generator)}
