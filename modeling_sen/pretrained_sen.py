@@ -22,7 +22,6 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import create_and_tag_model_card
 
-from .checkpoint_folder import replaced_folder
 from .configuration_sen import TEXT_TOWER_NAME, SENConfig
 from .hub_files import (
     FETCH_ARGUMENTS,
@@ -32,6 +31,7 @@ from .hub_files import (
     quiet_transformers,
     readable_weights,
 )
+from .whole_file import replaced_folder
 
 # Weight names of early checkpoints -> present names.
 _RENAMED_WEIGHTS = {
