@@ -308,8 +308,7 @@ def _width(config: PreTrainedConfig, hub_id: str) -> int:
 
 
 def _free_name(modality: str, taken: tuple[str, ...]) -> str:
-    # No underscore before the number: inputs of "image_2" would begin with "image_".
-    base = "words" if modality == "text" else modality  # "text" is reserved for class texts
+    base = "words" if modality == "text" else modality  # `text_input_ids` are the class texts
     names = [base, *(f"{base}{number}" for number in range(2, len(taken) + 3))]
     return next(name for name in names if name not in taken)
 

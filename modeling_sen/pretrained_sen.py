@@ -264,8 +264,7 @@ class lists_neuron_inputs:
             return self.forward
         bound: Any = functools.partial(self.forward, model)
         _, *named, rest = inspect.signature(self.forward).parameters.values()
-        columns = [f"{name}_{spec.input_name}" for name, spec in model.base_model.specs.items()]
-        columns += [f"{name}_attention_mask" for name, spec in model.base_model.specs.items() if not spec.takes_frames]
+        columns = [column for spec in model.base_model.specs.values() for column in spec.model_inputs]
         inputs = [inspect.Parameter(column, inspect.Parameter.KEYWORD_ONLY, default=None) for column in columns]
         bound.__signature__ = inspect.Signature([*named, *inputs, rest])
         return bound
