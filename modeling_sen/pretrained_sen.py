@@ -25,6 +25,7 @@ from transformers.utils.hub import create_and_tag_model_card
 from .configuration_sen import TEXT_TOWER_NAME, SENConfig
 from .hub_files import (
     FETCH_ARGUMENTS,
+    CheckpointError,
     HubSource,
     commit_folder,
     naming_hub_errors,
@@ -108,7 +109,7 @@ class SENPreTrainedModel(PreTrainedModel):
             model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
         if info["missing_keys"] and source is not None:
             missing = sorted(info["missing_keys"])
-            raise RuntimeError(
+            raise CheckpointError(
                 f"{name}: {len(missing)} weights of {cls.__name__} are missing (e.g. {missing[0]}) and would stay random"
             )
         shared = {key: kwargs[key] for key in FETCH_ARGUMENTS if key in kwargs and key != "force_download"}
