@@ -202,7 +202,7 @@ class HubSource:
 
     def _download(self, path: str) -> Path | None:
         """Path of a file of the repository; `None` if the repository has no such file. Failed downloads raise."""
-        revision = getattr(self.revision, "resolved", self.revision) or ""
+        revision = self.commit or ""
         is_pinned = re.fullmatch("[0-9a-f]{40}", revision) and not self.fetch.get("force_download")
         try:
             if is_pinned:

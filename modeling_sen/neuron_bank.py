@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers.utils import logging
-from transformers.utils.hub import resolve_revision
 
 from .configuration_sen import TEXT_TOWER_NAME, NeuronSpec, SENConfig
 from .first_look import FirstLook
@@ -357,8 +356,7 @@ def _pinned(spec: NeuronSpec, commit: str | None = None) -> NeuronSpec:
         return spec
     if spec.is_builtin or spec.is_relative:
         return spec
-    found = commit or resolve_revision(spec.hub_id, spec.revision)
-    return replace(spec, revision=getattr(found, "resolved", found))
+    return replace(spec, revision=commit or HubSource(spec.hub_id, spec.revision).at_commit().commit)
 
 
 __all__ = ["TOWER_SOURCE", "NeuronBank", "resolve_specs"]

@@ -34,15 +34,6 @@ from .hub_files import (
 )
 from .whole_file import replaced_folder
 
-# Weight names of early checkpoints -> present names.
-_RENAMED_WEIGHTS = {
-    r"distribution\.(\w+)\.up": r"prompting.\1.up",
-    r"distribution\.(\w+)\.tokens": r"prompting.\1.tokens",
-    r"shift\.(\w+)\.weight": r"prompting.\1.weight",
-    r"readers\.(\w+)\.answers": r"readers.\1.answer_weight",
-    r"blocks\.(\d+)\.answers": r"blocks.\1.answer_readers",
-}
-
 
 class SENPreTrainedModel(PreTrainedModel):
     """Base of [`SENModel`] and of every head."""
@@ -101,7 +92,6 @@ class SENPreTrainedModel(PreTrainedModel):
             _check_model_type(source, cls.config_class.model_type)  # type: ignore[union-attr]
         wants_info = kwargs.pop("output_loading_info", False)
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-        kwargs = {"key_mapping": _RENAMED_WEIGHTS, **kwargs}
         # Missing weights raise below, so Transformers need not report them.
         with quiet_transformers(), readable_weights(f"{name}"), naming_hub_errors(f"{name}"):
             if source is not None:

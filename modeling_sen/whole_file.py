@@ -26,8 +26,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
 def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """Yields an empty folder to write to. After the block its entries replace those of the same names in `folder`.
 
-    In a mounted folder, the current folder and on systems without Linux's `renameat2`, entries cannot be replaced together:
-    they are moved one by one, weights first. Memory-mapped old files stay readable.
+    In a mounted folder, the current folder, or without Linux's `renameat2`, entries are moved one by one, weights first.
 
     Raises:
         NotADirectoryError: `folder` is a file.

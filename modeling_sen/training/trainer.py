@@ -270,6 +270,10 @@ class SENTrainer(Trainer):
             os.replace(each, run / UNFINISHED)
             shutil.rmtree(run / UNFINISHED)
 
+    def load_weights(self, checkpoint: str) -> None:
+        """Loads the weights of a checkpoint folder of this run into the model, trained towers included."""
+        self._load_from_checkpoint(checkpoint)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._load_towers(resume_from_checkpoint)
