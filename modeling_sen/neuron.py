@@ -310,12 +310,7 @@ class Neuron(nn.Module):
         return folded
 
     def state_of(self, outputs: Any, inputs: Mapping[str, Tensor], tower_inputs: Mapping[str, Any]) -> NeuronState:
-        """The state in a tower's outputs, without special tokens.
-
-        Args:
-            outputs: of the tower.
-            inputs: of the neuron, see `first_look`.
-            tower_inputs: see [`Neuron.tower_inputs`].
+        """The state in a tower's outputs for `inputs` (see `first_look`) and `tower_inputs`, without special tokens.
 
         Raises:
             ValueError: outputs of another width than `hidden_size`, or fewer tokens than the grid has places.
