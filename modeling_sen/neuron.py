@@ -181,7 +181,7 @@ class Neuron(nn.Module):
                 layers = None if output_layer is None else find_layers(self.tower, self.adapter.layers)
                 with one_pass(self.tower):
                     found = run_to_output_layer(self.tower, layers, output_layer, arguments)
-            state = self._state(found, inputs, tower_inputs)
+            state = self.state_of(found, inputs, tower_inputs)
         layers_outputs = {name: getattr(found, name, None) for name in outputs}
         has_rest = trunk is not None and any(isinstance(value, Tensor) for value in trunk.rest or ())
         storable = not has_rest or self.adapter.returned_beside is not None
@@ -199,13 +199,13 @@ class Neuron(nn.Module):
             ValueError: the tower takes no prompts, or `look` has no trunk output.
         """
         prompted, trunk = self._crown_of(look)
-        return self._state(prompted.prompted_pass(trunk, _folded(prompts, trunk)), look.inputs, trunk.inputs)
+        return self.state_of(prompted.prompted_pass(trunk, _folded(prompts, trunk)), look.inputs, trunk.inputs)
 
     @torch.compiler.disable
     def look_again_shifted(self, look: FirstLook, shift: Tensor) -> NeuronState:
         """Runs the crown over the trunk's tokens with `shift` (batch, 1, width) added; arguments as for `look_again`."""
         prompted, trunk = self._crown_of(look)
-        return self._state(prompted.shifted_pass(trunk, _folded(shift, trunk)), look.inputs, trunk.inputs)
+        return self.state_of(prompted.shifted_pass(trunk, _folded(shift, trunk)), look.inputs, trunk.inputs)
 
     @torch.compiler.disable
     def query(self, look: FirstLook, prompts: Tensor) -> Tensor:
@@ -313,7 +313,12 @@ class Neuron(nn.Module):
             folded[main_input_of(self.tower)] = folded.pop(self.spec.input_name)
         return folded
 
-    def _state(self, outputs: Any, inputs: Mapping[str, Tensor], tower_inputs: Mapping[str, Any]) -> NeuronState:
+    def state_of(self, outputs: Any, inputs: Mapping[str, Tensor], tower_inputs: Mapping[str, Any]) -> NeuronState:
+        """The state in a tower's outputs for `inputs` (see `first_look`) and `tower_inputs`, without special tokens.
+
+        Raises:
+            ValueError: outputs of another width than `hidden_size`, or fewer tokens than the grid has places.
+        """
         tokens, grid = tokens_of(self.tower, outputs), None  # (batch * frames, tokens, width)
         batch_size = len(next(iter(inputs.values())))
         width = self.spec.hidden_size

@@ -1,5 +1,8 @@
 """Prompt injection: a trunk run once and a prompted crown equal the whole tower run again with the same prompts."""
 
+import copy
+import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -241,6 +244,32 @@ def test_threads_do_not_meet_on_a_tower_that_two_neurons_share(towers):
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(look, range(64)))
+
+
+def test_towers_do_not_wait_for_each_other(towers):
+    """A pass of one tower begins and ends while another tower is in the middle of a pass."""
+    first, second = make_neuron("videomae", towers, 2), make_neuron("videomae", towers, 2)
+    inputs, entered, finished = make_inputs("videomae"), threading.Event(), threading.Event()
+
+    def wait(*_) -> None:
+        entered.set()
+        assert finished.wait(30)
+
+    first.tower.register_forward_pre_hook(wait)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(first.first_look, inputs)
+        assert entered.wait(30)
+        second.first_look(inputs)
+        finished.set()
+        waiting.result()
+
+
+def test_a_tower_that_ran_can_be_copied_and_pickled(towers):
+    """Its lock is not a part of it."""
+    neuron, inputs = make_neuron("videomae", towers, 2), make_inputs("videomae")
+    expected = neuron.first_look(inputs).state.pooler_output
+    for copied in (copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron))):
+        assert torch.equal(copied.first_look(inputs).state.pooler_output, expected)
 
 
 def test_add_shifts_every_token_at_the_site(towers):

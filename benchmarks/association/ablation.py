@@ -34,6 +34,7 @@ from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.evaluation.baselines import FrozenMean, LateFusion
 from modeling_sen.first_look import FirstLook
 from modeling_sen.recursive_association import RABlock
+from modeling_sen.whole_file import whole_file
 from recipes.sen_tiny.numbered_batches import numbered_arguments, train_on_numbers
 
 # The tower that takes each hop: given the value of the attribute before, it tells the next one.
@@ -261,9 +262,8 @@ def run_one(root: Path, run: AblationRun, output: Path, threads: int = 1) -> dic
         for spec in task.config.neuron_specs
         if not run.model.startswith("hop_") and len(task.config.neuron_specs) > 1
     }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(temporary, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(result, indent=1) + "\n")
     shutil.rmtree(output / run.digest, ignore_errors=True)
     return result
 

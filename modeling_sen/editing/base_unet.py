@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from huggingface_hub import snapshot_download
 
 from modeling_sen.editing.edit_adapter import SENEditAdapter
-from modeling_sen.hub_files import HubSource, naming_errors
+from modeling_sen.hub_files import CheckpointError, HubSource, naming_errors
 from modeling_sen.modeling_sen_editing import ADAPTER_FOLDER
 
 BASE_FOLDER = "base"  # beside a checkpoint that holds its base model
@@ -84,7 +84,7 @@ def load_part(model_class: Any, source: HubSource, what: str, kwargs: Mapping[st
         source.file("config.json")  # where it is missing, Diffusers would read that of the folder above
         model, loading = model_class.from_pretrained(source.location, output_loading_info=True, **arguments)
     if missing := sorted(loading["missing_keys"]):
-        raise RuntimeError(f"{what}: {len(missing)} weights are missing (e.g. {missing[0]}) and would stay random")
+        raise CheckpointError(f"{what}: {len(missing)} weights are missing (e.g. {missing[0]}) and would stay random")
     return model
 
 

@@ -292,9 +292,9 @@ def _place(root: nn.Module, path: str, module: nn.Module) -> None:
     """Puts a module under a dotted path, so that names of weights are those that it has in the UNet."""
     *parents, name = path.split(".")
     for parent in parents:
-        if parent not in root._modules:
+        if parent not in dict(root.named_children()):
             root.add_module(parent, nn.Module())
-        root = root._modules[parent]  # type: ignore[assignment]
+        root = root.get_submodule(parent)
     root.add_module(name, module)
 
 

@@ -157,7 +157,7 @@ def tune_adapter(
                     raise
                 raise KeyboardInterrupt("stopped; a run with an output_dir can be resumed") from None
         best = int(trainer.state.best_global_step or 0)
-        trainer._load_from_checkpoint(str(Path(folder, f"checkpoint-{best}")))
+        trainer.load_weights(str(Path(folder, f"checkpoint-{best}")))
     model.adapter.eval()
     losses, validation = (
         {int(entry["step"]): entry[name] for entry in trainer.state.log_history if name in entry}
