@@ -205,8 +205,8 @@ def test_what_does_not_fit_is_refused_before_tuning(edit, count_tunings, tmp_pat
     (tmp_path / "empty.mp4").touch()
     long = "dog " * 80
     for clip, source, prompt, options, message in [
-        (FRAMES, None, EDIT, {}, "source_prompt: expected what the source shows, found None"),
-        (FRAMES, SOURCE, None, {}, "edit_prompt: expected what the edit shows, found None"),
+        (FRAMES, None, EDIT, {}, "source_prompt: expected a description of the source, found None"),
+        (FRAMES, SOURCE, None, {}, "edit_prompt: expected a description of the edit, found None"),
         (FRAMES, SOURCE, " ", {}, "prompt: expected some words, found ' '"),
         (FRAMES, SOURCE, [EDIT, long], {}, "expected at most 77 tokens"),
         (FRAMES, SOURCE, [], {}, "edit_prompt: expected at least one, found an empty list"),

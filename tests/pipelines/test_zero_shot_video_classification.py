@@ -147,7 +147,7 @@ def test_an_unaligned_untrained_sen_warns(towers, clips, make_sen, caplog):
     logger = "modeling_sen.pipelines.zero_shot_video_classification"
     with caplog.at_level("WARNING", logger=logger):
         untrained(clips[0], candidate_labels=LABELS)
-    assert "its zero-shot scores mean nothing" in caplog.text
+    assert "its zero-shot scores are meaningless" in caplog.text
 
 
 # --- the object ------------------------------------------------------------------------------------------------------
