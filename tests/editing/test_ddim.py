@@ -133,7 +133,7 @@ def test_blending_sees_each_level_once():
         ({}, 0, "num_steps: expected 1 to 1000.*found 0"),
         ({}, 1001, "num_steps: expected 1 to 1000.*found 1001"),
         ({"prediction_type": "sample"}, 5, "prediction_type is 'sample', expected epsilon or v_prediction"),
-        ({"prediction_type": "epsilon"}, 5, "timestep 999 a sample is noise alone.*expected.*'v_prediction'"),
+        ({"prediction_type": "epsilon"}, 5, "timestep 999 a sample is pure noise.*expected.*'v_prediction'"),
     ],
 )
 def test_schedulers_and_steps_that_do_not_fit(changes, steps, message):

@@ -325,7 +325,7 @@ def test_other_models_are_errors():
         SENEditAdapter.from_unet(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="class_embed_type is 'timestep', expected a UNet2D"):
         SENEditAdapter.from_unet(make_unet(class_embed_type="timestep"))
-    with pytest.raises(ValueError, match="no self-attention and attention to text"):
+    with pytest.raises(ValueError, match="lacks self-attention or attention to text"):
         SENEditAdapter.from_unet(make_unet(only_cross_attention=True))
     types = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "mid_block_type": None}
     with pytest.raises(ValueError, match="it has no transformer blocks"):

@@ -74,7 +74,7 @@ def test_no_such_stretch(video, arguments, message):
 def test_too_many_frames(video, monkeypatch):
     monkeypatch.setattr(edit_frames, "LARGEST_CLIP", 10 * 112 * 80 * 3)
     assert len(read_stretch(video, end=1.0).frames) == 10
-    with pytest.raises(ValueError, match=r"20 frames of 112 x 80.*take a stretch with start and end"):
+    with pytest.raises(ValueError, match=r"20 frames of 112 x 80.*set start and end to read a part"):
         read_stretch(video)
 
 

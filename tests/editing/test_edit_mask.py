@@ -114,7 +114,7 @@ def test_files_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match=r"images of one size, found \[\(4, 5\), \(4, 6\)\]"):
         read_mask(tmp_path, 3, SIZE)
     (tmp_path / "c.txt").write_text("no image")
-    with pytest.raises(ValueError, match=r"c\.txt: expected images alone in the folder"):
+    with pytest.raises(ValueError, match=r"c\.txt: expected only images in the folder"):
         read_mask(tmp_path, 3, SIZE)
     with pytest.raises(ValueError, match=r"c\.txt"):
         read_mask(tmp_path / "c.txt", 3, SIZE)

@@ -130,5 +130,5 @@ def test_arguments_out_of_range(scheduler, arguments, message):
 
 def test_noise_prediction_without_signal_is_refused():
     scheduler = DDIMScheduler(**{**SETTINGS["zero_snr"], "prediction_type": "epsilon"})
-    with pytest.raises(ValueError, match=r"timestep 999 a sample is noise alone.*expected.*'v_prediction'"):
+    with pytest.raises(ValueError, match=r"timestep 999 a sample is pure noise.*expected.*'v_prediction'"):
         flow_edit(torch.sin, torch.sin, latents(), scheduler, 5)
