@@ -204,5 +204,5 @@ def test_a_wrong_length_is_refused(model, tokenizer, value):
 
 
 def test_several_answers_are_refused(model, tokenizer):
-    with pytest.raises(ValueError, match="num_return_sequences: expected 1 .*, found 2"):
+    with pytest.raises(ValueError, match=r"num_return_sequences: expected 1 .*, found 2"):
         generation_options(model, tokenizer, num_return_sequences=2)

@@ -117,12 +117,12 @@ def test_files_of_arrays_are_read(tmp_path):
         ("p.csv", "1,2\n1,b", "could not convert string to float: 'b'"),
         ("p.csv", "1,2,3,4", r"found \(1, 4\)"),
         ("p.csv", "1,nan", "expected finite numbers"),
-        ("p.json", "{}", "a dict, no list"),
-        ("p.json", "[[1, 2", "found a file that is none"),
+        ("p.json", "{}", "a dict, not a list"),
+        ("p.json", "[[1, 2", "found a malformed file"),
         ("p.json", '[{"x": 1, "y": 2}]', "expected numbers"),
         ("p.json", "[]", "at least one point, found none"),
-        ("p.npy", "x,y", "found a file that is none"),
-        ("p.npy", "", "found a file that is none"),
+        ("p.npy", "x,y", "found a malformed file"),
+        ("p.npy", "", "found a malformed file"),
     ],
 )
 def test_other_files_are_refused(tmp_path, name, content, message):
@@ -137,7 +137,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
         with pytest.raises(ValueError, match=f"query_points: .*{name}: expected points"):
             read_query_points(tmp_path / name)
     np.save(tmp_path / "p.npy", np.array([[{}, {}]], dtype=object))
-    with pytest.raises(ValueError, match="found a file that is none"):
+    with pytest.raises(ValueError, match="found a malformed file"):
         read_query_points(tmp_path / "p.npy")
 
 
@@ -261,7 +261,7 @@ def test_one_kind_of_points_is_taken():
         ({"query_frame": 8}, r"query_frame: expected a frame of the clip, 0\.\.7, found 8"),
         ({"query_frame": -1}, "query_frame: expected a whole number of at least 0, found -1"),
         ({"query_frame": 1.5}, "query_frame: expected a whole number of at least 0, found 1.5"),
-        ({"query_frame": 2, "query_points": [[1, 1]]}, "query_frame: is for grid_size and mask, found 2 beside"),
+        ({"query_frame": 2, "query_points": [[1, 1]]}, "query_frame: applies to grid_size and mask, found 2 with"),
     ],
 )
 def test_other_numbers_are_refused(given, message):
