@@ -67,7 +67,7 @@ def test_a_conversation_is_told_from_a_batch():
 @pytest.mark.parametrize(
     ("messages", "error"),
     [
-        ("What is it?", r"messages: expected a list of .*, found 'What is it\?'; a video and a question"),
+        ("What is it?", r"messages: expected a list of .*, found 'What is it\?'; pass a single video and question"),
         ([], "messages: expected a list of .*, found list"),
         ([{"content": "no role"}], "messages: expected a list of"),
         (

@@ -84,7 +84,7 @@ def test_questions_of_options_are_one_conversation(run, answers, clips, capsys):
     shown = capsys.readouterr()
     assert shown.out.splitlines() == answers("What is it?", "And then?")
     assert f"{clips[0]}: 2 frames at 0.5, 1.5 s, with sound\n" in shown.err
-    assert shown.err.count("cut off: a longer answer needs a larger --max-new-tokens") == 2
+    assert shown.err.count("truncated: increase --max-new-tokens for a longer answer") == 2
 
 
 def test_lines_of_json(run, answers, clips, capsys):

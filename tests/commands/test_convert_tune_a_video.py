@@ -128,7 +128,7 @@ def test_the_json_counts_all_parameters(folders, capsys):
         (["surfing", "out"], r"base: found none, expected the model that was tuned"),
         (
             ["surfing", "out", "--base", "base", "--config", "x.json"],
-            "found --config, which tune-a-video does not take",
+            "found --config, which tune-a-video does not support",
         ),
         (["./nothing", "out", "--base", "base"], r"\./nothing: no such checkpoint folder"),
         (["base", "out", "--base", "base"], r"base: found none of the files .*|has no weight .*norm_temp"),
@@ -153,6 +153,6 @@ def test_bad_input_is_one_line_and_writes_nothing(arguments, message, folders, m
 
 def test_other_families_take_no_base(tmp_path):
     with pytest.raises(
-        ValueError, match="found --base, which imagebind does not take, expected --config and --tokenizer"
+        ValueError, match="found --base, which imagebind does not support, expected --config and --tokenizer"
     ):
         convert("imagebind", str(tmp_path / "x.pth"), tmp_path / "out", base="org/base")

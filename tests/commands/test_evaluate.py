@@ -140,10 +140,10 @@ def test_a_draw_of_clips_is_the_seeds(tmp_path):
     [
         (["x", "--protocol", "mine"], "protocol 'mine', expected one of xclip, vifi"),
         (["x", "--task", "captioning"], "--task 'captioning', expected one of recognition, retrieval, tracking, chat"),
-        (["x", "--query-mode", "first"], "--query-mode is of --task tracking, found --task recognition"),
+        (["x", "--query-mode", "first"], "--query-mode requires --task tracking, found --task recognition"),
         (["x", "--dataset", "imagenet"], "dataset 'imagenet', expected one of hmdb51"),
         (["--protocol", "mteb", "--dataset", "ssv2"], "or a --dataset that protocol mteb has on the Hub (hmdb51,"),
-        (["x", "--task", "retrieval", "--head", "y"], "--task retrieval takes clips with texts"),
+        (["x", "--task", "retrieval", "--head", "y"], "--task retrieval does not support --head"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments, message, capsys, monkeypatch):

@@ -107,11 +107,11 @@ def test_mapping_prompt_and_frames_are_options(chat_folder, tmp_path, capsys):
         ([SEN_TINY, "own.json"], "own.json, row 0: no such video one.mp4 (3 of 3 questions have no video)"),
         ([SEN_TINY, "own.json", "--mapping", "mvb"], "mapping 'mvb': expected a JSON file, or one of activitynet-qa"),
         ([SEN_TINY, "own.json", "--prompt", "x"], "prompt format 'x', expected one of letters, question"),
-        ([SEN_TINY, WORLD, "--plot"], "--task chat takes questions: no --protocol"),
-        ([SEN_TINY, WORLD, "--protocol", "pe"], "--task chat takes questions: no --protocol"),
-        ([SEN_TINY, WORLD, "--query-mode", "first"], "--query-mode is of --task tracking, found --task chat"),
-        ([SEN_TINY, WORLD, "--task", "recognition", "--prompt", "x"], "are of --task chat, found --task recognition"),
-        ([SEN_TINY, "base", "--task", "tracking", "--mapping", "x"], "are of --task chat, found --task tracking"),
+        ([SEN_TINY, WORLD, "--plot"], "--task chat does not support --protocol"),
+        ([SEN_TINY, WORLD, "--protocol", "pe"], "--task chat does not support --protocol"),
+        ([SEN_TINY, WORLD, "--query-mode", "first"], "--query-mode requires --task tracking, found --task chat"),
+        ([SEN_TINY, WORLD, "--task", "recognition", "--prompt", "x"], "require --task chat, found --task recognition"),
+        ([SEN_TINY, "base", "--task", "tracking", "--mapping", "x"], "require --task chat, found --task tracking"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments, message, capsys, monkeypatch, tmp_path):

@@ -136,11 +136,11 @@ def test_folders_and_pickles_are_read(tracker_folder, tracked, tmp_path):
     ("arguments", "message"),
     [
         ([SEN_TINY, "base"], "sen_tiny: expected a model that tracks points, found one of type 'sen'"),
-        ([SEN_TINY], "expected DATA: presets of `sen world`, folders that it wrote, or TAP-Vid pickles"),
+        ([SEN_TINY], "expected DATA: presets or output folders of `sen world`, or TAP-Vid pickles"),
         ([SEN_TINY, "nowhere"], "nowhere: expected a folder of `sen world`, a TAP-Vid pickle, or one of base,"),
         ([SEN_TINY, "base", "--query-mode", "last"], "query_mode is 'last', expected one of first, strided"),
-        ([SEN_TINY, "base", "--plot"], "--task tracking takes tracked clips: no --protocol"),
-        ([SEN_TINY, "base", "--protocol", "pe"], "--task tracking takes tracked clips: no --protocol"),
+        ([SEN_TINY, "base", "--plot"], "--task tracking does not support --protocol"),
+        ([SEN_TINY, "base", "--protocol", "pe"], "--task tracking does not support --protocol"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments, message, capsys, monkeypatch, tmp_path):

@@ -160,6 +160,6 @@ def test_the_command_says_where_the_tracker_is(sen, pixels, tmp_path, monkeypatc
     monkeypatch.setattr(sys, "argv", ["sen", "train", *flags])
     sen_cli.main()
     expected = (
-        f"{tmp_path}/run/last: load it with SENForVideoTracking.from_pretrained, or name it to sen track --model"
+        f"{tmp_path}/run/last: load it with SENForVideoTracking.from_pretrained, or pass it to sen track --model"
     )
     assert expected in capsys.readouterr().out
