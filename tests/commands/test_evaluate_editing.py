@@ -52,7 +52,10 @@ def test_results_say_all_that_they_depend_on_and_are_kept(tmp_path, capsys, monk
         ([SEN_TINY, SOURCE, "--plot"], "--task editing does not support --protocol"),
         ([SEN_TINY, SOURCE, "--query-mode", "first"], "--query-mode requires --task tracking, found --task editing"),
         ([SEN_TINY, SOURCE, "--tracker", SEN_TINY], "expected a model that tracks points, found one of type 'sen'"),
-        ([SEN_TINY, "base", "--task", "tracking", "--tracker", "x"], "--tracker requires --task editing, found --task"),
+        (
+            [SEN_TINY, "base", "--task", "tracking", "--tracker", "x"],
+            "--tracker requires --task editing, found --task",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments, message, capsys, monkeypatch, tmp_path):

@@ -54,7 +54,7 @@ def test_labels_are_those_made_by_hand():
 @pytest.mark.parametrize(
     ("tokens", "prompts", "message"),
     [
-        ([7, 1, 5, 2], [[7, 3]], "answer 0: the tokens of its prompt are not those at the start"),
+        ([7, 1, 5, 2], [[7, 3]], "answer 0: the conversation does not begin with the tokens of its prompt"),
         ([7, 1, 5, 9, 7, 1, 5, 2], [[7, 1], [7, 1, 5, 9, 7, 1]], r"answer 0: found none of the end tokens \[2\]"),
         ([7, 1, 5, 2, 7, 1, 5], [[7, 1], [7, 1, 5, 2, 7, 1]], r"answer 1: found none of the end tokens"),
     ],
