@@ -153,7 +153,10 @@ BAD = [
     ({"messages": [turn("tool", text("x")), turn("assistant", text("y"))]}, "found tool, assistant"),
     ({"messages": asked("What?", "", VIDEO), "video": "CLIP"}, "expected text of the assistant, found ''"),
     ({"messages": [turn("user", {"type": "audio"})]}, "expected parts of type text, video or image"),
-    ({"messages": [turn("user", text("x")), turn("assistant", VIDEO)], "video": "CLIP"}, "found one in a turn of assistant"),
+    (
+        {"messages": [turn("user", text("x")), turn("assistant", VIDEO)], "video": "CLIP"},
+        "found one in a turn of assistant",
+    ),
     ({"messages": asked("x", "y", {"type": "video", "path": "CLIP"}, VIDEO)}, "in each part of type video or in none"),
     ({"video": "CLIP", "question": "What?"}, "expected messages, conversations, questions, or question and answer"),
     ({"video": "CLIP", "question": "What?", "answer": None}, "expected text of the assistant, found None"),
