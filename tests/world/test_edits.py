@@ -99,7 +99,7 @@ def test_one_attribute_of_one_thing_is_edited(num_objects):
 def test_an_edit_that_the_split_does_not_allow_is_refused():
     scene = make_scene("unseen_pairs", 0, 0)
     assert edit_attribute(scene, "background").scene.sprites == scene.sprites
-    with pytest.raises(ValueError, match="attribute is 'shape': the split unseen_pairs has one shape a colour"):
+    with pytest.raises(ValueError, match="attribute is 'shape': the split unseen_pairs has one shape per colour"):
         edit_attribute(scene, "shape")
     with pytest.raises(ValueError, match="attribute is 'motion': expected one of colour, shape, background"):
         edit_attribute(scene, "motion")
