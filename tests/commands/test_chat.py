@@ -127,7 +127,7 @@ def test_many_times_are_shortened(chat_folder, clips, capsys):
     assert "..., 1.9 s" in line.replace("2.0", "1.9")
 
 
-def test_a_terminal(chat_folder, clips, answers, typed, capsys):
+def test_a_terminal_shows_prompts_and_continues_after_errors(chat_folder, clips, answers, typed, capsys):
     lines = ["What is it?", "/help", "What is <|video|>?", "  ", "And then?", "/quit", "Why?"]
     typed(*lines)
     chat([str(clips[0])], model=chat_folder, max_new_tokens=LENGTH, device="cpu")
@@ -191,7 +191,7 @@ def test_an_interruption_at_the_prompt_ends_the_program(chat_folder, clips, type
         ([], "Missing argument"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_before_any_work(tmp_path, monkeypatch, capsys, options, message):
+def test_user_errors_are_one_line_before_any_work(tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.mp4").touch()
     monkeypatch.setattr(sys, "argv", ["sen", "chat", *options, "--model", "nobody/nothing"])
@@ -214,7 +214,7 @@ def test_what_is_wrong_is_said_in_one_line_before_any_work(tmp_path, monkeypatch
         (None, ["-q", "What? " * 400], "expected at most 2048 together, the language model's context"),
     ],
 )
-def test_what_shows_later_is_one_line_too(
+def test_later_errors_are_one_line_too(
     chat_folder, clips, tmp_path, monkeypatch, capsys, content, options, message
 ):
     video = tmp_path / "bad.mp4"
@@ -245,6 +245,6 @@ def test_another_checkpoint_is_refused(sen_folder, clips):
 
 
 @pytest.mark.skipif(not Path(modeling_sen.SEN_TINY_CHAT).exists(), reason="no language model in sen-tiny")
-def test_the_model_inside_is_the_default(clips, capsys):
+def test_the_included_model_is_the_default(clips, capsys):
     chat([str(clips[0])], ["What colour is the object that sounds?"])
     assert capsys.readouterr().out.strip()

@@ -48,7 +48,7 @@ def run(folders, out="out", **options):
     convert("tune-a-video", str(folders / "surfing"), folders / out, base=str(folders / "base"), **options)
 
 
-def test_what_is_written_loads_and_computes_what_was_tuned(folders, capsys):
+def test_the_written_checkpoint_computes_the_tuned_model(folders, capsys):
     step = random_step()
     expected = tuned_output(step)
     inputs = {f"input.{name}": values for name, values in zip(STEP, step, strict=True)}
@@ -83,7 +83,7 @@ def test_an_output_that_differs_writes_nothing(folders, capsys):
     assert not (folders / "out").exists()
 
 
-def test_the_card_names_both_licences_as_far_as_they_are_stated(folders):
+def test_the_card_names_both_licences_if_stated(folders):
     run(folders)
     card = (folders / "out" / "README.md").read_text()
     assert card.startswith("---\nlicense: cc-by-4.0\n")

@@ -37,7 +37,7 @@ def results_of(output):
     return json.loads((output / "results.json").read_text(), parse_constant=pytest.fail)
 
 
-def test_results_say_all_that_they_depend_on(chat_folder, tmp_path, capsys, monkeypatch):
+def test_results_state_all_settings(chat_folder, tmp_path, capsys, monkeypatch):
     root = put_videos(tmp_path, "one.mp4", "two.mp4")
     table = write_json(tmp_path / "own.json", PLAIN)
     options = {"task": "chat", "num": 3, "seed": 7, "output": tmp_path / "out", "root": root}
@@ -114,7 +114,7 @@ def test_mapping_prompt_and_frames_are_options(chat_folder, tmp_path, capsys):
         ([SEN_TINY, "base", "--task", "tracking", "--mapping", "x"], "require --task chat, found --task tracking"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(arguments, message, capsys, monkeypatch, tmp_path):
+def test_user_errors_are_one_line(arguments, message, capsys, monkeypatch, tmp_path):
     import sen_cli
 
     monkeypatch.chdir(tmp_path)

@@ -15,7 +15,7 @@ from modeling_sen.evaluation.editing_metrics import NUMBERS
 SOURCE = "world:test?num=1&num_frames=3&num_objects=1"
 
 
-def test_results_say_all_that_they_depend_on_and_are_kept(tmp_path, capsys, monkeypatch):
+def test_results_state_all_settings_and_are_stored(tmp_path, capsys, monkeypatch):
     main("sen-tiny", [SOURCE], task="editing", output=tmp_path)
     table = capsys.readouterr().out.splitlines()
     results = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
@@ -58,7 +58,7 @@ def test_results_say_all_that_they_depend_on_and_are_kept(tmp_path, capsys, monk
         ),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(arguments, message, capsys, monkeypatch, tmp_path):
+def test_user_errors_are_one_line(arguments, message, capsys, monkeypatch, tmp_path):
     import sen_cli
 
     monkeypatch.chdir(tmp_path)

@@ -57,7 +57,7 @@ def results_of(output):
     return json.loads((output / "results.json").read_text(), parse_constant=pytest.fail)
 
 
-def test_results_of_presets_say_all_that_they_depend_on(tracker_folder, tracked, tmp_path, capsys):
+def test_results_of_presets_state_all_settings(tracker_folder, tracked, tmp_path, capsys):
     options = {"task": "tracking", "num": 2, "seed": 40, "output": tmp_path}
     main(str(tracker_folder), ["base", "fast"], **options)
     table = capsys.readouterr().out.splitlines()
@@ -143,7 +143,7 @@ def test_folders_and_pickles_are_read(tracker_folder, tracked, tmp_path):
         ([SEN_TINY, "base", "--protocol", "pe"], "--task tracking does not support --protocol"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(arguments, message, capsys, monkeypatch, tmp_path):
+def test_user_errors_are_one_line(arguments, message, capsys, monkeypatch, tmp_path):
     import sen_cli
 
     monkeypatch.chdir(tmp_path)

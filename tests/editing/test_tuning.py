@@ -191,7 +191,7 @@ def test_training_stops_without_improvement_and_keeps_the_best(tunable):
     assert found < values[result.steps]
 
 
-def test_an_interrupted_run_continues_to_the_bit(tunable, short_run, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_bit_for_bit(tunable, short_run, tmp_path, monkeypatch):
     expected, wanted = short_run
     draw = TuningClip.training_batch
 

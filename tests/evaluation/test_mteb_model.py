@@ -84,7 +84,7 @@ def test_frames_are_the_protocols(model):
     assert model.mteb_model_meta.modalities == ["audio", "image", "text", "video"]
 
 
-def test_what_cannot_be_embedded_is_said(model):
+def test_inputs_that_cannot_be_embedded_are_errors(model):
     class Loader:
         dataset = datasets.Dataset.from_dict({"label": [1]})
 

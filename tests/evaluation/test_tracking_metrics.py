@@ -237,7 +237,7 @@ def test_coherence_is_the_same_in_both_modes_and_ignores_predicted_visibility():
     assert found.pop() > 0
 
 
-def test_a_point_that_does_not_move_gets_fair_accuracy_and_coherence():
+def test_a_constant_prediction_has_fair_accuracy_and_coherence():
     """Why neither is reported alone."""
     tracks, visibility, queries = line(24)
     still = np.broadcast_to(tracks[:1], tracks.shape)
@@ -257,7 +257,7 @@ def test_reappearance_before_a_strided_query():
     assert math.isnan(tracking_metrics(*arrays, "first")["average_pts_within_thresh_reappeared"])
 
 
-def test_nothing_to_count_is_nan():
+def test_metrics_without_data_are_nan():
     tracks, visibility, queries = line(1)
     assert all(
         math.isnan(number)
@@ -299,7 +299,7 @@ def test_frames_without_annotation_are_left_out():
     assert tracking_metrics(*arrays)["occlusion_accuracy"] == 4 / 7
 
 
-def test_clips_count_the_same_whatever_their_points():
+def test_clips_have_equal_weight_regardless_of_their_points():
     clips = [
         {"average_jaccard": 1.0, "x": math.nan},
         {"average_jaccard": 0.5, "x": 0.25},

@@ -57,7 +57,7 @@ def test_points_of_a_plane_move_by_its_homography():
     assert known.all()
 
 
-def test_what_stands_before_a_point_or_is_unknown_hides_it():
+def test_a_point_is_hidden_by_nearer_or_unknown_depth():
     depths = np.full((4, HEIGHT, WIDTH), 2.0)
     depths[1, 10, 10] = 1.0  # something nearer
     depths[2, 10, 10] = 0.0  # unknown
@@ -79,7 +79,7 @@ def test_points_behind_the_camera_or_out_of_the_picture_are_known_to_be_hidden()
     assert known.all()
 
 
-def test_registered_depth_is_what_the_other_camera_sees_of_a_plane():
+def test_registered_depth_equals_a_plane_rendered_in_the_other_camera():
     normal, distance = np.array([0.05, 0.1, 1.0]), 2.0
     colour = np.array([[40.0, 0, 32], [0, 48.0, 24], [0, 0, 1]])
     to_colour = pose_of(rotation([0.2, 1, 0], 0.05), [-0.05, 0.01, 0.02])

@@ -154,7 +154,7 @@ def test_in_every_clip_and_for_every_form_as_many_yes_as_no():
         assert all(count["yes"] == count["no"] for count in first_words.values()), index
 
 
-def test_which_of_the_two_statements_comes_first_says_nothing():
+def test_the_order_of_the_two_statements_is_random():
     firsts = Counter(
         next(one for one in chat_questions(make_scene("train", 0, index)) if one.kind == "yes_no").answer
         for index in range(400)

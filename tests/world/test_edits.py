@@ -18,7 +18,7 @@ from modeling_sen.world import (
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("num_objects", [1, 3, 8])
-def test_the_prompt_says_what_changed_and_nothing_else_did(split, num_objects):
+def test_the_prompt_names_the_only_change(split, num_objects):
     for index in range(20):
         scene = make_scene(split, 0, index, num_objects=num_objects)
         change = edit(scene)

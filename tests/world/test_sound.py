@@ -14,7 +14,7 @@ def test_the_sound_covers_the_clip():
     assert sound_of(make_scene("train", 0, 0, num_frames=24)).shape == (48_000,)
 
 
-def test_the_pitch_tells_the_colour_of_the_sounding_sprite():
+def test_the_pitch_encodes_the_colour_of_the_sounding_sprite():
     heard = set()
     for index in range(150):
         scene = make_scene("train", 0, index, hops=1)

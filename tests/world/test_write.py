@@ -19,7 +19,7 @@ def written(tmp_path_factory):
     return out
 
 
-def test_the_truth_files_hold_the_truth(written):
+def test_the_truth_files_contain_the_truth(written):
     for index, row in enumerate(rows_of(written)):
         scene = make_scene("test", 1, index, hops=2)
         clip, (points, visibility) = render(scene), tracks(scene)
@@ -102,7 +102,7 @@ def test_wrong_settings_are_named_and_nothing_is_written(tmp_path, arguments, to
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path, written):
+def test_a_folder_with_other_content_is_not_changed(tmp_path, written):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty"):
         write_world(tmp_path, "train", 1)
