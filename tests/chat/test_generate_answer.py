@@ -136,9 +136,9 @@ def test_rows_of_a_batch_end_independently(model, tokenizer, monkeypatch):
 
     def forced(input_ids, scores):
         scores = torch.full_like(scores, -10.0)
-        said = input_ids.shape[1] - batch["input_ids"].shape[1]
-        scores[0, [ord("n"), ord("o"), END, END, END][said]] = 10.0
-        scores[1, b"maybe"[said]] = 10.0
+        step = input_ids.shape[1] - batch["input_ids"].shape[1]
+        scores[0, [ord("n"), ord("o"), END, END, END][step]] = 10.0
+        scores[1, b"maybe"[step]] = 10.0
         return scores
 
     options = {**generation_options(model, tokenizer, 5), "logits_processor": [forced]}

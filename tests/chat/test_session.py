@@ -221,10 +221,10 @@ def test_one_rule_for_session_pipeline_and_processor(asking, clips):
 def test_questions_about_one_video_share_its_first_look(asking, clips, monkeypatch):
     chat = pipeline_of(asking)
     questions = ["What is it?", "Why?", "Where?"]
-    alone = [chat(video=str(clips[0]), question=question) for question in questions]
-    assert len({result["answer"] for result in alone}) == 3
+    single = [chat(video=str(clips[0]), question=question) for question in questions]
+    assert len({result["answer"] for result in single}) == 3
     looks: list[str] = []
     for name in ("image", "words"):
         count_looks(asking.model.sen.neurons[name], looks, monkeypatch)
-    assert chat(video=str(clips[0]), question=questions) == alone
+    assert chat(video=str(clips[0]), question=questions) == single
     assert looks == ["image", "words", "words", "words"]

@@ -99,8 +99,8 @@ def test_lines_of_json(run, answers, clips, capsys):
 
 def test_lines_of_a_pipe(run, answers, capsys):
     run(stdin="What is it?\nAnd then?\n/reset\nAnd then?\n/quit\nWhy?\n")
-    [alone] = answers("And then?")
-    assert capsys.readouterr().out.splitlines() == [*answers("What is it?", "And then?"), alone]
+    [single] = answers("And then?")
+    assert capsys.readouterr().out.splitlines() == [*answers("What is it?", "And then?"), single]
 
 
 def test_several_videos_are_seen_together(chat_folder, clips, session, capsys):
@@ -214,9 +214,7 @@ def test_user_errors_are_one_line_before_any_work(tmp_path, monkeypatch, capsys,
         (None, ["-q", "What? " * 400], "expected at most 2048 together, the language model's context"),
     ],
 )
-def test_later_errors_are_one_line_too(
-    chat_folder, clips, tmp_path, monkeypatch, capsys, content, options, message
-):
+def test_later_errors_are_one_line_too(chat_folder, clips, tmp_path, monkeypatch, capsys, content, options, message):
     video = tmp_path / "bad.mp4"
     video.write_bytes(clips[0].read_bytes() if content is None else content)
     monkeypatch.setattr(sys, "argv", ["sen", "chat", str(video), "--model", chat_folder, "--device", "cpu", *options])

@@ -102,9 +102,9 @@ def test_a_damaged_clip_is_named_and_earlier_results_are_kept(
     with pytest.raises(SystemExit) as exit:
         sen_cli.main()
     assert exit.value.code == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sen eval: ")]
-    assert len(said) == 1
-    assert str(folder / "b.mp4") in said[0]
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sen eval: ")]
+    assert len(errors) == 1
+    assert str(folder / "b.mp4") in errors[0]
     assert len(list((tmp_path / "out" / "embeddings").rglob("*.safetensors"))) == 1
     assert not (tmp_path / "out" / "results.json").exists()
 
@@ -153,7 +153,7 @@ def test_user_errors_are_one_line(arguments, message, capsys, monkeypatch):
     with pytest.raises(SystemExit) as exit:
         sen_cli.main()
     assert exit.value.code == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1
-    assert said[0].startswith("sen eval: ")
-    assert message in said[0]
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert errors[0].startswith("sen eval: ")
+    assert message in errors[0]

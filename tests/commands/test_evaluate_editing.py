@@ -66,6 +66,6 @@ def test_user_errors_are_one_line(arguments, message, capsys, monkeypatch, tmp_p
     with pytest.raises(SystemExit) as exit:
         sen_cli.main()
     assert exit.value.code == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sen eval: ")]
-    assert len(said) == 1
-    assert message in said[0]
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sen eval: ")]
+    assert len(errors) == 1
+    assert message in errors[0]

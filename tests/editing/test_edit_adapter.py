@@ -177,8 +177,8 @@ def test_both_halves_of_guidance_read_the_same_features(conditioning):
     found = run(adapter, *step, features=given)
     for row in range(4):
         own = {name: values[row % 2 : row % 2 + 1] for name, values in given.items()}
-        alone = run(adapter, *(each[row : row + 1] for each in step), features=own)
-        torch.testing.assert_close(found[row : row + 1], alone, rtol=1e-4, atol=1e-4)
+        single = run(adapter, *(each[row : row + 1] for each in step), features=own)
+        torch.testing.assert_close(found[row : row + 1], single, rtol=1e-4, atol=1e-4)
 
 
 def test_a_mask_of_the_text_is_kept():

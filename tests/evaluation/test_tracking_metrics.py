@@ -284,14 +284,14 @@ def test_truth_may_be_nan_where_the_point_is_hidden():
 
 def test_frames_without_annotation_are_left_out():
     tracks, visibility, queries = line(8)
-    known = np.array([True, False, True, True, True, False, False, True])
-    visibility[~known] = False
+    has_truth = np.array([True, False, True, True, True, False, False, True])
+    visibility[~has_truth] = False
     predicted = tracks.copy()
     predicted[1] += 100
     predicted[7] += 100
     seen = np.ones_like(visibility)
     arrays = predicted, seen, tracks, visibility, queries, SQUARE, "first"
-    found = tracking_metrics(*arrays, annotated=known)
+    found = tracking_metrics(*arrays, annotated=has_truth)
     assert found["occlusion_accuracy"] == 1.0
     assert found["average_jaccard"] == 3 / 5  # frames 2, 3, 4 right; 7 is a false positive, and missed
     assert found["temporal_coherence"] == 0.0

@@ -115,10 +115,10 @@ def test_several_prompts_give_the_edits_of_single_prompts(make_pipe, prediction,
     both = pipe.edit(FRAMES, ["a red dog", "snow"], "a dog", inversion=inversion, **FAST)
     assert not np.array_equal(both[0].frames, both[1].frames)
     for output, prompt in zip(both, ["a red dog", "snow"], strict=True):
-        alone = pipe.edit(FRAMES, prompt, "a dog", inversion=inversion, **FAST)
-        assert np.array_equal(output.frames, alone.frames)
+        single = pipe.edit(FRAMES, prompt, "a dog", inversion=inversion, **FAST)
+        assert np.array_equal(output.frames, single.frames)
         assert (output.frames.shape, output.frames.dtype) == (FRAMES.shape, np.uint8)
-        assert output.settings == alone.settings
+        assert output.settings == single.settings
         assert json.loads(json.dumps(output.settings))["prompt"] == prompt
 
 

@@ -95,30 +95,30 @@ def test_batches_of_different_lengths(chat, clips, batch_size):
         [{"role": "user", "content": QUESTIONS[0]}],
         [message(QUESTIONS[0], clips[1], clips[2]), {"role": "assistant", "content": "No."}, message(QUESTIONS[2])],
     ]
-    alone = [chat(messages) for messages in conversations]
-    assert len({result["answer"] for result in alone}) == 3
-    assert chat(conversations, batch_size=batch_size) == alone
-    assert chat(tuple(conversations), batch_size=batch_size) == alone
-    assert list(chat((each for each in conversations), batch_size=batch_size)) == alone
+    single = [chat(messages) for messages in conversations]
+    assert len({result["answer"] for result in single}) == 3
+    assert chat(conversations, batch_size=batch_size) == single
+    assert chat(tuple(conversations), batch_size=batch_size) == single
+    assert list(chat((each for each in conversations), batch_size=batch_size)) == single
     rows = [{"messages": each} for each in conversations]
-    assert chat(rows, batch_size=batch_size) == alone
+    assert chat(rows, batch_size=batch_size) == single
 
 
 def test_lists_of_videos_and_questions(chat, clips):
     files = [str(clip) for clip in clips]
-    alone = [chat(video=video, question=question) for video, question in zip(files, QUESTIONS, strict=True)]
-    assert chat(video=files, question=list(QUESTIONS), batch_size=2) == alone
+    single = [chat(video=video, question=question) for video, question in zip(files, QUESTIONS, strict=True)]
+    assert chat(video=files, question=list(QUESTIONS), batch_size=2) == single
     assert chat(video=files, question="Why?") == [chat(video=video, question="Why?") for video in files]
     assert list(chat(video=(file for file in files), question="Why?")) == chat(video=files, question="Why?")
     assert chat([]) == chat(video=[], question="Why?") == chat(video=files[0], question=[]) == []
 
 
 def test_one_video_for_several_questions_is_encoded_once(chat, clips, monkeypatch):
-    alone = [chat(video=str(clips[0]), question=question, num_frames=4) for question in QUESTIONS]
+    single = [chat(video=str(clips[0]), question=question, num_frames=4) for question in QUESTIONS]
     windows = []
     hook = chat.model.sen.register_forward_hook(lambda *given: windows.append(len(given[-1].fused_embeds)))
-    assert chat(video=str(clips[0]), question=list(QUESTIONS), num_frames=4) == alone
-    assert chat(video=str(clips[0]), question=list(QUESTIONS), num_frames=4, batch_size=2) == alone
+    assert chat(video=str(clips[0]), question=list(QUESTIONS), num_frames=4) == single
+    assert chat(video=str(clips[0]), question=list(QUESTIONS), num_frames=4, batch_size=2) == single
     hook.remove()
     assert windows == [2, 2]
 

@@ -183,9 +183,9 @@ def test_points_are_given_per_call_or_as_defaults(tracker_folder, track, frames)
 
 
 def test_progress_is_reported(track, frames):
-    told = []
-    track(frames, [[1, 2]], progress=lambda done, total: told.append((done, total)))
-    assert told == [(frame + 1, 9) for frame in range(9)]
+    reported = []
+    track(frames, [[1, 2]], progress=lambda done, total: reported.append((done, total)))
+    assert reported == [(frame + 1, 9) for frame in range(9)]
 
 
 def test_only_the_model_is_saved(track, frames, tmp_path):

@@ -53,16 +53,16 @@ def test_future_frames_do_not_change_a_track(tracker, clip, frames):
 
 def test_points_do_not_depend_on_those_that_are_added_and_dropped(tracker, clip, frames):
     points = in_frame(clip, 0, 3)
-    alone, among = tracker.stream(), tracker.stream()
-    for stream in (alone, among):
+    single, changed = tracker.stream(), tracker.stream()
+    for stream in (single, changed):
         stream.step(frames[0])
         stream.add(points)
-    extra = among.add(in_frame(clip, 0, 9)[3:])
+    extra = changed.add(in_frame(clip, 0, 9)[3:])
     for number in range(1, 8):
         if number == 3:
-            among.drop(extra[:2])
-            assert among.add(in_frame(clip, number - 1, 2)).tolist() == [9, 10]
-        expected, found = alone.step(frames[number]), among.step(frames[number])
+            changed.drop(extra[:2])
+            assert changed.add(in_frame(clip, number - 1, 2)).tolist() == [9, 10]
+        expected, found = single.step(frames[number]), changed.step(frames[number])
         assert found.ids[:3].tolist() == [0, 1, 2]
         np.testing.assert_allclose(found.points[:3], expected.points, atol=5e-3)
         np.testing.assert_allclose(found.confidence[:3], expected.confidence, atol=1e-3)

@@ -98,8 +98,8 @@ def test_the_tokens_before_an_answer_equal_the_prompt_of_a_chat(chat, source, cl
     video = {"type": "video", "video": str(clips[0])}
     (first, answer), (second, _) = TURNS[0]
     asked = [{"role": "user", "content": [video, {"type": "text", "text": first}]}]
-    said = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
-    for messages in (asked, [*asked, said, {"role": "user", "content": [{"type": "text", "text": second}]}]):
+    reply = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+    for messages in (asked, [*asked, reply, {"role": "user", "content": [{"type": "text", "text": second}]}]):
         prompt = processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, processor_kwargs={"num_frames": 4}
         )

@@ -84,8 +84,8 @@ def test_every_sprite_is_visible_in_the_middle_frame_and_in_most_others():
             scene = make_scene(split, 3, index, num_objects=num_objects)
             masks = render(scene).masks
             for number, sprite in enumerate(scene.sprites):
-                alone = (shape_coverage(sprite.shape, sprite.radius) > 127).sum()
-                seen = (masks == number + 1).sum((1, 2)) / alone
+                area = (shape_coverage(sprite.shape, sprite.radius) > 127).sum()
+                seen = (masks == number + 1).sum((1, 2)) / area
                 assert seen[8] > 0.5
                 assert (seen > 0.3).mean() >= 0.6
 
@@ -106,9 +106,9 @@ def test_the_nearer_sprite_covers_the_farther_and_is_nearer_in_the_depth_map():
         clip = render(scene)
         seen = np.zeros_like(clip.masks)
         for number, sprite in enumerate(scene.sprites):
-            alone = render(replace(scene, sprites=(sprite,))).masks == 1
-            overlaps += (seen[alone] > 0).sum()
-            seen[alone] = number + 1
+            mask = render(replace(scene, sprites=(sprite,))).masks == 1
+            overlaps += (seen[mask] > 0).sum()
+            seen[mask] = number + 1
         np.testing.assert_array_equal(clip.masks, seen)
         depths = [clip.depth[clip.masks == label] for label in range(5)]
         for far, near in pairwise(depths):

@@ -109,7 +109,7 @@ def test_motions_match_their_names(motion):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"split": "training"}, "unknown split 'training': expected one of train, validation"),
         ({"seed": -1}, "seed is -1"),
@@ -122,6 +122,6 @@ def test_motions_match_their_names(motion):
         ({"hops": 4}, "hops is 4"),
     ],
 )
-def test_wrong_settings_are_named(options, told):
-    with pytest.raises(ValueError, match=told.replace("(", "\\(")):
+def test_wrong_settings_are_named(options, message):
+    with pytest.raises(ValueError, match=message.replace("(", "\\(")):
         make_scene(**{"split": "train", "seed": 0, "index": 0, **options})

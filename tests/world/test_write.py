@@ -88,7 +88,7 @@ def test_more_clips_can_be_added(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({"split": "dev"}, "unknown split 'dev'"),
         ({"num": 0}, "num is 0"),
@@ -96,8 +96,8 @@ def test_more_clips_can_be_added(tmp_path):
         ({"num_objects": 9}, "num_objects is 9"),
     ],
 )
-def test_wrong_settings_are_named_and_nothing_is_written(tmp_path, arguments, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_settings_are_named_and_nothing_is_written(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
         write_world(tmp_path / "out", **{"split": "train", "num": 1, **arguments})
     assert not list(tmp_path.iterdir())
 
