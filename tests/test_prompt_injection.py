@@ -187,8 +187,8 @@ def test_padding_changes_nothing(model_type, attention, towers):
     other = {**inputs, "input_ids": inputs["input_ids"].clone()}
     other["input_ids"][0, length:] = 7
     changed = looked_again(neuron, other, prompts)
-    alone = looked_again(neuron, {key: value[:1, :length] for key, value in inputs.items()}, prompts[:1])
-    for state in (changed, alone):
+    unpadded = looked_again(neuron, {key: value[:1, :length] for key, value in inputs.items()}, prompts[:1])
+    for state in (changed, unpadded):
         torch.testing.assert_close(
             state.last_hidden_state[:1, :length], padded.last_hidden_state[:1, :length], atol=1e-5, rtol=1e-4
         )
@@ -227,8 +227,8 @@ def test_threads_do_not_meet_on_a_tower(prompt, towers):
 
     expected = [look(seed) for seed in range(24)]
     with ThreadPoolExecutor(8) as threads:
-        for found, alone in zip(threads.map(look, range(24)), expected, strict=True):
-            assert torch.equal(found, alone)
+        for found, sequential in zip(threads.map(look, range(24)), expected, strict=True):
+            assert torch.equal(found, sequential)
 
 
 def test_threads_do_not_meet_on_a_tower_that_two_neurons_share(towers):

@@ -272,9 +272,9 @@ def test_a_tracker_comes_back_with_and_without_its_towers(online, hub):
     sent, *back = online["tracks"]
     for tracks in back:  # weights lie elsewhere in memory, which changes the last bit
         np.testing.assert_allclose(tracks, sent, rtol=1e-5, atol=1e-4)
-    (files,), (alone,) = commits(hub, "tracker"), commits(hub, "alone")
+    (files,), (self_contained,) = commits(hub, "tracker"), commits(hub, "alone")
     assert set(files) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
-    assert {"neuron_image/model.safetensors", "neuron_class_text/model.safetensors"} <= set(alone)
+    assert {"neuron_image/model.safetensors", "neuron_class_text/model.safetensors"} <= set(self_contained)
     card = card_of(files)
     assert card.data["pipeline_tag"] == "keypoint-detection"
     assert card.data["base_model"] == ["org/clip"]

@@ -130,8 +130,8 @@ class TinyTowers(nn.Module):
         grey = normalise(as_colour(batch["grey"]), PICTURE_MEAN, PICTURE_STD)  # (batch, frames, 3, H, W)
         tokens["video"] = self.video(grey, bool_masked_pos=masked).last_hidden_state
         embeddings["video"] = F.normalize(self.video_projection(tokens["video"].mean(1)).float(), dim=-1)
-        heard = self.audio(batch["log_mel"]).pooler_output
-        embeddings["audio"] = F.normalize(self.audio_projection(heard).float(), dim=-1)
+        pooled = self.audio(batch["log_mel"]).pooler_output
+        embeddings["audio"] = F.normalize(self.audio_projection(pooled).float(), dim=-1)
         return embeddings, tokens
 
     def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
