@@ -22,6 +22,7 @@ demo: .venv/installed-plot
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -q $(PARALLEL)
 
+# Tests that take minutes. SEN_REAL_MODELS=FOLDER names trained encoders (tests/real_models.py) for tests/test_real_*.py.
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -q -m slow --timeout 1800
 

@@ -51,8 +51,10 @@ is_program = False  # whether `main` runs: then importing the package registers 
 
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
-# What a user can mend, as can the StrictDataclass... errors of a bad config.json; else it is a fault of the program.
-EXPECTED = (ValueError, OSError, RuntimeError, TypeError, ImportError)
+# Errors that a user can correct; all others are faults of the program.
+EXPECTED = (ValueError, OSError, ImportError)
+# By name, because importing their modules takes seconds: bad checkpoints, bad config.json files, and too little GPU memory.
+EXPECTED_NAMES = {"CheckpointError", "StrictDataclassError", "OutOfMemoryError"}
 
 
 def main() -> None:
@@ -63,7 +65,7 @@ def main() -> None:
         _all_verbs()(arguments, prog_name="sen")
         return
     while arguments[:1] == ["--import"]:
-        with one_line_errors("--import"):
+        with one_line_errors("--import", Exception):  # the file's own errors
             import_first("".join(arguments[1:2]))
         arguments = arguments[2:]
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -149,8 +151,15 @@ def _help() -> str:
 
 
 @contextmanager
-def one_line_errors(verb: str) -> Iterator[None]:
-    """Bad input ends the program with one line and status 2, an interruption with 130; tracebacks with SEN_TRACEBACK=1."""
+def one_line_errors(verb: str, *expected: type[Exception]) -> Iterator[None]:
+    """Errors end the program with one line: bad input with status 2, its own faults with 1, an interruption with 130.
+
+    With SEN_TRACEBACK=1, errors are raised.
+
+    Args:
+        verb: begins the line.
+        expected: further types of errors that a user can correct.
+    """
     try:
         yield
     except BrokenPipeError:  # the reader has gone, as in `sen ... | head`
@@ -164,13 +173,15 @@ def one_line_errors(verb: str) -> Iterator[None]:
             raise
         of_usage = getattr(error, "format_message", None)  # typer's, of options that do not fit
         message = " ".join((of_usage() if of_usage else str(error)).split())
-        expected = (
-            isinstance(error, EXPECTED) or of_usage is not None or type(error).__name__.startswith("StrictDataclass")
-        )
-        if not expected:
+        names = {each.__name__ for each in type(error).__mro__}
+        is_clear = isinstance(error, EXPECTED) or of_usage is not None or bool(names & EXPECTED_NAMES)
+        is_expected = is_clear or isinstance(error, expected)
+        if not is_clear:
             message = f"{type(error).__name__}: {message} (SEN_TRACEBACK=1 shows where)"
+        if not is_expected:
+            message = f"this is a fault of sen, not of its input: {message}"
         print(f"sen {verb}: {message}", file=sys.stderr)
-        sys.exit(2 if expected else 1)
+        sys.exit(2 if is_expected else 1)
 
 
 def _is_exit(error: Exception) -> bool:

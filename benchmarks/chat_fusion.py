@@ -32,6 +32,7 @@ from benchmarks.chat_fusion_rows import (
     reference_config,
 )
 from modeling_sen.training.trainer import SENTrainer
+from modeling_sen.whole_file import whole_file
 from recipes.sen_tiny.numbered_batches import numbered_arguments
 
 DATA_SEED = 20250701  # of the training clips of seed 0; further seeds have other clips
@@ -172,9 +173,8 @@ def run_group(study: Study, group: Group, output: Path, threads: int = 1) -> lis
         }
         for name in group.rows
     ]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(result) + "\n" for result in results))
-    os.replace(temporary, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text("".join(json.dumps(result) + "\n" for result in results))
     shutil.rmtree(output / "training" / group.name)
     return results
 

@@ -51,14 +51,18 @@ def table(results: Sequence[dict[str, Any]], split: str) -> str:
 
 def differences(results: Sequence[dict[str, Any]], split: str) -> str:
     """SEN with three rounds minus each other row of the same seeds: rows of one seed had the same batches."""
-    means = {(run["row"], run["seed"]): mean_share(run["answers"][split]) for run in results}
-    seeds = sorted({seed for _, seed in means})
+    answers = {(run["row"], run["seed"]): run["answers"][split] for run in results}
+    seeds = sorted({seed for _, seed in answers})
     lines = []
     for name, row in ROWS.items():
-        both = [seed for seed in seeds if (name, seed) in means]
+        both = [seed for seed in seeds if {(name, seed), ("sen_3", seed)} <= answers.keys()]
         if name != "sen_3" and len(both) > 1:
-            gaps = [means["sen_3", seed] - means[name, seed] for seed in both]
-            lines.append(f"- {ROWS['sen_3'].words}, minus {row.words}: {percent(gaps)} over {len(gaps)} seeds\n")
+            gaps = {
+                words: percent([column(answers["sen_3", seed]) - column(answers[name, seed]) for seed in both])
+                for words, column in list(COLUMNS.items())[:3]
+            }
+            found = ", ".join(f"{words} {gap}" for words, gap in gaps.items())
+            lines.append(f"- {ROWS['sen_3'].words}, minus {row.words}, over {len(both)} seeds: {found}\n")
     return "".join(lines)
 
 
@@ -80,7 +84,7 @@ def report(results: Sequence[dict[str, Any]]) -> str:
             for count in ("one", "several")
         }
         parts.append(
-            f"{title}: {asked['one']:,} questions that need one modality, {asked['several']:,} that need more. Mean of "
-            f"kinds:\n\n{differences(results, split)}\n{table(results, split)}"
+            f"{title}: {asked['one']:,} questions that need one modality, {asked['several']:,} that need more."
+            f"\n\n{differences(results, split)}\n{table(results, split)}"
         )
     return "\n".join(parts)

@@ -129,7 +129,7 @@ def look_again_from_the_inputs(neuron: Neuron, trunk: FirstLook, context: Tensor
 
     handle = prompted.crown[0].register_forward_pre_hook(arrive, with_kwargs=True)
     try:
-        with patch.object(prompted, "_trunk_bypassed", lambda trunk: nullcontext()):
+        with patch.object(prompted, "trunk_bypassed", lambda trunk: nullcontext()):
             return neuron.look_again(replace(trunk, trunk=fresh), context)
     finally:
         handle.remove()

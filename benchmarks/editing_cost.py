@@ -70,8 +70,8 @@ def count_parameters() -> None:
         adapter = make_adapter(unet, way)
         groups: dict[str, int] = {}
         for name, weight in adapter.named_parameters():
-            known = (part for part in ("attn_temp", "norm_temp", "to_q_delta", "attn_sen") if f".{part}" in name)
-            group = next(known, "conditioning")
+            matches = (part for part in ("attn_temp", "norm_temp", "to_q_delta", "attn_sen") if f".{part}" in name)
+            group = next(matches, "conditioning")
             groups[group] = groups.get(group, 0) + weight.numel()
         parts = ", ".join(f"{group} {count / 1e6:.2f} M" for group, count in groups.items())
         print(f"  {way}: {sum(groups.values()) / 1e6:.1f} M trained ({parts})")

@@ -51,10 +51,10 @@ def chain(frames: np.ndarray, queries: np.ndarray, flow: Flow) -> tuple[np.ndarr
                 continue
             points = tracks[now, chosen]
             moved = flow(grey[now], grey[then], points)
-            known = np.isfinite(moved).all(axis=1)
-            moved = np.where(known[:, None], moved, points)
+            is_finite = np.isfinite(moved).all(axis=1)
+            moved = np.where(is_finite[:, None], moved, points)
             missed = np.linalg.norm(flow(grey[then], grey[now], moved) - points, axis=1)
             inside = ((moved >= 0) & (moved <= high)).all(axis=1)
             tracks[then, chosen] = moved
-            visible[then, chosen] = visible[now, chosen] & known & inside & (missed < MISS)
+            visible[then, chosen] = visible[now, chosen] & is_finite & inside & (missed < MISS)
     return tracks, visible

@@ -73,8 +73,8 @@ for parameter in model.parameters():
         parameter.data = parameter.data.clone()
 with torch.no_grad():
     output = model(**processor(videos={"video": video, "text": "a man on a stage"}, text=texts))
-said = {"fused_embeds": output.fused_embeds, "logits_per_video": output.logits_per_video, "knowledge": output.knowledge}
-save_file({name: tensor.contiguous() for name, tensor in said.items()}, folder / "without.safetensors")
+named = {"fused_embeds": output.fused_embeds, "logits_per_video": output.logits_per_video, "knowledge": output.knowledge}
+save_file({name: tensor.contiguous() for name, tensor in named.items()}, folder / "without.safetensors")
 """
 
 
@@ -99,7 +99,7 @@ class Row:
     without_package: float
 
 
-def said(output: SENOutput) -> dict[str, Tensor]:
+def named_outputs(output: SENOutput) -> dict[str, Tensor]:
     names = ("fused_embeds", "logits_per_video", "knowledge")
     return {name: output[name].contiguous() for name in names}
 
@@ -130,7 +130,7 @@ def associate(family: str, folder: Path, video: Path) -> Row:
     if not inputs["neuron_mask"].all():
         raise RuntimeError(f"{family}: {video} has nothing for neurons {inputs['neuron_mask'].tolist()}")
     with torch.no_grad():
-        expected = said(model(**inputs))
+        expected = named_outputs(model(**inputs))
     for registered, auto in ((SENConfig, "AutoConfig"), (SENModel, "AutoModel"), (SENProcessor, "AutoProcessor")):
         registered.register_for_auto_class(auto)
     model.save_pretrained(folder / "sen")
@@ -143,10 +143,10 @@ def associate(family: str, folder: Path, video: Path) -> Row:
     again = SENModel.from_pretrained(folder / "sen")
     for parameter in again.parameters():
         if parameter.requires_grad:
-            # Mapped from its file, a weight may begin anywhere, and products round by that: about 1e-7 in what is said.
+            # Mapped from its file, a weight may begin anywhere, and products round by that: about 1e-7 in the outputs.
             parameter.data = parameter.data.clone()
     with torch.no_grad():
-        found = said(again(**SENProcessor.from_pretrained(folder / "sen")(videos=clip, text=TEXTS)))
+        found = named_outputs(again(**SENProcessor.from_pretrained(folder / "sen")(videos=clip, text=TEXTS)))
     save_file(expected, folder / "expected.safetensors")
     saved_bytes = (folder / "sen" / "model.safetensors").stat().st_size
     return Row(family, class_name, parameters, load_seconds, saved_bytes, difference(expected, found), float("nan"))

@@ -91,8 +91,8 @@ def seven_scenes(folder: Path) -> RealClip:
     )
     poses = np.stack([np.loadtxt(folder / f"{name}.pose.txt") for name in names]) @ np.linalg.inv(depth_to_colour)
     pixels = points_of(is_steady(depths[0]))[:, 1:].astype(np.int64)
-    tracks, visible, known = reproject(pixels, depths, poses, intrinsics[COLOUR_FOCAL], DEPTH_TOLERANCE)
-    tracks, visible = moved(tracks, scale), visible & known
+    tracks, visible, has_truth = reproject(pixels, depths, poses, intrinsics[COLOUR_FOCAL], DEPTH_TOLERANCE)
+    tracks, visible = moved(tracks, scale), visible & has_truth
     queries = np.concatenate([np.zeros((len(pixels), 1)), tracks[0]], axis=1).astype(np.float32)
     size = frames.shape[1:3]
 

@@ -129,7 +129,7 @@ def look_again_naively(neuron: Neuron, inputs: dict[str, Tensor], look: FirstLoo
     outputs = neuron.tower(**inputs)
     for hook in hooks:
         hook.remove()
-    return neuron._state(outputs, look.inputs, inputs)
+    return neuron.state_of(outputs, look.inputs, inputs)
 
 
 def read_densely(model: SENModel, output: SENOutput) -> list[Tensor]:

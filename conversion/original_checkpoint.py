@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modeling_sen.checkpoint_folder import replaced_folder
 from modeling_sen.hub_files import quiet_transformers
+from modeling_sen.whole_file import replaced_folder
 
 TOLERANCE = 1e-5  # largest difference of an output after a correct conversion
 _ZIP = b"PK\x03\x04"

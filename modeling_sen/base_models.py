@@ -105,7 +105,10 @@ def _diffusion_model(model: Any, fetch: Mapping[str, Any]) -> BaseModel:
     hub_id, source = model.config.base_model_id or "./", model.base_source
     is_beside, is_folder = hub_id.startswith("./"), Path(hub_id).is_dir()
     revision = None if source is None or is_beside else source.commit
-    licence = None if is_beside else licence_of_repository(HubSource(hub_id, revision, fetch=fetch))
+    if is_beside:
+        licence = None if source is None else licence_of_repository(source)
+    else:
+        licence = licence_of_repository(HubSource(hub_id, revision, fetch=fetch))
     return BaseModel(
         name="unet",
         sees="noisy frames, text and features",

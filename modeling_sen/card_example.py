@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modeling_sen.hub_files import CheckpointError
+
 REAL_LABELS = ["a dog running", "a person cooking"]
 WORLD_LABELS = ["a red circle moving left", "a blue star shaking"]  # words in the vocabulary of sen-tiny's towers
 # Source and edit prompt; of a model that was tuned on a clip, the clip's own prompt takes the place of the first.
@@ -238,7 +240,7 @@ def run_example(code: str, where: str, offline: bool = False, without_package: b
         )
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise RuntimeError(f"{where}: the example of its card fails ({reason}); nothing was pushed")
+        raise CheckpointError(f"{where}: the example of its card fails ({reason}); nothing was pushed")
     return done.stdout.strip()
 
 

@@ -19,8 +19,6 @@ MODALITIES: tuple[str, ...] = get_args(Modality)
 NEURON_NAME = re.compile(r"[a-z][a-z0-9_]*")
 FOLDER_NAME = re.compile(r"\w[\w.-]*")  # one level: no slash, no ".."
 TEXT_TOWER_NAME = "class_text"
-# A neuron's name may not start with these words, because of the inputs `text_input_ids`, `neuron_mask` and `frame_times`.
-RESERVED_NAMES = ("text", "neuron", "frame")
 PREPROCESSING_KEYS = ("size", "crop", "mean", "std", "resample", "gray")
 
 
@@ -30,7 +28,7 @@ class NeuronSpec:
     """One frozen encoder; an entry of `config.neurons`, where it is a JSON dict without fields that have their default.
 
     Args:
-        name: `[a-z][a-z0-9_]*`; the prefix of the neuron's inputs.
+        name: `[a-z][a-z0-9_]*`, but not `text`; the prefix of the neuron's inputs.
         modality: one of `image, video, audio, depth, thermal, imu` (motion sensors)`, text`.
         hub_id: a Hub repository, a local folder, `"builtin:NAME"` (a tower shipped inside sen-tiny) or `"./NAME"` (a folder
             beside the SEN checkpoint, one level deep).
@@ -86,10 +84,8 @@ class NeuronSpec:
         where = f"neuron {self.name!r}"
         if not NEURON_NAME.fullmatch(self.name):
             raise ValueError(f"neuron name: found {self.name!r}, expected [a-z][a-z0-9_]*")
-        if self.name.split("_")[0] in RESERVED_NAMES:
-            raise ValueError(
-                f"neuron name: {self.name!r} begins with one of {', '.join(RESERVED_NAMES)}, which are taken"
-            )
+        if self.name == "text":
+            raise ValueError("neuron name: found 'text', expected another: `text_input_ids` are the class texts")
         if self.modality not in MODALITIES:
             raise ValueError(f"{where}: modality is {self.modality!r}, expected one of {', '.join(MODALITIES)}")
         if self.prompt_side not in (None, "prefix", "suffix", "after"):
@@ -138,6 +134,12 @@ class NeuronSpec:
         if self.takes_frames:
             return "pixel_values"
         return {"audio": "input_features", "imu": "imu_values", "text": "input_ids"}[self.modality]
+
+    @property
+    def model_inputs(self) -> dict[str, str]:
+        """`{name}_{suffix}` -> suffix, for all inputs that the neuron may have."""
+        suffixes = (self.input_name,) if self.takes_frames else (self.input_name, "attention_mask")
+        return {f"{self.name}_{suffix}": suffix for suffix in suffixes}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, without fields that have their default."""
@@ -247,10 +249,6 @@ class SENConfig(PreTrainedConfig):
             raise ValueError(f"neurons: duplicate names {duplicates}")
         if TEXT_TOWER_NAME in names:
             raise ValueError(f"neurons: the name {TEXT_TOWER_NAME!r} is reserved for the text tower")
-        for first in names:
-            for second in names:
-                if first != second and second.startswith(f"{first}_"):
-                    raise ValueError(f"neurons: {first!r} is a prefix of {second!r}, so their inputs are ambiguous")
         if unknown := sorted(set(self.dense_neurons or []) - set(names)):
             raise ValueError(f"dense_neurons: no neurons {unknown}, expected some of {', '.join(names)}")
         if self.text_tower is not None and self.text_tower["modality"] != "text":

@@ -43,6 +43,10 @@ from .configuration_sen import NeuronSpec
 FETCH_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download")
 
 
+class CheckpointError(RuntimeError):
+    """A checkpoint lacks weights, or does not fit the model that its configuration describes."""
+
+
 class HubFileError(OSError):
     """A file that a repository has, or may have, could not be fetched; the message names repository and file."""
 
@@ -198,7 +202,7 @@ class HubSource:
 
     def _download(self, path: str) -> Path | None:
         """Path of a file of the repository; `None` if the repository has no such file. Failed downloads raise."""
-        revision = getattr(self.revision, "resolved", self.revision) or ""
+        revision = self.commit or ""
         is_pinned = re.fullmatch("[0-9a-f]{40}", revision) and not self.fetch.get("force_download")
         try:
             if is_pinned:
@@ -275,11 +279,13 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def readable_weights(where: str) -> Iterator[None]:
-    """Converts the safetensors error for a damaged file to an OSError that names the file."""
+    """Names the checkpoint in errors about a damaged file (OSError) or weights that do not fit ([`CheckpointError`])."""
     try:
         yield
     except SafetensorError as error:
         raise OSError(f"{where}: damaged safetensors file ({error}); save or download it again") from error
+    except RuntimeError as error:
+        raise CheckpointError(f"{where}: {error}") from error
 
 
 @contextmanager
@@ -292,7 +298,7 @@ def naming_errors(what: str, or_else: str = "pass neuron_kwargs={NAME: {'token':
     except (OSError, ImportError, ValueError, RuntimeError, AssertionError, httpx.TransportError) as error:
         if problem := _hub_problem(error, f"log in with `hf auth login`, set HF_TOKEN, or {or_else}"):
             raise OSError(f"{what}: {problem}") from error
-        kind = next((kind for kind in (OSError, ImportError, ValueError) if isinstance(error, kind)), RuntimeError)
+        kind = next((kind for kind in (OSError, ImportError, ValueError) if isinstance(error, kind)), CheckpointError)
         extra = " (or: pip install modeling-sen[pe])" if kind is ImportError and "timm" in str(error) else ""
         raise kind(f"{what}: {str(error).strip()}{extra}") from error
 
@@ -353,6 +359,7 @@ def _hub_problem(error: BaseException | None, login: str = "") -> str | None:
 
 __all__ = [
     "FETCH_ARGUMENTS",
+    "CheckpointError",
     "HubSource",
     "commit_folder",
     "naming_errors",

@@ -19,7 +19,7 @@ from transformers.generation import LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging
 
 from .configuration_sen import NeuronSpec
-from .hub_files import HubSource, naming_errors, quiet_transformers, readable_weights
+from .hub_files import CheckpointError, HubSource, naming_errors, quiet_transformers, readable_weights
 from .tower_weights import all_weights, loaded_name
 
 logger = logging.get_logger(__name__)
@@ -59,7 +59,7 @@ def load_language_model(
             loaded: Any = AutoModelForCausalLM.from_pretrained(source.location, output_loading_info=True, **arguments)
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
-        raise RuntimeError(f"{where}: {len(missing)} weights are missing (e.g. {missing[0]}) and would stay random")
+        raise CheckpointError(f"{where}: {len(missing)} weights are missing (e.g. {missing[0]}) and would stay random")
     return model.requires_grad_(False).eval(), source
 
 
@@ -113,7 +113,9 @@ def _set_adapter(model: PreTrainedModel, file: Path) -> None:
     with readable_weights(str(file)):
         weights = {name.removeprefix(_PEFT_PREFIX): weight for name, weight in load_file(file).items()}
     if different := sorted(set(weights) ^ set(get_peft_model_state_dict(model))):
-        raise RuntimeError(f"{file}: {len(different)} weights (e.g. {different[0]}) are missing, or of other layers")
+        raise CheckpointError(
+            f"{file}: {len(different)} weights (e.g. {different[0]}) are missing, or of other layers"
+        )
     set_peft_model_state_dict(model, weights)
 
 

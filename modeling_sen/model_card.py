@@ -208,6 +208,8 @@ def _base_models(bases: Sequence[BaseModel]) -> str:
         name = "not recorded"
         if base.is_builtin:
             name = f"a {'language model' if base.name == 'language_model' else 'tower'} of the package modeling-sen"
+        elif base.is_beside and base.name == "unet":
+            name = "[base](base), in this repository"
         elif base.hub_id:
             name = f"[{base.hub_id}](https://huggingface.co/{base.hub_id})"
         commit = f"`{base.revision[:12]}`" if base.revision else ""
@@ -216,11 +218,9 @@ def _base_models(bases: Sequence[BaseModel]) -> str:
     beside = [base for base in bases if base.is_beside]
     text = "They are loaded from there, at these commits."
     if beside:
-        which = (
-            "Copies of all of them" if len(beside) == len(bases) else f"Those of {', '.join(b.name for b in beside)}"
-        )
+        which = "all of them" if len(beside) == len(bases) else ", ".join(base.name for base in beside)
         folders = {_FOLDERS.get(base.name, "`neuron_NAME`") for base in beside}
-        text = f"{which} are in this repository, in folders {' and '.join(sorted(folders, reverse=True))}."
+        text = f"This repository holds {which}, in {' and '.join(sorted(folders, reverse=True))}."
     elif all(base.is_builtin for base in bases):
         text = "They come with the package."
     return joined("\n".join(rows), text)

@@ -153,14 +153,15 @@ class SENModel(SENPreTrainedModel):
             ValueError: no such neuron.
         """
         for name in names:
-            self._check_neuron(name)
+            self.check_neuron(name)
         for name in names:
             if name not in self.modulation:
                 modulation = TokenModulation(self.config, self.specs[name]).to(self.gate)
                 self.modulation[name] = modulation.apply(self._init_weights)
         self.config.dense_neurons = list(self.modulation)
 
-    def _check_neuron(self, name: str) -> None:
+    def check_neuron(self, name: str) -> None:
+        """Raises a ValueError if the model has no neuron of this name."""
         if name not in self.specs:
             raise ValueError(f"no neuron {name!r}, expected one of {', '.join(self.specs)}")
 
@@ -393,7 +394,7 @@ class SENModel(SENPreTrainedModel):
         Raises:
             ValueError: no such neuron, or `output` was computed without inputs for it.
         """
-        self._check_neuron(name)
+        self.check_neuron(name)
         states = output.neuron_states or {}
         if name not in states:
             raise ValueError(f"neuron {name!r} had no inputs in this output, which has states of {', '.join(states)}")

@@ -380,8 +380,7 @@ class SENForConditionalGeneration(SENPreTrainedModel, GenerationMixin):
         return super().generate(inputs, *args, **kwargs)
 
     def _video_inputs(self) -> list[str]:
-        suffixes = {name: (spec.input_name, "attention_mask") for name, spec in self.sen.specs.items()}
-        columns = [f"{name}_{suffix}" for name, each in suffixes.items() for suffix in each]
+        columns = [column for spec in self.sen.specs.values() for column in spec.model_inputs]
         return [*columns, "neuron_mask", "frame_times", "trunks"]
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:

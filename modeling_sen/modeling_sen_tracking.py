@@ -78,7 +78,7 @@ class SENForVideoTracking(SENPreTrainedModel):
         self.sen = SENModel(config.sen_config)  # type: ignore[arg-type]  # the base class made it a configuration
         self.read_neurons = list(config.tracked_neurons or ())
         for name in self.read_neurons:
-            self.sen._check_neuron(name)
+            self.sen.check_neuron(name)
         self.network = PointNetwork([self.sen.specs[name].hidden_size for name in self.read_neurons])
         self._processor: SENProcessor | None = None
         self.post_init()
@@ -112,7 +112,7 @@ class SENForVideoTracking(SENPreTrainedModel):
         if not names:
             raise ValueError(f"sen: expected a neuron of images or video, found {', '.join(sen.specs)}")
         for name in names:
-            sen._check_neuron(name)
+            sen.check_neuron(name)
             if not _reads_video(sen.specs[name]):
                 raise ValueError(f"neurons: {name!r} reads {sen.specs[name].modality}, expected images or video")
         sen.ensure_loaded()

@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_sen import TEXT_TOWER_NAME, NeuronSpec
 from .first_look import CROWN_INPUT, CROWN_KEYS, FirstLook, NeuronState, sizes_of, unpack_shapes
 from .hub_files import HubSource
-from .neuron_by_rule import adapter_for, find_layers
+from .neuron_by_rule import adapter_for, find_layers, main_input_of, tokens_of
 from .neuron_registry import NeuronAdapter
 from .prompt_injection import PromptedTower, TrunkOutput, layers_to_run, one_pass, run_to_output_layer
 from .sentence_layout import SentenceHead
@@ -147,10 +147,14 @@ class Neuron(nn.Module):
     @property
     def embedding_size(self) -> int:
         """Width of the projected pooled output."""
-        vectors = 1 if self.sentence is None else max(1, len(self.sentence.modes))
-        pooled = torch.zeros(1, vectors * self.spec.hidden_size, device=self.device, dtype=self.dtype)
+        pooled = torch.zeros(1, self._pooled_width, device=self.device, dtype=self.dtype)
         with torch.no_grad():
             return self.project(pooled).shape[-1]
+
+    @property
+    def _pooled_width(self) -> int:
+        modes = 1 if self.sentence is None else max(1, len(self.sentence.modes))  # concatenated
+        return modes * self.spec.hidden_size
 
     @torch.compiler.disable  # hooks come and go between passes; compiled layers inside stay compiled
     def first_look(
@@ -177,7 +181,7 @@ class Neuron(nn.Module):
                 layers = None if output_layer is None else find_layers(self.tower, self.adapter.layers)
                 with one_pass(self.tower):
                     found = run_to_output_layer(self.tower, layers, output_layer, arguments)
-            state = self._state(found, inputs, tower_inputs)
+            state = self.state_of(found, inputs, tower_inputs)
         layers_outputs = {name: getattr(found, name, None) for name in outputs}
         has_rest = trunk is not None and any(isinstance(value, Tensor) for value in trunk.rest or ())
         storable = not has_rest or self.adapter.returned_beside is not None
@@ -195,13 +199,13 @@ class Neuron(nn.Module):
             ValueError: the tower takes no prompts, or `look` has no trunk output.
         """
         prompted, trunk = self._crown_of(look)
-        return self._state(prompted.prompted_pass(trunk, _folded(prompts, trunk)), look.inputs, trunk.inputs)
+        return self.state_of(prompted.prompted_pass(trunk, _folded(prompts, trunk)), look.inputs, trunk.inputs)
 
     @torch.compiler.disable
     def look_again_shifted(self, look: FirstLook, shift: Tensor) -> NeuronState:
         """Runs the crown over the trunk's tokens with `shift` (batch, 1, width) added; arguments as for `look_again`."""
         prompted, trunk = self._crown_of(look)
-        return self._state(prompted.shifted_pass(trunk, _folded(shift, trunk)), look.inputs, trunk.inputs)
+        return self.state_of(prompted.shifted_pass(trunk, _folded(shift, trunk)), look.inputs, trunk.inputs)
 
     @torch.compiler.disable
     def query(self, look: FirstLook, prompts: Tensor) -> Tensor:
@@ -306,11 +310,16 @@ class Neuron(nn.Module):
         if self.adapter.tower_inputs is not None:
             return self.adapter.tower_inputs(self.tower.config, folded)
         if self.spec.input_name != "input_ids":
-            folded[self.tower.main_input_name] = folded.pop(self.spec.input_name)
+            folded[main_input_of(self.tower)] = folded.pop(self.spec.input_name)
         return folded
 
-    def _state(self, outputs: Any, inputs: Mapping[str, Tensor], tower_inputs: Mapping[str, Any]) -> NeuronState:
-        tokens, grid = outputs.last_hidden_state, None  # (batch * frames, tokens, width)
+    def state_of(self, outputs: Any, inputs: Mapping[str, Tensor], tower_inputs: Mapping[str, Any]) -> NeuronState:
+        """The state in a tower's outputs for `inputs` (see `first_look`) and `tower_inputs`, without special tokens.
+
+        Raises:
+            ValueError: outputs of another width than `hidden_size`, or fewer tokens than the grid has places.
+        """
+        tokens, grid = tokens_of(self.tower, outputs), None  # (batch * frames, tokens, width)
         batch_size = len(next(iter(inputs.values())))
         width = self.spec.hidden_size
         if tokens.ndim == 4:  # a feature map, (batch * frames, channels, height, width) or channels last
@@ -328,10 +337,15 @@ class Neuron(nn.Module):
             pooled = _mean_of_tokens(tokens, mask)
         else:  # some towers pool to a small feature map
             pooled = pooled.flatten(2).mean(dim=2) if pooled.ndim == 4 else pooled.flatten(1)
-        if tokens.shape[-1] != width or pooled.shape[-1] % width:
+        if tokens.shape[-1] != width or pooled.shape[-1] != self._pooled_width:
             raise ValueError(
                 f"neuron {self.spec.name!r}: hidden_size is {width}, but its tower's tokens and pooled output have widths "
                 f"{tokens.shape[-1]} and {pooled.shape[-1]}"
+            )
+        if len(tokens) % batch_size:
+            raise ValueError(
+                f"neuron {self.spec.name!r}: its tower returns tokens of batch size {len(tokens)}, expected a multiple of "
+                f"{batch_size}"
             )
         t, h, w = grid or (1, 1, tokens.shape[1])
         special = tokens.shape[1] - t * h * w

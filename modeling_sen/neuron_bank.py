@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers.utils import logging
-from transformers.utils.hub import resolve_revision
 
 from .configuration_sen import TEXT_TOWER_NAME, NeuronSpec, SENConfig
 from .first_look import FirstLook
@@ -176,16 +175,14 @@ class NeuronBank(nn.ModuleDict):
             TypeError: an input that belongs to no neuron.
         """
         specs = self.neuron_specs
-        by_neuron: dict[str, dict[str, Tensor]] = {}
-        for key, value in inputs.items():
-            name = next((name for name in specs if key.startswith(f"{name}_")), None)
-            suffix = key[len(name) + 1 :] if name else ""
-            if name is None or suffix not in (specs[name].input_name, "attention_mask"):
-                expected = [f"{name}_{spec.input_name}" for name, spec in specs.items()]
-                raise TypeError(f"unexpected input {key!r}, expected some of {', '.join(expected)}")
-            if value is not None:
-                by_neuron.setdefault(name, {})[suffix] = value
-        return {name: by_neuron[name] for name in specs if specs[name].input_name in by_neuron.get(name, {})}
+        if unknown := set(inputs).difference(*(spec.model_inputs for spec in specs.values())):
+            expected = [f"{name}_{spec.input_name}" for name, spec in specs.items()]
+            raise TypeError(f"unexpected input {min(unknown)!r}, expected some of {', '.join(expected)}")
+        by_neuron = {
+            name: {suffix: inputs[key] for key, suffix in spec.model_inputs.items() if inputs.get(key) is not None}
+            for name, spec in specs.items()
+        }
+        return {name: found for name, found in by_neuron.items() if specs[name].input_name in found}
 
     def present(self, sizes: Mapping[str, int], neuron_mask: Tensor | None, device: torch.device) -> dict[str, Tensor]:
         """neuron -> (batch,) bool, whether a sample has inputs for it; neurons without inputs in any sample are left out.
@@ -359,8 +356,7 @@ def _pinned(spec: NeuronSpec, commit: str | None = None) -> NeuronSpec:
         return spec
     if spec.is_builtin or spec.is_relative:
         return spec
-    found = commit or resolve_revision(spec.hub_id, spec.revision)
-    return replace(spec, revision=getattr(found, "resolved", found))
+    return replace(spec, revision=commit or HubSource(spec.hub_id, spec.revision).at_commit().commit)
 
 
 __all__ = ["TOWER_SOURCE", "NeuronBank", "resolve_specs"]

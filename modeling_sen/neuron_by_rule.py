@@ -1,23 +1,27 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Adapters for unregistered tower types, made by rules and a trial run on the meta device.
+"""Adapters for unregistered tower types, made by rules and a trial run on fake tensors.
 
 The modality follows from the declarations of the tower's class. Width, grid and prompt side are found by forward passes on
-meta tensors, which need no weights.
+fake tensors, which have shapes and no values.
 """
 
 import copy
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import getLogger
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from .neuron_registry import NEURON_ADAPTERS, Grid, NeuronAdapter, clip_grid, image_grid, sequence_grid
+from .neuron_registry import NEURON_ADAPTERS, Grid, NeuronAdapter, clip_grid, image_grid
 from .prompt_injection import PromptedTower
 
 logger = logging.get_logger(__name__)
@@ -48,9 +52,16 @@ class PlaneGrid:
         return 1, 1, num_tokens
 
 
+def patch_grid(config: Any, inputs: Mapping[str, Any]) -> Grid:
+    """Patches of one frame, see [`image_grid`]; all tokens in one row if they are fewer or more than `MOST_SPECIAL` more."""
+    _, height, width = image_grid(config, inputs)
+    num_tokens = inputs["num_tokens"]
+    return (1, height, width) if 0 <= num_tokens - height * width <= MOST_SPECIAL else (1, 1, num_tokens)
+
+
 @dataclass(frozen=True)
 class Trial:
-    """Results of forward passes on the meta device; the defaults if the tower cannot run there.
+    """Results of forward passes on fake tensors; the defaults if the tower cannot run on them.
 
     Attributes:
         width: width of the tokens.
@@ -68,6 +79,7 @@ class Trial:
 
 
 _MIXERS = (nn.modules.conv._ConvNd, nn.RNNBase)  # modules other than attention that mix tokens
+MOST_SPECIAL = 16  # largest number of class tokens and registers in front of the patches
 _TRIALS: dict[tuple, Trial] = {}  # (class, modality, configuration) -> result; a trial can take seconds
 
 
@@ -90,11 +102,42 @@ def find_layers(tower: nn.Module, path: str | None = None) -> nn.ModuleList | No
         if not isinstance(module, nn.ModuleList) or len(module) == 0:
             continue
         kinds = {type(layer) for layer in module}
-        if len(kinds) != 1 or not issubclass(kinds.pop(), GradientCheckpointingLayer):
+        if len(kinds) != 1 or not issubclass(kinds.pop(), GradientCheckpointingLayer) or _is_convolution(module[0]):
             continue
         if longest is None or len(module) > len(longest):
             longest = module
     return longest
+
+
+def tokens_of(tower: nn.Module, outputs: Any) -> Tensor:
+    """The tokens in a tower's outputs: `last_hidden_state`, in the tower's own shape.
+
+    Raises:
+        ValueError: the outputs have no `last_hidden_state`.
+    """
+    tokens = getattr(outputs, "last_hidden_state", None)
+    if tokens is None:
+        kind = "Tensor" if isinstance(outputs, Tensor) else type(outputs).__name__
+        found = ", ".join(outputs) if isinstance(outputs, Mapping) else f"a {kind}"
+        raise ValueError(f"{type(tower).__name__} returns {found}, expected an encoder's last_hidden_state")
+    return tokens
+
+
+def _is_convolution(layer: nn.Module) -> bool:
+    """Whether all weights of a layer belong to convolutions and norms, as in the layers that turn samples into tokens."""
+    weighted = [part for part in layer.modules() if any(True for _ in part.parameters(recurse=False))]
+    return all(isinstance(part, nn.modules.conv._ConvNd) or "Norm" in type(part).__name__ for part in weighted)
+
+
+def main_input_of(tower: nn.Module) -> str:
+    """Name of the tower's input: the one that its class declares, or the first of its forward if that has no such argument.
+
+    Parts of a larger model inherit the declaration `input_ids`, even if they read images or sound.
+    """
+    parameters = list(inspect.signature(type(tower).forward).parameters.values())[1:]  # without self
+    names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    declared: Any = getattr(tower, "main_input_name", "input_ids")
+    return declared if declared in names or not names else names[0]
 
 
 def adapter_for(tower: nn.Module) -> NeuronAdapter:
@@ -122,9 +165,9 @@ def adapter_for(tower: nn.Module) -> NeuronAdapter:
         f"model type {model_type!r} is not registered as a neuron and is used by rule ({how}); "
         "register_neuron(...) makes it exact"
     )
-    grid: Any = sequence_grid if modality == "text" else trial.grid
-    if trial.side is not None and modality == "image" and hasattr(config, "patch_size"):
-        grid = image_grid
+    grid: Any = trial.grid  # None for text: some towers return fewer tokens than they read
+    if modality == "image" and getattr(config, "patch_size", None) and (trial.side is not None or grid is None):
+        grid = patch_grid
     if trial.side is not None and modality == "video" and hasattr(config, "tubelet_size"):
         grid = clip_grid
     return NeuronAdapter(
@@ -144,7 +187,7 @@ def _modality_of(tower: nn.Module) -> str:
     """The tower's input modality: `image`, `video`, `audio` or `text`."""
     modalities: Any = getattr(tower, "input_modalities", "text")
     declared = (modalities,) if isinstance(modalities, str) else tuple(modalities)
-    main_input: Any = getattr(tower, "main_input_name", "input_ids")
+    main_input = main_input_of(tower)
     if main_input == "pixel_values_videos" or (main_input == "pixel_values" and hasattr(tower.config, "num_frames")):
         return "video"
     if main_input == "pixel_values":
@@ -153,28 +196,51 @@ def _modality_of(tower: nn.Module) -> str:
 
 
 def _try(tower: nn.Module, modality: str) -> Trial:
-    config: Any = copy.deepcopy(tower.config)
-    shapes: list[torch.Size | None] = []
+    # Transformers reads the values of masks on the meta device, which raises, and not those of fake tensors.
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
     try:
-        with torch.device("meta"), torch.no_grad():
-            trial: Any = type(tower)(config)
-            trial.set_attn_implementation("eager")  # its masks do not depend on tensor values
-            inputs, layers = _trial_inputs(trial, modality), find_layers(trial)
-            for layer in layers or ():
-                layer.register_forward_hook(lambda module, args, output: shapes.append(_shape_of(output)))
-            outputs = trial.eval()(**inputs)
-    except Exception:  # towers whose control flow depends on tensor values raise various exceptions
+        with torch.device("meta"):  # structure only: no weights are made
+            trial: Any = type(tower)(copy.deepcopy(tower.config))
+        trial.set_attn_implementation("eager")  # its masks do not depend on tensor values
+        with fake:
+            trial.to_empty(device="cpu").eval()
+    except Exception:  # constructors that depend on tensor values raise various exceptions
         return Trial()
-    plain = getattr(outputs, "last_hidden_state", None)
-    if plain is None:
-        raise ValueError(
-            f"{type(tower).__name__} returns {', '.join(outputs)}, expected an encoder's last_hidden_state"
-        )
+    with _no_reports(), fake, torch.no_grad():
+        return _found(trial, modality)
+
+
+@contextmanager
+def _no_reports() -> Iterator[None]:
+    """No log entries of operations that fail on fake tensors, as a trial tries some that may fail."""
+    log = getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
+def _found(trial: Any, modality: str) -> Trial:
+    shapes: list[torch.Size | None] = []
+    layers, outputs = find_layers(trial), None
+    for layer in layers or ():
+        layer.register_forward_hook(lambda module, args, output: shapes.append(_shape_of(output)))
+    for inputs in _trial_inputs(trial, modality):
+        shapes.clear()
+        try:
+            outputs = trial(**inputs)
+            break
+        except Exception:  # control flow that depends on tensor values, or inputs of another shape
+            continue
+    if outputs is None:
+        return Trial()
+    plain = tokens_of(trial, outputs)
     width, grid = plain.shape[-1], None
     if plain.ndim == 4 and plain.shape[1] != plain.shape[2]:  # a square feature map with channels first, not last
         width = plain.shape[1]
     if plain.ndim == 3 and modality == "image":
-        grid = _plane_of(plain.shape[1], inputs[trial.main_input_name].shape[-2:])
+        grid = _plane_of(plain.shape[1], inputs[main_input_of(trial)].shape[-2:])
     if layers is None or len(set(shapes)) != 1 or len(shapes) != len(layers):  # stages, or layers that run repeatedly
         return Trial(width, grid, output_layers=False)
     alike = [module for module in trial.modules() if type(module) is type(layers[0])]  # including other stages' layers
@@ -204,9 +270,8 @@ def _prompt_side(trial: Any, layers: nn.ModuleList, inputs: dict[str, Any], plai
     for side in ("prefix", "suffix"):
         prompted = PromptedTower(trial, layers, 1, None, side)
         try:
-            with torch.device("meta"), torch.no_grad():
-                _, trunk = prompted.first_pass(inputs)
-                outputs = prompted.prompted_pass(trunk, torch.empty(1, 2, width))
+            _, trunk = prompted.first_pass(inputs)
+            outputs = prompted.prompted_pass(trunk, torch.empty(1, 2, width))
         except Exception:  # towers that take no extra tokens raise various exceptions
             continue
         if outputs.last_hidden_state.shape == plain.shape:
@@ -219,28 +284,32 @@ def _takes_queries(prompted: PromptedTower, inputs: dict[str, Tensor], width: in
     if any(isinstance(module, _MIXERS) for layer in prompted.crown for module in layer.modules()):
         return False
     try:
-        with torch.device("meta"), torch.no_grad():
-            _, trunk = prompted.first_pass(inputs, record=True)
-            outputs = prompted.query_pass(trunk, torch.empty(1, 2, width))
+        _, trunk = prompted.first_pass(inputs, record=True)
+        outputs = prompted.query_pass(trunk, torch.empty(1, 2, width))
     except Exception:  # windowed attention, or attention outside Transformers' interface, raises various exceptions
         return False
     return outputs.shape == (1, 2, width)
 
 
-def _trial_inputs(tower: Any, modality: str) -> dict[str, Tensor]:
-    config: Any = tower.config
-    shape: list[int] = [1]
+def _trial_inputs(tower: Any, modality: str) -> list[dict[str, Tensor]]:
+    config, main_input = tower.config, main_input_of(tower)
     if modality == "text":
-        return {"input_ids": torch.ones(1, 8, dtype=torch.long)}
-    if modality == "audio" and tower.main_input_name == "input_values":
-        shape += [16_000]
+        # As long as the positions allow, up to 1024: BigBird's attention is block-sparse only in long texts.
+        length = min(1024, max(8, (getattr(config, "max_position_embeddings", None) or 16) // 2))
+        return [{"input_ids": torch.ones(1, length, dtype=torch.long)}]
+    shape: list[int] = [1]
+    shapes = [shape]
+    if modality == "audio" and main_input == "input_values":
+        shapes = [[1, 16_000], [1, 1, 16_000]]  # without and with a channel axis
     elif modality == "audio":
-        shape += [200, getattr(config, "num_mel_bins", getattr(config, "feature_projection_input_dim", 80))]
+        bins = getattr(config, "num_mel_bins", getattr(config, "feature_projection_input_dim", 80))
+        time = 2 * getattr(config, "max_source_positions", 100)
+        shapes = [[1, 200, bins], [1, bins, time]]  # time first; bins first, as Whisper reads them
     else:
         size: Any = getattr(config, "image_size", getattr(config, "crop_size", 224))
         shape += [getattr(config, "num_frames", 8)] if modality == "video" else []
         shape += [getattr(config, "num_channels", 3), *([size, size] if isinstance(size, int) else size)]
-    return {tower.main_input_name: torch.empty(shape)}
+    return [{main_input: torch.empty(shape)} for shape in shapes]
 
 
-__all__ = ["adapter_for", "find_layers"]
+__all__ = ["adapter_for", "find_layers", "main_input_of", "tokens_of"]

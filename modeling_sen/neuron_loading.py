@@ -20,7 +20,7 @@ from transformers.activations import ACT2FN
 from transformers.utils import cached_file, logging
 
 from .configuration_sen import NeuronSpec
-from .hub_files import HubSource, family_classes, naming_errors, quiet_transformers, readable_weights
+from .hub_files import CheckpointError, HubSource, family_classes, naming_errors, quiet_transformers, readable_weights
 from .neuron import Neuron, is_dispatched
 from .neuron_by_rule import adapter_for
 from .neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, checkpoint_spec
@@ -70,13 +70,15 @@ def load_neuron(
     missing = _missing_keys(spec, model, loading["missing_keys"])
     mismatched = sorted(key for key, *_ in loading.get("mismatched_keys", ()))
     if missing or mismatched:
-        raise RuntimeError(
+        raise CheckpointError(
             f"neuron {spec.name!r}: {spec.hub_id} has no weights for {len(missing + mismatched)} parameters of "
             f"{spec.class_name} (e.g. {(missing + mismatched)[0]}), which would stay random; expected a checkpoint of that "
             "class, or key_mapping / submodule to cut it out"
         )
     tower = _part(spec, model, spec.submodule or "")
-    width = adapter_for(tower).width or getattr(tower.config, "hidden_size", None)
+    width = adapter_for(tower).width
+    if width is None and tower.config.model_type in NEURON_ADAPTERS:  # else a guess, which the first pass checks
+        width = getattr(tower.config, "hidden_size", None)
     if width is not None and width != spec.hidden_size:
         raise ValueError(f"neuron {spec.name!r}: hidden_size is {spec.hidden_size}, but {spec.hub_id} has {width}")
     projection = _load_projection(spec, model, source)
@@ -308,8 +310,7 @@ def _width(config: PreTrainedConfig, hub_id: str) -> int:
 
 
 def _free_name(modality: str, taken: tuple[str, ...]) -> str:
-    # No underscore before the number: inputs of "image_2" would begin with "image_".
-    base = "words" if modality == "text" else modality  # "text" is reserved for class texts
+    base = "words" if modality == "text" else modality  # `text_input_ids` are the class texts
     names = [base, *(f"{base}{number}" for number in range(2, len(taken) + 3))]
     return next(name for name in names if name not in taken)
 

@@ -22,25 +22,17 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import create_and_tag_model_card
 
-from .checkpoint_folder import replaced_folder
 from .configuration_sen import TEXT_TOWER_NAME, SENConfig
 from .hub_files import (
     FETCH_ARGUMENTS,
+    CheckpointError,
     HubSource,
     commit_folder,
     naming_hub_errors,
     quiet_transformers,
     readable_weights,
 )
-
-# Weight names of early checkpoints -> present names.
-_RENAMED_WEIGHTS = {
-    r"distribution\.(\w+)\.up": r"prompting.\1.up",
-    r"distribution\.(\w+)\.tokens": r"prompting.\1.tokens",
-    r"shift\.(\w+)\.weight": r"prompting.\1.weight",
-    r"readers\.(\w+)\.answers": r"readers.\1.answer_weight",
-    r"blocks\.(\d+)\.answers": r"blocks.\1.answer_readers",
-}
+from .whole_file import replaced_folder
 
 
 class SENPreTrainedModel(PreTrainedModel):
@@ -100,7 +92,6 @@ class SENPreTrainedModel(PreTrainedModel):
             _check_model_type(source, cls.config_class.model_type)  # type: ignore[union-attr]
         wants_info = kwargs.pop("output_loading_info", False)
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-        kwargs = {"key_mapping": _RENAMED_WEIGHTS, **kwargs}
         # Missing weights raise below, so Transformers need not report them.
         with quiet_transformers(), readable_weights(f"{name}"), naming_hub_errors(f"{name}"):
             if source is not None:
@@ -108,7 +99,7 @@ class SENPreTrainedModel(PreTrainedModel):
             model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
         if info["missing_keys"] and source is not None:
             missing = sorted(info["missing_keys"])
-            raise RuntimeError(
+            raise CheckpointError(
                 f"{name}: {len(missing)} weights of {cls.__name__} are missing (e.g. {missing[0]}) and would stay random"
             )
         shared = {key: kwargs[key] for key in FETCH_ARGUMENTS if key in kwargs and key != "force_download"}
@@ -264,8 +255,7 @@ class lists_neuron_inputs:
             return self.forward
         bound: Any = functools.partial(self.forward, model)
         _, *named, rest = inspect.signature(self.forward).parameters.values()
-        columns = [f"{name}_{spec.input_name}" for name, spec in model.base_model.specs.items()]
-        columns += [f"{name}_attention_mask" for name, spec in model.base_model.specs.items() if not spec.takes_frames]
+        columns = [column for spec in model.base_model.specs.values() for column in spec.model_inputs]
         inputs = [inspect.Parameter(column, inspect.Parameter.KEYWORD_ONLY, default=None) for column in columns]
         bound.__signature__ = inspect.Signature([*named, *inputs, rest])
         return bound

@@ -20,7 +20,6 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.utils import logging
 
-from .checkpoint_folder import replaced_folder
 from .clip_inputs import OpenedClip, as_depth, as_frames, is_clip_batch, opened_clip
 from .clip_sound import sound_inputs
 from .configuration_sen import NeuronSpec, SENConfig
@@ -32,6 +31,7 @@ from .hub_files import HubSource, commit_folder, naming_errors, naming_hub_error
 from .sentence_layout import tower_source
 from .text_reader import TextReader
 from .video_io import VideoFrames, opened_video
+from .whole_file import replaced_folder
 
 logger = logging.get_logger(__name__)
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from .prompt_queries import RecordedLayer, named_arguments, recording, run_prompts
 
-# Hooks are attached to the tower, so passes of other threads, or of other neurons with the same tower, must wait.
+# Hooks are attached to the tower, so passes of other threads, or of other neurons with the same tower, must wait. The locks
+# are not attributes of the towers, because modules are copied and pickled, and locks cannot be.
 _LOCKS: "WeakKeyDictionary[nn.Module, threading.RLock]" = WeakKeyDictionary()  # type: ignore[valid-type]
 
 
@@ -173,7 +174,7 @@ class PromptedTower:
 
         with ExitStack() as stack:
             stack.enter_context(one_pass(self.tower))
-            stack.enter_context(self._trunk_bypassed(trunk))
+            stack.enter_context(self.trunk_bypassed(trunk))
             for index, layer in enumerate(self.crown):
                 handle = layer.register_forward_pre_hook(enter if index == 0 else stay, with_kwargs=True)
                 stack.enter_context(_hook(handle))
@@ -211,7 +212,7 @@ class PromptedTower:
         def enter(module, args, kwargs):
             return _replace_hidden_states(args, kwargs, hidden_states)
 
-        with self._trunk_bypassed(trunk), _hook(self.crown[0].register_forward_pre_hook(enter, with_kwargs=True)):
+        with self.trunk_bypassed(trunk), _hook(self.crown[0].register_forward_pre_hook(enter, with_kwargs=True)):
             return run_to_output_layer(self.tower, self.all_layers, self.output_layer, trunk.inputs)
 
     def drop_trunk(self) -> int:
@@ -228,7 +229,7 @@ class PromptedTower:
         return torch.cat(parts, dim=1)  # (batch, prompt_tokens + tokens, width)
 
     @contextmanager
-    def _trunk_bypassed(self, trunk: TrunkOutput) -> Iterator[None]:
+    def trunk_bypassed(self, trunk: TrunkOutput) -> Iterator[None]:
         """The trunk's layers return the stored hidden states, and the modules below them zeros, without computation."""
         stored = trunk.hidden_states if trunk.rest is None else (trunk.hidden_states, *trunk.rest)
         with ExitStack() as stack:

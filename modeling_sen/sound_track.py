@@ -78,7 +78,7 @@ def _encoded(
     container: InputContainer, stream: AudioStream, output: OutputContainer, origin: float, length: float | None
 ) -> Iterator[av.Packet]:
     context = stream.codec_context
-    rate = max((known for known in AAC_RATES if known <= context.rate), default=AAC_RATES[-1])
+    rate = max((each for each in AAC_RATES if each <= context.rate), default=AAC_RATES[-1])
     layout = "mono" if context.layout.nb_channels == 1 else "stereo"
     coded = output.add_stream("aac", rate=rate, layout=layout, options={"aac_coder": "fast"})
     time = None  # of the next sample, counted: times of containers jitter

@@ -3,7 +3,7 @@
 # mypy: disable-error-code="override"
 """SENVideoEditingPipeline: edits a video by a prompt, with an adapter that was tuned on that video.
 
-After Tune-A-Video (arXiv 2212.11565), on the Diffusers of today and with a SEN.
+It follows Tune-A-Video (arXiv 2212.11565), uses a current Diffusers, and conditions the UNet on a SEN.
 """
 
 import os
@@ -37,22 +37,22 @@ from modeling_sen.editing.tuning_record import name_of, settings_for, tuning_rec
 from modeling_sen.modeling_sen_editing import SENForVideoEditing
 from modeling_sen.tracking.tracking_output import SENTrackingOutput
 
-from diffusers import DiffusionPipeline  # isort: skip  # after our own, whose error names the extra where it is missing
+from diffusers import DiffusionPipeline  # isort: skip  # after ours, whose ImportError names the missing extra
 
 INVERSIONS = ("ddim", "none")
 
 
 @dataclass(frozen=True)
 class VideoEditingOutput:
-    """One edit.
+    """An edited video.
 
     Attributes:
-        frames: (T, H, W, 3) uint8, in the size of the base model.
-        source_frames: (T, H, W, 3) uint8, the video's frames in that size.
-        times: (T,) float64, seconds of the frames from the video's first one.
+        frames: (T, H, W, 3) uint8 edited frames, in the size of the base model.
+        source_frames: (T, H, W, 3) uint8 frames of the source video in the same size.
+        times: (T,) float64, times of the frames in seconds from the start of the video.
         fps: frames per second.
-        mask: (T, H, W) bool, where frames may differ from the source; `None` without a mask.
-        settings: of the edit; JSON-able.
+        mask: (T, H, W) bool, true where frames may differ from the source; `None` without a mask.
+        settings: settings of the edit, JSON-serialisable.
     """
 
     frames: np.ndarray
@@ -66,7 +66,7 @@ class VideoEditingOutput:
 class SENVideoEditingPipeline(DiffusionPipeline):
     """Tunes the adapter of a [`SENForVideoEditing`] on one video, and edits the video by prompts.
 
-    Components are the model, with SEN, adapter and UNet; and VAE, text encoder, tokenizer and scheduler of the base model.
+    The components are the model (SEN, adapter and UNet) and the base model's VAE, text encoder, tokenizer and scheduler.
 
     ```python
     >>> from modeling_sen import SENForVideoEditing, SENVideoEditingPipeline
@@ -91,9 +91,11 @@ class SENVideoEditingPipeline(DiffusionPipeline):
     def __init__(self, model: SENForVideoEditing, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any):
         """
         Args:
+            model: the editing model, with its UNet attached.
             vae: an `AutoencoderKL` or a `PixelUnshuffle`.
+            tokenizer: the text encoder's tokenizer.
             text_encoder: a `CLIPTextModel`.
-            scheduler: a `DDIMScheduler` that does not clip samples.
+            scheduler: a `DDIMScheduler` with `clip_sample=False`.
         """
         super().__init__()
         self.register_modules(  # type: ignore[attr-defined]
@@ -106,18 +108,19 @@ class SENVideoEditingPipeline(DiffusionPipeline):
     def from_model(
         cls, model: SENForVideoEditing, base_kwargs: Mapping[str, Any] | None = None
     ) -> "SENVideoEditingPipeline":
-        """A pipeline of a model and the other parts of its base model, in the UNet's dtype and on the model's device.
+        """Builds a pipeline for a model, with the other parts of its base model in the UNet's dtype on the model's device.
 
         Args:
+            model: the editing model.
             base_kwargs: arguments of Diffusers' `from_pretrained`, such as `variant`.
 
         Raises:
             OSError, RuntimeError: a part cannot be found or read.
-            ValueError: the model's base was given as a UNet; a VAE or scheduler of another kind.
+            ValueError: the model was built from a UNet object; or the VAE or scheduler has an unsupported type.
         """
         if model.base_source is None:
             raise ValueError(
-                "model: its base was given as a UNet, so that the other parts cannot be found; expected "
+                "model: its base was given as a UNet, without the location of the other parts; expected "
                 "SENVideoEditingPipeline(model, vae, text_encoder, tokenizer, scheduler)"
             )
         parts = load_base_parts(model.base_source, **{"torch_dtype": model.unet.dtype, **(base_kwargs or {})})
@@ -131,37 +134,30 @@ class SENVideoEditingPipeline(DiffusionPipeline):
         base_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> "SENVideoEditingPipeline":
-        """A pipeline of a checkpoint of a [`SENForVideoEditing`] and of the base model that it names.
+        """Loads a checkpoint of a [`SENForVideoEditing`] and the base model that its configuration names.
 
         Args:
-            base_kwargs: arguments of Diffusers' `from_pretrained` of the base model, such as `variant`.
-            kwargs: of the model's `from_pretrained`.
+            pretrained_model_name_or_path: folder or Hub id of the checkpoint.
+            base_kwargs: arguments of Diffusers' `from_pretrained` for the base model, such as `variant`.
+            kwargs: arguments of the model's `from_pretrained`.
 
         Raises:
-            OSError, RuntimeError, ValueError: as of the model and as [`from_model`].
+            OSError, RuntimeError, ValueError: see `SENForVideoEditing.from_pretrained` and [`from_model`].
         """
         model = SENForVideoEditing.from_pretrained(pretrained_model_name_or_path, base_kwargs=base_kwargs, **kwargs)
         return cls.from_model(model, base_kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Saves the model with its adapter. The base model is not saved again.
-
-        Args:
-            kwargs: of the model's `save_pretrained`.
-        """
+        """Saves the model with its adapter, without the base model; `kwargs` are of the model's `save_pretrained`."""
         self.model.save_pretrained(save_directory, **kwargs)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Pushes what [`save_pretrained`] saves.
-
-        Args:
-            kwargs: of the model's `push_to_hub`.
-        """
+        """Pushes the model with its adapter, without the base model; `kwargs` are of the model's `push_to_hub`."""
         return self.model.push_to_hub(repo_id, **kwargs)
 
     @property
     def parts(self) -> BaseParts:
-        """Of the base model, beside the UNet."""
+        """The base model's parts without the UNet."""
         return BaseParts(self.vae, self.text_encoder, self.tokenizer, self.scheduler)
 
     # --- tuning ------------------------------------------------------------------------------------------------------
@@ -179,21 +175,21 @@ class SENVideoEditingPipeline(DiffusionPipeline):
         progress: bool = True,
         video_name: str | None = None,
     ) -> TuningResult:
-        """Tunes the adapter on a video. Once is enough for all edits of that video.
+        """Tunes the adapter on a video, once for all edits of that video.
 
-        The adapter's configuration records it (`model.adapter.config.tuning`, see [`tuning_record`]).
+        The adapter's configuration stores a record of the tuning (`model.adapter.config.tuning`, see [`tuning_record`]).
 
         Args:
-            video, start, end, fps: as of [`edit`]; give the same to both.
-            prompt: what the video shows, in a sentence.
-            settings: by default those that the model's configuration recommends.
-            output_dir, progress: as of `tune_adapter`.
-            video_name: what the record calls the video; by default its file's name.
+            video, start, end, fps: as in [`edit`]; pass the same values to both.
+            prompt: a sentence that describes the video.
+            settings: settings of tuning; by default those in the model's configuration.
+            output_dir, progress: see `tune_adapter`.
+            video_name: name of the video in the record; by default its file name.
 
         Raises:
-            ImportError, KeyboardInterrupt: as `tune_adapter`.
-            ValueError: as `tune_adapter`, and as [`edit`] of the video.
-            FileNotFoundError, ConnectionError, TypeError: as `read_video`.
+            ImportError, KeyboardInterrupt: see `tune_adapter`.
+            ValueError: see `tune_adapter`, and [`edit`] for the video.
+            FileNotFoundError, ConnectionError, TypeError: see `read_video`.
         """
         settings = settings or settings_for(self.model)
         frames = self._read(video, start, end, fps)[1]
@@ -226,52 +222,52 @@ class SENVideoEditingPipeline(DiffusionPipeline):
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> Any:
-        """Edits a video. With the source's prompt and a guidance of 1 the result is the reconstruction.
+        """Edits a video. With `prompt` equal to `source_prompt` and a guidance of 1, the result is the reconstruction.
 
         Args:
-            video: a path, URL, bytes, file object, (T, H, W, 3) uint8 array or list of images, as `read_video` takes it; or
-                [`EditFrames`], which were read before.
-            prompt: what the edited video shows; or several prompts, which share reading, encoding and inversion.
-            source_prompt: what the video shows, as in tuning.
-            inversion: `"ddim"` inverts the video to noise, and samples from there under the prompt. `"none"` edits without,
-                after FlowEdit: it needs no inversion, which may fail, but two predictions for each step and prompt.
-            num_inference_steps: noise levels.
-            guidance_scale: of classifier-free guidance; 1 is none. The source is predicted and inverted without.
-            negative_prompt: what guidance leads away from.
-            mask: where the edit may change the video: as [`read_mask`] takes it, with the size and number of the frames that
-                are read; or a [`SENTrackingOutput`] for these frames, whose points it is drawn around.
-            start, end: seconds; the stretch that is edited.
+            video: a path, URL, bytes, file object, (T, H, W, 3) uint8 array or list of images, see `read_video`; or
+                [`EditFrames`] that have already been read.
+            prompt: description of the edited video; several prompts share reading, encoding and inversion.
+            source_prompt: description of the source video, as in tuning.
+            inversion: `"ddim"` inverts the video to noise and samples from it under the prompt. `"none"` follows FlowEdit: it
+                avoids inversion, which may fail, but needs two predictions per step and prompt.
+            num_inference_steps: number of noise levels.
+            guidance_scale: weight of classifier-free guidance; 1 disables it. It is not applied to the source.
+            negative_prompt: text of the unconditional prediction of guidance.
+            mask: where the edit may change the video: an input of [`read_mask`] in the size and number of the source frames,
+                or a [`SENTrackingOutput`] for these frames, in which case the mask is drawn around its points.
+            start, end: start and end of the edited part in seconds.
             fps: frames per second that are edited; by default every frame.
-            window, overlap: frames that the UNet takes at once, and those that two windows of a longer video share.
-            refinements: of each step of inversion, each at the cost of one prediction. With an exact
-                predictor of velocity for a mixture of Gaussians, the first one gained more than twice the steps.
-            skip: without inversion, the share of noisy steps that are left out; the more, the nearer to the source.
-            seed: of the noise without inversion. Inversion needs none.
-            progress: is called with (done, total) after each prediction.
+            window, overlap: number of frames per UNet call, and number of frames shared by two windows of a longer video.
+            refinements: refinements of each inversion step; each costs one prediction. With an exact predictor of velocity
+                for a mixture of Gaussians, the first one gained more than twice the steps.
+            skip: without inversion, the share of noisy steps that are left out; a larger share stays closer to the source.
+            seed: seed of the noise without inversion; inversion is deterministic.
+            progress: called with (done, total) after each prediction.
 
         Returns:
             [`VideoEditingOutput`], or a list of these for several prompts.
 
         Raises:
-            ValueError: an empty prompt or one with too many tokens; arguments out of range; a mask that does not fit; a video
+            ValueError: an empty prompt or one with too many tokens; arguments out of range; a mask of the wrong size; a video
                 that cannot be read.
-            FileNotFoundError, ConnectionError, TypeError: as `read_video`.
+            FileNotFoundError, ConnectionError, TypeError: see `read_video`.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts:
             raise ValueError("prompt: expected at least one, found an empty list")
         steps = self.check_options(inversion, num_inference_steps, guidance_scale)
-        # 1. Texts, before a video is read.
+        # 1. Texts, before the video is read, so that errors in them show early.
         without_text, source_text = encode_prompts(self.parts, [source_prompt], negative_prompt).split(1)
-        texts = [encode_prompts(self.parts, [each]) for each in prompts]  # one by one: others change no bit
+        texts = [encode_prompts(self.parts, [each]) for each in prompts]  # separately: bit-equal for any other prompts
         # 2. Frames and mask, latents, features.
-        given, frames = self._read(video, start, end, fps)
+        read, frames = self._read(video, start, end, fps)
         _, height, width, _ = frames.shape
-        inside = None if mask is None else resized_mask(as_mask(mask, given.frames), (height, width))
-        given = replace(given, frames=frames)  # the originals may be gigabytes
+        inside = None if mask is None else resized_mask(as_mask(mask, read.frames), (height, width))
+        read = replace(read, frames=frames)  # frees the original frames, which may take gigabytes
         latents = encode_frames(self.vae, frames).float()
         features = self._features_of(frames)
-        # 3. Noise levels of the source; without inversion it is clean at all of them.
+        # 3. The source at each noise level; without inversion the clean latents at all of them.
         predictions = _Predictions(self.model, len(frames), window, overlap, progress)
         predict_source = predictions.of(source_text, features(source_prompt))
         if inversion == "ddim":
@@ -308,8 +304,8 @@ class SENVideoEditingPipeline(DiffusionPipeline):
                 VideoEditingOutput(
                     frames=result if inside is None else blend_pixels(inside, result, frames),
                     source_frames=frames,
-                    times=given.times,
-                    fps=given.fps,
+                    times=read.times,
+                    fps=read.fps,
                     mask=inside,
                     settings=settings,
                 )
@@ -319,10 +315,10 @@ class SENVideoEditingPipeline(DiffusionPipeline):
     def check_options(
         self, inversion: str = "ddim", num_inference_steps: int = 50, guidance_scale: float = 7.5
     ) -> int:
-        """The number of noise levels.
+        """Checks options of [`edit`] and returns the number of noise levels.
 
         Raises:
-            ValueError: options of [`edit`] that are out of range.
+            ValueError: an option is out of range.
         """
         if inversion not in INVERSIONS:
             raise ValueError(f"inversion is {inversion!r}, expected one of {', '.join(INVERSIONS)}")
@@ -331,13 +327,13 @@ class SENVideoEditingPipeline(DiffusionPipeline):
         return len(NoiseLevels.of(self.scheduler, num_inference_steps))
 
     def _read(self, video: Any, start: float, end: float | None, fps: float | None) -> tuple[EditFrames, np.ndarray]:
-        """The frames, and the same in the size of the base model."""
-        given = video if isinstance(video, EditFrames) else read_stretch(video, start, end, fps)
-        _, height, width, _ = given.frames.shape
-        return given, resized(given.frames, edit_size(height, width, self.vae, self.model.unet))
+        """The frames in their original size, and resized for the base model."""
+        read = video if isinstance(video, EditFrames) else read_stretch(video, start, end, fps)
+        _, height, width, _ = read.frames.shape
+        return read, resized(read.frames, edit_size(height, width, self.vae, self.model.unet))
 
     def _features_of(self, frames: np.ndarray) -> Callable[[str], dict[str, Tensor]]:
-        """The SEN's features under a prompt; those of a SEN that reads no text are computed once."""
+        """A cached function from a prompt to the SEN's features; without a text neuron it computes them only once."""
         reads_text = any(spec.modality == "text" for spec in self.model.sen.specs.values())
 
         @cache
@@ -348,10 +344,11 @@ class SENVideoEditingPipeline(DiffusionPipeline):
 
 
 class _Predictions:
-    """Predictions of the video UNet for all frames of a clip, which are counted.
+    """Predictions of the video UNet for all frames of a clip, with a count for progress reports.
 
     Attributes:
-        total: predictions that will be made.
+        done: number of predictions so far.
+        total: expected number of predictions.
     """
 
     def __init__(
@@ -368,7 +365,7 @@ class _Predictions:
     def of(
         self, text: Tensor, features: Mapping[str, Tensor], guidance: float = 1.0, without_text: Tensor | None = None
     ) -> Predict:
-        """Under a text (1, tokens, width), guided away from another; the SEN's features are the same for both."""
+        """The predictor under a text (1, tokens, width), guided away from `without_text`; both share the SEN's features."""
         rows = text if without_text is None or guidance == 1 else torch.cat([without_text, text])
 
         def predict_window(latents: Tensor, timestep: int, frames: list[int]) -> Tensor:
@@ -390,7 +387,7 @@ class _Predictions:
 
 
 def as_mask(mask: Any, frames: np.ndarray) -> np.ndarray:
-    """(T, H, W) bool of a mask in any form that [`SENVideoEditingPipeline.edit`] takes."""
+    """Converts any mask that [`SENVideoEditingPipeline.edit`] accepts to (T, H, W) bool."""
     if isinstance(mask, SENTrackingOutput):
         mask = points_mask(mask.tracks, mask.visibility, mask.frame_size)
     num_frames, height, width, _ = frames.shape

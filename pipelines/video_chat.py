@@ -33,11 +33,13 @@ from modeling_sen.video_windows import ChatVideo, check_sampling
 
 @dataclass
 class _Prompt:
-    """A conversation that is ready for the model."""
+    """A preprocessed conversation."""
 
     input_ids: list[int]
     videos: list[ChatVideo]
-    shown: list[tuple[ChatVideo, str]]  # in order of the prompt, each with the question that it is read with
+    shown: list[
+        tuple[ChatVideo, str]
+    ]  # videos in the order of the prompt, each with the question of its visual tokens
 
 
 class VideoChatPipeline(VideoPipeline):
@@ -63,7 +65,7 @@ class VideoChatPipeline(VideoPipeline):
             raise ValueError(
                 f"model: expected a SEN with a language model, of model type 'sen_chat', found {type(model).__name__}"
             )
-        self._shared: tuple[ChatVideo, VideoFeatures] | None = None  # one video of several questions
+        self._shared: tuple[ChatVideo, VideoFeatures] | None = None  # a video for several questions
         super().__init__(*args, **kwargs)
 
     def __call__(
@@ -72,25 +74,25 @@ class VideoChatPipeline(VideoPipeline):
         """
         Args:
             messages: a conversation in Transformers' chat layout: `[{"role": "user", "content": [{"type": "video", "path":
-                "clip.mp4"}, {"type": "text", "text": "What happens?"}]}]`. Videos are paths, URLs, bytes, arrays, ..., as
-                [`VideoPipeline`] takes them; a conversation may have several or none, and ends in a question. A list of
-                conversations, a generator or a dataset is a batch; `[]` gives `[]`. Items may also be dicts
+                "clip.mp4"}, {"type": "text", "text": "What happens?"}]}]`. Videos are paths, URLs, bytes, arrays, ..., see
+                [`VideoPipeline`]; a conversation may have any number of videos and must end with a question. A list of
+                conversations, a generator or a dataset is a batch; `[]` returns `[]`. Items may also be dicts
                 `{"video": ..., "question": ...}`.
-            video, question: instead, a question about a video. A list of either or of both is a batch; one video of several
-                questions is encoded once.
-            stream: yield the answer to one conversation in pieces.
-            kwargs: `num_frames` or `fps`, steps in time, by default those of one window; `start`, `end`, seconds of the
-                stretch that is seen; `max_new_tokens`, by default 256, or a quarter of a shorter context; `batch_size`,
-                `num_workers`; all others are arguments of Transformers' `generate`, which is greedy by default. They may
-                also be given to `pipeline(...)` once and for all.
+            video, question: instead of `messages`, a video and a question. A list of either or of both is a batch; a single
+                video for several questions is encoded once.
+            stream: whether to yield the answer to one conversation in pieces.
+            kwargs: `num_frames` or `fps`, number or rate of time steps, by default one window; `start`, `end`, the part of
+                the video in seconds; `max_new_tokens`, by default 256, or a quarter of a shorter context; `batch_size`,
+                `num_workers`; all others are arguments of Transformers' `generate`, which is greedy by default. Options
+                passed to `pipeline(...)` are the defaults.
 
         Returns:
             `{"answer": str, "frame_times": a list of seconds for each video, "visual_tokens": int, "finish_reason": "stop" |
             "length"}` for one conversation; a list of these for a list; an iterator for generators and datasets. With
-            `stream` an iterator over pieces of text, joined the answer, and last this dict.
+            `stream`, an iterator over the pieces of the answer's text, followed by this dict.
 
         Raises:
-            ValueError: no question, a message of a wrong form, an option out of range, a conversation that is longer than the
+            ValueError: no question, a malformed message, an option out of range, a conversation that is longer than the
                 language model's context, or an input that cannot be read.
             FileNotFoundError, ConnectionError, TypeError: see `read_video`.
         """
@@ -116,7 +118,9 @@ class VideoChatPipeline(VideoPipeline):
     def _paired(self, video: Any, question: Any, options: Mapping[str, Any]) -> Any:
         """Items `{"video", "question"}`: one, a list or a generator."""
         if video is None:
-            raise ValueError("video: expected a video for the question, found None; messages may do without one")
+            raise ValueError(
+                "video: expected a video for the question, found None; use messages to ask without a video"
+            )
         if isinstance(video, GeneratorType | TorchDataset):
             return ({"video": each, "question": question} for each in video)  # type: ignore[union-attr]
         several = isinstance(video, list | tuple) and (not video or is_clip_batch(video))
@@ -127,7 +131,7 @@ class VideoChatPipeline(VideoPipeline):
                 else {"video": video, "question": question}
             )
         if not several:
-            if question:  # read once for all
+            if question:  # reads the video once for all questions
                 message = question_message(max(question, key=lambda each: len(str(each))), [video])
                 parameters = {**self._preprocess_params, **self._sanitize_parameters(**options)[0]}
                 [video] = self._read([message], **parameters)
@@ -148,11 +152,11 @@ class VideoChatPipeline(VideoPipeline):
     ) -> tuple[dict, dict, dict]:
         check_sampling(num_frames, fps, start, end)
         preprocess: dict[str, Any] = {}
-        if num_frames is not None or fps is not None:  # a call's replace those of `pipeline(...)`, also the other one
+        if num_frames is not None or fps is not None:  # either option of a call replaces both of `pipeline(...)`
             preprocess |= {"num_frames": num_frames, "fps": fps}
         preprocess |= {name: value for name, value in (("start", start), ("end", end)) if value is not None}
         length = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-        self._options(**length, **generate_kwargs)  # what is wrong is said before any work
+        self._options(**length, **generate_kwargs)  # raises errors before any work is done
         return {**preprocess, **length}, {**length, **generate_kwargs}, {}
 
     def _options(self, max_new_tokens: int | None = None, **generate_kwargs: Any) -> dict[str, Any]:
@@ -200,7 +204,7 @@ class VideoChatPipeline(VideoPipeline):
         return answer_result(answer, prompt.videos, prompt.input_ids.count(self.processor.video_token_id))
 
     def _model_inputs(self, prompts: Sequence[_Prompt]) -> dict[str, Any]:
-        """Ids padded on the left, and visual tokens."""
+        """The model's inputs: left-padded token ids, attention mask and visual tokens."""
         length = max(len(prompt.input_ids) for prompt in prompts)
         padding = [[self.processor.tokenizer.pad_token_id] * (length - len(prompt.input_ids)) for prompt in prompts]
         ids = [pad + prompt.input_ids for pad, prompt in zip(padding, prompts, strict=True)]

@@ -1,7 +1,7 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 # mypy: disable-error-code="override"
-"""`pipeline("video-editing")`: a clip changed as a prompt says, by a diffusion model that is tuned on the clip first."""
+"""`pipeline("video-editing")`: edits a clip by a prompt with a diffusion model that is first tuned on the clip."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from modeling_sen.modeling_sen_editing import SENForVideoEditing
 from modeling_sen.pipelines.video_pipeline import VideoPipeline
 from modeling_sen.presets import SEN_TINY_TRACKING
 
-# Options of `SENVideoEditingPipeline.edit` that are handed on as they are.
+# Options passed to `SENVideoEditingPipeline.edit` unchanged.
 EDIT_OPTIONS = (
     *("inversion", "num_inference_steps", "guidance_scale", "negative_prompt", "mask", "window", "overlap"),
     *("refinements", "skip", "seed"),
@@ -32,7 +32,7 @@ OPTIONS = (
 
 @dataclass(frozen=True)
 class _Whole:
-    """A value that the base class does not take apart."""
+    """Wraps a value so that the base class does not split it into items."""
 
     value: Any
 
@@ -50,7 +50,7 @@ class VideoEditingPipeline(VideoPipeline):
     >>> again = edit("clip.mp4", "a red circle moving left", "a red star moving left", adapter=edited.adapter)
     ```
 
-    Each tuning starts from the checkpoint's adapter, and the adapters of earlier results stay as they are.
+    Each tuning starts from the checkpoint's adapter and does not change the adapters of earlier results.
     """
 
     model: SENForVideoEditing  # type: ignore[assignment]
@@ -83,28 +83,27 @@ class VideoEditingPipeline(VideoPipeline):
     ) -> Any:
         """
         Args:
-            video: a video or several, as [`VideoPipeline`] takes them. Of a dict of modalities the video is used.
-            source_prompt: what the clip shows.
-            edit_prompt: what the edit is to show. Several in a list share the tuning, the reading and the inversion.
-            adapter: to edit with: that of an earlier result, or the folder or hub id of an adapter or a checkpoint. The clip
-                is not tuned on then.
-            tune: whether the adapter is tuned on the clip and `source_prompt` first. By default it is where no adapter is
-                given and the checkpoint's own was not tuned on a clip, which its record says
-                (`model.adapter.config.tuning is None`).
+            video: one or several videos, see [`VideoPipeline`]. From a dict of modalities, only the video is used.
+            source_prompt: description of the clip.
+            edit_prompt: description of the edited clip. Several prompts in a list share tuning, reading and inversion.
+            adapter: adapter to use instead of tuning: that of an earlier result, or the folder or Hub id of an adapter or a
+                checkpoint.
+            tune: whether to tune the adapter on the clip and `source_prompt` first. By default it is tuned if no `adapter` is
+                given and the checkpoint's adapter has no record of a tuning (`model.adapter.config.tuning is None`).
             tuning: a `TuningSettings`.
-            scorer: folder or hub id of a CLIP, or of a SEN with a text tower, for the scores of alignment.
-            progress: whether progress is shown on the standard error; by default on terminals.
-            kwargs: `start`, `end` (seconds) and `fps` of the stretch that is edited, by default every frame of the clip;
-                `mask`, `inversion`, `num_inference_steps`, `guidance_scale`, `negative_prompt`, `window`, `overlap`,
-                `refinements`, `skip`, `seed`, as of `SENVideoEditingPipeline.edit`. All but `video` may also be given to
-                `pipeline(...)` once and for all.
+            scorer: folder or Hub id of a CLIP, or of a SEN with a text tower, which computes the alignment scores.
+            progress: whether to show progress on standard error; by default on terminals.
+            kwargs: `start`, `end` (seconds) and `fps` of the edited part, by default every frame of the clip; `mask`,
+                `inversion`, `num_inference_steps`, `guidance_scale`, `negative_prompt`, `window`, `overlap`, `refinements`,
+                `skip`, `seed`, see `SENVideoEditingPipeline.edit`. All arguments except `video` may also be passed to
+                `pipeline(...)` as defaults.
 
         Returns:
             [`SENEditingOutput`] for one video and prompt; a list of these for a list of prompts; a list of either for a list
             of videos; an iterator for generators and datasets.
 
         Raises:
-            ValueError: a prompt that is missing, empty or too long; an option out of range; a mask that does not fit; an
+            ValueError: a prompt that is missing, empty or too long; an option out of range; a mask of the wrong size; an
                 adapter of another base model; or an input that cannot be read.
             FileNotFoundError, ConnectionError, TypeError: see `read_video`.
         """
@@ -159,17 +158,19 @@ class VideoEditingPipeline(VideoPipeline):
 
         for name, prompt in (("source_prompt", source_prompt), ("edit_prompt", edit_prompt)):
             if prompt is None:
-                raise ValueError(f"{name}: expected what the {name.removesuffix('_prompt')} shows, found None")
+                raise ValueError(f"{name}: expected a description of the {name.removesuffix('_prompt')}, found None")
         video = clip_entries(clip).get("video")
         with opened_clip(clip) as entries:
             if "video" not in entries:
                 raise ValueError(f"clip: expected a video, found {', '.join(entries) or 'nothing'}")
             read = read_stretch(entries["video"], start, end, fps)
         options = {**(self.model.config.edit_settings or {}), **options}
-        mask = self._checked_mask(read, source_prompt, edit_prompt, mask, options)  # before minutes of tuning
+        mask = self._checked_mask(
+            read, source_prompt, edit_prompt, mask, options
+        )  # before tuning, which takes minutes
         encoder = None if scorer is None else self._encoder(scorer)
         if self._choose_adapter(adapter, tune):
-            with torch.enable_grad():  # the base class runs `_forward` without
+            with torch.enable_grad():  # the base class disables gradients in `_forward`
                 shown = {} if progress is None else {"progress": progress}
                 self.editor.tune(read, source_prompt, tuning, video_name=name_of(video), **shown)
         with tqdm(desc="edit", disable=None if progress is None else not progress) as bar:
@@ -186,7 +187,7 @@ class VideoEditingPipeline(VideoPipeline):
     def _checked_mask(
         self, read: Any, source_prompt: Any, edit_prompt: Any, mask: Any, options: Mapping[str, Any]
     ) -> np.ndarray | None:
-        """The mask, (T, H, W) bool; errors of prompts and options are those of `SENVideoEditingPipeline.edit`."""
+        """Checks prompts, options and mask as `SENVideoEditingPipeline.edit` does; returns the mask, (T, H, W) bool."""
         from modeling_sen.editing.frame_windows import frame_windows
         from modeling_sen.editing.latents import encode_prompts
         from modeling_sen.pipelines.sen_video_editing import as_mask
@@ -203,7 +204,7 @@ class VideoEditingPipeline(VideoPipeline):
         return None if mask is None else as_mask(mask, read.frames)
 
     def _choose_adapter(self, adapter: Any, tune: bool | None) -> bool:
-        """Puts the adapter on the model that a clip is edited with; returns whether it is to be tuned first."""
+        """Attaches the adapter for an edit to the model; returns whether it must be tuned first."""
         if adapter is not None and tune:
             raise ValueError("adapter, tune: expected at most one of them, found an adapter and tune=True")
         from modeling_sen.editing.open_adapter import fresh_copy, open_adapter
@@ -247,7 +248,7 @@ class VideoEditingPipeline(VideoPipeline):
             video=video,
         )
 
-    @cache  # noqa: B019 (a pipeline lives as long as the program)
+    @cache  # noqa: B019 (a pipeline usually exists until the program ends)
     def _encoder(self, checkpoint: str) -> Any:
         from modeling_sen.evaluation.editing_encoders import load_encoder
 

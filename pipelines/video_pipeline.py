@@ -1,7 +1,7 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 # mypy: disable-error-code="override, assignment"
-"""What all pipelines of a SEN share: forms of input, batches, streams, saving and pushing.
+"""Base class of all SEN pipelines: input types, batches, streams, saving and pushing.
 
 A pipeline of one task inherits from `VideoPipeline` and adds its options, `_forward` and `postprocess`.
 """
@@ -23,13 +23,15 @@ from modeling_sen.processing_sen import SENProcessor
 
 
 class VideoPipeline(Pipeline):
-    """A pipeline that takes videos. A subclass whose model takes something else than a processor's inputs also overrides
-    `preprocess` and `collate`, and sets `_load_processor` to False where it has no processor. A subclass defines
+    """A pipeline for videos. A subclass defines
 
-    - `_forward(inputs, **options)`, from the model's inputs, (clips * views, ...) tensors on the model's device, to a dict of
-      tensors or lists with one row for each clip;
-    - `postprocess(outputs, **options)`, from this dict for one clip, rows of length 1, to the result;
-    - `_sanitize_parameters`, where it has options.
+    - `_forward(inputs, **options)`, which maps the model's inputs, (clips * views, ...) tensors on the model's device, to a
+      dict of tensors or lists with one row per clip;
+    - `postprocess(outputs, **options)`, which maps this dict for one clip, with rows of length 1, to the result;
+    - `_sanitize_parameters`, if it has options.
+
+    A subclass whose model does not take a processor's inputs also overrides `preprocess` and `collate`, and sets
+    `_load_processor` to False if it has no processor.
     """
 
     processor: SENProcessor  # None for a task without one
@@ -44,12 +46,12 @@ class VideoPipeline(Pipeline):
         Args:
             video: path, URL, bytes, file object, (T, H, W, 3) uint8 array, list of PIL images or (H, W, 3) arrays (one
                 video), or a dict of modalities (`video`, `audio`, `depth`, `thermal`, `imu`, `text`). Any other list, a
-                generator or a dataset is a batch; `[]` gives `[]`.
-            kwargs: `batch_size`, `num_workers` and the options of the task. They may also be given to `pipeline(...)` once
-                and for all.
+                generator or a dataset is a batch; `[]` returns `[]`.
+            kwargs: `batch_size`, `num_workers` and the options of the task. They may also be passed to `pipeline(...)` as
+                defaults.
 
         Returns:
-            The result of one video; a list of results for a list; an iterator for generators and datasets.
+            The result for one video; a list of results for a list; an iterator for generators and datasets.
 
         Raises:
             ValueError: an input that cannot be read.
@@ -57,13 +59,13 @@ class VideoPipeline(Pipeline):
         """
         if video is None:
             raise ValueError("video: expected a clip or several, found None")
-        if isinstance(video, list | tuple | KeyDataset) and not len(video):  # the base class reads the first one
+        if isinstance(video, list | tuple | KeyDataset) and not len(video):  # the base class would read the first item
             return []
         if isinstance(video, list | tuple) and not is_clip_batch(video):
             return super().__call__([video], **kwargs)[0]  # a list of images is one video
         if isinstance(video, tuple):
             video = list(video)
-        elif _is_stream(video):  # the base class knows generators and torch's datasets only
+        elif _is_stream(video):  # the base class accepts only generators and torch's datasets as streams
             video = (clip for clip in video)
         return super().__call__(video, **kwargs)
 
@@ -77,7 +79,7 @@ class VideoPipeline(Pipeline):
         return super().forward(self.collate(model_inputs["rows"]), **forward_params)
 
     def collate(self, rows: Sequence[Any]) -> Mapping[str, Any]:
-        """What `preprocess` made of some clips -> what `_forward` takes."""
+        """Joins the rows of `preprocess` for a batch of clips to the inputs of `_forward`."""
         return self.processor.collate(rows)
 
     def get_iterator(
@@ -89,7 +91,7 @@ class VideoPipeline(Pipeline):
         forward_params: dict,
         postprocess_params: dict,
     ) -> PipelineIterator:
-        # The base class collates with a tokenizer or a feature extractor only; rows are joined by the processor instead.
+        # The base class collates only with a tokenizer or a feature extractor; here the processor joins the rows.
         sized = hasattr(inputs, "__len__")
         dataset = (PipelineDataset if sized else PipelineIterator)(inputs, self.preprocess, preprocess_params)
         loader = DataLoader(
@@ -102,25 +104,26 @@ class VideoPipeline(Pipeline):
         return PipelineIterator(outputs, self.postprocess, postprocess_params)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Saves model and processor, and nothing of the pipeline: the stock method writes local paths into config.json."""
+        """Saves model and processor only: Transformers' method also writes local paths of the pipeline into config.json."""
         self.model.save_pretrained(save_directory, **kwargs)
         if self.processor is not None:
             self.processor.save_pretrained(save_directory)
 
     def push_to_hub(self, repo_id: str, *, include_neurons: bool = False, **kwargs: Any) -> None:
-        """Pushes model and processor in one commit, and nothing of the pipeline.
+        """Pushes model and processor in one commit, without the pipeline.
 
         Args:
-            include_neurons, kwargs: as of the model.
+            repo_id: the repository.
+            include_neurons, kwargs: arguments of the model's `push_to_hub`.
         """
         self.model.push_to_hub(repo_id, include_neurons=include_neurons, processor=self.processor, **kwargs)  # type: ignore
 
 
 def _is_stream(video: Any) -> bool:
-    """Whether clips come out of something that is no clip itself, such as a `datasets.Dataset`."""
+    """Whether `video` is an iterable of clips that the base class does not accept, such as a `datasets.Dataset`."""
     single = str | bytes | bytearray | memoryview | Mapping | np.ndarray | Tensor
-    known = list | GeneratorType | TorchDataset
-    return isinstance(video, Iterable) and not isinstance(video, single | known) and not hasattr(video, "read")
+    accepted = list | GeneratorType | TorchDataset
+    return isinstance(video, Iterable) and not isinstance(video, single | accepted) and not hasattr(video, "read")
 
 
 def _join_rows(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

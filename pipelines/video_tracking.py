@@ -1,7 +1,7 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 # mypy: disable-error-code="override"
-"""`pipeline("video-tracking")`: where points of one frame are in all other frames of a clip."""
+"""`pipeline("video-tracking")`: tracks points of one frame through all other frames of a clip."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from modeling_sen.tracking.tracking_output import SENTrackingOutput
 
 
 class PointTracker(Protocol):
-    """What the pipeline calls of a model."""
+    """Interface of a model that the pipeline can use."""
 
     def track(
         self,
@@ -46,7 +46,7 @@ class VideoTrackingPipeline(VideoPipeline):
     ```
     """
 
-    _load_processor = False  # the model prepares frames itself, as it knows their size from the points
+    _load_processor = False  # the model prepares frames itself
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -68,22 +68,24 @@ class VideoTrackingPipeline(VideoPipeline):
     ) -> Any:
         """
         Args:
-            video: a video or several, as [`VideoPipeline`] takes them. Of a dict of modalities the video is used. All frames
-                are tracked, and held in memory.
+            video: one or several videos, see [`VideoPipeline`]. From a dict of modalities, only the video is used. All frames
+                are tracked and held in memory.
             query_points: (N, 2) x, y on frame 0, or (N, 3) t, x, y: an array, tensor, list, or the path of a csv, json or npy
-                file. Pixels of the original frames, pixel centres at whole numbers; t is the number of a frame.
-            grid_size: instead, a grid of `grid_size` x `grid_size` points on one frame. Without any of the three: 10.
-            mask: instead, about 100 points inside of a mask of one frame: (H, W) bool or uint8, or the path of a png.
+                file. Positions are in pixels of the original frames, pixel centres at whole numbers; t is a frame number.
+            grid_size: instead of `query_points`, a grid of `grid_size` x `grid_size` points on one frame; 10 if neither
+                `query_points`, `grid_size` nor `mask` is given.
+            mask: instead of `query_points`, about 100 points inside a mask of one frame: (H, W) bool or uint8, or the path of
+                a png.
             query_frame: the frame of a grid or mask, by default 0.
-            progress: is called with (done, total) while the model is at work on a clip.
-            kwargs: `batch_size`, `num_workers`. All but `video` may also be given to `pipeline(...)` once and for all;
-                points of a call replace those. The same points are tracked in each video of a batch.
+            progress: called with (done, total) while the model tracks a clip.
+            kwargs: `batch_size`, `num_workers`. All arguments except `video` may also be passed to `pipeline(...)` as
+                defaults; points of a call replace them. The same points are tracked in each video of a batch.
 
         Returns:
             [`SENTrackingOutput`] for one video; a list of these for a list; an iterator for generators and datasets.
 
         Raises:
-            ValueError: points that do not fit the clip, see `resolve_query_points`; or an input that cannot be read.
+            ValueError: points outside the clip, see `resolve_query_points`; or an input that cannot be read.
             FileNotFoundError, ConnectionError, TypeError: see `read_video`.
         """
         given = {
@@ -114,7 +116,7 @@ class VideoTrackingPipeline(VideoPipeline):
             points["mask"] = as_mask(mask)
         if query_frame is not None:
             points["query_frame"] = query_frame
-        # As one parameter: points of a call replace all that `pipeline(...)` was given.
+        # One parameter for all, so that points of a call replace all those of `pipeline(...)`.
         return {"points": points} if points else {}, {} if progress is None else {"progress": progress}, {}
 
     def preprocess(self, video: Any, points: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
@@ -126,14 +128,14 @@ class VideoTrackingPipeline(VideoPipeline):
         return {"rows": [(frames, query_points)]}
 
     def collate(self, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-        return {"clips": rows}  # of any lengths and sizes: the model takes one at a time
+        return {"clips": rows}  # not stacked: clips may differ in length and size
 
     def _forward(
         self, inputs: Mapping[str, Any], progress: Callable[[int, int], None] | None = None
     ) -> dict[str, list[np.ndarray]]:
         model: PointTracker = self.model  # type: ignore[assignment]
         outputs = [model.track(*clip, progress=progress) for clip in inputs["clips"]]
-        # As arrays of each clip: the base class would make an output of its own kind of one of ours.
+        # Plain arrays per clip, because the base class would convert our output class to its own.
         return {name: [np.asarray(output[name]) for output in outputs] for name in outputs[0]}
 
     def postprocess(self, outputs: Mapping[str, Any]) -> SENTrackingOutput:

@@ -1,7 +1,7 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 # mypy: disable-error-code="override"
-"""`pipeline("zero-shot-video-classification")`: which of the given labels fits a clip, seen and heard."""
+"""`pipeline("zero-shot-video-classification")`: scores text labels for a clip with sound."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,7 +36,7 @@ class ZeroShotVideoClassificationPipeline(VideoPipeline):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._text_embeds: OrderedDict[tuple, Tensor] = OrderedDict()  # label sets embedded before, latest last
+        self._text_embeds: OrderedDict[tuple, Tensor] = OrderedDict()  # cache of embedded label sets, latest last
 
     def __call__(
         self,
@@ -49,20 +49,21 @@ class ZeroShotVideoClassificationPipeline(VideoPipeline):
     ) -> list:
         """
         Args:
-            video: a video or several, as [`VideoPipeline`] takes them.
+            video: one or several videos, see [`VideoPipeline`].
             candidate_labels: labels, or one comma-separated string of them.
-            hypothesis_template: text with `{}` where the label goes, by default "a video of {}"; several are averaged as an
-                ensemble.
-            top_k: only the best k labels; by default all.
-            num_views: temporal views whose probabilities are averaged; by default 1.
-            kwargs: `batch_size`, `num_workers`. All but `video` may also be given to `pipeline(...)` once and for all.
+            hypothesis_template: text with `{}` in place of the label, by default "a video of {}"; the embeddings of several
+                templates are averaged.
+            top_k: number of best labels to return; by default all.
+            num_views: number of temporal views whose probabilities are averaged; by default 1.
+            kwargs: `batch_size`, `num_workers`. All arguments except `video` may also be passed to `pipeline(...)` as
+                defaults.
 
         Returns:
-            For one video a list of `{"label": str, "score": float}`, best first, scores over all labels summing to 1; for a
-            batch a list of these (an iterator for generators and datasets).
+            For one video a list of `{"label": str, "score": float}`, best first, with scores over all labels that sum to 1;
+            for a batch a list of these (an iterator for generators and datasets).
 
         Raises:
-            ValueError: no labels, duplicate labels, labels that differ only behind the tokens that the text tower takes, a
+            ValueError: no labels, duplicate labels, labels that are equal after truncation to the text tower's length, a
                 template without `{}`, or an input that cannot be read.
             FileNotFoundError, ConnectionError, TypeError: see `read_video`.
         """
@@ -105,7 +106,9 @@ class ZeroShotVideoClassificationPipeline(VideoPipeline):
         if labels is None:
             raise ValueError("candidate_labels: expected at least one label, found None")
         if self.model.is_untrained_without_start:
-            logger.warning_once("this SEN has no aligned neuron and is untrained: its zero-shot scores mean nothing")
+            logger.warning_once(
+                "this SEN is untrained and has no aligned neuron: its zero-shot scores are meaningless"
+            )
         output = self.model(**inputs, text_embeds=self.embed_labels(labels, templates))
         probabilities = output.logits_per_video.float().softmax(dim=-1)  # (videos * views, labels)
         return {"probabilities": probabilities.unflatten(0, (-1, num_views)).mean(dim=1)}

@@ -109,8 +109,8 @@ def test_a_sen_is_saved_without_the_adapters_on_it(saved, tmp_path, caplog):
     for include_neurons in (False, True):
         caplog.clear()
         model.save_pretrained(tmp_path / "again", include_neurons=include_neurons)
-        said = [message for message in caplog.messages if "weights that are not in its checkpoint" in message]
-        assert [message.split(":")[0] for message in said] == [
+        warnings = [message for message in caplog.messages if "weights that are not in its checkpoint" in message]
+        assert [message.split(":")[0] for message in warnings] == [
             "neuron 'image'",
             "neuron 'audio'",
             "neuron 'class_text'",

@@ -70,9 +70,9 @@ def test_a_changed_tower_is_saved(change, model, tmp_path, caplog):
     change(model)
     model.save_pretrained(tmp_path / "sen")
     assert [path.name for path in (tmp_path / "sen").glob("neuron_*")] == ["neuron_image"]
-    (said,) = [message for message in caplog.messages if "differ from those of" in message]
-    assert said.startswith("neuron 'image': its weights (e.g. ")
-    assert said.endswith("clip; its tower is saved to neuron_image/")
+    (warning,) = [message for message in caplog.messages if "differ from those of" in message]
+    assert warning.startswith("neuron 'image': its weights (e.g. ")
+    assert warning.endswith("clip; its tower is saved to neuron_image/")
     loaded = SENModel.from_pretrained(tmp_path / "sen")
     assert not torch.allclose(outputs(model), plain)
     torch.testing.assert_close(outputs(loaded), outputs(model), atol=1e-6, rtol=1e-5)
@@ -159,8 +159,8 @@ def test_a_tower_whose_checkpoint_is_gone_is_saved(towers, tmp_path, caplog):
     model = SENModel.from_neurons([{"hub_id": str(folder), "num_frames": 2}], projection_dim=12, **SMALL)
     shutil.rmtree(folder)
     model.save_pretrained(tmp_path / "sen")
-    for said in ("it cannot be loaded again (", "its processor's files are not saved with its tower ("):
-        assert any(message.startswith(f"neuron 'image': {said}") for message in caplog.messages)
+    for reason in ("it cannot be loaded again (", "its processor's files are not saved with its tower ("):
+        assert any(message.startswith(f"neuron 'image': {reason}") for message in caplog.messages)
     pictures = {"image_pixel_values": random_inputs()["image_pixel_values"]}
     with torch.no_grad():
         expected, found = model(**pictures), SENModel.from_pretrained(tmp_path / "sen")(**pictures)

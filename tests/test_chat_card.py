@@ -41,7 +41,7 @@ def test_the_language_model_is_a_base_model_with_its_licence(chat, monkeypatch):
 def test_a_language_model_beside_the_checkpoint_is_named(chat):
     chat.config.language_model = {"hub_id": "./language_model"}
     card = card_of(chat)
-    assert "Those of language_model are in this repository, in folders `language_model`." in card.text
+    assert "This repository holds language_model, in `language_model`." in card.text
     assert "org/llm" not in card.text
 
 

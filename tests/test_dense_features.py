@@ -97,14 +97,14 @@ def test_modulation_scales_and_shifts_by_the_summary_of_the_last_round(make_sen,
     model = make_sen(num_rounds=num_rounds)
     model.add_dense_modulation("image")
     random_weights(model)
-    heard = []
-    model.fusion.down.register_forward_hook(lambda _, inputs, found: heard.append(torch.nn.functional.gelu(found)))
+    summaries = []
+    model.fusion.down.register_forward_hook(lambda _, inputs, found: summaries.append(torch.nn.functional.gelu(found)))
     with torch.no_grad():
         output = model(**random_inputs())
         features = model.dense_features("image", output)
-    assert len(heard) == num_rounds + 1
-    assert torch.equal(output.summary, heard[-1])
-    part, summary = model.modulation["image"], heard[-1]
+    assert len(summaries) == num_rounds + 1
+    assert torch.equal(output.summary, summaries[-1])
+    part, summary = model.modulation["image"], summaries[-1]
     normalised = (summary - summary.mean(-1, keepdim=True)) / (
         summary.var(-1, unbiased=False, keepdim=True) + 1e-5
     ).sqrt()
@@ -153,8 +153,8 @@ def test_a_sample_without_the_neuron_changes_no_other(modulated):
     inputs["image_pixel_values"][1] = 0
     with torch.no_grad():
         features = modulated.dense_features("image", modulated(**inputs, neuron_mask=mask))
-        alone = modulated(**{name: values[:1] for name, values in inputs.items()})
-    torch.testing.assert_close(features.tokens[:1], modulated.dense_features("image", alone).tokens)
+        single = modulated(**{name: values[:1] for name, values in inputs.items()})
+    torch.testing.assert_close(features.tokens[:1], modulated.dense_features("image", single).tokens)
     assert bool(features.tokens.isfinite().all())
 
 

@@ -101,7 +101,14 @@ def test_the_adapter_is_uploaded_and_a_base_model_of_this_machine_is_refused(mak
     assert {"adapter/config.json", "adapter/diffusion_pytorch_model.safetensors", "base/unet/config.json"} <= set(
         planned.files
     )
-    assert "in folders `neuron_NAME` and `base`" in planned.card
+    assert "in `neuron_NAME` and `base`." in planned.card
+    row = "| `unet` | noisy frames, text and features | [base](base), in this repository |  |"
+    assert f"{row} unknown |" in planned.card
+
+    (tmp_path / "saved" / "base" / "README.md").write_text("---\nlicense: openrail\n---\n")
+    planned = push_folder(tmp_path / "saved", "org/editing", dry_run=True)
+    assert f"{row} openrail |" in planned.card
+    assert "base/README.md" in planned.files
 
 
 def test_the_example_on_the_card_runs_on_a_clip(sen_folder, tmp_path):

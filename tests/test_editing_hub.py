@@ -112,5 +112,5 @@ def test_a_pushed_adapter_gives_the_same_frames(towers, tmp_path):
         with connected(hub, tmp_path / "reader", READER):
             pulled = pipeline("video-editing", model="org/editing", **options)
             assert np.array_equal(pulled(clip, "a dog", "a red dog").frames, expected)
-            alone = edit(clip, "a dog", "a red dog", adapter="org/editing")
-            assert np.array_equal(alone.frames, expected)
+            edited = edit(clip, "a dog", "a red dog", adapter="org/editing")
+            assert np.array_equal(edited.frames, expected)

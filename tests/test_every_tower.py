@@ -98,8 +98,8 @@ def test_waveforms_of_different_length_are_padded_and_masked(checkpoint, towers)
     assert both["audio_input_features"].shape == both["audio_attention_mask"].shape == (2, 16_000)
     assert both["audio_attention_mask"].sum(1).tolist() == [4_000, 16_000]
     with torch.no_grad():
-        alone, together = model(**processor(videos=short)), model(**both)
-    torch.testing.assert_close(together.fused_embeds[:1], alone.fused_embeds, atol=1e-5, rtol=0)
+        single, together = model(**processor(videos=short)), model(**both)
+    torch.testing.assert_close(together.fused_embeds[:1], single.fused_embeds, atol=1e-5, rtol=0)
 
 
 def test_a_clip_without_sound_changes_nothing_for_the_others(towers, clips):
@@ -108,9 +108,9 @@ def test_a_clip_without_sound_changes_nothing_for_the_others(towers, clips):
     inputs = processor(videos=[np.zeros((8, 16, 16, 3), dtype=np.uint8), clips[0]])
     assert inputs["neuron_mask"].tolist() == [[True, False], [True, True]]
     with torch.no_grad():
-        together, alone = model(**inputs), model(**processor(videos=clips[0]))
+        together, single = model(**inputs), model(**processor(videos=clips[0]))
     assert together.fused_embeds.isfinite().all()
-    torch.testing.assert_close(together.fused_embeds[1:], alone.fused_embeds, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.fused_embeds[1:], single.fused_embeds, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("checkpoint", ["wav2vec2", "whisper", "clap", "pe_audio"])

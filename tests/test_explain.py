@@ -45,16 +45,16 @@ def test_the_last_round_is_the_result_and_the_first_the_frozen_encoders(sen, cli
         output = model(**processor(videos=clips[0], text=texts), output_all_rounds=True)
         image = model.neurons["image"]
         state = image.first_look({"pixel_values": processor(videos=clips[0])["image_pixel_values"]}).state
-        alone = torch.nn.functional.normalize(image.project(state.pooler_output), dim=-1)
-        alone = (model.logit_scale.exp() * alone @ output.text_embeds.t()).softmax(dim=-1)[0]
+        scores_of_image = torch.nn.functional.normalize(image.project(state.pooler_output), dim=-1)
+        scores_of_image = (model.logit_scale.exp() * scores_of_image @ output.text_embeds.t()).softmax(dim=-1)[0]
     assert scores.labels == LABELS
     assert scores.fused.shape == (model.config.num_rounds + 1, 3)
     assert np.allclose(scores.fused.sum(axis=1), 1, atol=1e-5)
     assert np.allclose(scores.fused[-1], output.logits_per_video.softmax(dim=-1)[0].numpy(), atol=1e-6)
     assert list(scores.neurons) == ["image"]  # the only one in the text tower's space
     assert scores.neurons["image"].shape == scores.fused.shape
-    assert np.allclose(scores.neurons["image"][0], alone.numpy(), atol=1e-6)
-    assert np.allclose(scores.frozen_mean, alone.numpy(), atol=1e-6)
+    assert np.allclose(scores.neurons["image"][0], scores_of_image.numpy(), atol=1e-6)
+    assert np.allclose(scores.frozen_mean, scores_of_image.numpy(), atol=1e-6)
     # Of a tower whose tokens stay those of the first look the embedding stays, too.
     assert np.array_equal(scores.neurons["image"][0], scores.neurons["image"][-1])
 
@@ -84,18 +84,18 @@ def test_clips_without_sound_or_pictures(sen, clips):
     silent = explain(*sen, frames, LABELS)
     assert silent.sound is None
     assert len(silent.frames) == 4
-    heard = explain(*sen, {"audio": clips[0], "text": "a dog"}, LABELS)
-    assert len(heard.frames) == 0
-    assert len(heard.sound) > 16_000
-    assert heard.neurons == {}  # the aligned neuron saw nothing
-    assert heard.frozen_mean is None
-    assert heard.fused.shape == silent.fused.shape
+    with_sound = explain(*sen, {"audio": clips[0], "text": "a dog"}, LABELS)
+    assert len(with_sound.frames) == 0
+    assert len(with_sound.sound) > 16_000
+    assert with_sound.neurons == {}  # the aligned neuron saw nothing
+    assert with_sound.frozen_mean is None
+    assert with_sound.fused.shape == silent.fused.shape
 
 
 def test_of_long_sound_alone_the_start_is_shown(sen, tmp_path):
     write_sound(tmp_path / "long.wav", "pcm_s16le", 70, rate=16_000, layout="mono")
-    heard = explain(*sen, {"audio": tmp_path / "long.wav", "text": "a dog"}, LABELS)
-    assert np.array_equal(heard.sound, read_audio(tmp_path / "long.wav", 16_000).samples[: 60 * 16_000])
+    with_sound = explain(*sen, {"audio": tmp_path / "long.wav", "text": "a dog"}, LABELS)
+    assert np.array_equal(with_sound.sound, read_audio(tmp_path / "long.wav", 16_000).samples[: 60 * 16_000])
 
 
 def test_templates_are_averaged(sen, clips):

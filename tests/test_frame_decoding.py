@@ -22,7 +22,7 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture
-def alone(monkeypatch):
+def single_threaded(monkeypatch):
     """Which runs were decoded again without threads."""
     runs, decode = [], frame_decoding._decode_single_threaded
     monkeypatch.setattr(
@@ -193,10 +193,10 @@ def test_a_clip_of_damaged_frames_alone_is_refused(damaged, tmp_path):
 
 
 @pytest.mark.parametrize("name", CLIP_KINDS)
-def test_good_files_are_decoded_once(tmp_path, alone, name):
+def test_good_files_are_decoded_once(tmp_path, single_threaded, name):
     kind = CLIP_KINDS[name]
     good = write_clip(tmp_path / f"clip{kind.suffix}", kind, range(40))
     read_frames(good, range(40))
     read_frames(good, [3, 20])
     # Where the picture is renewed bit by bit no keyframe is complete: that is seen while decoding.
-    assert name == "mp4 with intra refresh" or alone == []
+    assert name == "mp4 with intra refresh" or single_threaded == []

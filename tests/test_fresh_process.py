@@ -79,6 +79,6 @@ def test_a_checkpoint_survives_sigkill_at_five_moments(found):
     """Two models are saved in turn over one folder; each time the saver is killed, one of them is there, whole."""
     killed = found["killed"]
     assert len(killed["found"]) == 5
-    assert set(killed["found"]) <= {1, 2}  # whether a save was cut in half is chance: test_checkpoint_folder has more
+    assert set(killed["found"]) <= {1, 2}  # whether a save was cut in half is chance: test_replaced_folder has more
     assert killed["most_leftovers"] <= 1
     assert killed["left"] == ["sen"]

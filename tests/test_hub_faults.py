@@ -115,8 +115,8 @@ PUSH_FAULTS = {
 
 
 @pytest.mark.parametrize("kind", ["model", "folder"])
-@pytest.mark.parametrize(("fault", "said"), PUSH_FAULTS.values(), ids=PUSH_FAULTS)
-def test_a_push_that_fails_leaves_the_repository_as_it_was(fault, said, kind, model, hub, tmp_path):
+@pytest.mark.parametrize(("fault", "expected"), PUSH_FAULTS.values(), ids=PUSH_FAULTS)
+def test_a_push_that_fails_leaves_the_repository_as_it_was(fault, expected, kind, model, hub, tmp_path):
     pushed = PUSHED[kind](model)
     repository = hub.repositories["org/sen"]
     card = b"---\nlicense: mit\n---\nWritten by hand."
@@ -125,7 +125,7 @@ def test_a_push_that_fails_leaves_the_repository_as_it_was(fault, said, kind, mo
     hub.fail(**fault)
     with connected(hub, tmp_path, WRITER):
         message = problem(lambda: pushed.push_to_hub("org/sen"))
-        assert message.startswith("org/sen: " + said.format(hub=hub.url, status=fault.get("status")))
+        assert message.startswith("org/sen: " + expected.format(hub=hub.url, status=fault.get("status")))
         assert repository.refs == before
         assert left_in(tmp_path) == []
         hub.faults.clear()
@@ -178,11 +178,11 @@ def test_every_push_says_what_the_hub_refuses(kind, model, hub, tmp_path):
         READER: "Forbidden: you must use a write token to upload to a repository.",
         None: "Invalid username or password.",
     }
-    for token, said in refused.items():
+    for token, reason in refused.items():
         with connected(hub, tmp_path, token):
             for repo_id in ("org/sen", "org/new"):
                 message = problem(lambda repo_id=repo_id: pushed.push_to_hub(repo_id))
-                assert message == f"{repo_id}: {hub.url} refuses the token ({said}); {login}"
+                assert message == f"{repo_id}: {hub.url} refuses the token ({reason}); {login}"
     hub.fail("commit", status=503)
     with connected(hub, tmp_path):
         message = problem(lambda: pushed.push_to_hub("org/new", token=WRITER, commit_message="again"))
@@ -217,13 +217,13 @@ PULL_FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("fault", "said"), PULL_FAULTS.values(), ids=PULL_FAULTS)
-def test_a_pull_that_fails_leaves_only_whole_files(fault, said, hub, folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("fault", "expected"), PULL_FAULTS.values(), ids=PULL_FAULTS)
+def test_a_pull_that_fails_leaves_only_whole_files(fault, expected, hub, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
     hub.fail(**fault)
     with connected(hub, tmp_path, READER):
         message = problem(lambda: SENModel.from_pretrained("org/sen"))
-        assert message.startswith(said.format(hub=hub.url, status=fault.get("status")))
+        assert message.startswith(expected.format(hub=hub.url, status=fault.get("status")))
         assert left_in(tmp_path) == []
         there = set(hub.repositories["org/sen"].files.values())
         assert {path.read_bytes() for path in tmp_path.rglob("blobs/*")} <= there
@@ -270,13 +270,13 @@ def test_a_pull_says_what_the_hub_refuses(loads, hub, tmp_path):
     login = "log in with `hf auth login`, set HF_TOKEN, or pass token=..."
     missing = f"no such repository at {hub.url}, or a private one; for that, {login}"
     wrong = f"{hub.url} refuses the token (Invalid credentials in Authorization header); {login}"
-    for token, repo_id, said in (
+    for token, repo_id, reason in (
         (None, "org/sen", missing),
         (READER, "org/none", missing),
         (STRANGER, "org/sen", wrong),
     ):
         with connected(hub, tmp_path, token):
-            assert problem(lambda repo_id=repo_id: loads.from_pretrained(repo_id)) == f"{repo_id}: {said}"
+            assert problem(lambda repo_id=repo_id: loads.from_pretrained(repo_id)) == f"{repo_id}: {reason}"
     with connected(hub, tmp_path):
         assert "no such branch" in problem(lambda: loads.from_pretrained("org/sen", token=READER, revision="none"))
         assert loads.from_pretrained("org/sen", token=READER)
@@ -292,10 +292,10 @@ def test_an_encoder_that_is_not_to_be_had_is_named(is_gated, hub, towers, tmp_pa
     hub.repositories["org/clip"].gated = True
     if not is_gated:
         del hub.repositories["org/clip"]
-    said = "the repository is gated; accept its terms on its page" if is_gated else "no such repository"
+    reason = "the repository is gated; accept its terms on its page" if is_gated else "no such repository"
     with connected(hub, tmp_path / "reader", READER):
         message = problem(lambda: SENModel.from_pretrained("org/by-id"))
-    assert message.startswith(f"neuron 'image' (org/clip, revision '{commit}'): {said} at {hub.url}, ")
+    assert message.startswith(f"neuron 'image' (org/clip, revision '{commit}'): {reason} at {hub.url}, ")
     assert message.endswith("or pass neuron_kwargs={NAME: {'token': ...}}")
 
 

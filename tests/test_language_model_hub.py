@@ -90,8 +90,7 @@ def test_a_push_takes_the_language_model_along(hub, tmp_path):
         assert ("neuron_image/model.safetensors" in files) == is_whole
         card = files["README.md"].decode()
         assert f"[org/llm](https://huggingface.co/org/llm) | `{commit[:12]}` | " in card
-        which = "Copies of all of them" if is_whole else "Those of language_model"
-        assert f"{which} are in this repository, in folders" in card
+        assert f"This repository holds {'all of them' if is_whole else 'language_model'}, in" in card
         with connected(hub, tmp_path / "reader", READER):
             found = SENForConditionalGeneration.from_pretrained(repo_id)
         torch.testing.assert_close(of_pixels(found), expected, rtol=1e-5, atol=1e-5)

@@ -22,7 +22,7 @@ OWN = {"modeling_sen", "pipelines", "conversion", "sen_cli", "recipes", "benchma
 GROUPS = {
     "presets": {"presets", "templates"},
     "configuration": {"configuration_sen"},
-    "files": {"checkpoint_folder"},
+    "files": {"whole_file"},
     "neuron": {
         "prompt_injection",
         "prompt_queries",
@@ -55,7 +55,6 @@ GROUPS = {
         "depth_estimation",
         "processing_sen",
     },
-    "whole files": {"whole_file"},
     "video files": {"sound_track", "write_video"},
     "world": {"world/"},
     "around the model": {
@@ -98,9 +97,8 @@ BELOW = {
     "association": ("neuron",),
     "model": ("association",),
     "inputs": ("neuron",),  # beside the model, which never decodes files
-    "whole files": (),
-    "video files": ("inputs", "whole files"),
-    "world": ("whole files",),
+    "video files": ("inputs",),
+    "world": ("files",),
     "around the model": ("heads", "world", "chat", "tracking"),
     "heads": ("model", "inputs"),
     "tracking": ("heads", "video files"),

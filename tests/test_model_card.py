@@ -105,7 +105,7 @@ def test_copies_of_towers_keep_their_origin(make_sen, tmp_path, licences):
         card = model_card(again, config, "org/sen")
         assert metadata(card)["base_model"] == ["org/clip"]
         assert f"[org/clip](https://huggingface.co/org/clip) | `{COMMIT[:12]}` | mit |" in card.text
-        assert "Copies of all of them are in this repository" in card.text
+        assert "This repository holds all of them, in `neuron_NAME`." in card.text
 
 
 def test_a_licence_is_read_from_the_card_beside_the_weights(make_sen, towers, tmp_path):

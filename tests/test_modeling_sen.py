@@ -29,10 +29,10 @@ def test_masked_rows_equal_runs_without_the_modality(make_sen, integrate):
     with torch.no_grad():
         together = model(**inputs, neuron_mask=mask)
         for row, present in enumerate(mask.tolist()):
-            alone = {
+            single = {
                 key: value[row : row + 1] for (key, value), here in zip(inputs.items(), present, strict=True) if here
             }
-            output = model(**alone)
+            output = model(**single)
             torch.testing.assert_close(together.fused_embeds[row : row + 1], output.fused_embeds)
             torch.testing.assert_close(together.knowledge[row : row + 1], output.knowledge)
 
@@ -115,13 +115,13 @@ def test_without_prompts_neurons_look_once_and_are_asked_each_round(make_sen, mo
         state = output.neuron_states["video"]
         assert torch.equal(state.last_hidden_state, first.last_hidden_state)
         inputs["audio_input_features"] = inputs["audio_input_features"].roll(1, dims=1) * 2
-        heard = model(**inputs).neuron_states["video"]
-    assert (heard.answers - state.answers).abs().max() > 1e-4
+        perturbed = model(**inputs).neuron_states["video"]
+    assert (perturbed.answers - state.answers).abs().max() > 1e-4
 
 
 def test_each_round_hears_the_summary_of_the_round_before(make_sen, monkeypatch):
     model = random_weights(make_sen(num_rounds=3))
-    made, heard = [], []
+    made, passed = [], []
     fuse = model.fusion.forward
 
     def recorded_fusion(states, present):
@@ -135,13 +135,13 @@ def test_each_round_hears_the_summary_of_the_round_before(make_sen, monkeypatch)
             block,
             "distribute",
             lambda knowledge, summary, names, distribute=block.distribute: (
-                heard.append(summary) or distribute(knowledge, summary, names)
+                passed.append(summary) or distribute(knowledge, summary, names)
             ),
         )
     with torch.no_grad():
         model(**random_inputs())
     assert len(made) == 4  # of the first look, and of each round
-    assert [summary is before for summary, before in zip(heard, made[:3], strict=True)] == [True] * 3
+    assert [summary is before for summary, before in zip(passed, made[:3], strict=True)] == [True] * 3
 
 
 def test_states_have_the_documented_shapes(make_sen):
@@ -189,9 +189,9 @@ def test_knowledge_of_one_neuron_reaches_another(make_sen, prompt, what):
         inputs["audio_input_features"] = inputs["audio_input_features"].roll(1, dims=1) * 2
         assert (getattr(model(**inputs).neuron_states["image"], what) - first).abs().max() > 1e-4
         model.config.num_rounds = 0
-        alone = model(**inputs).neuron_states["image"].pooler_output
+        single = model(**inputs).neuron_states["image"].pooler_output
         inputs["audio_input_features"] = -inputs["audio_input_features"]
-        assert torch.equal(model(**inputs).neuron_states["image"].pooler_output, alone)
+        assert torch.equal(model(**inputs).neuron_states["image"].pooler_output, single)
 
 
 def test_prompt_deeper_than_a_tower_raises(make_sen):
@@ -206,12 +206,12 @@ def test_neuron_after_its_tower_starts_as_it_is_and_learns(make_sen, towers):
     del inputs["audio_input_features"]
     with torch.no_grad():
         output = model(**inputs)
-        alone = model.neurons["video"].first_look({"pixel_values": inputs["video_pixel_values"]}).state
-    assert torch.equal(output.neuron_states["video"].last_hidden_state, alone.last_hidden_state)
+        first = model.neurons["video"].first_look({"pixel_values": inputs["video_pixel_values"]}).state
+    assert torch.equal(output.neuron_states["video"].last_hidden_state, first.last_hidden_state)
     assert output.neuron_states["video"].answers.shape == (2, SMALL["num_prompt_tokens"], 16)
     random_weights(model)
     output = model(**inputs)
-    assert (output.neuron_states["video"].last_hidden_state - alone.last_hidden_state).abs().max() > 1e-2
+    assert (output.neuron_states["video"].last_hidden_state - first.last_hidden_state).abs().max() > 1e-2
     output.fused_embeds[:, 0].sum().backward()
     assert all(block.prompting["video"].weight.grad.abs().sum() > 0 for block in model.blocks)
 

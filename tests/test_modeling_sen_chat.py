@@ -219,10 +219,10 @@ def test_a_neuron_that_one_window_lacks_has_no_influence_on_it(chat):
         before = chat.get_video_features(neuron_mask=mask, **inputs).pooler_output
         inputs["video_pixel_values"] = -inputs["video_pixel_values"]
         after = chat.get_video_features(neuron_mask=mask, **inputs).pooler_output
-        alone = chat.get_video_features(neuron_mask=mask[:1], **rows(inputs, 0)).pooler_output
+        single = chat.get_video_features(neuron_mask=mask[:1], **rows(inputs, 0)).pooler_output
     assert torch.equal(before[0], after[0])
     assert not torch.allclose(before[1], after[1], atol=1e-3)
-    torch.testing.assert_close(before[:1], alone)
+    torch.testing.assert_close(before[:1], single)
 
 
 def test_first_looks_take_a_mask_of_neurons(chat):

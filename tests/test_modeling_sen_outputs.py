@@ -37,9 +37,11 @@ def test_association_is_taught_in_every_round_without_the_frozen_mean(make_sen, 
     texts, labels = normalised(torch.randn(3, 12)), torch.tensor([2, 0])
     with torch.no_grad():
         output = model(**inputs, text_embeds=texts, labels=labels)
-        alone = output.association_embeds
-        assert alone.shape == (2, max(1, num_rounds), 12)
-        losses = [torch.nn.functional.cross_entropy(7.389056 * each @ texts.t(), labels) for each in alone.unbind(1)]
+        per_round = output.association_embeds
+        assert per_round.shape == (2, max(1, num_rounds), 12)
+        losses = [
+            torch.nn.functional.cross_entropy(7.389056 * each @ texts.t(), labels) for each in per_round.unbind(1)
+        ]
         of_fused = torch.nn.functional.cross_entropy(output.logits_per_video, labels)
     torch.testing.assert_close(output.loss, of_fused + 0.5 * torch.stack(losses).mean(), atol=1e-4, rtol=0)
 

@@ -59,8 +59,8 @@ def test_the_audio_grid_is_frequency_by_time(towers):
     silence, click = torch.zeros(1, 64, 16), torch.zeros(1, 64, 16)
     click[0, 40:48, 8:16] = 1.0  # sixth step of time, upper half of the bins
     with torch.no_grad():
-        heard = (embeddings(click) - embeddings(silence)).abs().amax(-1)[0, 2:]
-    assert heard.unflatten(0, (2, 8)).nonzero().tolist() == [[1, 5]]
+        changed = (embeddings(click) - embeddings(silence)).abs().amax(-1)[0, 2:]
+    assert changed.unflatten(0, (2, 8)).nonzero().tolist() == [[1, 5]]
 
 
 def test_the_clip_grid_is_time_by_height_by_width(towers):

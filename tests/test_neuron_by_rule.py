@@ -7,14 +7,26 @@ import torch
 import transformers
 from neuron_families import look_again
 from tower_table import LAYERS, VISION, WAVES
-from transformers import ViTConfig, ViTModel
+from transformers import (
+    BigBirdConfig,
+    BigBirdModel,
+    DacConfig,
+    DacModel,
+    Data2VecAudioConfig,
+    Data2VecAudioModel,
+    Speech2TextConfig,
+    ViTConfig,
+    ViTModel,
+)
 from transformers import logging as transformers_logging
+from transformers.models.speech_to_text.modeling_speech_to_text import Speech2TextEncoder
 
 from modeling_sen import SENModel, list_neurons
-from modeling_sen.neuron_by_rule import adapter_for, find_layers
+from modeling_sen.neuron_by_rule import adapter_for, find_layers, patch_grid
 from modeling_sen.neuron_registry import NEURON_ADAPTERS
 from modeling_sen.prompt_injection import _extend_mask
 
+SEVEN = {"conv_dim": [8] * 7, "conv_kernel": [10, *[3] * 6], "conv_stride": [5, *[2] * 6]}
 SMALL = {"hidden_size": 8, "projection_dim": 4, "num_prompt_tokens": 2, "bottleneck_size": 4}
 WORDS = {**LAYERS, "vocab_size": 40, "max_position_embeddings": 32}
 STAGES = {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4, "image_size": 16, "patch_size": 2}
@@ -44,6 +56,30 @@ TYPES = {
         TEXTS,
         (1, 1, 9),
         True,
+    ),
+    # A mask of ones, made and read by the tower itself.
+    "MegatronBertModel": (WORDS, TEXTS, (1, 1, 9), True),
+    # A part of a larger model, from which it inherits that its main input were `input_ids`.
+    "Idefics3VisionTransformer": (VISION, PICTURES, (3, 2, 2), True),
+    # Spectrograms with bins first; the mean of each two tokens behind the layers.
+    "Qwen2AudioEncoder": (
+        {
+            **{"d_model": 16, "encoder_layers": 4, "encoder_attention_heads": 2, "encoder_ffn_dim": 32},
+            **{"num_mel_bins": 8, "max_source_positions": 10},
+        },
+        (2, 8, 20),
+        (1, 1, 5),
+        True,
+    ),
+    # Half as many tokens as words.
+    "FunnelBaseModel": (
+        {
+            **{"d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 32, "vocab_size": 40},
+            **{"block_sizes": [1, 1], "hidden_dropout": 0.0},
+        },
+        TEXTS,
+        (1, 1, 5),
+        False,
     ),
     # Windows, convolutions, biases of a fixed size, one layer that runs many times: prompts have no place.
     "SwinModel": (STAGES, PICTURES, (3, 4, 4), False),
@@ -90,7 +126,7 @@ def warnings(caplog):
         yield lambda: [message for message in caplog.messages if "used by rule" in message]
 
 
-RETURN_MORE = ("T5EncoderModel",)  # relative positions' biases from layer to layer
+RETURN_MORE = ("T5EncoderModel", "MegatronBertModel")  # biases of relative positions, weights of attention
 # Built like another that is tested in any case: ViT, UniSpeech, RoBERTa, DINOv2.
 ALIKE = ("IJepaModel", "ViTMSNModel", "UniSpeechSatModel", "ElectraModel", "Dinov2WithRegistersModel")
 
@@ -199,6 +235,81 @@ class HalfAttended(ViTModel):
     def __init__(self, config):
         super().__init__(config)
         find_layers(self)[0].attention = NoAttention()
+
+
+def test_convolutions_of_one_class_are_no_transformer_layers():
+    """Data2Vec's seven, of which none differs from the others, in front of two layers."""
+    tower = Data2VecAudioModel(Data2VecAudioConfig(**{**WAVES, "num_hidden_layers": 2, **SEVEN}))
+    assert len(find_layers(tower)) == 2
+
+
+@pytest.mark.parametrize(("num_tokens", "grid"), [(4, (1, 2, 2)), (9, (1, 2, 2)), (3, (1, 1, 3)), (104, (1, 1, 104))])
+def test_patches_fill_a_plane_where_the_tokens_are_theirs(num_tokens, grid):
+    """Not fewer tokens than patches (GroupViT's groups), nor a hundred more (those of YOLOS, behind them)."""
+    inputs = {"pixel_values": torch.empty(1, 3, 16, 16), "num_tokens": num_tokens}
+    assert patch_grid(ViTConfig(**VISION), inputs) == grid
+
+
+def test_block_sparse_attention_of_long_texts_leaves_no_place_for_prompts():
+    """BigBird attends to all tokens of a text as short as a few words."""
+    assert not adapter_for(BigBirdModel(BigBirdConfig(**LAYERS, vocab_size=40))).takes_prompts
+
+
+def test_a_trial_that_fails_writes_no_log(caplog):
+    """Of sounds by 12 features, which the trial does not try."""
+    config = Speech2TextConfig(d_model=16, encoder_layers=1, encoder_ffn_dim=16, input_feat_per_channel=12)
+    with caplog.at_level(logging.DEBUG):
+        assert adapter_for(Speech2TextEncoder(config)).width is None
+    assert [record.name for record in caplog.records if "fake_tensor" in record.name] == []
+
+
+def test_a_codec_is_tried_with_a_channel_and_named():
+    tower = DacModel(DacConfig(encoder_hidden_size=4, decoder_hidden_size=16, hidden_size=64))
+    with pytest.raises(ValueError, match=r"DacModel returns .*audio_codes.*, expected an encoder's last_hidden_state"):
+        adapter_for(tower)
+
+
+def test_a_tower_that_returns_no_tokens_is_named_when_it_runs(tmp_path):
+    folder = saved("DPRQuestionEncoder", tmp_path / "tower", {**WORDS, "projection_dim": 0})
+    with pytest.raises(
+        ValueError, match="DPRQuestionEncoder returns pooler_output, expected an encoder's last_hidden"
+    ):
+        SENModel.from_neurons([{"hub_id": folder, "class_name": "DPRQuestionEncoder"}], **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("class_name", "settings", "message"),
+    [
+        (
+            "PixtralVisionModel",
+            {**VISION, "head_dim": 8},
+            "'image': its tower returns tokens of batch size 1, expected a multiple of 2",
+        ),
+        (
+            "ViTModel",
+            {**VISION, "pooler_output_size": 32},
+            "'image': hidden_size is 16, but its tower's tokens and pooled output have widths 16 and 32",
+        ),
+    ],
+)
+def test_outputs_that_do_not_fit_are_named(class_name, settings, message, tmp_path):
+    """One row of tokens for all frames, and a pooled output that is twice as wide as the tokens."""
+    folder = saved(class_name, tmp_path / "tower", settings)
+    model = SENModel.from_neurons([{"hub_id": folder, "class_name": class_name}], **SMALL)
+    with pytest.raises(ValueError, match=message):
+        model.neurons["image"].first_look({"pixel_values": torch.randn(PICTURES)})
+
+
+def test_a_width_that_is_given_replaces_that_of_the_configuration_after_a_failed_trial(tmp_path):
+    """Reformer's tokens are twice as wide as its hidden states, and it reads the values of its position indices."""
+    settings = {"hidden_size": 16, "attention_head_size": 8, "num_attention_heads": 2, "feed_forward_size": 32}
+    settings |= {"axial_pos_shape": (4, 8), "axial_pos_embds_dim": (8, 8), "attn_layers": ["local"], "vocab_size": 40}
+    folder = saved("ReformerModel", tmp_path / "tower", {**settings, "local_attn_chunk_length": 4})
+    texts = {"input_ids": torch.randint(2, 40, TEXTS)}
+    with pytest.raises(ValueError, match="hidden_size is 16, but its tower's tokens and pooled output have widths 32"):
+        SENModel.from_neurons([folder], **SMALL).neurons["words"].first_look(texts)
+    neuron = SENModel.from_neurons([{"hub_id": folder, "hidden_size": 32}], **SMALL).neurons["words"]
+    assert neuron.first_look(texts).state.last_hidden_state.shape == (2, 9, 32)
 
 
 @pytest.mark.parametrize(("tower_class", "takes_queries"), [(ViTModel, True), (HalfAttended, False)])

@@ -117,10 +117,10 @@ def test_without_the_script_the_type_is_named(outside, clips, monkeypatch, capsy
     monkeypatch.chdir(folder)
     capsys.readouterr()
     assert sen("classify", str(clips[0]), "--labels", "a,b", "--model", "sen", monkeypatch=monkeypatch) == 2
-    told = capsys.readouterr().err
-    assert "'GazeModel' is neither a model of transformers" in told
-    assert "sen --import FILE" in told
-    assert told.count("\n") == 1
+    errors = capsys.readouterr().err
+    assert "'GazeModel' is neither a model of transformers" in errors
+    assert "sen --import FILE" in errors
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["said_by_a_script", "said_by_a_script.py"])
@@ -136,18 +136,18 @@ def test_a_module_of_the_current_folder_or_a_file_is_run_before_the_verb(name, t
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (["--import"], "expected a Python file or module"),
         (["--import", "gone.py", "neurons"], "gone.py"),
         (["--import", "no_such_module", "neurons"], "no_such_module"),
     ],
 )
-def test_a_script_that_is_not_there(given, said, tmp_path, monkeypatch, capsys):
+def test_a_script_that_is_not_there(given, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert sen(*given, monkeypatch=monkeypatch) == 2
-    told = capsys.readouterr().err
-    assert said in told
-    assert told.startswith("sen --import: ")
-    assert told.count("\n") == 1
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.startswith("sen --import: ")
+    assert errors.count("\n") == 1

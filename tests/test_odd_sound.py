@@ -222,9 +222,9 @@ def test_recordings_joined_end_to_end_are_heard_one_after_the_other(tmp_path):
     path.write_bytes((tmp_path / "one.ts").read_bytes() + (tmp_path / "two.ts").read_bytes())
     samples = read_audio(path, 16000).samples
     assert len(samples) == pytest.approx(8 * 16000, abs=1600)
-    for start, heard in ((1.0, 1.5), (5.0, 1.5), (6.0, 2.5)):
+    for start, expected in ((1.0, 1.5), (5.0, 1.5), (6.0, 2.5)):
         stretch = samples[round(start * 16000) : round((start + 1) * 16000)]
-        assert heard_time(stretch, 16000) == pytest.approx(heard, abs=0.06)
+        assert heard_time(stretch, 16000) == pytest.approx(expected, abs=0.06)
 
 
 @pytest.mark.parametrize(

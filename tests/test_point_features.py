@@ -32,8 +32,8 @@ def test_levels_have_their_strides_and_features_of_length_one(pyramid):
 
 def test_a_frame_is_encoded_alone(pyramid):
     frames = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
-    for together, alone in zip(pyramid(frames), pyramid(frames[1:2]), strict=True):
-        torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=1e-5)
+    for together, single in zip(pyramid(frames), pyramid(frames[1:2]), strict=True):
+        torch.testing.assert_close(together[1:2], single, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stride", STRIDES)

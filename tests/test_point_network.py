@@ -59,9 +59,9 @@ def test_a_query_matches_and_scores_as_if_it_were_alone(network, frames):
     scores = network.score(encoded, together, places, poses)
     steps = refined(network, encoded, slice(None))
     for row in range(len(QUERIES)):
-        alone = network.encode_queries(encoded, QUERIES[row : row + 1])
-        torch.testing.assert_close(network.match(encoded, alone)[0], cost[row], atol=1e-4, rtol=1e-4)
-        found = network.score(encoded, alone, places[:, row : row + 1], poses[:, row : row + 1])
+        single = network.encode_queries(encoded, QUERIES[row : row + 1])
+        torch.testing.assert_close(network.match(encoded, single)[0], cost[row], atol=1e-4, rtol=1e-4)
+        found = network.score(encoded, single, places[:, row : row + 1], poses[:, row : row + 1])
         torch.testing.assert_close(found[:, 0], scores[:, row], atol=1e-4, rtol=1e-4)
         last = refined(network, encoded, [row])[-1]
         torch.testing.assert_close(last.tracks[:, 0], steps[-1].tracks[:, row], atol=1e-3, rtol=1e-4)

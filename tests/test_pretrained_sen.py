@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from transformers import AutoConfig, AutoModel
 
 import modeling_sen
 from modeling_sen import SENConfig, SENModel
+from modeling_sen.hub_files import CheckpointError
 
 PACKAGE, TESTS = Path(modeling_sen.__file__).parent, Path(__file__).parent
 
@@ -146,6 +148,7 @@ sys.path.insert(0, {tests!r})
 import modeling_sen.toy_head as toy
 from random_sen import SMALL, random_inputs, random_weights
 from modeling_sen import SENConfig, SENModel
+from modeling_sen.hub_files import CheckpointError
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel
 
@@ -231,3 +234,11 @@ def test_it_is_pushed_and_comes_back_by_its_code_where_the_package_is_not_instal
             assert {"neuron_image/model.safetensors", "neuron_bank.py", "pretrained_sen.py"} <= set(files)
             assert f"# {name.removeprefix('org/')}\n\n`ToyHead`, a head on".encode() in files["README.md"]
         run(PULL.format(work=str(tmp_path)), hub.url, tmp_path, None)
+
+
+def test_weights_of_another_size_are_an_error_of_the_checkpoint(sen_folder, tmp_path):
+    folder = shutil.copytree(sen_folder, tmp_path / "sen")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "hidden_size": 32}))
+    with pytest.raises(CheckpointError, match=f"{folder}: .*size mismatch|{folder}: .*mismatched"):
+        SENModel.from_pretrained(folder)

@@ -77,8 +77,8 @@ def test_log_mel_equals_the_hub_feature_extractors_of_the_same_sound(processor, 
     middle = read_audio(clips[0], 16_000, (1 - 0.655 / 2, 1 + 0.655 / 2)).samples
     stock = extractor(middle, sampling_rate=16_000, return_tensors="pt")["input_values"]
     assert torch.equal(processor(videos=clips[0])["audio_input_features"], stock)
-    alone = processor(videos={"audio": (sound, 16_000)})["audio_input_features"]
-    assert torch.equal(alone, extractor(sound, sampling_rate=16_000, return_tensors="pt")["input_values"])
+    single = processor(videos={"audio": (sound, 16_000)})["audio_input_features"]
+    assert torch.equal(single, extractor(sound, sampling_rate=16_000, return_tensors="pt")["input_values"])
 
 
 def test_frame_times_are_those_of_the_neuron_with_the_most_frames(processor, clips, frames):

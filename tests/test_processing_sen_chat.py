@@ -91,12 +91,12 @@ def test_rows_are_the_windows_of_all_videos_in_order_of_the_prompts(processor, c
     texts = [f"{VIDEO} and {VIDEO}?", "no video", f"{VIDEO}"]
     inputs = processor(texts, [clips[0], silent, clips[1]], num_frames=3)
     assert pads(processor, inputs) == [4 * 10, 0, 2 * 10]
-    alone = [processor.read_video(path, num_frames=3) for path in (clips[0], silent, clips[1])]
-    rows = processor.sen_processor.collate([row for one in alone for row in one.inputs])
+    single = [processor.read_video(path, num_frames=3) for path in (clips[0], silent, clips[1])]
+    rows = processor.sen_processor.collate([row for one in single for row in one.inputs])
     assert set(inputs) == {"input_ids", "attention_mask", *rows}
     for name, expected in rows.items():
         assert torch.equal(inputs[name], expected)
-    assert [one.has_sound for one in alone] == [True, False, True]
+    assert [one.has_sound for one in single] == [True, False, True]
     sound = [spec.name for spec in processor.config.sen_config.neuron_specs].index("audio")
     assert inputs["neuron_mask"][:, sound].tolist() == [True, True, False, False, True, True]
     nested = processor(texts, [[clips[0], silent], [], [clips[1]]], num_frames=3)
@@ -107,9 +107,9 @@ def test_prompts_are_padded_on_the_left_and_equal_those_alone(processor, clips):
     texts, videos = [f"{VIDEO} short", f"{VIDEO} a longer question"], [clips[0], clips[1]]
     inputs = processor(texts, videos)
     for row, (text, path) in enumerate(zip(texts, videos, strict=True)):
-        alone = processor(text, path)["input_ids"][0]
+        single = processor(text, path)["input_ids"][0]
         mask = inputs["attention_mask"][row].bool()
-        assert torch.equal(inputs["input_ids"][row][mask], alone)
+        assert torch.equal(inputs["input_ids"][row][mask], single)
         assert mask.tolist() == sorted(mask.tolist())  # nothing but padding before the prompt
     assert inputs["input_ids"][0, 0] == processor.tokenizer.eos_token_id  # it has no padding token of its own
 
@@ -149,8 +149,8 @@ def test_reading_twice_gives_the_same(processor, clips):
 
 
 def test_without_a_neuron_of_frames_a_step_has_its_middle_as_time(towers, tmp_path, clips):
-    heard = SENModel.from_neurons([towers["ast"]], text_tower=towers["clip"], **SMALL).config
-    read = make_processor(heard, tmp_path).read_video(clips[0], num_frames=4)
+    audio_config = SENModel.from_neurons([towers["ast"]], text_tower=towers["clip"], **SMALL).config
+    read = make_processor(audio_config, tmp_path).read_video(clips[0], num_frames=4)
     assert read.frame_times.tolist() == [[0.25, 0.75], [1.25, 1.75]]
     assert read.has_sound
     assert [set(row) for row in read.inputs] == [{"audio_input_features"}] * 2

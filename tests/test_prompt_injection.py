@@ -1,5 +1,8 @@
 """Prompt injection: a trunk run once and a prompted crown equal the whole tower run again with the same prompts."""
 
+import copy
+import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -184,8 +187,8 @@ def test_padding_changes_nothing(model_type, attention, towers):
     other = {**inputs, "input_ids": inputs["input_ids"].clone()}
     other["input_ids"][0, length:] = 7
     changed = looked_again(neuron, other, prompts)
-    alone = looked_again(neuron, {key: value[:1, :length] for key, value in inputs.items()}, prompts[:1])
-    for state in (changed, alone):
+    unpadded = looked_again(neuron, {key: value[:1, :length] for key, value in inputs.items()}, prompts[:1])
+    for state in (changed, unpadded):
         torch.testing.assert_close(
             state.last_hidden_state[:1, :length], padded.last_hidden_state[:1, :length], atol=1e-5, rtol=1e-4
         )
@@ -224,8 +227,8 @@ def test_threads_do_not_meet_on_a_tower(prompt, towers):
 
     expected = [look(seed) for seed in range(24)]
     with ThreadPoolExecutor(8) as threads:
-        for found, alone in zip(threads.map(look, range(24)), expected, strict=True):
-            assert torch.equal(found, alone)
+        for found, sequential in zip(threads.map(look, range(24)), expected, strict=True):
+            assert torch.equal(found, sequential)
 
 
 def test_threads_do_not_meet_on_a_tower_that_two_neurons_share(towers):
@@ -241,6 +244,32 @@ def test_threads_do_not_meet_on_a_tower_that_two_neurons_share(towers):
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(look, range(64)))
+
+
+def test_towers_do_not_wait_for_each_other(towers):
+    """A pass of one tower begins and ends while another tower is in the middle of a pass."""
+    first, second = make_neuron("videomae", towers, 2), make_neuron("videomae", towers, 2)
+    inputs, entered, finished = make_inputs("videomae"), threading.Event(), threading.Event()
+
+    def wait(*_) -> None:
+        entered.set()
+        assert finished.wait(30)
+
+    first.tower.register_forward_pre_hook(wait)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(first.first_look, inputs)
+        assert entered.wait(30)
+        second.first_look(inputs)
+        finished.set()
+        waiting.result()
+
+
+def test_a_tower_that_ran_can_be_copied_and_pickled(towers):
+    """Its lock is not a part of it."""
+    neuron, inputs = make_neuron("videomae", towers, 2), make_inputs("videomae")
+    expected = neuron.first_look(inputs).state.pooler_output
+    for copied in (copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron))):
+        assert torch.equal(copied.first_look(inputs).state.pooler_output, expected)
 
 
 def test_add_shifts_every_token_at_the_site(towers):

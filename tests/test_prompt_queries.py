@@ -158,8 +158,8 @@ def test_padding_changes_nothing(model_type, attention, towers):
     assert length < inputs["attention_mask"].shape[1]
     prompts = make_prompts(neuron)
     padded = queried(neuron, inputs, prompts)[:1]
-    alone = queried(neuron, {key: value[:1, :length] for key, value in inputs.items()}, prompts[:1])
-    torch.testing.assert_close(padded, alone, atol=1e-5, rtol=0)
+    unpadded = queried(neuron, {key: value[:1, :length] for key, value in inputs.items()}, prompts[:1])
+    torch.testing.assert_close(padded, unpadded, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("depth", [1, "all"])
@@ -173,8 +173,8 @@ def test_a_sample_that_is_all_padding_stays_finite(model_type, attention, depth,
     found.square().sum().backward()
     assert bool(found.isfinite().all())
     assert bool(prompts.grad.isfinite().all())
-    alone = queried(neuron, {key: value[1:] for key, value in inputs.items()}, prompts[1:])
-    torch.testing.assert_close(found[1:], alone, atol=1e-5, rtol=0)
+    single = queried(neuron, {key: value[1:] for key, value in inputs.items()}, prompts[1:])
+    torch.testing.assert_close(found[1:], single, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("model_type", FOLDED)

@@ -272,9 +272,9 @@ def test_a_tracker_comes_back_with_and_without_its_towers(online, hub):
     sent, *back = online["tracks"]
     for tracks in back:  # weights lie elsewhere in memory, which changes the last bit
         np.testing.assert_allclose(tracks, sent, rtol=1e-5, atol=1e-4)
-    (files,), (alone,) = commits(hub, "tracker"), commits(hub, "alone")
+    (files,), (self_contained,) = commits(hub, "tracker"), commits(hub, "alone")
     assert set(files) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
-    assert {"neuron_image/model.safetensors", "neuron_class_text/model.safetensors"} <= set(alone)
+    assert {"neuron_image/model.safetensors", "neuron_class_text/model.safetensors"} <= set(self_contained)
     card = card_of(files)
     assert card.data["pipeline_tag"] == "keypoint-detection"
     assert card.data["base_model"] == ["org/clip"]
@@ -357,9 +357,7 @@ def test_a_local_language_model_is_refused_or_taken_along(tmp_path, quick):
     planned = push_folder(folder, "org/chat", include_neurons=True, dry_run=True)
     expected = {"language_model/model.safetensors", "neuron_audio/model.safetensors", "tokenizer.json"}
     assert expected <= set(planned.files)
-    assert (
-        "Copies of all of them are in this repository, in folders `neuron_NAME` and `language_model`" in planned.card
-    )
+    assert "This repository holds all of them, in `neuron_NAME` and `language_model`" in planned.card
     assert str(tmp_path) not in planned.card
 
 

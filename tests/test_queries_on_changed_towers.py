@@ -35,8 +35,8 @@ def test_threads_give_what_one_gives(make_sen, towers):
 
     expected = [run(seed) for seed in range(8)]
     with ThreadPoolExecutor(2) as threads:
-        for found, alone in zip(threads.map(run, range(8)), expected, strict=True):
-            assert torch.equal(found, alone)
+        for found, sequential in zip(threads.map(run, range(8)), expected, strict=True):
+            assert torch.equal(found, sequential)
 
 
 @pytest.mark.parametrize("depth", [1, "all"])

@@ -1,16 +1,15 @@
 """Video chat with a trained language model, SmolLM2-135M-Instruct, over trained encoders of frames and of speech.
 
-`SEN_REAL_MODELS` names the folder of their checkpoints: `llm` (the language model and its tokenizer), `vit` (a Dinov2Model,
-whose middle layers describe frames) and `speech` (a Whisper). Figures are printed: `pytest -s`.
+`real_models.py` describes their checkpoints. Figures are printed: `pytest -s`.
 """
 
 import csv
 import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from real_models import MODELS, needs_models
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_sen import ChatSession, SENForConditionalGeneration, SENModel
@@ -22,14 +21,7 @@ from modeling_sen.training.train_chat import train_chat
 from modeling_sen.training.train_settings import TrainSettings
 from modeling_sen.training.trainer import SENTrainingArguments
 
-MODELS = Path(os.environ.get("SEN_REAL_MODELS", ""))
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(3600),
-    pytest.mark.skipif(
-        "SEN_REAL_MODELS" not in os.environ, reason="SEN_REAL_MODELS names no folder of trained models"
-    ),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), needs_models("llm", "vit", "speech")]
 CLIP = "chat/video-llama/applausing.mp4"
 # Clips that no step of training reads; each has something in common with one that is read.
 HELD_OUT = {

@@ -88,11 +88,11 @@ def test_integration_ignores_absent_neurons_row_by_row(variant):
     block, states = make_block(integrate=variant), make_states()
     here = present("image video sound", "video")
     both = block.integrate(states, here)
-    alone = {
+    single = {
         name: NeuronState(s.last_hidden_state[1:], s.pooler_output[1:], s.grid, answers=s.answers[1:])
         for name, s in states.items()
     }
-    only_video = block.integrate({"video": alone["video"]}, {"video": torch.tensor([True])})
+    only_video = block.integrate({"video": single["video"]}, {"video": torch.tensor([True])})
     torch.testing.assert_close(both[1:], only_video)
     states["sound"].pooler_output[1] += 100.0
     states["image"].answers[1] -= 100.0
@@ -165,9 +165,11 @@ def test_context_is_made_of_knowledge_and_of_the_summary_normalised():
     prompts = prompting.prompt_tokens(context["image"])
     torch.testing.assert_close(prompts, expected @ prompting.up.weight.t() + prompting.tokens)
     for deaf in (make_block(first=True), make_block(read_answers=False, prompt="tokens")):
-        heard, unheard = (deaf.distribute(knowledge, summary * factor, ["image"])["image"] for factor in (1.0, 0.0))
+        scaled_by_1, scaled_by_0 = (
+            deaf.distribute(knowledge, summary * factor, ["image"])["image"] for factor in (1.0, 0.0)
+        )
         assert deaf.distribution["image"].summary is None
-        assert torch.equal(heard, unheard)
+        assert torch.equal(scaled_by_1, scaled_by_0)
 
 
 def first_looks(answers=False):
@@ -221,8 +223,8 @@ def test_answers_come_from_no_padding():
     state = make_states(answers=False)["video"]
     state.token_mask = torch.tensor([[True] * 5 + [False] * 2, [False] * 7])
     answers = reader(context, state)
-    alone = NeuronState(state.last_hidden_state[:1, :5], state.pooler_output[:1], (1, 1, 5))
-    expected = reader(context[:1], alone)
+    single = NeuronState(state.last_hidden_state[:1, :5], state.pooler_output[:1], (1, 1, 5))
+    expected = reader(context[:1], single)
     torch.testing.assert_close(answers[:1], expected)
     answers.sum().backward()  # the second sample has padding only: the neuron is absent from it
     assert all(p.grad.isfinite().all() for p in reader.parameters())
@@ -242,9 +244,9 @@ def test_what_no_answer_has_a_slice_of_hears_the_pooled_output_only():
         torch.nn.init.normal_(parameter)
     reader.norm = torch.nn.Identity()
     state = make_states()["video"]
-    said = reader(state)
+    before = reader(state)
     state.answers[:, 2] += 1.0
-    changed = (reader(state) != said).any(dim=0)
+    changed = (reader(state) != before).any(dim=0)
     assert changed.tolist() == [False] * 6 + [True] * 3 + [False] * 2
 
 

@@ -129,7 +129,7 @@ def test_unknown_fields_in_config_json_raise(saved):
 
 
 @pytest.fixture(scope="module")
-def alone_once(towers, tmp_path_factory):
+def self_contained_once(towers, tmp_path_factory):
     """A self-contained checkpoint, moved, whose original towers are gone; and the outputs it must give."""
     folder = tmp_path_factory.mktemp("alone")
     copies = {name: shutil.copytree(towers[name], folder / "towers" / name) for name in ("clip", "videomae", "ast")}
@@ -142,13 +142,13 @@ def alone_once(towers, tmp_path_factory):
 
 
 @pytest.fixture
-def alone(alone_once, tmp_path):
-    folder, expected = alone_once
+def self_contained(self_contained_once, tmp_path):
+    folder, expected = self_contained_once
     return shutil.copytree(folder, tmp_path / "moved"), expected
 
 
-def test_a_checkpoint_with_its_neurons_stands_alone(alone):
-    folder, expected = alone
+def test_a_checkpoint_with_its_neurons_stands_alone(self_contained):
+    folder, expected = self_contained
     subfolders = ["neuron_audio", "neuron_class_text", "neuron_image", "neuron_video"]
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", *subfolders]
     loaded = AutoModel.from_pretrained(folder)
@@ -162,8 +162,8 @@ def test_a_checkpoint_with_its_neurons_stands_alone(alone):
 
 @pytest.mark.parametrize("include_neurons", [True, False])
 @pytest.mark.parametrize("over", [True, False])
-def test_what_stood_alone_stands_alone_when_saved_again(alone, include_neurons, over, tmp_path):
-    folder, expected = alone
+def test_what_stood_alone_stands_alone_when_saved_again(self_contained, include_neurons, over, tmp_path):
+    folder, expected = self_contained
     target = folder if over else tmp_path / "second"
     AutoModel.from_pretrained(folder).save_pretrained(target, include_neurons=include_neurons)
     if not over:
@@ -171,15 +171,15 @@ def test_what_stood_alone_stands_alone_when_saved_again(alone, include_neurons, 
     assert_same(expected, outputs(AutoModel.from_pretrained(target)))
 
 
-def test_a_damaged_tower_names_its_neuron(alone):
-    folder, _ = alone
+def test_a_damaged_tower_names_its_neuron(self_contained):
+    folder, _ = self_contained
     (folder / "neuron_video" / "model.safetensors").write_bytes(b"\x10")
     with pytest.raises(OSError, match=r"neuron 'video'.*damaged safetensors"):
         AutoModel.from_pretrained(folder)
 
 
-def test_changes_of_a_neurons_specification_are_saved(alone, tmp_path):
-    folder, _ = alone
+def test_changes_of_a_neurons_specification_are_saved(self_contained, tmp_path):
+    folder, _ = self_contained
     model = AutoModel.from_pretrained(folder)
     model.config.neurons[1]["preprocessing"] = {"gray": True}
     model.save_pretrained(tmp_path / "second", include_neurons=True)

@@ -133,24 +133,24 @@ def test_rows_of_windows_are_those_of_the_frames_cut_out(processor):
         [2.125, 2.375, 2.625, 2.875],
     ]
     for row, part in zip(rows, (slice(0, 8), slice(16, 24)), strict=True):
-        (alone,) = processor.read_clip({"video": frames[part], "times": times[part]})
+        (single,) = processor.read_clip({"video": frames[part], "times": times[part]})
         for name in ("image_pixel_values", "video_pixel_values"):
-            assert torch.equal(row[name], alone[name])
+            assert torch.equal(row[name], single[name])
 
 
 def test_every_window_is_given_its_own_sound(processor, sounding, monkeypatch):
-    heard, read_audio = [], clip_sound.read_audio
+    sounds, read_audio = [], clip_sound.read_audio
 
     def read(*arguments):
-        heard.append((arguments[2], read_audio(*arguments)))
-        return heard[-1][1]
+        sounds.append((arguments[2], read_audio(*arguments)))
+        return sounds[-1][1]
 
     monkeypatch.setattr(clip_sound, "read_audio", read)
     rows = processor.read_clip(sounding, windows=[(0.0, 2.0), (2.0, 4.0), (4.0, 4.5)])
     # The tower takes 0.655 s: the middle of a window, or all of a shorter one.
     spans = [(1 - 0.3275, 1 + 0.3275), (3 - 0.3275, 3 + 0.3275), (4.0, 4.5)]
-    assert [span for span, _ in heard] == [pytest.approx(span) for span in spans]
-    assert [heard_time(sound.samples, 16_000) for _, sound in heard] == pytest.approx([1, 3, 4.25], abs=0.02)
+    assert [span for span, _ in sounds] == [pytest.approx(span) for span in spans]
+    assert [heard_time(sound.samples, 16_000) for _, sound in sounds] == pytest.approx([1, 3, 4.25], abs=0.02)
     assert not torch.equal(rows[0]["audio_input_features"], rows[1]["audio_input_features"])
 
 

@@ -197,10 +197,10 @@ def test_a_neuron_that_is_missing_is_one_that_is_absent(fusion):
 def test_one_neuron_is_not_weighted(fusion):
     features, present = random_features()
     projector = random_projector(fusion, specs=SPECS[:1])
-    alone = projector({"image": features["image"]}, present)
+    unpadded = projector({"image": features["image"]}, present)
     single = random_projector("mean", specs=SPECS[:1])
     single.load_state_dict(projector.state_dict(), strict=False)
-    torch.testing.assert_close(alone, single({"image": features["image"]}, present))
+    torch.testing.assert_close(unpadded, single({"image": features["image"]}, present))
 
 
 def test_a_window_of_padding_alone_has_finite_tokens_that_are_the_same_everywhere():

@@ -68,8 +68,8 @@ def test_neurons_of_one_source_share_its_tower(towers):
     inputs = {"image_pixel_values": PICTURES, "depth_pixel_values": PICTURES.flip(1), "thermal_pixel_values": PICTURES}
     with torch.no_grad():
         states = model(**inputs).neuron_states
-        alone = SENModel.from_neurons([depth.spec.to_dict()], **SMALL).eval()
-        expected = alone.neurons["depth"].first_look({"pixel_values": PICTURES.flip(1)}).state
+        single = SENModel.from_neurons([depth.spec.to_dict()], **SMALL).eval()
+        expected = single.neurons["depth"].first_look({"pixel_values": PICTURES.flip(1)}).state
         found = depth.first_look({"pixel_values": PICTURES.flip(1)}).state
     assert torch.equal(found.pooler_output, expected.pooler_output)
     assert states["image"].pooler_output.isfinite().all()

@@ -58,8 +58,8 @@ def write_conversations(path: Path, clips: list[Path]) -> str:
     """A json file in LLaVA's layout: `TURNS` of one clip each, and one conversation without a clip."""
     rows = []
     for clip, turns in zip(clips, TURNS, strict=True):
-        said = [each for pair in turns for each in pair]
-        values = [f"<video>\n{said[0]}", *said[1:]]
+        texts = [each for pair in turns for each in pair]
+        values = [f"<video>\n{texts[0]}", *texts[1:]]
         rows.append(
             {
                 "video": os.path.relpath(clip, path.parent),

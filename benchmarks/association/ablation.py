@@ -34,6 +34,7 @@ from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.evaluation.baselines import FrozenMean, LateFusion
 from modeling_sen.first_look import FirstLook
 from modeling_sen.recursive_association import RABlock
+from modeling_sen.whole_file import whole_file
 from recipes.sen_tiny.numbered_batches import numbered_arguments, train_on_numbers
 
 # The tower that takes each hop: given the value of the attribute before, it tells the next one.
@@ -107,7 +108,7 @@ def read_grid(path: Path) -> list[AblationRun]:
     entries = content.get("runs") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"{path}: expected a mapping with `runs`, a list of mappings")
-    known = {each.name for each in fields(AblationRun)}
+    field_names = {each.name for each in fields(AblationRun)}
     runs = []
     for number, entry in enumerate(entries):
         axes = entry.pop("grid", {})
@@ -116,9 +117,9 @@ def read_grid(path: Path) -> list[AblationRun]:
             for name, value in zip(axes, values, strict=True):
                 part, _, key = name.partition(".")
                 settings = _merged(settings, {part: {key: value}} if key else {part: value})
-            if unknown := set(settings) - known:
+            if unknown := set(settings) - field_names:
                 raise ValueError(
-                    f"{path}: runs[{number}] has unknown fields {sorted(unknown)}, expected {sorted(known)}"
+                    f"{path}: runs[{number}] has unknown fields {sorted(unknown)}, expected {sorted(field_names)}"
                 )
             settings["row"] = settings.get("row", settings.get("model", "sen")).format(**_flat(settings))
             try:
@@ -159,8 +160,8 @@ class TrainedOnTask(nn.Module):
         if self.run.model == "sen":
             mask = torch.stack([present[spec.name] for spec in self.task.config.neuron_specs], dim=1)
             output = self.model(trunks=trunks, neuron_mask=mask)
-            alone = list(output.association_embeds.unbind(dim=1))
-            return output.fused_embeds, {"rounds": alone, "last": alone[-1:], "fused": []}[self.run.supervised]
+            per_round = list(output.association_embeds.unbind(dim=1))
+            return output.fused_embeds, {"rounds": per_round, "last": per_round[-1:], "fused": []}[self.run.supervised]
         if isinstance(self.model, HopAlone | HopPrompted):
             return self.model(trunks, present, targets), []
         return self.model(trunks, present), []
@@ -187,14 +188,14 @@ class HopAlone(nn.Module):
         tower = HOP_TOWERS[self.hop]
         specs = [spec for spec in task.config.neuron_specs if spec.name == tower]
         self.reader = LateFusion(specs, EMBEDDING, run.options["source"])
-        self.told = nn.Embedding(VALUES, self.reader.query.shape[-1])
+        self.value_embedding = nn.Embedding(VALUES, self.reader.query.shape[-1])
 
     @property
     def logit_scale(self) -> Tensor:
         return self.reader.logit_scale
 
     def forward(self, trunks: Mapping[str, FirstLook], present: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-        return self.reader(trunks, present, self.told(targets[:, self.hop - 1]))
+        return self.reader(trunks, present, self.value_embedding(targets[:, self.hop - 1]))
 
 
 class HopPrompted(nn.Module):
@@ -204,7 +205,7 @@ class HopPrompted(nn.Module):
         super().__init__()
         self.hop, self.tower = run.options["hop"], HOP_TOWERS[run.options["hop"]]
         self.sen = task.build_model(run.seed)
-        self.told = nn.Embedding(VALUES, task.config.hidden_size)
+        self.value_embedding = nn.Embedding(VALUES, task.config.hidden_size)
 
     @property
     def logit_scale(self) -> Tensor:
@@ -212,8 +213,8 @@ class HopPrompted(nn.Module):
 
     def forward(self, trunks: Mapping[str, FirstLook], present: Mapping[str, Tensor], targets: Tensor) -> Tensor:
         block: RABlock = self.sen.blocks[0]  # type: ignore[assignment]
-        told = self.told(targets[:, self.hop - 1])
-        context = block.distribute(told, told, [self.tower])  # a first block reads knowledge only
+        value = self.value_embedding(targets[:, self.hop - 1])
+        context = block.distribute(value, value, [self.tower])  # a first block reads knowledge only
         states = block.prompt(self.sen.neurons, trunks, context)
         return nn.functional.normalize(self.sen.fusion(states, present)[1], dim=-1)
 
@@ -261,9 +262,8 @@ def run_one(root: Path, run: AblationRun, output: Path, threads: int = 1) -> dic
         for spec in task.config.neuron_specs
         if not run.model.startswith("hop_") and len(task.config.neuron_specs) > 1
     }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(temporary, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(result, indent=1) + "\n")
     shutil.rmtree(output / run.digest, ignore_errors=True)
     return result
 

@@ -1,13 +1,14 @@
 """What a grid of runs comes to: one JSON file of all runs, one table and one plot, with the spread over seeds."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from modeling_sen.whole_file import whole_file
 
 SETS = ("test_3", "test_5", "test_8", "unseen_pairs")
 HOPS = (1, 2, 3)
@@ -134,9 +135,8 @@ def write_tables(results: Sequence[Mapping[str, Any]], output: Path) -> list[Row
     rows = collect_rows(results)
     tables = f"{table(rows)}\nA neuron missing at test time:\n\n{missing_table(rows)}"
     for name, text in (("results.json", json.dumps(list(results), indent=1)), ("table.md", tables)):
-        temporary = output / f"{name}.tmp"
-        temporary.write_text(text)
-        os.replace(temporary, output / name)
+        with whole_file(output / name) as unfinished:
+            unfinished.write_text(text)
     return rows
 
 

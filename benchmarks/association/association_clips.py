@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from modeling_sen.whole_file import whole_file
 from modeling_sen.world.drawing import render
 from modeling_sen.world.scene import MAX_OBJECTS, Scene, make_scene
 from modeling_sen.world.sound import SAMPLING_RATE, sound_of
@@ -139,9 +140,8 @@ def _write_shard(job: tuple[Path, str, int, int, int | None]) -> None:
     folder, split, seed, number, objects = job
     scenes = (association_scene(split, seed, number * SHARD + offset, objects) for offset in range(SHARD))
     clips = [clip_arrays(scene) for scene in scenes]
-    temporary = folder / f"{number:04d}.tmp.npz"
-    np.savez(temporary, allow_pickle=False, **{name: np.stack([clip[name] for clip in clips]) for name in clips[0]})
-    os.replace(temporary, _shard(folder, number))
+    with whole_file(_shard(folder, number)) as unfinished, open(unfinished, "wb") as file:
+        np.savez(file, allow_pickle=False, **{name: np.stack([clip[name] for clip in clips]) for name in clips[0]})
 
 
 def read_clips(folder: Path, count: int, fields: Sequence[str] | None = None) -> dict[str, np.ndarray]:

@@ -139,7 +139,7 @@ class AssociationTask:
         Returns:
             `hops_1` to `hops_3`: expected shares of right answers among the values present, ties broken evenly.
         """
-        known, asked, shown = (
+        trained, asked, shown = (
             self.targets["train"],
             self.targets[name],
             self.present[name].view(-1, len(ATTRIBUTES), VALUES),
@@ -147,7 +147,7 @@ class AssociationTask:
         shares = {}
         for hops in range(1, len(ATTRIBUTES)):
             counts = torch.zeros(VALUES, VALUES)
-            counts.index_put_((known[:, hops - 1], known[:, hops]), torch.ones(len(known)), accumulate=True)
+            counts.index_put_((trained[:, hops - 1], trained[:, hops]), torch.ones(len(trained)), accumulate=True)
             # Differences below 1 % of a value's clips are chance.
             likely = (counts / counts.sum(1, keepdim=True)).round(decimals=2)
             among = likely[asked[:, hops - 1]].masked_fill(~shown[:, hops], -1.0)

@@ -207,11 +207,11 @@ def tower_targets(clips: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """`words` (clips, 32) bool, true of some object; `heard_words` (clips, 32), of the sounding object's colour only; and the
     dense labels as int64."""
     target = target_values(clips["attributes"], clips["sounding"])
-    heard = np.zeros((len(target), len(WORDS)), dtype=bool)
-    heard[np.arange(len(target)), target[:, 0]] = True
+    sounding = np.zeros((len(target), len(WORDS)), dtype=bool)
+    sounding[np.arange(len(target)), target[:, 0]] = True
     clips = {**clips, "legend_name": legend_names(clips["legend_ids"])}
     dense = {name: clips[name].astype(np.int64) for name in DENSE}
-    return {"words": present_words(clips["attributes"]), "heard_words": heard, **dense}
+    return {"words": present_words(clips["attributes"]), "heard_words": sounding, **dense}
 
 
 class ClipBatches:

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Answers of a chat model to prompts that are made already: of a batch at once, or of one prompt piece by piece."""
+"""Generates answers to tokenised prompts: for a batch, or streamed for one prompt."""
 
 import threading
 from collections.abc import Generator, Mapping
@@ -20,8 +20,8 @@ class Answer:
     """One answer.
 
     Attributes:
-        text: without special tokens.
-        token_ids: as generated, with the end token where there is one, without padding.
+        text: decoded text without special tokens.
+        token_ids: generated tokens without padding, with the end token if one was generated.
         finish_reason: `"stop"` after an end token or another criterion, `"length"` after `max_new_tokens`.
     """
 
@@ -33,7 +33,12 @@ class Answer:
 def generation_options(
     model: Any, tokenizer: Any, max_new_tokens: int | None = None, **generate_kwargs: Any
 ) -> dict[str, Any]:
-    """Arguments of `generate`: greedy where nothing else is asked for, whatever the checkpoint's own setting.
+    """Checked arguments of `generate`; decoding is greedy by default, regardless of the checkpoint's setting.
+
+    Args:
+        model, tokenizer: of a chat checkpoint.
+        max_new_tokens: tokens of an answer at most, by default `MAX_NEW_TOKENS`.
+        generate_kwargs: other arguments of `generate`, which replace the defaults.
 
     Raises:
         ValueError: `max_new_tokens` below 1, or more than one answer for each prompt.
@@ -43,12 +48,12 @@ def generation_options(
         raise ValueError(f"max_new_tokens: expected a whole number of at least 1, found {max_new_tokens!r}")
     if generate_kwargs.get("num_return_sequences", 1) != 1:
         raise ValueError(
-            f"num_return_sequences: expected 1, found {generate_kwargs['num_return_sequences']}: a question has one answer"
+            f"num_return_sequences: expected 1 (one answer per question), found {generate_kwargs['num_return_sequences']}"
         )
     options = dict(generate_kwargs)
     if "generation_config" not in options:
         options.setdefault("do_sample", False)
-    if model.generation_config.pad_token_id is None:  # where Transformers would warn and take the end token
+    if model.generation_config.pad_token_id is None:  # Transformers would warn and use the end token
         options.setdefault("pad_token_id", tokenizer.pad_token_id)
     return {**options, "max_new_tokens": max_new_tokens, "return_dict_in_generate": True}
 
@@ -57,11 +62,12 @@ def generation_options(
 def generate_answers(
     model: Any, tokenizer: Any, inputs: Mapping[str, Any], options: Mapping[str, Any]
 ) -> list[Answer]:
-    """Answers to a batch of prompts.
+    """Answers a batch of prompts.
 
     Args:
-        inputs: of `generate`, with `input_ids` (batch, tokens) padded on the left.
-        options: of [`generation_options`].
+        model, tokenizer: of a chat checkpoint.
+        inputs: inputs of `generate`, with `input_ids` (batch, tokens) padded on the left.
+        options: output of [`generation_options`].
     """
     output = model.generate(**inputs, **options)
     length = inputs["input_ids"].shape[1]
@@ -73,11 +79,11 @@ def stream_answer(
 ) -> Generator[str, None, Answer]:
     """Yields pieces of the answer to one prompt as they are generated, and returns the answer.
 
-    The pieces joined are the answer's text. `generate` runs in a thread of its own. Where the iterator is closed, or an
-    exception such as KeyboardInterrupt reaches it, the thread stops after the token in work, before the exception goes on.
+    The concatenated pieces are the answer's text. `generate` runs in a separate thread. If the iterator is closed or receives
+    an exception such as KeyboardInterrupt, the thread ends after the current token, before the exception is re-raised.
 
     Raises:
-        Exception: whatever `generate` raises.
+        Exception: any error of `generate`.
     """
     stopped, pieces = threading.Event(), SimpleQueue()  # type: ignore[var-annotated]
     streamer = _QueueStreamer(tokenizer, pieces)
@@ -86,7 +92,7 @@ def stream_answer(
 
     def run() -> None:
         try:
-            with torch.inference_mode():  # of this thread; the caller's does not count here
+            with torch.inference_mode():  # the mode is per thread
                 model.generate(**arguments)
             pieces.put(None)
         except BaseException as error:
@@ -106,7 +112,7 @@ def stream_answer(
 
 
 def _answer(token_ids: list[int], model: Any, tokenizer: Any, options: Mapping[str, Any]) -> Answer:
-    """Of one row, which ends in padding where other rows of the batch are longer."""
+    """The answer in one row of the batch, which ends in padding if another row is longer."""
     ends = _setting("eos_token_id", model, options)
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     last = next((number for number, token in enumerate(token_ids) if token in ends), None)
@@ -114,7 +120,7 @@ def _answer(token_ids: list[int], model: Any, tokenizer: Any, options: Mapping[s
         token_ids = token_ids[: last + 1]
     full = last is None and len(token_ids) >= options["max_new_tokens"]
     padding = _setting("pad_token_id", model, options)
-    if last is None and padding is not None and token_ids[-1] == padding:  # ended by a criterion
+    if last is None and padding is not None and token_ids[-1] == padding:  # a stopping criterion ended it
         full = False
         while token_ids and token_ids[-1] == padding:
             token_ids = token_ids[:-1]
@@ -123,18 +129,18 @@ def _answer(token_ids: list[int], model: Any, tokenizer: Any, options: Mapping[s
 
 
 def _setting(name: str, model: Any, options: Mapping[str, Any]) -> Any:
-    """As `generate` finds it: an argument, or a field of the configuration given, or of the model's."""
+    """Looks a setting up as `generate` does: arguments, then the passed generation configuration, then the model's."""
     own = getattr(options.get("generation_config"), name, None)
     return options.get(name, getattr(model.generation_config, name) if own is None else own)
 
 
 class _QueueStreamer(BaseStreamer):
-    """Decodes all tokens so far at each token and puts what is new, so that joined pieces equal the text decoded at once."""
+    """Decodes all tokens at each step and puts the new text, so that the joined pieces equal the text decoded at once."""
 
     def __init__(self, tokenizer: Any, pieces: SimpleQueue):
         self.tokenizer, self.pieces = tokenizer, pieces
         self.token_ids: list[int] = []
-        self.given = ""  # text that was put
+        self.sent = ""  # text put into the queue so far
         self.is_prompt = True
 
     def put(self, value: torch.Tensor) -> None:
@@ -143,19 +149,19 @@ class _QueueStreamer(BaseStreamer):
             return
         self.token_ids += value.flatten().tolist()
         text = self._text()
-        if not text.endswith("\ufffd"):  # else the bytes of a character are not complete
-            self._give(text)
+        if not text.endswith("\ufffd"):  # which marks an incomplete character
+            self._send(text)
 
     def end(self) -> None:
-        self._give(self._text())
+        self._send(self._text())
 
     def _text(self) -> str:
         return self.tokenizer.decode(self.token_ids, skip_special_tokens=True)
 
-    def _give(self, text: str) -> None:
-        if len(text) > len(self.given):
-            self.pieces.put(text[len(self.given) :])
-            self.given = text
+    def _send(self, text: str) -> None:
+        if len(text) > len(self.sent):
+            self.pieces.put(text[len(self.sent) :])
+            self.sent = text
 
 
 class _Stopped(StoppingCriteria):

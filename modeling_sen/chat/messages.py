@@ -1,18 +1,18 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Messages of a conversation in Transformers' chat layout: checked, and with content as a list of text and video parts."""
+"""Checks conversations in Transformers' chat layout and converts content to lists of text and video parts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 ROLES = ("system", "user", "assistant")
-VIDEO_KEYS = ("video", "path", "url")  # of a video part; `path` and `url` as Transformers' chat templates have them
+VIDEO_KEYS = ("video", "path", "url")  # keys of a video part; `path` and `url` as in Transformers' chat templates
 
 Message = dict[str, Any]  # {"role": str, "content": [{"type": "text", "text": str} | {"type": "video", "video": ...}]}
 
 
 def is_conversation(value: Any) -> bool:
-    """Whether `value` is a list of messages, in contrast to a list of conversations."""
+    """Whether `value` is a list of messages, as opposed to a list of conversations."""
     return (
         isinstance(value, list | tuple)
         and len(value) > 0
@@ -21,10 +21,10 @@ def is_conversation(value: Any) -> bool:
 
 
 def question_message(question: Any, videos: Sequence[Any]) -> Message:
-    """A user's message: the videos in their order, then the question.
+    """A user message: the videos in order, followed by the question.
 
     Raises:
-        ValueError: no question, or one that is no text.
+        ValueError: the question is empty or not a string.
     """
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"question: expected text, found {question!r}")
@@ -33,21 +33,21 @@ def question_message(question: Any, videos: Sequence[Any]) -> Message:
 
 
 def checked_messages(messages: Any) -> list[Message]:
-    """A copy of the messages with content as parts, videos under the key `video`.
+    """Checks messages and returns a copy with content as lists of parts, videos under the key `video`.
 
     Args:
         messages: `[{"role": "system" | "user" | "assistant", "content": ...}]`; content is text or a list of
-            `{"type": "text", "text": ...}` and, of users, `{"type": "video", "video" | "path" | "url": ...}`. The last
-            message is a user's question.
+            `{"type": "text", "text": ...}` and, in user messages, `{"type": "video", "video" | "path" | "url": ...}`. The
+            last message must be a user message with a question.
 
     Raises:
-        ValueError: messages of another form, an unknown role or part, a video part without a video, a video of another role
-            than `user`, or a last message that asks nothing.
+        ValueError: malformed messages, an unknown role or part, a video part without a video, a video outside a user message,
+            or a last message without a question.
     """
     if not is_conversation(messages):
         raise ValueError(
             f"messages: expected a list of {{'role': ..., 'content': ...}}, found {_shortened(messages)}; "
-            "a video and a question are given as video=... and question=..."
+            "pass a single video and question as video=... and question=..."
         )
     checked = [_checked_message(message, f"messages[{number}]") for number, message in enumerate(messages)]
     last = checked[-1]
@@ -59,12 +59,12 @@ def checked_messages(messages: Any) -> list[Message]:
 
 
 def videos_of(messages: Sequence[Message]) -> list[Any]:
-    """All videos of checked messages in their order."""
+    """All videos of checked messages, in order."""
     return [part["video"] for message in messages for part in message["content"] if part["type"] == "video"]
 
 
 def with_videos(messages: Sequence[Message], videos: Sequence[Any]) -> list[Message]:
-    """Checked messages with other objects as their videos."""
+    """A copy of checked messages in which `videos` replace the videos, in order."""
     left = iter(videos)
     return [
         {
@@ -102,11 +102,11 @@ def _checked_part(part: Any, role: str, place: str) -> dict[str, Any]:
         raise ValueError(f"{place}: expected a part of type 'text' or 'video', found {_shortened(part)}")
     if role != "user":
         raise ValueError(f"{place}: expected videos in messages of role 'user', found one of role {role!r}")
-    given = [part[key] for key in VIDEO_KEYS if part.get(key) is not None]
-    if len(given) != 1:
+    found = [part[key] for key in VIDEO_KEYS if part.get(key) is not None]
+    if len(found) != 1:
         keys = ", ".join(map(repr, VIDEO_KEYS))
-        raise ValueError(f"{place}: expected a video under one of {keys}, found {len(given)} of them")
-    return {"type": "video", "video": given[0]}
+        raise ValueError(f"{place}: expected a video under one of {keys}, found {len(found)} of them")
+    return {"type": "video", "video": found[0]}
 
 
 def _shortened(value: Any) -> str:

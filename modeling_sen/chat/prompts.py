@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Prompts of conversations as token ids, and the results of their answers."""
+"""Tokenises conversations, and assembles the result of an answer."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,16 +15,16 @@ from modeling_sen.video_windows import ChatVideo
 
 
 def default_new_tokens(processor: SENChatProcessor) -> int:
-    """Length of an answer where none is asked for: at most a quarter of the context."""
+    """Default length of an answer: `MAX_NEW_TOKENS`, but at most a quarter of the context."""
     context = processor.context_length
     return MAX_NEW_TOKENS if context is None else min(MAX_NEW_TOKENS, max(1, context // 4))
 
 
 def prompt_ids(processor: SENChatProcessor, messages: Sequence[Message], max_new_tokens: int) -> list[int]:
-    """Token ids of a prompt, for checked messages whose videos are read.
+    """Token ids of a prompt, for checked messages whose videos have been read.
 
     Raises:
-        ValueError: the prompt and `max_new_tokens` are longer than the context, or a text has a placeholder.
+        ValueError: the prompt and `max_new_tokens` together exceed the context, or a text contains a placeholder.
     """
     videos = [without_inputs(video) for video in videos_of(messages)]
     ids = processor.apply_chat_template(
@@ -35,25 +35,25 @@ def prompt_ids(processor: SENChatProcessor, messages: Sequence[Message], max_new
         visual = ids.count(processor.video_token_id)
         raise ValueError(
             f"the conversation has {len(ids)} tokens, {visual} of them visual, and max_new_tokens is {max_new_tokens}: "
-            f"expected at most {context} together, the language model's context. Ask for fewer frames or a shorter answer, "
+            f"expected at most {context} together, the language model's context. Request fewer frames or a shorter answer, "
             "or start a new conversation"
         )
     return ids
 
 
 def without_inputs(video: ChatVideo) -> ChatVideo:
-    """The same windows without frames and sound, enough for a prompt."""
+    """A copy of the video without frames and sound, which a prompt does not need."""
     return replace(video, inputs=[])
 
 
 def one_window(processor: SENChatProcessor) -> ChatVideo:
-    """A video of one window without inputs, whose times are as long in a prompt as those of the longest video."""
+    """A video of one window without inputs, whose times have the maximum length in a prompt."""
     times = torch.full((1, processor.config.window_frames), LONGEST_VIDEO, dtype=torch.float64)
     return ChatVideo([], times, has_sound=False)
 
 
 def answer_result(answer: Answer, videos: Sequence[ChatVideo], visual_tokens: int) -> dict[str, Any]:
-    """What a pipeline or session returns for a question, all of it JSON-able."""
+    """The JSON-serialisable result of a pipeline or session for a question."""
     return {
         "answer": answer.text,
         "frame_times": [video.frame_times.flatten().tolist() for video in videos],
@@ -62,7 +62,7 @@ def answer_result(answer: Answer, videos: Sequence[ChatVideo], visual_tokens: in
     }
 
 
-LONGEST_VIDEO = 99999.9  # seconds, of which the text has one decimal
-_NO_BOUND = 1 << 60  # the length is checked here
+LONGEST_VIDEO = 99999.9  # seconds, written with one decimal
+_NO_BOUND = 1 << 60  # `prompt_ids` checks the length itself
 
 __all__ = ["answer_result", "default_new_tokens", "one_window", "prompt_ids", "without_inputs"]

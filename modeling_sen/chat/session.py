@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""ChatSession: several questions about one or more videos, each of which the encoders and the language model read once."""
+"""ChatSession: several questions about one or more videos; encoders and language model process each video once."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -25,22 +25,22 @@ from modeling_sen.modeling_sen_chat import SENForConditionalGeneration
 from modeling_sen.processing_sen_chat import SENChatProcessor
 from modeling_sen.video_windows import ChatVideo
 
-# Share of the context that videos leave to questions and answers, so that several fit.
+# Share of the context that is reserved for questions and answers.
 TEXT_SHARE = 0.25
-# Arguments of `generate` with which it cannot go on from the keys and values of earlier turns.
+# Arguments of `generate` that exclude reuse of the keys and values of earlier turns.
 _WITHOUT_CACHE = {"assistant_model", "cache_implementation", "num_beams", "prompt_lookup_num_tokens", "use_cache"}
 
 
 @dataclass
 class _SessionVideo:
-    given: Any  # what the user gave
+    given: Any  # as passed by the user
     read: ChatVideo  # without inputs
     features: VideoFeatures
 
 
 @dataclass
 class _Place:
-    """A video in the prompt: its windows' numbers, which no other place has, and their visual tokens."""
+    """An occurrence of a video in the prompt: unique numbers of its windows, and their visual tokens."""
 
     windows: range
     features: Tensor  # (windows, visual_tokens, width)
@@ -49,12 +49,12 @@ class _Place:
 class ChatSession:
     """A conversation about videos.
 
-    A turn that fails or is interrupted leaves no trace: messages and videos are those before the question.
+    A turn that fails or is interrupted does not change the session's messages and videos.
 
     ```python
     session = ChatSession(model, processor)
     session.ask("What happens?", video="clip.mp4")["answer"]
-    for piece in session.ask("And then?", stream=True):  # pieces of text, and last the result
+    for piece in session.ask("And then?", stream=True):  # pieces of text, then the result
         ...
     ```
 
@@ -78,7 +78,7 @@ class ChatSession:
         self.model, self.processor = model, processor
         self.generate_kwargs = {**generate_kwargs, "max_new_tokens": max_new_tokens or default_new_tokens(processor)}
         generation_options(model, processor.tokenizer, **self.generate_kwargs)
-        self._numbers = count()  # of windows, never used twice
+        self._numbers = count()  # unique window numbers
         self._stream: Generator[Any, None, None] | None = None
         self.reset()
 
@@ -86,19 +86,19 @@ class ChatSession:
         """Starts a new conversation.
 
         Args:
-            keep_videos: the videos so far belong to the next question; they are not encoded again.
+            keep_videos: whether to add the videos so far to the next question, without encoding them again.
         """
         self._close_stream()
         self._pending: list[_SessionVideo] = [*self._videos, *self._pending] if keep_videos else []
-        self._videos: list[_SessionVideo] = []  # of the messages
-        self._messages: list[Message] = []  # with videos as the user gave them
-        self._prompt: list[Message] = []  # with videos as they are read
+        self._videos: list[_SessionVideo] = []  # the videos of the messages
+        self._messages: list[Message] = []  # with videos as passed by the user
+        self._prompt: list[Message] = []  # with videos as read
         self._places: list[_Place] = []
         self._cache = KeyValueCache(self.model.config.text_config)  # type: ignore[arg-type]
 
     @property
     def messages(self) -> list[Message]:
-        """The conversation in Transformers' chat layout, videos as they were given; `pipeline("video-chat")` takes it."""
+        """The conversation in Transformers' chat layout, with videos as passed; a valid input of `pipeline("video-chat")`."""
         return list(self._messages)
 
     def add_video(
@@ -110,18 +110,18 @@ class ChatSession:
         start: float | None = None,
         end: float | None = None,
     ) -> ChatVideo:
-        """Reads and encodes a video that belongs to the next question.
+        """Reads and encodes a video and adds it to the next question.
 
         Args:
             video: path, URL, bytes, file object, (T, H, W, 3) uint8 array, list of images, or dict of modalities.
-            num_frames, fps, start, end: see [`SENChatProcessor.read_video`]. Frames are reduced to what the context has room
-                for, beside the conversation so far and a quarter for questions and answers.
+            num_frames, fps, start, end: see [`SENChatProcessor.read_video`]. The number of frames is reduced if they exceed
+                the context left by the conversation so far and by a quarter reserved for questions and answers.
 
         Returns:
-            What was read: `frame_times` (windows, steps) and `has_sound`. Its `inputs` are dropped.
+            The video with `frame_times` (windows, steps) and `has_sound`, without `inputs`.
 
         Raises:
-            ValueError, OSError, TypeError: as of the processor.
+            ValueError, OSError, TypeError: see [`SENChatProcessor.read_video`].
         """
         self._close_stream()
         sampling = {"num_frames": num_frames, "fps": fps, "start": start, "end": end}
@@ -144,19 +144,20 @@ class ChatSession:
         """Answers a question about all videos so far.
 
         Args:
-            video: one more video, which stands before the question; see [`add_video`].
-            stream: yield the answer in pieces. Closing the iterator, or an interruption, ends the work after the token in
-                work.
-            num_frames, fps, start, end: of `video`.
-            generate_kwargs: `max_new_tokens` and other arguments of `generate`, for this answer.
+            question: the question.
+            video: a new video, placed before the question in the prompt; see [`add_video`].
+            stream: whether to yield the answer in pieces. Generation ends after the current token if the iterator is closed
+                or interrupted.
+            num_frames, fps, start, end: sampling of `video`, see [`add_video`].
+            generate_kwargs: `max_new_tokens` and other arguments of `generate` for this answer.
 
         Returns:
             `{"answer": str, "frame_times": a list of seconds for each video so far, "visual_tokens": int, "finish_reason":
-            "stop" | "length"}`; with `stream` an iterator over pieces of text, joined the answer, and last this dict.
+            "stop" | "length"}`; with `stream`, an iterator over the pieces of the answer's text, followed by this dict.
 
         Raises:
-            ValueError: no question; a conversation longer than the context; and as [`add_video`]. Errors of a stream are
-                raised by the iterator, those of the question and the video by the call.
+            ValueError: no question; a conversation longer than the context; and see [`add_video`]. With `stream`, the call
+                raises errors of the question and the video, and the iterator raises errors of generation.
         """
         self._close_stream()
         question_message(question, [])  # checked before any work
@@ -171,7 +172,7 @@ class ChatSession:
         prompt = [*self._prompt, question_message(question, [each.read for each in turn_videos])]
         ids = prompt_ids(self.processor, prompt, options["max_new_tokens"])
         asked = question_message(question, [each.given for each in turn_videos])
-        # As `SENChatProcessor.videos_in_prompt`: with a question neuron, all videos have a place for each question.
+        # As in `SENChatProcessor.videos_in_prompt`: with a question neuron, each question is preceded by all videos.
         shown = turn_videos if self.processor.config.question_neuron is None else videos
         places = [*self._places, *(self._place(each, question) for each in shown)]
         turn = self._turn(asked, prompt, ids, videos, places, options, stream)
@@ -190,7 +191,7 @@ class ChatSession:
         max_new_tokens: int,
         sampling: dict[str, Any],
     ) -> _SessionVideo:
-        """Reads and encodes a video that follows others in the same message."""
+        """Reads and encodes a video that follows the videos `before` in the same message."""
         messages = [*self._prompt, question_message(question, [*(each.read for each in before), video])]
         room, context = max_new_tokens, self.processor.context_length
         if context is not None:
@@ -210,7 +211,7 @@ class ChatSession:
         options: dict[str, Any],
         stream: bool,
     ) -> Generator[Any, None, None]:
-        """Yields pieces with `stream`, and last the result; what the turn adds is kept once the answer is complete."""
+        """Yields the result, with `stream` after the pieces; changes the session only when the answer is complete."""
         answer = yield from self._answer(ids, places, options, stream)
         reply = {"role": "assistant", "content": [{"type": "text", "text": answer.text}]}
         self._messages += [asked, reply]
@@ -227,7 +228,7 @@ class ChatSession:
     def _answer(
         self, ids: list[int], places: Sequence[_Place], options: dict[str, Any], stream: bool
     ) -> Generator[str, None, Answer]:
-        """Yields pieces with `stream`; reads only what the cache has not."""
+        """Returns the answer, with `stream` after yielding its pieces; processes only tokens that are not in the cache."""
         keys = self._keys(ids, places)
         inputs: dict[str, Any] = {"input_ids": torch.tensor([ids], device=self.model.device)}
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -243,14 +244,14 @@ class ChatSession:
             else:
                 [answer] = generate_answers(self.model, self.processor.tokenizer, inputs, options)
         finally:
-            if uses_cache and answer is None:  # in whatever state it was left, the first tokens are right
+            if uses_cache and answer is None:  # generation failed; the first `start` tokens are still valid
                 self._cache.cut(start, changed=True)
         if uses_cache:
             self._cache.grown([*keys, *answer.token_ids])
         return answer
 
     def _keys(self, ids: Sequence[int], places: Sequence[_Place]) -> list[int]:
-        """Token ids, and negative numbers of their own in the places of visual tokens."""
+        """Token ids, with a unique negative number in place of each visual token."""
         size = self.processor.config.visual_tokens
         visual = iter(
             [-1 - window * size - token for place in places for window in place.windows for token in range(size)]
@@ -258,14 +259,14 @@ class ChatSession:
         return [next(visual) if token == self.processor.video_token_id else token for token in ids]
 
     def _start(self, keys: Sequence[int]) -> int:
-        """The first token to read; visual tokens of a window are read together."""
+        """Position of the first token to process; a window's visual tokens are processed together."""
         start = self._cache.common(keys)
         size = self.processor.config.visual_tokens
         first = next((key for key in keys[start:] if key < 0), None)
         return start if first is None else min(start, keys.index(first + (-1 - first) % size))
 
     def _features(self, keys: Sequence[int], places: Sequence[_Place]) -> list[Tensor]:
-        """Of the windows whose visual tokens are among the keys."""
+        """Visual tokens of the windows that occur among the keys."""
         size = self.processor.config.visual_tokens
         read = {(-1 - key) // size for key in keys if key < 0}
         found = [

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Visual tokens of videos that are read: a few windows at a time, so that memory does not grow with the length of a video."""
+"""Visual tokens of a video, computed a few windows at a time to bound memory for long videos."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,19 +18,19 @@ WINDOWS_AT_ONCE = 8
 
 
 class VideoFeatures:
-    """A video that the encoders have run on once.
+    """Runs the encoders on a video once, and provides its visual tokens for any question.
 
-    Without a `question_neuron` its visual tokens are computed right away; with one, first looks are kept, and association
-    runs for each question.
+    Without a `question_neuron`, the visual tokens are computed at construction; with one, the first looks are stored, and
+    [`visual_tokens`] runs the association for each question.
     """
 
     def __init__(self, model: SENForConditionalGeneration, processor: SENChatProcessor, video: ChatVideo):
         self.model, self.processor = model, processor
         self.num_windows = video.num_windows
-        self.looks: list[
-            tuple[dict[str, FirstLook], Tensor]
-        ] = []  # with a question neuron; neuron mask (windows, neurons)
-        self.features: Tensor | None = None  # without one: (windows, visual_tokens, width)
+        # With a question neuron: first looks and neuron mask (windows, neurons) of each part.
+        self.looks: list[tuple[dict[str, FirstLook], Tensor]] = []
+        # Without one: visual tokens (windows, visual_tokens, width).
+        self.features: Tensor | None = None
         starts = range(0, self.num_windows, WINDOWS_AT_ONCE)
         rows = [{name: value for name, value in row.items() if name != self._question} for row in video.inputs]
         parts = [rows[start : start + WINDOWS_AT_ONCE] for start in starts]
@@ -56,7 +56,7 @@ class VideoFeatures:
 
     @property
     def _question(self) -> str:
-        """The entry of a row that holds the question."""
+        """Name of the model input that contains the question."""
         return f"{self.processor.config.question_neuron}_input_ids"
 
     def _inputs(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
@@ -69,7 +69,7 @@ class VideoFeatures:
 
 
 def as_encoder_outputs(features: Sequence[Tensor]) -> dict[str, Any]:
-    """Visual tokens of all windows in order of the prompts, as an argument of `generate`; none without any."""
+    """An argument of `generate` with the visual tokens of all windows in order of the prompts; empty without windows."""
     if not features:
         return {}
     return {"mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=torch.cat(list(features)))}}

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""`sen chat`: questions about videos, from options or one after the other, with answers as they are generated."""
+"""`sen chat`: answers questions about videos, from options or interactively, and prints answers as they are generated."""
 
 import contextlib
 import json
@@ -24,26 +24,27 @@ SHOWN_TIMES = 16
 def chat(
     videos: Annotated[list[str], typer.Argument(metavar="VIDEO", help="Paths or http(s) URLs.")],
     question: Annotated[
-        list[str] | None, typer.Option("--question", "-q", help="Ask this and end; may be given several times.")
+        list[str] | None, typer.Option("--question", "-q", help="Question to answer; may be given several times.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny, the one inside.")] = "sen-tiny",
+    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny (included).")] = "sen-tiny",
     num_frames: Annotated[int | None, typer.Option(help="Frames of each video; by default one window.")] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames per second instead.")] = None,
-    start: Annotated[float | None, typer.Option(help="Seconds, where the stretch that is seen starts.")] = None,
-    end: Annotated[float | None, typer.Option(help="Seconds, where it ends.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second, instead of --num-frames.")] = None,
+    start: Annotated[float | None, typer.Option(help="Start of the part to read, in seconds.")] = None,
+    end: Annotated[float | None, typer.Option(help="End of the part to read, in seconds.")] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of an answer at most; 256, or a quarter of a shorter context.", min=1)
+        int | None,
+        typer.Option(help="Maximum tokens of an answer; by default 256, or a quarter of a shorter context.", min=1),
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each answer.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per answer.")] = False,
 ) -> None:
-    """Ask questions about videos: those of --question, or line after line until /quit or the end of the input."""
+    """Answer questions about videos: those of --question, or lines of input until /quit or the end of the input."""
     from modeling_sen.chat.messages import question_message
     from modeling_sen.media_source import open_media_source
     from modeling_sen.video_windows import check_sampling
 
-    # What is wrong with the options is said before any work.
+    # Options are checked before any work is done.
     check_sampling(num_frames, fps, start, end)
     for asked in question or []:
         question_message(asked, [])
@@ -62,7 +63,7 @@ def chat(
 
 
 def _converse(session: "ChatSession", facts: dict[str, Any], as_json: bool) -> None:
-    """Answers line after line; whoever types goes on after an error or an interrupted answer."""
+    """Answers lines of input. On a terminal, the conversation continues after an error or an interrupted answer."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (lines can be edited)
     is_typed = sys.stdin.isatty()
@@ -89,7 +90,7 @@ def _converse(session: "ChatSession", facts: dict[str, Any], as_json: bool) -> N
 
 
 def _lines(prompt: str) -> Iterator[str]:
-    """What is typed, without empty lines."""
+    """Non-empty lines of input."""
     with contextlib.suppress(EOFError):
         while True:
             if line := input(prompt).strip():
@@ -106,7 +107,7 @@ def _answer(session: "ChatSession", question: str, facts: dict[str, Any], as_jso
         else:
             print(flush=True)
             if piece["finish_reason"] == "length":
-                typer.echo("(cut off: a longer answer needs a larger --max-new-tokens)", err=True)
+                typer.echo("(truncated: increase --max-new-tokens for a longer answer)", err=True)
 
 
 def _description(video: "ChatVideo") -> str:
@@ -125,7 +126,7 @@ def _session(checkpoint: str, max_new_tokens: int | None, device: str | None, dt
     from modeling_sen.processing_sen_chat import SENChatProcessor
 
     register()
-    processor = SENChatProcessor.from_pretrained(checkpoint)  # refuses other checkpoints
+    processor = SENChatProcessor.from_pretrained(checkpoint)  # raises an error for other kinds of checkpoints
     loaded = AutoModel.from_pretrained(checkpoint, **({} if dtype is None else {"dtype": dtype}))
     pipeline = VideoChatPipeline(model=loaded, processor=processor, device=device, task="video-chat")
     return ChatSession(pipeline.model, pipeline.processor, max_new_tokens=max_new_tokens)

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""`sen classify`: the zero-shot pipeline on files, printed as tables or JSON, or drawn."""
+"""`sen classify`: runs the zero-shot pipeline on files and prints tables or JSON, or draws a plot."""
 
 import json
 from collections.abc import Sequence
@@ -22,22 +22,22 @@ def classify(
     videos: Annotated[list[str], typer.Argument(metavar="VIDEO", help="Paths or http(s) URLs.")],
     labels: Annotated[str | None, typer.Option(help="Comma-separated labels.")] = None,
     labels_file: Annotated[
-        Path | None, typer.Option(help="A label a line, or a csv file with a column name, label or class.")
+        Path | None, typer.Option(help="File with one label per line, or csv file with a column name, label or class.")
     ] = None,
     template: Annotated[
         list[str] | None,
         typer.Option(help=f"Text with {{}} for the label, by default '{DEFAULT_TEMPLATE}'; several are averaged."),
     ] = None,
-    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny, the one inside.")] = "sen-tiny",
-    top_k: Annotated[int | None, typer.Option(help="Show only the best labels.")] = None,
-    views: Annotated[int, typer.Option(help="Temporal views whose scores are averaged.")] = 1,
-    batch_size: Annotated[int, typer.Option(help="Videos that the model sees at once.", min=1)] = 8,
+    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny (included).")] = "sen-tiny",
+    top_k: Annotated[int | None, typer.Option(help="Number of best labels to show.")] = None,
+    views: Annotated[int, typer.Option(help="Number of temporal views whose scores are averaged.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Videos per forward pass.", min=1)] = 8,
     device: Device = None,
     dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw frames, sound and scores of each round (one video).")] = None,
 ) -> None:
-    """Score free-text labels for videos, seen and heard."""
+    """Score free-text labels for videos with sound."""
     if (labels is None) == (labels_file is None):
         raise ValueError("expected either --labels or --labels-file")
     candidates = labels.split(",") if labels is not None else read_labels(labels_file)  # type: ignore[arg-type]

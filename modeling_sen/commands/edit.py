@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""`sen edit`: the editing pipeline on one file, to an mp4 with its sound for each prompt, and a JSON beside it."""
+"""`sen edit`: runs the editing pipeline on a file and writes, for each prompt, an mp4 with sound and a JSON record."""
 
 import json
 from pathlib import Path
@@ -18,53 +18,49 @@ if TYPE_CHECKING:
 
 def edit(
     video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path or http(s) URL.")],
-    source: Annotated[str, typer.Option(help="What the video shows.")],
+    source: Annotated[str, typer.Option(help="Description of the video.")],
     prompt: Annotated[
-        list[str], typer.Option("--prompt", "-p", help="What the edit is to show; may be given several times.")
+        list[str], typer.Option("--prompt", "-p", help="Description of the edit; may be given several times.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="An mp4 file; of several prompts NAME-1.mp4, NAME-2.mp4, ...")
+        Path, typer.Option("--output", "-o", help="An mp4 file; for several prompts NAME-1.mp4, NAME-2.mp4, ...")
     ] = Path("edited.mp4"),
     compare: Annotated[
-        Path | None, typer.Option(help="Also write source and edits side by side, an mp4 file.")
+        Path | None, typer.Option(help="An mp4 file to write with source and edits side by side.")
     ] = None,
     mask: Annotated[
         Path | None, typer.Option(help="Where the video may change: an image, a folder of images or a video.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny, the one inside.")] = "sen-tiny",
-    adapter: Annotated[
-        str | None, typer.Option(help="Folder or Hub id of an adapter that was tuned on this video.")
-    ] = None,
+    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny (included).")] = "sen-tiny",
+    adapter: Annotated[str | None, typer.Option(help="Folder or Hub id of an adapter tuned on this video.")] = None,
     tune_steps: Annotated[
-        int | None, typer.Option(help="Steps of tuning at most; 0 edits with the adapter as it is.", min=0)
+        int | None, typer.Option(help="Maximum steps of tuning; 0 edits without tuning.", min=0)
     ] = None,
-    inversion: Annotated[
-        str | None, typer.Option(help="ddim, the default, or none to edit without inverting.")
-    ] = None,
+    inversion: Annotated[str | None, typer.Option(help="ddim (default), or none to edit without inversion.")] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Noise levels; by default as the checkpoint recommends, else 50.", min=1)
+        int | None, typer.Option(help="Noise levels; by default the checkpoint's setting, else 50.", min=1)
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="Of classifier-free guidance, 1 is none; by default as recommended, else 7.5.", min=0.0),
+        typer.Option(help="Classifier-free guidance, 1 disables it; by default the checkpoint's, else 7.5.", min=0.0),
     ] = None,
-    negative: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
-    start: Annotated[float, typer.Option(help="Seconds, where the stretch that is edited starts.", min=0.0)] = 0.0,
-    end: Annotated[float | None, typer.Option(help="Seconds, where it ends.")] = None,
+    negative: Annotated[str, typer.Option(help="Negative prompt of guidance.")] = "",
+    start: Annotated[float, typer.Option(help="Start of the part to edit, in seconds.", min=0.0)] = 0.0,
+    end: Annotated[float | None, typer.Option(help="End of the part to edit, in seconds.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second; by default every frame.")] = None,
-    seed: Annotated[int, typer.Option(help="Of tuning and noise.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of tuning and noise.", min=0)] = 0,
     scorer: Annotated[
-        str | None, typer.Option(help="CLIP or SEN that scores alignment with the prompts, by folder or Hub id.")
+        str | None, typer.Option(help="Folder or Hub id of a CLIP or SEN that scores alignment with the prompts.")
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
 ) -> None:
-    """Change a video as a prompt says. The model is tuned on the video first, once for all prompts."""
+    """Edit a video by prompts. The model is first tuned on the video, once for all prompts."""
     from modeling_sen.media_source import open_media_source
     from modeling_sen.write_video import check_video_path
 
-    # What is wrong with the options is said before any work.
+    # Options are checked before any work is done.
     if adapter is not None and tune_steps:
         raise ValueError(f"--adapter, --tune-steps: expected one of them, found {adapter} and {tune_steps} steps")
     paths = output_paths(output, len(prompt))

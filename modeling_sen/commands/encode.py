@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def encode(
     videos: Annotated[list[str], typer.Argument(metavar="VIDEO", help="Paths or http(s) URLs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A file ending in .parquet or .npz.")],
-    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny, the one inside.")] = "sen-tiny",
-    batch_size: Annotated[int, typer.Option(help="Videos that the model sees at once.", min=1)] = 8,
+    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny (included).")] = "sen-tiny",
+    batch_size: Annotated[int, typer.Option(help="Videos per forward pass.", min=1)] = 8,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -36,7 +36,7 @@ def encode(
 
 
 def _writer(output: Path) -> Any:
-    """The function that writes files of this ending; what is wrong with it is said before any work."""
+    """The function that writes files with this ending; raises errors before any work is done."""
     writers = {".parquet": _write_parquet, ".npz": _write_npz}
     if output.suffix not in writers:
         raise ValueError(f"--output {output}: expected a file ending in {' or '.join(writers)}")

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""`sen eval`: a SEN on test clips by a public protocol, to a JSON file that says all that the number depends on."""
+"""`sen eval`: evaluates a SEN on test clips by a public protocol and writes scores and all settings to a JSON file."""
 
 import json
 from collections.abc import Callable
@@ -36,14 +36,14 @@ def main(
     model: Annotated[
         str,
         typer.Argument(
-            help="Checkpoint folder or Hub id, or sen-tiny. With --task editing: a CLIP or SEN that scores."
+            help="Checkpoint folder or Hub id, or sen-tiny. With --task editing: a CLIP or SEN for the scores."
         ),
     ],
     data: Annotated[
         list[str] | None,
         typer.Argument(
             help="Test sets, one for each split: list files, folders, tables, world:..., ID@COMMIT. With --task tracking: "
-            "presets of `sen world`, folders that it wrote, TAP-Vid pickles. With --task chat: tables of questions, "
+            "presets or output folders of `sen world`, TAP-Vid pickles. With --task chat: tables of questions, "
             "world:... With --task editing: tables of edited videos, folders with edits.csv, loveu:..., world:..."
         ),
     ] = None,
@@ -55,53 +55,51 @@ def main(
     dataset: DatasetName = None,
     root: Root = None,
     class_names: ClassNames = None,
-    split: Annotated[str, typer.Option(help="Of a folder or Hub data set.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of a folder or Hub data set.")] = "test",
     column: Column = None,
     template: Templates = None,
-    head: Annotated[Path | None, typer.Option(help="A head of `sen fit` instead of class texts.")] = None,
+    head: Annotated[Path | None, typer.Option(help="A head of `sen fit`, used instead of class texts.")] = None,
     num: Annotated[
         int | None,
-        typer.Option(help="Only so many clips of each split, drawn by the seed. Of a preset by default 10.", min=1),
+        typer.Option(help="Number of clips drawn from each split, by default all; of a preset, by default 10.", min=1),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of that draw; of a preset the first clip's.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of that draw; for a preset, seed of the first clip.")] = 0,
     query_mode: Annotated[
-        str | None, typer.Option(help="Of tracking: first (default), or strided, every fifth frame.")
+        str | None, typer.Option(help="Tracking: first (default), or strided, every fifth frame.")
     ] = None,
     mapping: Annotated[
         str | None,
-        typer.Option(
-            help="Of chat: columns of the tables, as plain (default), mvbench, next-qa, ..., or a JSON file."
-        ),
+        typer.Option(help="Chat: columns of the tables: plain (default), mvbench, next-qa, ..., or a JSON file."),
     ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="Of chat: words around a question, by default those of the mapping.")
-    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Chat: prompt format, by default that of the mapping.")] = None,
     num_frames: Annotated[
-        int | None, typer.Option(help="Of chat: frames of each video, by default one window of the model.", min=1)
+        int | None, typer.Option(help="Chat: frames of each video, by default one window of the model.", min=1)
     ] = None,
     tracker: Annotated[
-        str | None, typer.Option(help="Of editing: model that tracks points, by default sen-tiny's.")
+        str | None, typer.Option(help="Editing: model that tracks points, by default sen-tiny's.")
     ] = None,
     skip_missing: Annotated[bool, typer.Option(help="Leave out listed clips that do not exist.")] = False,
     batch_size: BatchSize = 8,
     device: Device = None,
     dtype: Dtype = None,
-    plot: Annotated[bool, typer.Option("--plot", help="Draw confusion and accuracy of each class.")] = False,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Draw the confusion matrix and the accuracy per class.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Measure a SEN on test clips. Run again after an interruption, it goes on."""
+    """Evaluate a SEN on test clips. After an interruption, the same command resumes."""
     if task not in TASKS:
         raise ValueError(f"--task {task!r}, expected one of {', '.join(TASKS)}")
     if task != "chat" and (mapping or prompt or num_frames):
-        raise ValueError(f"--mapping, --prompt and --num-frames are of --task chat, found --task {task}")
+        raise ValueError(f"--mapping, --prompt and --num-frames require --task chat, found --task {task}")
     if task != "editing" and tracker is not None:
-        raise ValueError(f"--tracker is of --task editing, found --task {task}")
+        raise ValueError(f"--tracker requires --task editing, found --task {task}")
     if task == "tracking":
         recognition_only = (head, root, template, class_names, plot, dataset, column, skip_missing)
         if any(recognition_only) or protocol != "own":
             raise ValueError(
-                "--task tracking takes tracked clips: no --protocol, --dataset, --head, --root, --template, --class-names, "
-                "--column, --skip-missing, --plot"
+                "--task tracking does not support --protocol, --dataset, --head, --root, --template, --class-names, "
+                "--column, --skip-missing and --plot"
             )
         run_on = model_arguments(device, dtype)
         results = {"task": task} | evaluate_tracking(
@@ -117,12 +115,12 @@ def main(
         _report(results, output, None if as_json else print_tracking)
         return
     if query_mode is not None:
-        raise ValueError(f"--query-mode is of --task tracking, found --task {task}")
+        raise ValueError(f"--query-mode requires --task tracking, found --task {task}")
     if task == "editing":
         if any((head, root, template, class_names, plot, dataset, column, skip_missing)) or protocol != "own":
             raise ValueError(
-                "--task editing takes edited videos: no --protocol, --dataset, --head, --root, --template, --class-names, "
-                "--column, --skip-missing, --plot"
+                "--task editing does not support --protocol, --dataset, --head, --root, --template, --class-names, "
+                "--column, --skip-missing and --plot"
             )
         run_on = model_arguments(device, dtype)
         results = {"task": task} | evaluate_editing(
@@ -140,7 +138,7 @@ def main(
     if task == "chat":
         if any((head, template, class_names, plot, dataset, column)) or protocol != "own":
             raise ValueError(
-                "--task chat takes questions: no --protocol, --dataset, --head, --template, --class-names, --column, --plot"
+                "--task chat does not support --protocol, --dataset, --head, --template, --class-names, --column and --plot"
             )
         run_on = model_arguments(device, dtype)
         results = {"task": task} | evaluate_chat(
@@ -160,9 +158,7 @@ def main(
         _report(results, output, None if as_json else print_chat)
         return
     if task == "retrieval" and (head is not None or root is not None or template or class_names or plot):
-        raise ValueError(
-            "--task retrieval takes clips with texts: no --head, --root, --template, --class-names, --plot"
-        )
+        raise ValueError("--task retrieval does not support --head, --root, --template, --class-names and --plot")
     used = find_protocol(protocol, dataset)
     sources = list(data) if data else [_hub_source(used, dataset)]
     from modeling_sen.encoding import SENEncoder
@@ -191,7 +187,7 @@ def main(
 
 
 def _report(results: dict[str, Any], output: Path, show: Callable[[dict[str, Any], Path], None] | None) -> None:
-    """Writes results.json and shows it, or prints its text."""
+    """Writes results.json, and passes the results to `show` or prints them as JSON."""
     text = _written(results, output)
     if show is None:
         print(text)
@@ -200,7 +196,7 @@ def _report(results: dict[str, Any], output: Path, show: Callable[[dict[str, Any
 
 
 def _written(results: dict[str, Any], output: Path) -> str:
-    """The text of results.json, once it is there."""
+    """Writes results.json and returns its text."""
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=2)
     with whole_file(output / "results.json") as unfinished:
@@ -209,10 +205,10 @@ def _written(results: dict[str, Any], output: Path) -> str:
 
 
 def _hub_source(protocol: "Protocol", dataset: str | None) -> str:
-    """The protocol's data set on the Hub, at its commit."""
+    """The protocol's data set on the Hub, at a fixed commit."""
     if dataset is None or dataset not in protocol.hub_datasets:
-        known = ", ".join(protocol.hub_datasets) or "none"
-        raise ValueError(f"expected DATA, or a --dataset that protocol {protocol.name} has on the Hub ({known})")
+        names = ", ".join(protocol.hub_datasets) or "none"
+        raise ValueError(f"expected DATA, or a --dataset that protocol {protocol.name} has on the Hub ({names})")
     return "@".join(protocol.hub_datasets[dataset])
 
 

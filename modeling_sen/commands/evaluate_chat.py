@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Video chat in `sen eval`: a model that answers questions about videos, and its accuracy by type of question."""
+"""`sen eval --task chat`: accuracy of a model on questions about videos, by type of question."""
 
 import math
 from collections.abc import Sequence
@@ -25,16 +25,18 @@ def evaluate_chat(
     dtype: str | None,
     show_progress: bool,
 ) -> dict[str, Any]:
-    """What the model reaches on each set of questions, and what it depends on, JSON-able.
+    """Evaluates the model on each set of questions; returns scores and settings, JSON-serialisable.
 
     Args:
         model: folder or Hub id of a checkpoint.
-        sources, mapping, prompt, root, skip_missing, num, seed: as of `open_question_set`.
-        num_frames: steps in time of each video, by default one window.
-        output: folder for `answers.csv` and the answers by clip; those there of the same weights and clip are taken.
+        sources, mapping, prompt, root, skip_missing, num, seed: see `open_question_set`.
+        num_frames: number of time steps of each video, by default one window.
+        output: folder for `answers.csv` and stored answers, which are reused for equal weights and clips.
+        device, dtype: of the model.
+        show_progress: whether to show a progress bar.
 
     Raises:
-        ValueError: no questions, or the model is no chat model.
+        ValueError: no questions, or the model is not a chat model.
         ValueError, OSError: a table, a video or the checkpoint cannot be read.
     """
     if not sources:
@@ -58,7 +60,7 @@ def evaluate_chat(
 
 
 def print_chat(results: dict[str, Any], file: Path) -> None:
-    """Prints what was measured, a row for each set and each type of question, and where the results are; in per cent."""
+    """Prints the settings, a table in per cent with a row for each set and each type of question, and the results file."""
     for part in results["data"]:
         mapping, prompt = (" version ".join(map(str, (part[name]["name"], part[name]["version"]))) for name in KINDS)
         sums = ", ".join(f"{Path(one['file']).name} {one['sha1'][:12]}" for one in part["listed"] if one["sha1"])

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Video editing in `sen eval`: edited videos beside their sources, and all measures of them in one table."""
+"""`sen eval --task editing`: compares edited videos with their sources, and prints all metrics in one table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 from modeling_sen.commands.tables import print_table
 
-# Heads of the table, the numbers below them, a factor and digits.
+# Column heading -> metric, factor and number of digits.
 SHOWN = {
     "text": ("loveu_text_alignment", 1, 2),
     "frames": ("loveu_frame_consistency", 100, 2),
@@ -36,16 +36,18 @@ def evaluate_editing(
     dtype: str | None,
     show_progress: bool,
 ) -> dict[str, Any]:
-    """Measures of each set of edited videos, and what they depend on, JSON-able.
+    """Measures each set of edited videos; returns scores and settings, JSON-serialisable.
 
     Args:
         encoder: folder or Hub id of a CLIP or a SEN.
-        sources, num, seed: as of `open_editing_set`.
+        sources, num, seed: see `open_editing_set`.
         tracker: folder or Hub id of a model that tracks points.
-        output: folder for the results of videos; those there of the same encoder, tracker and files are taken.
+        output: folder for stored results, which are reused for equal encoder, tracker and files.
+        device, dtype: of encoder and tracker.
+        show_progress: whether to show a progress bar.
 
     Raises:
-        ValueError: no sets; the encoder is none of images and texts, or the tracker does not track points.
+        ValueError: no sets; the encoder does not encode images and texts; or the tracker does not track points.
         ValueError, OSError: a set or a checkpoint cannot be read.
     """
     if not sources:
@@ -71,7 +73,7 @@ def evaluate_editing(
 
 
 def print_editing(results: dict[str, Any], file: Path) -> None:
-    """Prints the encoder and the tracker, a row for each set and each kind of edit, and where the results are."""
+    """Prints encoder and tracker, a table with a row for each set and each kind of edit, and the results file."""
     print(f"encoder {results['encoder']['name']}, tracker {results['tracker']['name']}")
     rows = []
     for part in results["splits"]:
@@ -84,7 +86,7 @@ def print_editing(results: dict[str, Any], file: Path) -> None:
 
 
 def editing_cells(numbers: Mapping[str, float | None]) -> list[str]:
-    """The numbers under the heads of `SHOWN`, `-` for one that is NaN or None."""
+    """Formatted values for the columns of `SHOWN`, `-` for NaN and `None`."""
     shown = []
     for name, factor, digits in SHOWN.values():
         number = numbers[name]

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Point tracking in `sen eval`: a model that tracks points on clips with true tracks, and its table."""
+"""`sen eval --task tracking`: scores of a point tracker on clips with true tracks."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 from modeling_sen.commands.tables import print_table
 
-# Heads of the table, and the numbers below them: shares in per cent, others as they are.
+# Column heading -> metric: shares are printed in per cent, others unchanged.
 SHARES = {
     "AJ": "average_jaccard",
     "delta": "average_pts_within_thresh",
@@ -32,19 +32,21 @@ def evaluate_tracking(
     dtype: str | None,
     show_progress: bool,
 ) -> dict[str, Any]:
-    """What the model reaches on each test set, and what it depends on, JSON-able.
+    """Evaluates the model on each test set; returns scores and settings, JSON-serialisable.
 
     Args:
         model: folder or Hub id of a checkpoint.
-        sources, query_mode, num, seed: as of `open_tracking_set`.
-        output: folder for the results of clips; those there of the same weights, query mode and clip are taken.
+        sources, query_mode, num, seed: see `open_tracking_set`.
+        output: folder for stored results, which are reused for equal weights, query mode and clips.
+        device, dtype: of the model.
+        show_progress: whether to show a progress bar.
 
     Raises:
         ValueError: no test set, or the model does not track points.
         ValueError, OSError: a test set or the checkpoint cannot be read.
     """
     if not sources:
-        raise ValueError("expected DATA: presets of `sen world`, folders that it wrote, or TAP-Vid pickles")
+        raise ValueError("expected DATA: presets or output folders of `sen world`, or TAP-Vid pickles")
     from modeling_sen.auto import register
     from modeling_sen.evaluation.clip_embeddings import describe_model
     from modeling_sen.evaluation.clip_results import ClipResults, nan_to_null
@@ -61,7 +63,7 @@ def evaluate_tracking(
 
 
 def print_tracking(results: dict[str, Any], file: Path) -> None:
-    """Prints a row for each test set, their mean where there are several, and where the results are; shares in per cent."""
+    """Prints a table with a row for each test set and the mean of several sets (shares in per cent), and the results file."""
     rows = [[part["source"], str(part["clips"]), *_cells(part)] for part in results["splits"]]
     if len(rows) > 1:
         rows.append(["mean", str(sum(part["clips"] for part in results["splits"])), *_cells(results["mean"])])

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""`sen fit`: a head on a SEN's embeddings from a few labelled clips, without training the SEN."""
+"""`sen fit`: fits a head on a SEN's embeddings of a few labelled clips, without training the SEN."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,23 +26,23 @@ def main(
     data: Annotated[str, typer.Argument(help="Labelled clips: a list file, folder, table, world:..., ID@COMMIT.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the head.")],
     kind: Annotated[str, typer.Option(help="cache or linear.")] = "cache",
-    shots: Annotated[int | None, typer.Option(help="Clips of each class, drawn by the seed; by default all.")] = None,
-    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    shots: Annotated[int | None, typer.Option(help="Number of clips drawn from each class; by default all.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
     protocol: ProtocolName = "own",
     dataset: DatasetName = None,
     root: Root = None,
     class_names: ClassNames = None,
-    split: Annotated[str, typer.Option(help="Of a folder or Hub data set.")] = "train",
+    split: Annotated[str, typer.Option(help="Split of a folder or Hub data set.")] = "train",
     column: Column = None,
     template: Templates = None,
-    residual: Annotated[float, typer.Option(help="Cache: weight of the cached clips beside the texts.")] = 1.0,
-    sharpness: Annotated[float, typer.Option(help="Cache: how alike clips must be.")] = 5.5,
-    strength: Annotated[float, typer.Option(help="Linear: inverse of the regularisation.")] = 1.0,
+    residual: Annotated[float, typer.Option(help="Cache: weight of the cached clips relative to the texts.")] = 1.0,
+    sharpness: Annotated[float, typer.Option(help="Cache: how fast weights fall with dissimilarity.")] = 5.5,
+    strength: Annotated[float, typer.Option(help="Linear: inverse regularisation strength.")] = 1.0,
     batch_size: BatchSize = 8,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Fit a head on a few labelled clips: a cache of them beside the class texts, or a linear probe."""
+    """Fit a head on a few labelled clips: a cache that complements the class texts, or a linear probe."""
     from modeling_sen.encoding import SENEncoder
     from modeling_sen.evaluation.clip_embeddings import describe_run
     from modeling_sen.evaluation.dataset_lists import open_test_sets

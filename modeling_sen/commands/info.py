@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""`sen info`: what a checkpoint or preset is made of, and what it costs."""
+"""`sen info`: parts and cost of a checkpoint or preset."""
 
 import json
 from typing import Annotated, Any
@@ -12,11 +12,11 @@ from modeling_sen.commands.tables import print_table, short_number
 
 def info(
     model: Annotated[
-        str, typer.Argument(help="Checkpoint folder, Hub id, a preset's name, or sen-tiny, the one inside.")
+        str, typer.Argument(help="Checkpoint folder, Hub id, name of a preset, or sen-tiny (included).")
     ] = "sen-tiny",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Neurons, parameters and cost of a checkpoint or preset. No weights are loaded."""
+    """Show neurons, parameters and cost of a checkpoint or preset, without loading weights."""
     from modeling_sen.cost import describe
 
     found = describe(model)

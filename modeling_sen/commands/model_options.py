@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Options that the commands have in common which run a model: where it runs, and in which precision."""
+"""Options shared by commands that run a model: device and precision."""
 
 from typing import Annotated, Any
 
@@ -13,10 +13,10 @@ Dtype = Annotated[str | None, typer.Option(help=f"{', '.join(DTYPES)}; by defaul
 
 
 def model_arguments(device: str | None, dtype: str | None) -> dict[str, Any]:
-    """`device` and `dtype` as [`SENEncoder.from_pretrained`] takes them, once it is sure that the machine has them.
+    """Checks the options and returns them as arguments of [`SENEncoder.from_pretrained`].
 
     Raises:
-        ValueError: an unknown precision, or a device that is not there.
+        ValueError: an unknown precision, or a device that does not exist.
     """
     import torch
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""`sen neurons`: the encoder types that can be neurons."""
+"""`sen neurons`: lists the registered encoder types."""
 
 import json
 from typing import Annotated
@@ -12,7 +12,7 @@ from modeling_sen.neuron_registry import NEURON_ADAPTERS, list_neurons
 
 
 def neurons(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Encoder types that are registered as neurons. Others are used by rule: docs/extending.md."""
+    """List the encoder types registered as neurons. Other types are supported by a rule, see docs/extending.md."""
     rows = []
     for model_type in list_neurons():
         adapter = NEURON_ADAPTERS[model_type]

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""`sen presets`: sets of neurons that go well together, and what they need."""
+"""`sen presets`: lists preset combinations of neurons with their memory needs."""
 
 import json
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ from modeling_sen.presets import PRESETS, SENPreset
 
 
 def presets(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Sets of neurons that go well together, and what they need in float32; measured with random weights."""
+    """List preset combinations of neurons and their memory needs in float32, measured with random weights."""
     rows: list[dict[str, Any]] = [
         {
             "name": name,

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""`sen push`: a checkpoint's folder to the Hub, with its card, or a list of what would be uploaded."""
+"""`sen push`: uploads a checkpoint folder with its card to the Hub, or lists the files in a dry run."""
 
 import json
 from pathlib import Path
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 def push(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder of a checkpoint or adapter, or sen-tiny.")],
-    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Repository; made where there is none.")],
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Repository; created if it does not exist.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     with_code: Annotated[
-        bool, typer.Option("--with-code", help="The model's code too, for use without the package.")
+        bool, typer.Option("--with-code", help="Include the model's code, for use without the package.")
     ] = False,
     include_neurons: Annotated[
         bool,
-        typer.Option("--include-neurons", help="Towers and language model too, so that the repository stands alone."),
+        typer.Option("--include-neurons", help="Include towers and language model, for a self-contained repository."),
     ] = False,
-    licence: Annotated[str, typer.Option("--license", help="Of what was trained.")] = "apache-2.0",
+    licence: Annotated[str, typer.Option("--license", help="Licence of the trained weights.")] = "apache-2.0",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List what would be uploaded, and print the card; no network.")
+        bool, typer.Option("--dry-run", help="List the files and print the card without using the network.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Upload a checkpoint or adapter to the Hub, with its card. The card's example runs first, on a generated clip."""
+    """Upload a checkpoint or adapter with its card to the Hub. The card's example is first run on a generated clip."""
     from modeling_sen.auto import register
     from modeling_sen.publishing import push_folder
 

@@ -1,12 +1,12 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Numbers and tables as commands print them."""
+"""Formats numbers and tables for the output of commands."""
 
 from collections.abc import Sequence
 
 
 def short_number(number: int | None, unit: str = "") -> str:
-    """`86192640` -> `"86.2 M"`; `"?"` for what is not known."""
+    """`86192640` -> `"86.2 M"`; `None` -> `"?"`."""
     if number is None:
         return "?"
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -16,14 +16,14 @@ def short_number(number: int | None, unit: str = "") -> str:
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows under heads; 200 columns wide where the output is no terminal."""
+    """Prints a table with column headings; 200 columns wide if the output is not a terminal."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in heads:
-        table.add_column(head, overflow="fold", no_wrap=head == "Hub id")  # ids are there to be copied
+        table.add_column(head, overflow="fold", no_wrap=head == "Hub id")  # ids must stay copyable
     for row in rows:
         table.add_row(*map(escape, row))
     console = Console(highlight=False)

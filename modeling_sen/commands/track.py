@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""`sen track`: the tracking pipeline on one file, to a table of positions and a video with the points drawn on it."""
+"""`sen track`: runs the tracking pipeline on a file, and writes a table of positions and a video with the points."""
 
 import json
 from pathlib import Path
@@ -23,14 +23,12 @@ def track(
         Path | None, typer.Option(help="A csv, json or npy file of points: x, y on frame 0, or t, x, y.")
     ] = None,
     grid: Annotated[
-        int | None, typer.Option(help="Track a grid of so many points a side; 10 without any points.", min=1)
+        int | None, typer.Option(help="Points per side of a grid to track; 10 if no points are given.", min=1)
     ] = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="Track points inside of a mask, a png of the frames' size.")
-    ] = None,
-    query_frame: Annotated[int, typer.Option(help="The frame of the grid or mask.", min=0)] = 0,
-    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny, the one inside.")] = "sen-tiny",
-    render: Annotated[Path | None, typer.Option(help="Also draw the points on the video, an mp4 file.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Track points inside a mask, a png of the frames' size.")] = None,
+    query_frame: Annotated[int, typer.Option(help="Frame number of the grid or mask.", min=0)] = 0,
+    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny (included).")] = "sen-tiny",
+    render: Annotated[Path | None, typer.Option(help="An mp4 file to write with the points drawn.")] = None,
     device: Device = None,
     dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -42,7 +40,7 @@ def track(
     from modeling_sen.tracking.tracking_output import tracks_writer
     from modeling_sen.write_video import check_video_path
 
-    # What is wrong with the options is said before any work.
+    # Options are checked before any work is done.
     tracks_writer(output)
     if render is not None:
         check_video_path(render)
@@ -71,7 +69,7 @@ def track(
         if render is not None:
             tracked.render(source, render)
     num_frames, num_points = tracked.visibility.shape
-    visible = float(tracked.visibility.mean())  # there is a point at least
+    visible = float(tracked.visibility.mean())  # there is at least one point
     if as_json:
         summary = {
             "video": video,

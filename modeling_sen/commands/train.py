@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""`sen train`: the Trainer's flags and those of data and model, from the command line and a YAML file."""
+"""`sen train`: reads the Trainer's settings and those of data and model from flags and a YAML file, and trains."""
 
 import inspect
 import json
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train a SEN on clips with labels or texts, a tracker, or video chat. Run again, it goes on where it was interrupted.
+    """Train a SEN on clips with labels or texts, a tracker, or video chat. The same command resumes an interrupted run.
 
     Several processes: torchrun --nproc_per_node 2 -m modeling_sen.commands.train --output_dir OUT ...
     """
@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> None:
         from modeling_sen.auto import register
         from modeling_sen.training.train_tracking import train_tracking
 
-        register()  # a push loads heads by their type
+        register()  # pushing loads heads by their model type
         chosen, load, verb = train_tracking(settings, training), "SENForVideoTracking", "track"
     elif settings.task == "chat":
         from modeling_sen.auto import register
@@ -47,19 +47,19 @@ def run(arguments: Sequence[str]) -> None:
 
         chosen, load, verb = train_sen(settings, training), "SENModel", "classify"
     if training.process_index == 0:
-        print(f"{chosen}: load it with {load}.from_pretrained, or name it to sen {verb} --model")
+        print(f"{chosen}: load it with {load}.from_pretrained, or pass it to sen {verb} --model")
 
 
 def usual_flags(**flags: Any) -> None:
-    """Train a SEN on clips with labels or texts, a tracker, or video chat. Run again, it goes on where it was interrupted.
+    """Train a SEN on clips with labels or texts, a tracker, or video chat. The same command resumes an interrupted run.
 
-    Every flag of transformers.TrainingArguments works; `sen train --help-all` lists them. Several processes: torchrun
+    All flags of transformers.TrainingArguments are supported; `sen train --help-all` lists them. Several processes: torchrun
     --nproc_per_node 2 -m modeling_sen.commands.train --output_dir OUT ...
     """
 
 
 def _usual_flags() -> dict[str, tuple[Any, str]]:
-    """Flag -> (default, help), for the help that appears at once and for shell completion."""
+    """Flag -> (default, help), for the short help and for shell completion."""
     own = {
         each.name: (
             each.default if each.default_factory is MISSING else each.default_factory(),
@@ -69,13 +69,13 @@ def _usual_flags() -> dict[str, tuple[Any, str]]:
     }
     return {
         "output_dir": (None, "Folder of the run: settings, checkpoints, log, curve, best and last."),
-        "config": (None, "YAML file of settings by name; flags win."),
+        "config": (None, "YAML file of settings by name; flags take precedence."),
         **own,
         **TRAINER_DEFAULTS,
-        "max_steps": (-1, "Steps to train, instead of epochs."),
-        "seed": (42, "Of the initial weights and the order of the clips."),
+        "max_steps": (-1, "Number of steps, instead of epochs."),
+        "seed": (42, "Seed of the initial weights and the order of the clips."),
         "bf16": (False, "Train in bfloat16 with float32 weights."),
-        "help-all": (False, "List every flag, those of transformers.TrainingArguments included."),
+        "help-all": (False, "List all flags, including those of transformers.TrainingArguments."),
     }
 
 
@@ -103,7 +103,7 @@ def _parser() -> "HfArgumentParser":
 
     class Parser(HfArgumentParser):
         def error(self, message: str) -> NoReturn:
-            raise ValueError(message)  # one line, without the usage of some 150 flags
+            raise ValueError(message)  # one line; the default also prints the usage of some 150 flags
 
     parser = Parser(
         [TrainSettings, SENTrainingArguments],  # type: ignore[list-item]
@@ -111,22 +111,22 @@ def _parser() -> "HfArgumentParser":
         description=run.__doc__,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=Path, help="YAML file of settings by name; flags win.")
+    parser.add_argument("--config", type=Path, help="YAML file of settings by name; flags take precedence.")
     return parser
 
 
 def read_arguments(arguments: Sequence[str]) -> "tuple[TrainSettings, SENTrainingArguments]":
-    """Settings from flags and from the YAML file that `--config` names; flags win.
+    """Reads settings from flags and from the YAML file of `--config`; flags take precedence.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unknown settings, values of the wrong kind, no training clips.
+        ValueError: unknown settings, values of the wrong type, no training clips.
     """
     parser = _parser()
-    known, unknown = parser.parse_known_args(arguments)
+    parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
         raise ValueError(f"unknown arguments {' '.join(unknown)}; `sen train --help-all` lists all")
-    config = known.config
+    config = parsed.config
     if config is not None:
         in_file = _flags_of_file(config, parser)
         try:
@@ -134,14 +134,14 @@ def read_arguments(arguments: Sequence[str]) -> "tuple[TrainSettings, SENTrainin
         except ValueError as error:
             raise ValueError(f"{config}: {error}") from error
         arguments = [*in_file, *arguments]
-    known = parser.parse_args(arguments)
-    defaults = [f"--{name}={value}" for name, value in defaults_of(known.task, known.preset).items()]
+    parsed = parser.parse_args(arguments)
+    defaults = [f"--{name}={value}" for name, value in defaults_of(parsed.task, parsed.preset).items()]
     settings, training, _ = parser.parse_args_into_dataclasses([*defaults, *arguments], look_for_args_file=False)
     return settings, training
 
 
 def _flags_of_file(path: Path, parser: "HfArgumentParser") -> list[str]:
-    """The settings in a file as flags; null stands for the default."""
+    """The settings in a file as flags; null means the default."""
     import yaml
 
     try:
@@ -152,7 +152,7 @@ def _flags_of_file(path: Path, parser: "HfArgumentParser") -> list[str]:
         raise ValueError(f"{path}: expected settings by name, found {type(content).__name__}")
     actions, flags = parser._option_string_actions, []
     for name, value in content.items():
-        if value is None or value == [] or str(name).endswith("_sha256"):  # checksums of the clips, to resume by
+        if value is None or value == [] or str(name).endswith("_sha256"):  # checksums of the clips are not settings
             continue
         if f"--{name}" not in actions:
             near = get_close_matches(str(name), [each.removeprefix("--") for each in actions], n=1)

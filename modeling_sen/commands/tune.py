@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""`sen tune`: an editing adapter tuned on one video and kept as a checkpoint, for any number of edits of that video."""
+"""`sen tune`: tunes an editing adapter on a video and saves it as a checkpoint for edits of that video."""
 
 import json
 import shutil
@@ -15,29 +15,27 @@ from modeling_sen.presets import SEN_TINY_EDITING, resolve_checkpoint
 if TYPE_CHECKING:
     from modeling_sen.pipelines.sen_video_editing import SENVideoEditingPipeline
 
-RUN = "tuning"  # folder of an unfinished run in that of the checkpoint
+RUN = "tuning"  # subfolder of the checkpoint for an unfinished run
 
 
 def tune(
     video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path or http(s) URL.")],
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What the video shows.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Description of the video.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the checkpoint; an interrupted run there goes on.")
+        Path, typer.Option("--output", "-o", help="Folder of the checkpoint; resumes an interrupted run in it.")
     ],
-    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny, the one inside.")] = "sen-tiny",
-    steps: Annotated[
-        int | None, typer.Option(help="Steps at most; it stops earlier where it overfits.", min=1)
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Constant.")] = None,
-    start: Annotated[float, typer.Option(help="Seconds, where the stretch that is tuned on starts.", min=0.0)] = 0.0,
-    end: Annotated[float | None, typer.Option(help="Seconds, where it ends.")] = None,
+    model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny (included).")] = "sen-tiny",
+    steps: Annotated[int | None, typer.Option(help="Maximum steps; stops earlier on overfitting.", min=1)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Constant learning rate.")] = None,
+    start: Annotated[float, typer.Option(help="Start of the part to tune on, in seconds.", min=0.0)] = 0.0,
+    end: Annotated[float | None, typer.Option(help="End of the part to tune on, in seconds.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second; by default every frame.")] = None,
-    seed: Annotated[int, typer.Option(help="Of windows, noise and its levels.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of windows, noise and noise levels.", min=0)] = 0,
     device: Device = None,
     dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
-    """Tune an adapter on a video; `sen edit --model FOLDER` edits with it."""
+    """Tune an adapter on a video, for use with `sen edit --model FOLDER`."""
     from modeling_sen.media_source import open_media_source
 
     if output.exists() and not output.is_dir():

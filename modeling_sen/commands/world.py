@@ -11,30 +11,30 @@ import typer
 
 def world(
     context: typer.Context,
-    out: Annotated[Path, typer.Argument(help="Folder to write to; a run that was stopped is continued.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write to; resumes an interrupted run in it.")],
     split: Annotated[str, typer.Option(help="train, validation, test or unseen_pairs.")] = "train",
     num: Annotated[int, typer.Option(help="Number of clips.")] = 100,
-    seed: Annotated[int, typer.Option(help="Another seed gives other clips.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the clips.")] = 0,
     hops: Annotated[
-        int | None, typer.Option(help="1, 2 or 3: clips for a chain of that length, some sprite always sounds.")
+        int | None, typer.Option(help="1, 2 or 3: clips for chains of this length, always with a sounding sprite.")
     ] = None,
     size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 64,
-    num_frames: Annotated[int, typer.Option("--frames", help="Frames a clip, 8 a second.")] = 16,
+    num_frames: Annotated[int, typer.Option("--frames", help="Frames per clip, at 8 frames per second.")] = 16,
     num_objects: Annotated[
         str | None,
-        typer.Option("--objects", help="Sprites a clip: 3, or 1-4 for a range. Default 1-4, or 3 with --hops."),
+        typer.Option("--objects", help="Sprites per clip: 3, or 1-4 for a range. Default 1-4, or 3 with --hops."),
     ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Write clips for point tracking, 256 pixels wide, of seeds SEED, SEED + 1 and so on: base, rotation, "
+            help="Write clips for point tracking, 256 pixels wide, with seeds SEED, SEED + 1, ...: base, rotation, "
             "scale, deform, lighting, blur, noise, fast, smooth, repetitive, occluder, shake, lookalike, long or all. "
-            "Takes --num and --seed only."
+            "Only --num and --seed can be combined with it."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Write generated clips with sound, of which everything is known."""
+    """Write generated clips with sound and complete ground truth."""
     from modeling_sen.world.tracking_write import write_tracking_world
     from modeling_sen.world.write import parse_objects, write_world
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What editing needs beside its model: the adapter of a diffusion UNet, and how base models are loaded."""
+"""Components of video editing: the adapter of a diffusion UNet, loading of base models, tuning, sampling and masks."""
 
 try:
     import diffusers  # noqa: F401

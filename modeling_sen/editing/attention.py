@@ -1,10 +1,10 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Attention of an editing adapter: sparse-causal and temporal attention of Tune-A-Video (arXiv 2212.11565), which is released
-under Apache-2.0, and attention to tokens of a SEN.
+"""Attention layers of an editing adapter: sparse-causal and temporal attention of Tune-A-Video (arXiv 2212.11565, released
+under Apache-2.0), and attention to a SEN's tokens.
 
-Frames are folded into the batch, video by video: (batch * frames, tokens, width). Weights are cast to the dtype of the hidden
-states, so that float32 weights can be trained on a base model in bfloat16.
+Frames are folded into the batch, one video after the other: (batch * frames, tokens, width). Weights are cast to the dtype of
+the hidden states, so that float32 weights can be trained with a bfloat16 base model.
 """
 
 from collections.abc import Sequence
@@ -31,17 +31,17 @@ class CastLayerNorm(nn.LayerNorm):
 
 
 def attend(heads: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention of (batch, queries, width) to (batch, keys, width), heads side by side in the width."""
+    """Scaled dot-product attention of (batch, queries, width) to (batch, keys, width); the width holds all heads."""
     query, key, value = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (query, key, value))
     hidden = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return hidden.transpose(1, 2).flatten(2)
 
 
 def attend_to_first_and_previous(heads: int, query: Tensor, key: Tensor, value: Tensor, num_frames: int) -> Tensor:
-    """Attention of each frame to the first and the previous one, all (batch * frames, tokens, width).
+    """Attention of each frame to the first and the previous frame; all tensors are (batch * frames, tokens, width).
 
-    Of the first two frames both are the first frame: it is read once, with the same result as twice, and one frame alone
-    attends to itself.
+    For the first two frames, the first and the previous frame are both frame 0. They attend to it once, which gives the same
+    result as attending to it twice.
     """
     query, key, value = (each.unflatten(0, (-1, num_frames)) for each in (query, key, value))
     early = attend(heads, query[:, :2].flatten(1, 2), key[:, 0], value[:, 0])  # (batch, 2 * tokens, width)
@@ -56,7 +56,7 @@ def attend_to_first_and_previous(heads: int, query: Tensor, key: Tensor, value: 
 
 
 class QueryDelta(nn.Module):
-    """What is added to the query projection of one attention layer of the base model; zero at first."""
+    """A weight added to the query projection of an attention layer of the base model, initialised to zero."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -65,9 +65,9 @@ class QueryDelta(nn.Module):
 
 
 class TemporalAttention(nn.Module):
-    """Self-attention over the frames at each position, without an encoding of order; its output is zero at first.
+    """Self-attention over the frames at each position, without position encoding; the output layer is initialised to zero.
 
-    Names are those of Tune-A-Video's `attn_temp`, whose output has a bias that is not zero at first.
+    Weights have the names of Tune-A-Video's `attn_temp`, which does not initialise the output bias to zero.
     """
 
     def __init__(self, width: int, heads: int):
@@ -88,9 +88,9 @@ class TemporalAttention(nn.Module):
 
 
 class SENAttention(nn.Module):
-    """Attention of the UNet's positions to the SEN's tokens of the same frame, through a gate that is zero at first.
+    """Attention of the UNet's positions to the SEN's tokens of the same frame, with a gate initialised to zero.
 
-    Queries have a projection and positions of their own: the base model's do not tell where in the picture they stand.
+    The layer has its own query projection and position encoding, because the base model's queries do not encode position.
     """
 
     def __init__(self, width: int, heads: int, token_width: int):
@@ -112,14 +112,13 @@ class SENAttention(nn.Module):
 def grid_positions(frames: int, rows: int, columns: int, width: int) -> Tensor:
     """(frames * rows * columns, width) float32: sines and cosines of time, row and column, a third of the width each.
 
-    Rows and columns are measured in parts of the picture, so that cells of different grids with the same place are alike.
-    What is left of the width is zero.
+    Rows and columns are fractions of the picture size, so that cells at the same place in different grids have equal
+    encodings. Remaining channels are zero.
     """
     number = width // 6
     time = torch.arange(frames) / 10000.0 ** (torch.arange(number).unsqueeze(-1) / number)  # as in Transformers
-    waves = torch.pi * 2.0 ** torch.linspace(-1, 5, number).unsqueeze(
-        -1
-    )  # from a quarter of a wave to 16 across the picture
+    # From a quarter of a period to 16 periods across the picture.
+    waves = torch.pi * 2.0 ** torch.linspace(-1, 5, number).unsqueeze(-1)
     places = [waves * (torch.arange(cells) + 0.5) / cells for cells in (rows, columns)]
     shape, parts = (frames, rows, columns), []
     for axis, angles in enumerate((time, *places)):
@@ -132,7 +131,7 @@ def grid_positions(frames: int, rows: int, columns: int, width: int) -> Tensor:
 
 
 def grid_at(tokens: int, latent_size: Sequence[int]) -> tuple[int, int]:
-    """(rows, columns) of a layer with so many tokens; each level of a UNet halves the latents, rounded up."""
+    """(rows, columns) of the UNet level with this number of tokens; each level halves the latent size, rounded up."""
     rows, columns = latent_size
     while rows * columns > tokens:
         rows, columns = -(-rows // 2), -(-columns // 2)
@@ -142,7 +141,7 @@ def grid_at(tokens: int, latent_size: Sequence[int]) -> tuple[int, int]:
 class SparseCausalAttention:
     """Processor of self-attention: keys and values of the first and the previous frame.
 
-    Diffusers hands on as many of the keyword arguments as `__call__` names; the text attention's processor names the same.
+    Diffusers passes only keyword arguments that `__call__` names, so both processors name the same ones.
     """
 
     def __init__(self, delta: QueryDelta | None):
@@ -165,7 +164,7 @@ class SparseCausalAttention:
 
 
 class TextAttention:
-    """Processor of attention to the text, and beside it to the tokens of a SEN, as in IP-Adapter (arXiv 2308.06721)."""
+    """Processor of attention to the text, plus attention to a SEN's tokens, as in IP-Adapter (arXiv 2308.06721)."""
 
     def __init__(self, delta: QueryDelta | None, sen_attention: SENAttention | None):
         self.delta, self.sen_attention = delta, sen_attention
@@ -182,7 +181,7 @@ class TextAttention:
     ) -> Tensor:
         query = projected_query(attn, hidden_states, self.delta)
         key, value = attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
-        if attention_mask is not None:  # as Diffusers' own processor
+        if attention_mask is not None:  # as in Diffusers' processor
             batch, length, _ = encoder_hidden_states.shape
             attention_mask = attn.prepare_attention_mask(attention_mask, length, batch).unflatten(0, (batch, -1))
         attended = attend(attn.heads, query, key, value, attention_mask)
@@ -193,7 +192,7 @@ class TextAttention:
 
 
 def projected_query(attn: Any, hidden_states: Tensor, delta: QueryDelta | None) -> Tensor:
-    """By the base model's projection, and what is added to it."""
+    """Queries of the base model's projection, plus those of `delta` if any."""
     query = attn.to_q(hidden_states)
     return query if delta is None else query + delta.to_q_delta(hidden_states)
 

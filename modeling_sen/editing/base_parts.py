@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The parts of a pipeline of Stable Diffusion beside its UNet: VAE, text encoder, tokenizer and scheduler."""
+"""Loads a Stable Diffusion pipeline's VAE, text encoder, tokenizer and scheduler."""
 
 import json
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class BaseParts:
     Attributes:
         vae: an `AutoencoderKL` or a `PixelUnshuffle`, frozen.
         text_encoder: a `CLIPTextModel`, frozen.
-        tokenizer: of its texts.
-        scheduler: a `DDIMScheduler` with the noise levels of the base model.
+        tokenizer: the text encoder's tokenizer.
+        scheduler: a `DDIMScheduler` with the base model's noise levels.
     """
 
     vae: Any
@@ -37,22 +37,22 @@ class BaseParts:
 def load_base_parts(source: HubSource, **kwargs: Any) -> BaseParts:
     """Loads the parts from the folders `vae`, `text_encoder`, `tokenizer` and `scheduler`.
 
-    Any scheduler becomes a `DDIMScheduler` of the same betas, prediction type, offset and spacing of timesteps. It does not
-    clip samples, which latents would not survive.
+    Any scheduler is converted to a `DDIMScheduler` with the same betas, prediction type, offset and spacing of timesteps.
+    Clipping of samples is disabled, because it would damage latents.
 
     Args:
-        source: of the pipeline.
-        kwargs: of Diffusers' `from_pretrained`: `torch_dtype` (by default float32), `variant`.
+        source: location of the pipeline.
+        kwargs: arguments of Diffusers' `from_pretrained`: `torch_dtype` (by default float32), `variant`.
 
     Raises:
         OSError: a part cannot be found or read.
-        RuntimeError: weights are missing, which would stay random.
-        ValueError: a VAE of another class; a scheduler for another prediction than noise or velocity.
+        RuntimeError: weights are missing.
+        ValueError: a VAE of an unsupported class; a scheduler whose model predicts neither noise nor velocity.
     """
     what = f"base model {source.location}"
     kwargs = {key: value for key, value in kwargs.items() if key not in FETCH_ARGUMENTS}
     vae = _load_vae(beside(source, "vae"), what, kwargs)
-    # Left open, Transformers would take the dtype of the files, and Diffusers takes float32.
+    # By default Transformers uses the dtype of the files, but Diffusers float32; the parts must agree.
     dtype = kwargs.pop("torch_dtype", None) or torch.float32
     with quiet_transformers():
         text_encoder = load_part(

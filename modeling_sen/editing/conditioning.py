@@ -1,9 +1,9 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""How a SEN's dense features reach a UNet: as maps that are added to the residuals of its down blocks, or as tokens.
+"""Conditions a UNet on a SEN's dense features: maps added to the residuals of its down blocks, or tokens to attend to.
 
-Maps keep the places of the frame, as in T2I-Adapter (arXiv 2302.08453); in a small study they helped, and tokens alone were
-left unused.
+Maps keep the spatial layout, as in T2I-Adapter (arXiv 2302.08453). In a small study maps helped; with tokens only, training
+did not make use of the features.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ class FeatureReader(nn.Module):
 
     Args:
         neuron_widths: neuron -> width of its features.
-        width: common to all.
+        width: the common width.
     """
 
     def __init__(self, neuron_widths: Mapping[str, int], width: int):
@@ -30,7 +30,7 @@ class FeatureReader(nn.Module):
         self.enter = nn.ModuleDict({name: CastLinear(size, width) for name, size in neuron_widths.items()})
 
     def forward(self, features: Mapping[str, Tensor], dtype: torch.dtype) -> list[Tensor]:
-        """Neuron -> (videos, frames, h, w, its width); gives (videos * frames, width, h, w) of each."""
+        """Maps features, neuron -> (videos, frames, h, w, its width), to a list of (videos * frames, width, h, w)."""
         maps = []
         for name, values in features.items():
             values = values.flatten(0, 1).to(dtype)
@@ -39,10 +39,10 @@ class FeatureReader(nn.Module):
 
 
 class ResidualConditioning(nn.Module):
-    """Maps for the down blocks of a UNet, by 1x1 convolutions that are zero at first.
+    """Residuals for the down blocks of a UNet: the mean of the maps through 1x1 convolutions initialised to zero.
 
     Args:
-        width: of the maps that are read.
+        width: width of the input maps.
         down_widths: channels of each down block.
     """
 
@@ -54,7 +54,7 @@ class ResidualConditioning(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, maps: Sequence[Tensor], sizes: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Maps (frames, width, h, w); (height, width) of each block -> (frames, channels, height, width) of each."""
+        """Maps (frames, width, h, w) and (height, width) per block -> (frames, channels, height, width) per block."""
         residuals = []
         for layer, size in zip(self.leave, sizes, strict=True):
             hidden = nn.functional.gelu(mean_at(maps, size))
@@ -63,8 +63,8 @@ class ResidualConditioning(nn.Module):
 
 
 def mean_at(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """Mean of maps (frames, width, h, w) that are resized to one (height, width)."""
-    # Of bfloat16, resizing with antialiasing is not implemented everywhere.
+    """Mean of maps (frames, width, h, w) after resizing to `size`, (height, width)."""
+    # In float32, because not every device implements antialiased resizing of bfloat16.
     resized = [
         nn.functional.interpolate(each.float(), tuple(size), mode="bilinear", antialias=True).to(each.dtype)
         for each in maps
@@ -73,7 +73,7 @@ def mean_at(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
 
 
 def frame_tokens(maps: Sequence[Tensor], frames: int) -> Tensor:
-    """Tokens of each frame with their positions: maps (videos * frames, width, h, w) -> (videos * frames, tokens, width)."""
+    """Pools maps (videos * frames, width, h, w) to tokens (videos * frames, tokens, width) and adds position encodings."""
     pooled = mean_at(maps, (TOKEN_GRID, TOKEN_GRID)).flatten(2).transpose(1, 2)  # (videos * frames, tokens, width)
     positions = grid_positions(frames, TOKEN_GRID, TOKEN_GRID, pooled.shape[-1]).to(pooled)
     return pooled + positions.unflatten(0, (frames, -1)).repeat(len(pooled) // frames, 1, 1)

@@ -1,7 +1,7 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Deterministic DDIM sampling of latents, and its inversion (arXiv 2010.02502), refined as in AIDI (arXiv 2305.04441) and
-ReNoise (arXiv 2403.14602).
+"""Deterministic DDIM sampling of latents and its inversion (arXiv 2010.02502), with refinement as in AIDI (arXiv 2305.04441)
+and ReNoise (arXiv 2403.14602).
 """
 
 from collections.abc import Callable
@@ -11,30 +11,32 @@ from torch import Tensor
 
 from modeling_sen.editing.noise_levels import NoiseLevels
 
-# (latents, timestep) -> what the model predicts, of the latents' shape and dtype
+# (latents, timestep) -> the model's prediction, of the latents' shape and dtype
 Predict: TypeAlias = Callable[[Tensor, int], Tensor]
 
 
 def invert(
     predict: Predict, latents: Tensor, scheduler: Any, num_steps: int, refinements: int = 0, keep: bool = False
 ) -> list[Tensor]:
-    """Clean latents -> the noise that [`sample`] brings back to them.
+    """Inverts clean latents to the noise from which [`sample`] reconstructs them.
 
-    A step towards noise needs the prediction for its result, which is not known yet. DDIM takes the prediction for the step's
-    start instead. Each refinement takes the prediction for the last estimate of the result, so that estimates approach the
-    exact inverse.
+    An exact inverse step would need the prediction at its result, which is not yet available. DDIM uses the prediction at the
+    start of the step instead. Each refinement uses the prediction at the latest estimate of the result, so that the estimates
+    approach the exact inverse.
 
     Args:
+        predict: the model.
         latents: (B, C, T, h, w), float32 for an exact result.
         scheduler: a `DDIMScheduler` whose model predicts noise or velocity.
-        refinements: further predictions per step.
-        keep: whether to keep the latents of all levels, as blending with a mask needs.
+        num_steps: number of steps.
+        refinements: number of refinements per step; each costs one prediction.
+        keep: whether to return the latents of all levels, which blending with a mask needs.
 
     Returns:
-        Latents of the levels, the noise last: all `num_steps + 1` from the clean ones on, or the noise alone.
+        With `keep`, the latents of all `num_steps + 1` levels, from clean to noise; otherwise a list of the noise only.
 
     Raises:
-        ValueError: as [`NoiseLevels.of`]; a negative number of refinements.
+        ValueError: see [`NoiseLevels.of`]; a negative number of refinements.
     """
     if refinements < 0:
         raise ValueError(f"refinements: expected at least 0, found {refinements}")
@@ -55,16 +57,17 @@ def sample(
     num_steps: int,
     blend: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Tensor:
-    """Noise -> clean latents.
+    """Samples clean latents from noise.
 
     Args:
-        latents: (B, C, T, h, w).
+        predict: the model.
+        latents: (B, C, T, h, w) noise.
         scheduler: a `DDIMScheduler` whose model predicts noise or velocity.
-        blend: is called with the latents after each step and the number of their level, 0 for the clean ones; what it returns
-            is sampled on.
+        num_steps: number of steps.
+        blend: called after each step with the latents and their level (0 is clean); sampling continues with its result.
 
     Raises:
-        ValueError: as [`NoiseLevels.of`].
+        ValueError: see [`NoiseLevels.of`].
     """
     levels = NoiseLevels.of(scheduler, num_steps)
     for level in range(len(levels), 0, -1):

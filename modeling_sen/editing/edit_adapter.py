@@ -1,9 +1,9 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""SENEditAdapter: all that is trained to edit one video with a text-to-image UNet, kept apart from the UNet.
+"""SENEditAdapter: the trainable weights for editing a video with a text-to-image UNet, stored separately from the UNet.
 
-Attached to a UNet of Stable Diffusion 1 or 2, it makes a video UNet of it, after Tune-A-Video (arXiv 2212.11565), which reads
-features of a SEN. The UNet's own weights stay as they are.
+Attached to a UNet of Stable Diffusion 1 or 2, the adapter turns it into a video UNet, following Tune-A-Video
+(arXiv 2212.11565), and conditions it on features of a SEN. It does not change the UNet's weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,11 +27,11 @@ from modeling_sen.editing.attention import (
 from modeling_sen.editing.conditioning import FeatureReader, ResidualConditioning, frame_tokens
 from modeling_sen.modeling_sen_editing import CONDITIONING
 
-FEATURE_WIDTH = 256  # in which the features of neurons are fused
+FEATURE_WIDTH = 256  # common width of the neurons' features
 
 
 class BlockAdapter(nn.Module):
-    """What one transformer block of the UNet gets; names are those of Tune-A-Video's checkpoints where both have the same."""
+    """The adapter's modules for a transformer block of the UNet; shared modules have the names of Tune-A-Video's weights."""
 
     def __init__(self, width: int, heads: int, trained_queries: Sequence[str], token_width: int | None):
         super().__init__()
@@ -42,10 +42,10 @@ class BlockAdapter(nn.Module):
         self.attn_sen = None if token_width is None else SENAttention(width, heads, token_width)
 
     def add_temporal_attention(self, block: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        """Hook of the block's forward pass. Gradient checkpointing gives all arguments by position."""
-        # The number of frames comes with the arguments, so that a pass that is run again for its gradients has its own.
-        given = kwargs["cross_attention_kwargs"] if "cross_attention_kwargs" in kwargs else args[5]
-        return output + self.attn_temp(self.norm_temp(output), (given or {}).get("num_frames", 1))
+        """Forward hook of the block. Under gradient checkpointing, all arguments are positional."""
+        # The number of frames is read from the arguments, so that a recomputed forward pass uses the right one.
+        attention_kwargs = kwargs["cross_attention_kwargs"] if "cross_attention_kwargs" in kwargs else args[5]
+        return output + self.attn_temp(self.norm_temp(output), (attention_kwargs or {}).get("num_frames", 1))
 
 
 @dataclass
@@ -53,8 +53,9 @@ class Attachment:
     """A UNet with an adapter.
 
     Attributes:
-        processors: of its attention layers before, in the order (attn1, attn2) of each block.
-        hooks: handles of what was put on its blocks.
+        unet: the UNet.
+        processors: the original processors of its attention layers, as a pair (attn1, attn2) per block.
+        hooks: handles of the hooks on its blocks.
     """
 
     unet: Any
@@ -65,23 +66,24 @@ class Attachment:
 class SENEditAdapter(ModelMixin, ConfigMixin):
     """Sparse-causal and temporal attention, trained query projections, and conditioning on a SEN, for one kind of UNet.
 
-    As long as nothing is trained, a frame alone comes out of the UNet as without the adapter.
+    With an untrained adapter, the UNet's output for a single frame is the same as without an adapter.
 
     Args:
         blocks: path of each transformer block in the UNet -> its width and number of heads.
         down_widths: channels of the UNet's down blocks.
-        conditioning: `"residual"`: maps are added to the residuals of the down blocks; `"cross"`: attention to tokens of the
-            same frame; `"residual+cross"`: both.
-        neuron_widths: neuron -> width of its features; empty for an adapter that reads none, which is Tune-A-Video.
-        trained_queries: `"attn1"`, self-attention, and `"attn2"`, attention to the text, which Tune-A-Video trains too.
-        tuning: how the adapter was tuned on one clip, `None` where it was not; see `tuning_record`.
+        conditioning: `"residual"` adds maps to the residuals of the down blocks; `"cross"` adds attention to tokens of the
+            same frame; `"residual+cross"` does both.
+        neuron_widths: neuron -> width of its features; empty for an adapter that reads none, as in Tune-A-Video.
+        trained_queries: attention layers whose query projection is trained: `"attn1"` for self-attention, `"attn2"` for
+            attention to the text. Tune-A-Video trains both.
+        tuning: record of the tuning on a clip, see `tuning_record`; `None` for an adapter that was not tuned.
 
     Raises:
         ValueError: an unknown conditioning.
     """
 
     config: Any
-    _supports_gradient_checkpointing = False  # the UNet's is what counts
+    _supports_gradient_checkpointing = False  # the UNet has its own
 
     @register_to_config
     def __init__(
@@ -111,10 +113,14 @@ class SENEditAdapter(ModelMixin, ConfigMixin):
     def from_unet(
         cls, unet: Any, conditioning: str = "residual", neuron_widths: Mapping[str, int] | None = None, **settings: Any
     ) -> "SENEditAdapter":
-        """An untrained adapter for a UNet, not attached yet.
+        """Builds an untrained adapter for a UNet, without attaching it.
+
+        Args:
+            unet: the UNet, only read for its shape.
+            conditioning, neuron_widths, settings: arguments of the adapter.
 
         Raises:
-            ValueError: no UNet of Stable Diffusion 1 or 2; an unknown conditioning.
+            ValueError: `unet` is not a UNet of Stable Diffusion 1 or 2; an unknown conditioning.
         """
         blocks, down_widths = unet_shape(unet)
         return cls(blocks, down_widths, conditioning, dict(neuron_widths or {}), **settings)
@@ -123,17 +129,20 @@ class SENEditAdapter(ModelMixin, ConfigMixin):
 
     @property
     def unet(self) -> Any:
-        """That it is attached to, or `None`."""
+        """The attached UNet, or `None`."""
         return None if self._attachment is None else self._attachment.unet
 
     def attach(self, unet: Any) -> "SENEditAdapter":
-        """Makes a video UNet of a UNet2DConditionModel, whose weights stay as they are. `forward` runs it.
+        """Turns a UNet2DConditionModel into a video UNet, which `forward` runs, without changing its weights.
 
-        Called by itself the UNet takes every frame for a video of one frame.
+        If the UNet is called directly, it treats each frame as a video of one frame.
+
+        Args:
+            unet: the UNet.
 
         Raises:
-            ValueError: a UNet of another shape than the adapter was made for, or that has an adapter already; this adapter is
-                attached already.
+            ValueError: the UNet's shape differs from the adapter's, or it has an adapter already; this adapter is attached
+                already.
         """
         if self._attachment is not None:
             raise ValueError("this adapter is attached to a UNet already; expected detach() first")
@@ -160,10 +169,10 @@ class SENEditAdapter(ModelMixin, ConfigMixin):
         return self
 
     def detach(self) -> None:
-        """Makes of the UNet what it was before.
+        """Restores the UNet to its original state.
 
         Raises:
-            ValueError: it is not attached.
+            ValueError: the adapter is not attached.
         """
         attachment = self._attached()
         for path, (first, second) in zip(self.config.blocks, attachment.processors, strict=True):
@@ -188,21 +197,21 @@ class SENEditAdapter(ModelMixin, ConfigMixin):
         text_states: Tensor,
         features: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """One step of the video UNet.
+        """A forward pass of the video UNet.
 
         Args:
             latents: (batch, channels, frames, h, w), in the UNet's dtype.
             timesteps: (batch,), or one for all.
             text_states: (batch, tokens, width) of the text encoder, the same for all frames of a video.
-            features: neuron -> (videos, frames, rows, columns, width) of a SEN; neurons that are missing have no influence,
-                `None` leaves all out. The batch may hold the videos several times over, as for classifier-free guidance:
+            features: neuron -> (videos, frames, rows, columns, width) features of a SEN; missing neurons are left out, `None`
+                leaves all out. The batch may contain the videos several times, as for classifier-free guidance:
                 [without text | with text].
 
         Returns:
-            (batch, channels, frames, h, w), what the UNet predicts.
+            (batch, channels, frames, h, w), the UNet's prediction.
 
         Raises:
-            ValueError: shapes that do not fit; features of an unknown neuron; the adapter is attached to no UNet.
+            ValueError: wrong shapes; features of an unknown neuron; the adapter is attached to no UNet.
         """
         unet = self._attached().unet
         if latents.ndim != 5:
@@ -219,8 +228,8 @@ class SENEditAdapter(ModelMixin, ConfigMixin):
             timesteps.repeat_interleave(frames),
             encoder_hidden_states=text_states.repeat_interleave(frames, dim=0),
             cross_attention_kwargs={"num_frames": frames, "sen_tokens": tokens, "latent_size": tuple(size)},
-            # Diffusers adds these to the output of each down block before it is halved, so that they reach the blocks below
-            # and the skip connection. (`down_block_additional_residuals`, ControlNet's, reach skip connections only.)
+            # Diffusers adds these to the output of each down block before downsampling, so they affect the lower blocks and
+            # the skip connection. (ControlNet's `down_block_additional_residuals` affect only skip connections.)
             down_intrablock_additional_residuals=residuals,
         ).sample
         return output.unflatten(0, (batch, frames)).transpose(1, 2)
@@ -228,7 +237,7 @@ class SENEditAdapter(ModelMixin, ConfigMixin):
     def _condition(
         self, features: Mapping[str, Tensor], batch: int, frames: int, size: Sequence[int], dtype: torch.dtype
     ) -> tuple[list[Tensor] | None, Tensor | None]:
-        """Residuals of the down blocks and tokens of the frames, for all rows (batch * frames)."""
+        """Residuals for the down blocks and tokens of the frames, for all rows (batch * frames)."""
         for name, values in features.items():
             if name not in self.neuron_widths:
                 expected = ", ".join(self.neuron_widths) or "none"
@@ -253,10 +262,10 @@ class SENEditAdapter(ModelMixin, ConfigMixin):
 
 
 def unet_shape(unet: Any) -> tuple[dict[str, list[int]], list[int]]:
-    """Path of each transformer block -> [width, heads]; and the channels of the down blocks.
+    """A dict from the path of each transformer block to [width, heads], and the channels of the down blocks.
 
     Raises:
-        ValueError: no UNet of Stable Diffusion 1 or 2.
+        ValueError: `unet` is not a UNet of Stable Diffusion 1 or 2.
     """
     expected = "expected a UNet2DConditionModel of Stable Diffusion 1 or 2"
     model_class: Any = UNet2DConditionModel
@@ -269,15 +278,15 @@ def unet_shape(unet: Any) -> tuple[dict[str, list[int]], list[int]]:
     if not found:
         raise ValueError(f"unet: it has no transformer blocks, {expected}")
     if any(block.only_cross_attention or block.attn2 is None for block in found.values()):
-        raise ValueError(f"unet: its transformer blocks have no self-attention and attention to text each, {expected}")
+        raise ValueError(f"unet: a transformer block lacks self-attention or attention to text, {expected}")
     blocks = {path: [block.attn1.to_q.in_features, block.attn1.heads] for path, block in found.items()}
     return blocks, list(unet.config.block_out_channels)
 
 
 def residual_sizes(unet: Any, size: Sequence[int]) -> list[tuple[int, int]]:
-    """(height, width) at which each down block takes a residual, of latents of a size.
+    """(height, width) of the residual of each down block, for latents of (height, width) `size`.
 
-    Diffusers adds it before a block with attention halves its output, and after a block without attention has.
+    Diffusers adds the residual before downsampling in blocks with attention, and after it in blocks without.
     """
     (height, width), sizes = size, []
     for block in unet.down_blocks:
@@ -289,12 +298,12 @@ def residual_sizes(unet: Any, size: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _place(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Puts a module under a dotted path, so that names of weights are those that it has in the UNet."""
+    """Registers a module under a dotted path, so that its weights have the same names as in the UNet."""
     *parents, name = path.split(".")
     for parent in parents:
-        if parent not in root._modules:
+        if parent not in dict(root.named_children()):
             root.add_module(parent, nn.Module())
-        root = root._modules[parent]  # type: ignore[assignment]
+        root = root.get_submodule(parent)
     root.add_module(name, module)
 
 

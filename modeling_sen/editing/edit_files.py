@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Files of an edit: an mp4 with the sound of the edited stretch, and one with the source and all edits side by side."""
+"""Writes edits to mp4 files: an edit with the sound of the edited part, and source and edits side by side."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,8 @@ from modeling_sen.media_source import open_media_source
 from modeling_sen.video_io import classify_video_input
 from modeling_sen.write_video import check_video_path, write_video
 
-TICK = Fraction(1, 90_000)  # seconds; frames of all usual rates are whole numbers of ticks apart
-COLUMN = 256  # pixels of a side that columns of small frames are enlarged to, so that labels are readable
+TICK = Fraction(1, 90_000)  # seconds; at all usual frame rates, a frame lasts a whole number of ticks
+COLUMN = 256  # frames are enlarged to at most this many pixels on the short side, so that labels are readable
 FONT_SIZE, MARGIN, LABEL_LINES = 14, 6, 3
 
 
@@ -27,24 +27,25 @@ def write_frames(
     fps: float,
     video: Any = None,
 ) -> None:
-    """Writes an mp4 file (H.264), complete or not at all. Odd sizes get one more row or column.
+    """Writes an mp4 file (H.264) atomically. Odd sizes are padded by a row or column.
 
     Args:
+        path: the file.
         frames: T frames (H, W, 3) uint8.
-        times: (T,) seconds of the video, increasing, at which the frames are shown.
+        times: (T,) increasing times of the frames in the video, in seconds.
         fps: frames per second; the last frame is shown for 1 / fps seconds.
-        video: that the frames are of, as `read_video` takes it; of a file the sound of the same stretch is written.
+        video: the source of the frames, an input of `read_video`; if it is a file, the sound of the same part is copied.
 
     Raises:
-        ValueError, FileNotFoundError: as `check_video_path`, and as `read_video`.
+        ValueError, FileNotFoundError: see `check_video_path` and `read_video`.
     """
     check_video_path(path)
     edges = np.append(times, times[-1] + 1 / fps)
     ticks = np.round((edges - edges[0]) * int(1 / TICK)).astype(np.int64).tolist()
     is_file = video is not None and classify_video_input(video) == "file"
     with open_media_source(video) if is_file else nullcontext() as source:
-        stretch = (float(edges[0]), float(edges[-1]))
-        write_video(path, frames, frames[0].shape[:2], ticks, TICK, source, stretch)
+        span = (float(edges[0]), float(edges[-1]))
+        write_video(path, frames, frames[0].shape[:2], ticks, TICK, source, span)
 
 
 def write_comparison(
@@ -54,16 +55,17 @@ def write_comparison(
     fps: float,
     video: Any = None,
 ) -> None:
-    """Writes clips of one size side by side, each below its label; see [`write_frames`].
+    """Writes clips of equal size side by side, each below its label; see [`write_frames`].
 
     Args:
-        columns: label and frames (T, H, W, 3) uint8 of each.
+        path, times, fps, video: see [`write_frames`].
+        columns: pairs of label and frames (T, H, W, 3) uint8.
     """
     write_frames(path, list(compared(columns)), times, fps, video)
 
 
 def compared(columns: Sequence[tuple[str, np.ndarray]]) -> Iterator[np.ndarray]:
-    """Frames of columns side by side, each below its label. Small frames are enlarged by a whole number."""
+    """Yields frames with the columns side by side, each below its label. Small frames are enlarged by a whole factor."""
     height, width = columns[0][1].shape[1:3]
     factor = max(1, COLUMN // min(height, width))
     labels = _labels([label for label, _ in columns], factor * width)
@@ -86,7 +88,7 @@ def _labels(texts: Sequence[str], width: int) -> np.ndarray:
 
 
 def _wrapped(text: str, width: int, font: Any) -> list[str]:
-    """Lines of at most `width` pixels; what does not fit in `LABEL_LINES` is cut."""
+    """Wraps a text to lines of at most `width` pixels, cut after `LABEL_LINES` lines."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The frames of a video that are edited: a stretch of it, at some frame rate, in the size of the base model."""
+"""Reads the frames of a video to edit: a part of it, at a frame rate, in the size of the base model."""
 
 import math
 from contextlib import nullcontext
@@ -21,7 +21,7 @@ from modeling_sen.video_io import (
     read_video_requests,
 )
 
-LARGEST_CLIP = 8 << 30  # bytes of frames of a file that are held in memory
+LARGEST_CLIP = 8 << 30  # largest size in bytes of the frames of a file, which are held in memory
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,17 @@ class EditFrames:
 
 
 def read_stretch(video: Any, start: float = 0.0, end: float | None = None, fps: float | None = None) -> EditFrames:
-    """The frames of a video from `start` on that begin before `end`; those that cannot be decoded are left out.
+    """Reads the frames of a video between `start` and `end`, without those that cannot be decoded.
 
     Args:
-        video: as `read_video` takes it. Frames of arrays and lists are 1 / 24 seconds apart.
-        start, end: seconds from the video's first frame; by default to its end.
-        fps: the frames on show so many times per second; by default, and of a video with fewer, every frame.
+        video: an input of `read_video`. Frames of arrays and lists are 1 / 24 seconds apart.
+        start, end: seconds from the video's first frame; by default to the end of the video.
+        fps: frames per second; by default, and if the video has fewer, every frame.
 
     Raises:
-        ValueError: a stretch without frames; a rate that is not positive; over `LARGEST_CLIP` bytes; and as `read_video`.
-        FileNotFoundError, ConnectionError, TypeError: as `read_video`.
+        ValueError: no frames between `start` and `end`; a rate that is not positive; more than `LARGEST_CLIP` bytes; and see
+            `read_video`.
+        FileNotFoundError, ConnectionError, TypeError: see `read_video`.
     """
     if fps is not None and not 0 < fps < math.inf:
         raise ValueError(f"fps: expected a positive number of frames per second, found {fps}")
@@ -81,12 +82,12 @@ def _check_bytes(source: MediaSource, wanted: int) -> None:
     if (needed := wanted * height * width * 3) > LARGEST_CLIP:
         raise ValueError(
             f"{source.name}: expected at most {LARGEST_CLIP / 2**30:.3g} GiB of frames, found {wanted} frames of {width} x "
-            f"{height}, {needed / 2**30:.3g} GiB; take a stretch with start and end, or fewer frames with fps"
+            f"{height}, {needed / 2**30:.3g} GiB; set start and end to read a part, or a smaller fps"
         )
 
 
 def resized(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(T, H, W, 3) uint8 -> frames of (height, width), by Pillow's Lanczos filter."""
+    """Resizes frames (T, H, W, 3) uint8 to (height, width) `size` with Pillow's Lanczos filter."""
     if frames.shape[1:3] == tuple(size):
         return frames
     images = [Image.fromarray(frame).resize(size[::-1], Image.Resampling.LANCZOS) for frame in frames]

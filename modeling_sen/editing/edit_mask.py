@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Masks of an edit: where it may change a clip, and how the rest is taken from the source."""
+"""Masks of an edit: regions that the edit may change, and blending with the source outside them."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -14,19 +14,20 @@ from torch import Tensor, nn
 
 from modeling_sen.editing.edit_frames import read_stretch
 
-HALF = 128  # grey from which on a pixel of a JPEG or a video is inside, as compression leaves none black
+HALF = 128  # smallest grey value inside the mask in a JPEG or video, where compression makes black pixels inexact
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
 def read_mask(source: Any, num_frames: int, size: tuple[int, int]) -> np.ndarray:
-    """
+    """Reads a mask.
+
     Args:
-        source: the path of an image, for all frames, of a folder of images in the order of their names, or of a video; or an
-            array (H, W) or (T, H, W), bool or uint8. In arrays and PNGs, what is not black is inside, as in DAVIS; in other
-            images and videos, what is brighter than middle grey.
-        num_frames: of the clip.
+        source: path of an image (for all frames), of a folder of images in order of their names, or of a video; or an array
+            (H, W) or (T, H, W), bool or uint8. The inside is every pixel that is not black in arrays and PNGs, as in DAVIS,
+            and every pixel brighter than middle grey in other images and videos.
+        num_frames: number of frames T of the clip.
         size: (height, width) of its frames.
 
     Returns:
@@ -34,8 +35,8 @@ def read_mask(source: Any, num_frames: int, size: tuple[int, int]) -> np.ndarray
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another size; another number of frames, but one image; images of several sizes; an empty folder; a file
-            that cannot be read; an array of another kind.
+        ValueError: a size other than `size`; a number of frames other than 1 and `num_frames`; images of several sizes; an
+            empty folder; a file that cannot be read; an array of another shape or dtype.
     """
     if isinstance(source, str | os.PathLike):
         name, mask = f"{source}", _read_files(Path(source))
@@ -61,23 +62,23 @@ def _read_files(path: Path) -> np.ndarray:
     masks = {each: _read_image(each) for each in sorted(path.iterdir())}
     for each, mask in masks.items():
         if mask is None:
-            raise ValueError(f"mask: {each}: expected images alone in the folder, found a file that is none")
+            raise ValueError(f"mask: {each}: expected only images in the folder, found another file")
     if len(sizes := {mask.shape for mask in masks.values() if mask is not None}) != 1:
         raise ValueError(f"mask: {path}: expected images of one size, found {sorted(sizes) or 'an empty folder'}")
     return np.stack(list(masks.values()))  # type: ignore[arg-type]  # checked above
 
 
 def _read_image(path: Path) -> np.ndarray | None:
-    """(H, W) bool; `None` of a file that is no image, or one that moves."""
+    """(H, W) bool, or `None` if the file is not an image or is animated."""
     try:
         with Image.open(path) as image:
             if getattr(image, "n_frames", 1) > 1:
                 return None
             if image.format != "PNG":
                 return np.asarray(ImageOps.exif_transpose(image).convert("L")) >= HALF
-            # Of a palette the numbers of the colours count; transparency does not.
+            # Palette images are read as palette indices; transparency is ignored.
             values = np.asarray(image.convert("RGB") if image.mode in ("RGBA", "LA", "PA") else image)
-    except (OSError, SyntaxError):  # Pillow raises both of damaged files
+    except (OSError, SyntaxError):  # Pillow raises either for damaged files
         return None
     return (values if values.ndim == 2 else values.any(axis=-1)) != 0
 
@@ -88,17 +89,17 @@ def _read_image(path: Path) -> np.ndarray | None:
 def points_mask(
     tracks: np.ndarray, visibility: np.ndarray, size: tuple[int, int], margin: float | None = None
 ) -> np.ndarray:
-    """The convex hull of the points that are visible in each frame, such as points of one object that were tracked.
+    """The convex hull of the visible points in each frame, for example of tracked points of an object.
 
     Args:
         tracks: (T, N, 2) x, y in pixels, pixel centres at whole numbers.
         visibility: (T, N) bool.
         size: (height, width) of the frames.
-        margin: pixels by which the hull is widened; by default the distance from a point to the nearest other one, its median
-            in the first frame, as an object ends between its outermost points and where the next ones would be.
+        margin: pixels by which the hull is widened; by default the median distance of a point to its nearest neighbour in the
+            first frame, because the object's edge lies less than one such distance outside its outermost points.
 
     Returns:
-        (T, height, width) bool; nothing in frames without visible points.
+        (T, height, width) bool; false everywhere in frames without visible points.
 
     Raises:
         ValueError: arrays of other shapes; a negative margin.
@@ -126,14 +127,14 @@ def points_mask(
 
 
 def _spacing(points: np.ndarray) -> float:
-    """Median distance of (N, 2) points to the nearest other one; 0 for a single point."""
+    """Median distance of (N, 2) points to their nearest neighbour; 0 for a single point."""
     distances = np.linalg.norm(points[:, None] - points, axis=-1)
     nearest = np.where(np.eye(len(points), dtype=bool), np.inf, distances).min(axis=1, initial=np.inf)
     return float(np.median(nearest)) if len(points) > 1 else 0.0
 
 
 def _convex_hull(points: np.ndarray) -> list[tuple[float, float]]:
-    """Corners in order, by Andrew's monotone chain; what the points are themselves, where they are fewer than three."""
+    """Corners in order, by Andrew's monotone chain; fewer than three points are returned unchanged."""
     ordered = sorted({(float(x), float(y)) for x, y in points})
     if len(ordered) < 3:
         return ordered
@@ -157,31 +158,31 @@ def _chain(ordered: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(T, H, W) bool -> the same of (height, width): a pixel is inside where at least half of its area is."""
+    """Resizes a mask (T, H, W) bool to (height, width) `size`; a pixel is inside if at least half of its area is."""
     images = [Image.fromarray(each.astype(np.uint8) * 255).resize(size[::-1], Image.Resampling.BOX) for each in mask]
     return np.stack([np.asarray(image) for image in images]) >= HALF
 
 
 def latent_mask(mask: np.ndarray, size: Sequence[int]) -> Tensor:
-    """(T, H, W) bool -> (1, 1, T, h, w) float32: 1 where any pixel of a latent position is inside."""
+    """Converts a mask (T, H, W) bool to (1, 1, T, h, w) float32: 1 where any pixel of a latent position is inside."""
     pixels = torch.from_numpy(mask.astype(np.float32)).unsqueeze(1)
     return nn.functional.adaptive_max_pool2d(pixels, tuple(size)).squeeze(1)[None, None]
 
 
 def blend_latents(mask: Tensor, trajectory: Sequence[Tensor]) -> Callable[[Tensor, int], Tensor]:
-    """Puts the source's latents of the same level in the place of those outside of a mask.
+    """A function that replaces latents outside the mask by the source's latents of the same level.
 
     Args:
-        mask: of [`latent_mask`].
-        trajectory: latents (1, C, T, h, w) of the source at each level, of `invert`; the same latents at all levels for
-            editing without inversion.
+        mask: output of [`latent_mask`].
+        trajectory: latents (1, C, T, h, w) of the source at each level: the result of `invert`, or the clean latents at all
+            levels for editing without inversion.
     """
     inside = mask.to(trajectory[0].device).bool()
     return lambda latents, level: torch.where(inside, latents, trajectory[level])
 
 
 def blend_pixels(mask: np.ndarray, frames: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """Frames inside of the mask (T, H, W), the source's outside; frames (T, H, W, 3)."""
+    """Frames (T, H, W, 3) inside the mask (T, H, W), `source` (T, H, W, 3) outside."""
     return np.where(mask[..., None], frames, source)
 
 

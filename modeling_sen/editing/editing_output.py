@@ -1,7 +1,7 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 # mypy: disable-error-code="assignment"
-"""What `pipeline("video-editing")` returns for one edit, and the files that it is written to."""
+"""The result of `pipeline("video-editing")`, and the files it can be written to."""
 
 import json
 import os
@@ -26,15 +26,16 @@ class SENEditingOutput(ModelOutput):
     """One edit of a clip of T frames.
 
     Args:
-        frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): of the edit.
-        source_frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): of the clip, in the size of the edit.
-        times (`np.ndarray` of shape `(T,)`, float64): seconds of the clip at which the frames are shown.
+        frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): edited frames.
+        source_frames (`np.ndarray` of shape `(T, H, W, 3)`, uint8): frames of the clip, in the size of the edit.
+        times (`np.ndarray` of shape `(T,)`, float64): times of the frames in the clip, in seconds.
         fps (`float`): frames per second.
-        source_prompt, edit_prompt (`str`): what the clip and the edit show.
-        scores (`dict[str, float]`): all of `editing_metrics.NUMBERS`; NaN for one that could not be measured.
-        settings (`dict`): what the edit depends on, JSON-able; `settings["tuning"]` is the record of the adapter's tuning.
-        adapter ([`SENEditAdapter`]): that the edit was made with.
-        video (`Any`): the clip as it was given.
+        source_prompt, edit_prompt (`str`): descriptions of the clip and of the edit.
+        scores (`dict[str, float]`): all of `editing_metrics.NUMBERS`; NaN for scores that could not be measured.
+        settings (`dict`): settings of the edit, JSON-serialisable; `settings["tuning"]` is the record of the adapter's
+            tuning.
+        adapter ([`SENEditAdapter`]): the adapter that was used.
+        video (`Any`): the clip as passed by the user.
     """
 
     frames: np.ndarray = None
@@ -49,16 +50,16 @@ class SENEditingOutput(ModelOutput):
     video: Any = None
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the edit as mp4, complete or not at all, with the sound of the edited stretch where the clip is a file.
+        """Writes the edit to an mp4 file, atomically; if the clip is a file, with the sound of the edited part.
 
         Raises:
-            ValueError: a path without `.mp4`; the clip cannot be read again.
-            FileNotFoundError: no folder for the path.
+            ValueError: the path does not end in `.mp4`; the clip cannot be read again.
+            FileNotFoundError: the folder of the path does not exist.
         """
         write_frames(path, self.frames, self.times, self.fps, self.video)
 
     def record(self) -> dict[str, Any]:
-        """What is known of the edit beside its frames, JSON-able: prompts, frames, settings, scores, versions."""
+        """Description of the edit, JSON-serialisable: prompts, number and size of frames, settings, scores, versions."""
         scores = {name: None if np.isnan(number) else float(number) for name, number in self.scores.items()}
         return {
             "source_prompt": self.source_prompt,
@@ -73,16 +74,16 @@ class SENEditingOutput(ModelOutput):
         }
 
     def save_record(self, path: str | os.PathLike) -> None:
-        """Writes [`record`] as JSON, complete or not at all."""
+        """Writes [`record`] as JSON, atomically."""
         with whole_file(path) as unfinished:
             Path(unfinished).write_text(json.dumps(self.record(), indent=2, allow_nan=False) + "\n")
 
 
 def save_comparison(path: str | os.PathLike, edits: Sequence[SENEditingOutput]) -> None:
-    """Writes the source and edits of one clip side by side, each below its prompt, as mp4 with the clip's sound.
+    """Writes the source and edits of a clip side by side to an mp4 file, each below its prompt, with the clip's sound.
 
     Raises:
-        ValueError, FileNotFoundError: as `SENEditingOutput.save`.
+        ValueError, FileNotFoundError: see [`SENEditingOutput.save`].
     """
     first = edits[0]
     columns = [(f"source: {first.source_prompt}", first.source_frames)]

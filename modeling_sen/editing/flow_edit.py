@@ -1,9 +1,9 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Editing without inversion, after FlowEdit (arXiv 2412.08629), for models that predict noise or velocity of diffusion.
+"""Editing without inversion, following FlowEdit (arXiv 2412.08629), for diffusion models that predict noise or velocity.
 
-FlowEdit is defined for rectified flows, `z = (1 - s) * x0 + s * noise` with the velocity `dz/ds = noise - x0`. A sample of
-diffusion, `x = alpha * x0 + sigma * noise`, is one of a flow in the coordinates `z = x / (alpha + sigma)`,
+FlowEdit is defined for rectified flows, `z = (1 - s) * x0 + s * noise` with the velocity `dz/ds = noise - x0`. A diffusion
+sample `x = alpha * x0 + sigma * noise` becomes a sample of such a flow in the coordinates `z = x / (alpha + sigma)`,
 `s = sigma / (alpha + sigma)`.
 """
 
@@ -28,30 +28,31 @@ def flow_edit(
     seed: int = 0,
     blend: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Tensor:
-    """Clean latents of a source -> clean latents of its edit.
+    """Edits clean latents of a source to clean latents of the edit.
 
-    At each level the source is mixed with noise, the edit so far with the same noise, and the edit moves by the difference of
-    the two velocities. Where both predictions agree, the source is returned to the bit.
+    At each level, the source and the current edit are mixed with the same noise, and the edit is moved by the difference of
+    the two velocities. If both predictions agree, the result equals the source bit for bit.
 
     Args:
-        predict_source, predict_target: predictions under the source's prompt and under the edit's.
+        predict_source, predict_target: predictors under the source prompt and the edit prompt.
         latents: (B, C, T, h, w).
         scheduler: a `DDIMScheduler` whose model predicts noise or velocity.
-        skip: share of the steps that are left out at the noisy end, 0 to below 1; the more, the nearer to the source.
-            FlowEdit skips 14 % of the steps of FLUX and 34 % of Stable Diffusion 3.
-        num_noises: noises for each level, over which velocities are averaged.
-        seed: of the noises, which are the same on all devices.
-        blend: as of [`sample`]; the latents that it is given are free of noise at all levels.
+        num_steps: number of steps.
+        skip: share of steps left out at the noisy end, from 0 to below 1; a larger share stays closer to the source.
+            FlowEdit skips 14 % of the steps for FLUX and 34 % for Stable Diffusion 3.
+        num_noises: noise samples per level, over which velocities are averaged.
+        seed: seed of the noise, which is the same on all devices.
+        blend: see [`sample`]; here its latents are clean at all levels.
 
     Raises:
-        ValueError: as [`NoiseLevels.of`]; arguments out of range.
+        ValueError: see [`NoiseLevels.of`]; arguments out of range.
     """
     if not 0 <= skip < 1:
         raise ValueError(f"skip: expected a share of the steps, 0 to below 1, found {skip}")
     if num_noises < 1:
         raise ValueError(f"num_noises: expected at least 1, found {num_noises}")
     levels, generator = NoiseLevels.of(scheduler, num_steps), torch.Generator().manual_seed(seed)
-    # The last step ends at 0, where the edit is clean, also where the scheduler's own last level has some noise left.
+    # The last step ends at 0 (a clean edit), even if the scheduler's last level still has some noise.
     times = [
         0.0,
         *(sigma / (alpha + sigma) for alpha, sigma in zip(levels.alphas[1:], levels.sigmas[1:], strict=True)),

@@ -2,8 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Predictions for clips of any length, in overlapping windows of frames.
 
-The clip's first frame leads every window, as sparse-causal attention reads it at each frame. Predictions of windows that
-overlap are averaged at each step, as in MultiDiffusion (arXiv 2302.08113), with weights that fall towards a window's ends.
+Every window starts with the clip's first frame, because sparse-causal attention reads it for each frame. Predictions of
+overlapping windows are averaged at each step, as in MultiDiffusion (arXiv 2302.08113), with weights that decrease towards the
+ends of a window.
 """
 
 from collections.abc import Callable
@@ -15,13 +16,13 @@ from modeling_sen.editing.ddim import Predict
 
 
 def frame_windows(num_frames: int, window: int = 24, overlap: int = 8) -> list[list[int]]:
-    """Numbers of the frames of each window; together they hold every frame.
+    """Frame numbers of each window; together the windows cover every frame.
 
-    A later window has frame 0 and `window - 1` frames in a row, at least `overlap` of which are in the window before: more in
-    the last one, as all are of the same length.
+    Each window after the first has frame 0 and `window - 1` consecutive frames, at least `overlap` of which are in the
+    previous window; the last window may overlap by more, because all windows have the same length.
 
     Raises:
-        ValueError: a window of no frame, or of so few that a later window would hold no frame of its own.
+        ValueError: `window` is 0, or too small for a later window to have a new frame.
     """
     if window < 1:
         raise ValueError(f"window: expected at least 1 frame, found {window}")
@@ -33,7 +34,7 @@ def frame_windows(num_frames: int, window: int = 24, overlap: int = 8) -> list[l
         raise ValueError(f"window: expected at least 2 frames for a clip of {num_frames}, found {window}")
     if overlap > window - 2:
         raise ValueError(
-            f"overlap: expected at most {window - 2} frames for windows of {window}, of which the clip's first frame is one, "
+            f"overlap: expected at most {window - 2} frames for windows of {window} (including the clip's first frame), "
             f"found {overlap}; {num_frames} frames need more than one window"
         )
     own, end, windows = window - 1, window, [list(range(window))]
@@ -46,16 +47,19 @@ def frame_windows(num_frames: int, window: int = 24, overlap: int = 8) -> list[l
 def windowed(
     predict_window: Callable[[Tensor, int, list[int]], Tensor], num_frames: int, window: int, overlap: int
 ) -> Predict:
-    """A prediction for all frames, made of predictions for windows.
+    """A predictor for all frames, which combines predictions for windows.
 
     Args:
-        predict_window: (latents (B, C, frames, h, w), timestep, numbers of the frames) -> the same shape.
+        predict_window: maps latents (B, C, frames, h, w), timestep and frame numbers to a prediction of the same shape.
+        num_frames: number of frames of the clip.
+        window, overlap: see [`frame_windows`].
 
     Returns:
-        (latents (B, C, num_frames, h, w), timestep) -> the same shape. With one window it is that window's prediction.
+        A function from latents (B, C, num_frames, h, w) and timestep to a prediction of the same shape. With one window, it
+        returns that window's prediction unchanged.
 
     Raises:
-        ValueError: as [`frame_windows`].
+        ValueError: see [`frame_windows`].
     """
     windows = frame_windows(num_frames, window, overlap)
 
@@ -65,7 +69,7 @@ def windowed(
         total, weight = torch.zeros_like(latents), latents.new_zeros(num_frames, 1, 1)
         for number, frames in enumerate(windows):
             output = predict_window(latents[:, :, frames], timestep, frames)
-            own = slice(1 if number else 0, None)  # of a later window, frame 0 is only there to be attended to
+            own = slice(1 if number else 0, None)  # in later windows, frame 0 serves only as context
             places = frames[own]
             ramp = torch.arange(1, len(places) + 1, device=latents.device)
             share = torch.minimum(ramp, ramp.flip(0)).to(latents.dtype).view(-1, 1, 1)

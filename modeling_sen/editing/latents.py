@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What a diffusion model reads and writes: latents of frames, states of texts, and the size that frames are brought to."""
+"""Inputs and outputs of a diffusion model: latents of frames, text states, and the frame size."""
 
 import math
 from collections.abc import Sequence
@@ -14,23 +14,24 @@ from modeling_sen.editing.base_parts import BaseParts
 
 
 def vae_factor(vae: Any) -> int:
-    """Pixels a side of one latent position."""
+    """Side length of a latent position in pixels."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 @torch.no_grad()
 def encode_frames(vae: Any, frames: np.ndarray, chunk: int = 4) -> Tensor:
-    """The most likely latents of frames, multiplied by the VAE's scaling factor.
+    """Encodes frames to latents: the mode of the VAE's distribution, multiplied by its scaling factor.
 
     Args:
-        frames: (T, H, W, 3) uint8, of a size that [`edit_size`] returns.
-        chunk: frames that the VAE encodes at once, which bounds its memory.
+        vae: the VAE.
+        frames: (T, H, W, 3) uint8, in a size returned by [`edit_size`].
+        chunk: number of frames per VAE call, which bounds memory.
 
     Returns:
         (1, channels, T, h, w), in the VAE's dtype and on its device.
 
     Raises:
-        ValueError: frames of another shape or dtype, or of a size that is no multiple of the VAE's factor.
+        ValueError: frames of another shape or dtype, or with a size that is not a multiple of the VAE's factor.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(f"frames: expected (T, H, W, 3) uint8, found shape {frames.shape} of {frames.dtype}")
@@ -47,10 +48,12 @@ def encode_frames(vae: Any, frames: np.ndarray, chunk: int = 4) -> Tensor:
 
 @torch.no_grad()
 def decode_latents(vae: Any, latents: Tensor, chunk: int = 4) -> np.ndarray:
-    """Latents (1, channels, T, h, w), scaled as those of [`encode_frames`] -> frames (T, H, W, 3) uint8.
+    """Decodes latents (1, channels, T, h, w), scaled as in [`encode_frames`], to frames (T, H, W, 3) uint8.
 
     Args:
-        chunk: frames that the VAE decodes at once, which bounds its memory.
+        vae: the VAE.
+        latents: the latents.
+        chunk: number of frames per VAE call, which bounds memory.
 
     Raises:
         ValueError: latents of another shape.
@@ -68,17 +71,19 @@ def decode_latents(vae: Any, latents: Tensor, chunk: int = 4) -> np.ndarray:
 
 @torch.no_grad()
 def encode_prompts(parts: BaseParts, prompts: Sequence[str], negative_prompt: str | None = None) -> Tensor:
-    """States of the text encoder, of prompts padded to its full length.
+    """Encodes prompts, padded to the text encoder's full length.
 
     Args:
-        negative_prompt: its states are the first row, before those of the prompts. It may be empty, as for classifier-free
-            guidance without one.
+        parts: the base model's text encoder and tokenizer.
+        prompts: B prompts, none of them empty.
+        negative_prompt: a text whose states become the first row; it may be empty, as in classifier-free guidance without a
+            negative prompt.
 
     Returns:
-        (B, tokens, width), or (1 + B, tokens, width); 77 tokens in Stable Diffusion.
+        (B, tokens, width), or (1 + B, tokens, width) with a negative prompt; 77 tokens in Stable Diffusion.
 
     Raises:
-        ValueError: an empty prompt; one with more tokens than the text encoder reads.
+        ValueError: an empty prompt; a prompt with more tokens than the text encoder's maximum.
     """
     if empty := [prompt for prompt in prompts if not prompt.strip()]:
         raise ValueError(f"prompt: expected some words, found {empty[0]!r}")
@@ -92,13 +97,18 @@ def encode_prompts(parts: BaseParts, prompts: Sequence[str], negative_prompt: st
 
 
 def edit_size(height: int, width: int, vae: Any, unet: Any) -> tuple[int, int]:
-    """The size that frames are brought to: about their aspect ratio, and no more pixels than the base model was made for.
+    """The frame size for editing: close to the original aspect ratio, with at most the base model's number of pixels.
+
+    Args:
+        height, width: original frame size.
+        vae, unet: the base model's.
 
     Returns:
-        (height, width), multiples of the pixels a side of one position in the UNet's lowest block; neither is enlarged.
+        (height, width), multiples of the side length in pixels of a position in the UNet's lowest block; neither exceeds the
+        original.
 
     Raises:
-        ValueError: frames smaller than one such position.
+        ValueError: the frames are smaller than one such position.
     """
     factor = vae_factor(vae)
     step = factor * 2 ** (len(unet.config.down_block_types) - 1)
@@ -119,13 +129,13 @@ def edit_size(height: int, width: int, vae: Any, unet: Any) -> tuple[int, int]:
 
 
 def _multiples(length: int, scale: float, step: int) -> list[int]:
-    """Multiples of `step` around `length * scale`, from one step to the length."""
+    """The multiples of `step` below and above `length * scale`, between `step` and `length`."""
     below = math.floor(length * scale / step + 1e-9) * step
     return sorted({min(max(each, step), length // step * step) for each in (below, below + step)})
 
 
 def _shortened(height: int, width: int, most: int, step: int) -> tuple[int, int]:
-    """With the longer side shortened to a multiple of `step`, so that there are at most so many pixels."""
+    """Shortens the longer side to a multiple of `step`, so that the size has at most `most` pixels."""
     short, long = sorted((height, width))
     long = min(long, most // short // step * step)
     return (short, long) if height <= width else (long, short)

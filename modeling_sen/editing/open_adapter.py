@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Editing adapters from folders and repositories, and copies of them."""
+"""Loads editing adapters from folders and repositories, and copies them."""
 
 from typing import Any
 
@@ -13,13 +13,14 @@ from modeling_sen.modeling_sen_editing import ADAPTER_FOLDER
 
 
 def open_adapter(name: str, **kwargs: Any) -> SENEditAdapter:
-    """
+    """Loads an adapter.
+
     Args:
-        name: folder or hub id of a checkpoint with a folder `adapter`, or of an adapter that was saved alone.
-        kwargs: how files of a repository are fetched: `revision`, `token`, `cache_dir`, `local_files_only`.
+        name: folder or Hub id of a checkpoint with a folder `adapter`, or of a separately saved adapter.
+        kwargs: arguments for downloading: `revision`, `token`, `cache_dir`, `local_files_only`.
 
     Raises:
-        OSError: no adapter is found there, or it cannot be read.
+        OSError: no adapter is found, or it cannot be read.
         RuntimeError: weights are missing.
     """
     source = HubSource.of_checkpoint(name, kwargs)
@@ -29,7 +30,7 @@ def open_adapter(name: str, **kwargs: Any) -> SENEditAdapter:
 
 
 def fresh_copy(adapter: SENEditAdapter) -> SENEditAdapter:
-    """A copy that is attached to no UNet, on the same device, without the record of a tuning."""
+    """An unattached float32 copy on the same device, without the record of a tuning."""
     names = ("blocks", "down_widths", "conditioning", "neuron_widths", "trained_queries")
     copy: Any = SENEditAdapter(**{name: adapter.config[name] for name in names})
     copy.load_state_dict(adapter.state_dict())

@@ -2,8 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """PixelUnshuffle: an autoencoder without weights, in place of a VAE.
 
-Each square of pixels becomes the channels of one latent position. A small diffusion model can be trained on such latents from
-nothing, and decoding loses nothing.
+Each square of pixels becomes the channels of one latent position. Decoding is exact, and a small diffusion model can be
+trained from scratch on these latents.
 """
 
 from typing import Any
@@ -22,13 +22,13 @@ class PixelUnshuffle(ModelMixin, ConfigMixin):
     """The parts of the interface of Diffusers' `AutoencoderKL` that video editing uses.
 
     Args:
-        block_out_channels: channels after each halving, 3 at first and four times as many after each. Their number gives the
-            scale, as in `AutoencoderKL`: 2 ** (number - 1) pixels a side are one latent position.
+        block_out_channels: 3, 12, 48, ...: channels before and after each halving of the size, which multiplies them by four.
+            As in `AutoencoderKL`, the side length of a latent position is 2 ** (number of entries - 1) pixels.
         latent_channels: the last of `block_out_channels`.
-        scaling_factor: by which the caller multiplies latents, so that their standard deviation is about 1.
+        scaling_factor: factor by which the caller multiplies latents to give them a standard deviation of about 1.
 
     Raises:
-        ValueError: channels that do not follow from each other.
+        ValueError: other channels.
     """
 
     config: Any
@@ -48,24 +48,25 @@ class PixelUnshuffle(ModelMixin, ConfigMixin):
                 f"expected 3, 12, 48, ... and the last of them"
             )
         self.factor = 2 ** (len(block_out_channels) - 1)
-        # Not saved: it has the dtype and the device that `to` sets, which `ModelMixin` reads.
+        # An unsaved buffer that stores dtype and device for `ModelMixin`.
         self.register_buffer("placement", torch.zeros(()), persistent=False)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "PixelUnshuffle":  # type: ignore[override]
-        """From `config.json` alone: Diffusers writes no file of weights for it, and its own loader expects one.
+        """Loads from `config.json` only, because Diffusers' own loader expects a file of weights.
 
         Args:
-            kwargs: of Diffusers' `from_pretrained`, of which `torch_dtype` and those that say where files are are used.
+            pretrained_model_name_or_path: folder or Hub id.
+            kwargs: arguments of Diffusers' `from_pretrained`; only `torch_dtype` and those that locate files are used.
 
         Raises:
-            OSError: it cannot be found or read.
+            OSError: the configuration cannot be found or read.
         """
         dtype = kwargs.pop("torch_dtype", None)
         config: Any = cls.load_config(pretrained_model_name_or_path, **kwargs)
         model: Any = cls.from_config(config)
         if dtype is not None:
-            nn.Module.to(model, dtype)  # Diffusers' own `to` warns of modules kept in float32
+            nn.Module.to(model, dtype)  # Diffusers' `to` would warn about modules kept in float32
         return model.eval()
 
     def encode(self, x: Tensor) -> AutoencoderKLOutput:
@@ -73,7 +74,7 @@ class PixelUnshuffle(ModelMixin, ConfigMixin):
         (batch, latent_channels, height / factor, width / factor).
 
         Raises:
-            RuntimeError: height or width is no multiple of the factor.
+            RuntimeError: height or width is not a multiple of the factor.
         """
         latents = nn.functional.pixel_unshuffle(x, self.factor)
         return AutoencoderKLOutput(latent_dist=IdentityDistribution(latents))  # type: ignore[arg-type]

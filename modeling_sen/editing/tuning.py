@@ -1,10 +1,11 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""One-shot tuning: trains the adapter of a [`SENForVideoEditing`] on one clip and its caption, after Tune-A-Video
+"""One-shot tuning: trains the adapter of a [`SENForVideoEditing`] on one clip and its caption, following Tune-A-Video
 (arXiv 2212.11565).
 
-Tuned for too long, an adapter copies the clip whatever the prompt. So the loss is also measured on the clip mirrored left to
-right, for which the caption holds too: it rises when the adapter learns by heart where things are. Training stops then.
+An adapter that is tuned for too long reproduces the clip for any prompt. Therefore validation measures the loss on the clip
+mirrored left to right, which matches the same caption. This loss rises when the adapter memorises positions; training then
+stops.
 """
 
 import hashlib
@@ -26,21 +27,21 @@ from modeling_sen.editing.tuning_steps import AdapterTraining, TuningClip, valid
 from modeling_sen.training.trainer import SENTrainer, SENTrainingArguments
 from modeling_sen.whole_file import whole_file
 
-RECORD = "tuning.json"  # in the folder of a run: what it was started with
+RECORD = "tuning.json"  # file in a run's folder with its clip, prompt and settings
 
 
 @dataclass(frozen=True)
 class TuningSettings:
     """
     Attributes:
-        steps: at most.
-        learning_rate: constant; that of Tune-A-Video. Small base models take more, about 1e-3.
-        window: consecutive frames of a step, which bounds its memory; a longer clip gives a random window to each.
-        validation_every: steps between two validations. One costs about as much as three steps.
-        patience: validations without a better one, after which training stops.
-        seed: of windows, timesteps and noise.
-        mixed_precision: `"bf16"` computes in bfloat16 where the base model is in float32. The adapter is float32 always.
-        gradient_checkpointing: needs less memory, and a third more time. Gradients are the same.
+        steps: maximum number of steps.
+        learning_rate: constant learning rate; the default is that of Tune-A-Video. Small base models need about 1e-3.
+        window: number of consecutive frames per step, which bounds memory; each step draws a random window of a longer clip.
+        validation_every: steps between two validations. A validation costs about as much as three steps.
+        patience: number of validations without improvement after which training stops.
+        seed: seed of windows, timesteps and noise.
+        mixed_precision: `"bf16"` computes in bfloat16 with a float32 base model. The adapter is always float32.
+        gradient_checkpointing: reduces memory and takes a third more time. Gradients are the same.
 
     Raises:
         ValueError: values out of range.
@@ -71,9 +72,9 @@ class TuningSettings:
 class TuningResult:
     """
     Attributes:
-        steps: that were run.
-        best_step: after which the loss on the mirrored clip was lowest; the adapter has the weights of that step.
-        losses: step -> mean loss of the steps since the one before.
+        steps: number of steps run.
+        best_step: step with the lowest loss on the mirrored clip; the adapter has the weights of this step.
+        losses: step -> mean training loss since the previous entry.
         validation_losses: step -> loss on the mirrored clip.
     """
 
@@ -84,7 +85,7 @@ class TuningResult:
 
 
 class _Bar(ProgressCallback):
-    """A bar with the last losses, on the standard error."""
+    """A progress bar with the latest losses, on standard error."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         for name, shown in (("loss", "loss"), ("eval_loss", "loss on the mirrored clip")):
@@ -101,27 +102,27 @@ def tune_adapter(
     output_dir: str | Path | None = None,
     progress: bool = True,
 ) -> TuningResult:
-    """Trains the adapter, which is in float32 and in evaluation mode afterwards; the UNet and the SEN stay as they are.
+    """Trains the adapter, which is then in float32 and evaluation mode; the UNet and the SEN do not change.
 
     Args:
-        model: a `SENForVideoEditing`, on the device that is trained on.
-        parts: of its base model, on the same device.
-        frames: (T, H, W, 3) uint8, of a size that [`edit_size`] returns.
-        prompt: what the clip shows.
-        output_dir: of checkpoints. A call with the same clip, caption and settings goes on where the last one was
-            interrupted, or loads what is finished. Without one nothing is kept.
-        progress: show a bar, and losses.
+        model: a `SENForVideoEditing`, on the device for training.
+        parts: its base model's parts, on the same device.
+        frames: (T, H, W, 3) uint8, in a size returned by [`edit_size`].
+        prompt: description of the clip.
+        settings: settings; by default `TuningSettings()`.
+        output_dir: folder for checkpoints. A call with the same clip, caption and settings resumes an interrupted run or
+            loads a finished one. Without a folder, no checkpoints are kept.
+        progress: whether to show a progress bar with the losses.
 
     Raises:
-        ImportError: Accelerate is not installed, which the extras `editing` and `train` bring.
-        ValueError: frames, prompt or base model that cannot be tuned on; the folder of a run that was started otherwise; a
-            loss that is not finite.
-        KeyboardInterrupt: after Ctrl-C, at the end of a step; with an output_dir a checkpoint is written.
+        ImportError: Accelerate is not installed; the extras `editing` and `train` include it.
+        ValueError: unsuitable frames, prompt or base model; a folder of a run with other settings; a loss that is not finite.
+        KeyboardInterrupt: after Ctrl-C, at the end of a step; with `output_dir`, a checkpoint is written first.
     """
     settings = settings or TuningSettings()
     if model.unet.dtype == torch.float16:
         raise ValueError(
-            "base model: its UNet is in float16, which gradients do not fit in; expected float32 or bfloat16"
+            "base model: its UNet is in float16, in which gradients overflow or vanish; expected float32 or bfloat16"
         )
     with tempfile.TemporaryDirectory() if output_dir is None else nullcontext(str(output_dir)) as folder:
         arguments = _arguments(folder, settings, model.device, progress)
@@ -144,7 +145,7 @@ def tune_adapter(
             measure=lambda training: {"loss": validation_loss(training, mirror)},
             callbacks=[EarlyStoppingCallback(settings.patience)],
         )
-        # Both print all that is logged on the standard output, where commands print results.
+        # Both print logs to standard output, where commands print results.
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
         if progress:
@@ -157,7 +158,7 @@ def tune_adapter(
                     raise
                 raise KeyboardInterrupt("stopped; a run with an output_dir can be resumed") from None
         best = int(trainer.state.best_global_step or 0)
-        trainer._load_from_checkpoint(str(Path(folder, f"checkpoint-{best}")))
+        trainer.load_weights(str(Path(folder, f"checkpoint-{best}")))
     model.adapter.eval()
     losses, validation = (
         {int(entry["step"]): entry[name] for entry in trainer.state.log_history if name in entry}
@@ -195,10 +196,10 @@ def _arguments(folder: str, settings: TuningSettings, device: torch.device, prog
 def _keep_record(
     folder: Path, model: Any, frames: np.ndarray, prompt: str, settings: TuningSettings, is_first: bool
 ) -> None:
-    """Writes what a run is started with, after a check that a run that is in the folder was started with the same.
+    """Writes the run's clip, prompt and settings, or checks that an existing run in the folder has the same.
 
     Raises:
-        ValueError: it was started with something else.
+        ValueError: the existing run has different ones.
     """
     wanted = {
         "prompt": prompt,
@@ -209,7 +210,7 @@ def _keep_record(
         "read_neurons": model.config.read_neurons,
         **asdict(settings),
     }
-    del wanted["gradient_checkpointing"]  # changes nothing but time and memory
+    del wanted["gradient_checkpointing"]  # only affects time and memory
     path = folder / RECORD
     if path.exists():
         found = json.loads(path.read_text())
@@ -227,7 +228,7 @@ def _keep_record(
 
 @contextmanager
 def _checkpointing(unet: Any, wanted: bool) -> Iterator[None]:
-    """With gradient checkpointing of the UNet on or off, as it was before afterwards."""
+    """Switches the UNet's gradient checkpointing on or off, and restores it afterwards."""
     before = unet.is_gradient_checkpointing
     switches = {True: unet.enable_gradient_checkpointing, False: unet.disable_gradient_checkpointing}
     switches[wanted]()

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The record of a tuning, which the adapter's configuration keeps and the model card shows; and settings of a tuning."""
+"""The record of a tuning, stored in the adapter's configuration and shown in the model card; and its default settings."""
 
 import os
 from pathlib import PurePath
@@ -12,7 +12,7 @@ from modeling_sen.media_source import MediaSource
 
 
 def name_of(video: Any) -> str:
-    """What a record calls a video: the name of its file without folders, `"frames"` of anything else."""
+    """Name of a video in a record: its file name without folders, or `"frames"` for other inputs."""
     if isinstance(video, MediaSource):
         video = video.name
     if not isinstance(video, str | os.PathLike):
@@ -22,31 +22,33 @@ def name_of(video: Any) -> str:
     return PurePath(path).name
 
 
-def settings_for(model: Any, **given: Any) -> TuningSettings:
-    """Settings as given, and else as the model's configuration recommends.
+def settings_for(model: Any, **overrides: Any) -> TuningSettings:
+    """The tuning settings in the model's configuration, with overrides.
 
     Args:
-        given: fields of [`TuningSettings`]; `None` is as if a field were not given.
+        model: a `SENForVideoEditing`.
+        overrides: fields of [`TuningSettings`]; `None` leaves a field unchanged.
 
     Raises:
         ValueError: values out of range.
     """
     own = model.config.tuning_settings or {}
-    return TuningSettings(**{**own, **{name: value for name, value in given.items() if value is not None}})
+    return TuningSettings(**{**own, **{name: value for name, value in overrides.items() if value is not None}})
 
 
 def tuning_record(video: str, prompt: str, frames: Any, settings: Any, result: Any) -> dict[str, Any]:
-    """
+    """The record of a tuning.
+
     Args:
-        video: its name.
-        prompt: what it shows.
-        frames: (T, H, W, 3), as they were tuned on.
+        video: name of the video.
+        prompt: its description.
+        frames: (T, H, W, 3) frames used for tuning.
         settings: a `TuningSettings`.
         result: a `TuningResult`.
 
     Returns:
-        `video`, `prompt`, `frames` (their number), `frame_size` (height, width), `steps` that were run, `best_step`, whose
-        weights the adapter has, `learning_rate`, `seed`. JSON-able.
+        A JSON-serialisable dict of `video`, `prompt`, `frames` (their number), `frame_size` (height, width), `steps` run,
+        `best_step` (the step of the adapter's weights), `learning_rate` and `seed`.
     """
     return {
         "video": video,

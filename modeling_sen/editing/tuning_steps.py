@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""One step of tuning: a window of a clip, noise, one timestep for all its frames, and the error of what is predicted."""
+"""A step of tuning: a window of a clip, noise, one timestep for all frames, and the prediction error."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from modeling_sen.editing.latents import encode_frames
 
-VALIDATION_STEPS = 8  # timesteps at which the loss is measured, in the middle of as many parts of the schedule
-_VALIDATION = 1  # second number of its random stream; training has 0
+VALIDATION_STEPS = 8  # timesteps for validation, at the centres of as many equal parts of the schedule
+_VALIDATION = 1  # second element of validation's random seed; training uses 0
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class TuningClip:
     """
     Attributes:
         latents: (1, channels, T, h, w).
-        features: of `SENForVideoEditing.video_features`.
-        window: frames of a step, at most T.
-        num_timesteps: of the scheduler.
-        seed: of windows, timesteps and noise. They are functions of it and of a step's number, the same on all devices.
+        features: output of `SENForVideoEditing.video_features`.
+        window: number of frames per step, at most T.
+        num_timesteps: number of timesteps of the scheduler.
+        seed: seed of windows, timesteps and noise. They depend only on the seed and the step number, not on the device.
     """
 
     latents: Tensor
@@ -48,13 +48,13 @@ class TuningClip:
         return cls(latents, features, min(window, len(frames)), scheduler.config.num_train_timesteps, seed)
 
     def training_batch(self, number: int) -> dict[str, Any]:
-        """Of a random window and timestep."""
+        """A batch with a random window, timestep and noise, determined by the step number."""
         random = np.random.default_rng([self.seed, 0, number])
         start = int(random.integers(self.latents.shape[2] - self.window + 1))
         return self._batch(start, int(random.integers(self.num_timesteps)), random)
 
     def validation_batches(self) -> Iterator[dict[str, Any]]:
-        """Of fixed noises, and of timesteps and windows that are spread evenly."""
+        """Batches with fixed noise and evenly spaced timesteps and windows."""
         for number in range(VALIDATION_STEPS):
             place = (number + 0.5) / VALIDATION_STEPS
             start = int(place * (self.latents.shape[2] - self.window + 1))
@@ -74,17 +74,17 @@ class TuningClip:
 
 
 class AdapterTraining(nn.Module):
-    """An adapter with what stays the same in all steps; called on a batch of [`TuningClip`] it returns the loss.
+    """Computes an adapter's loss for a batch of [`TuningClip`].
 
-    Its state dict is that of the adapter, with the prefix `adapter.`.
+    Its state dict contains only the adapter's weights, with the prefix `adapter.`.
 
     Args:
-        adapter: attached to a UNet.
-        text_states: (1, tokens, width) of the caption.
-        scheduler: of the base model: `alphas_cumprod`, and what is predicted.
+        adapter: an adapter attached to a UNet.
+        text_states: (1, tokens, width) text states of the caption.
+        scheduler: the base model's scheduler, for `alphas_cumprod` and the prediction type.
     """
 
-    accepts_loss_kwargs = False  # the Trainer's: the loss does not depend on how many batches make a step
+    accepts_loss_kwargs = False  # read by Trainer: the loss does not depend on the number of batches per step
 
     adapter: Any
     text_states: Tensor
@@ -111,7 +111,7 @@ class AdapterTraining(nn.Module):
 
 
 def validation_loss(training: nn.Module, clip: TuningClip) -> float:
-    """Mean over the clip's validation batches."""
+    """Mean loss over the clip's validation batches."""
     losses = [training(**batch)["loss"] for batch in clip.validation_batches()]
     return float(torch.stack(losses).mean())
 

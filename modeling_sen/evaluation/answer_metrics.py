@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""How answers in free text are compared with the truth: the option that an answer names, or the same words.
+"""Scores free-text answers: multiple-choice answers by the option they name, open answers by exact match.
 
-An answer that is empty or names no option is wrong; it stays in the denominator.
+An answer that is empty or names no option counts as wrong and stays in the denominator.
 """
 
 import re
@@ -11,17 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 
 _LETTER = r"([A-Za-z])(?![\w'])"
-# In this order: the first pattern that finds letters decides.
+# By priority: the first pattern that finds letters is used.
 _MARKED = (
     re.compile(rf"\banswer(?:\s+is)?\b[\s:*(\"'\[]*{_LETTER}", re.IGNORECASE),
     re.compile(rf"\b(?:option|choice)(?:\s+is)?\b[\s:*(\"'\[]*{_LETTER}", re.IGNORECASE),
     re.compile(r"(?<!\w)[(\[]([A-Za-z])[)\]]"),
 )
 _CAPITAL = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
-_ALONE = re.compile(r"[\W_]*([A-Za-z])[\W_]*")  # "b", "(B).", "**B**"
+_SINGLE = re.compile(r"[\W_]*([A-Za-z])[\W_]*")  # "b", "(B).", "**B**"
 _LEADING = re.compile(r"[\W_]*([A-Za-z])\s*[.):,\]]")  # "B. red", "(B) red"
 _NEXT_LETTER = re.compile(rf"\W*(?:(?:and|or)\W+)?{_LETTER}")
-# "A" and "I" are words before another word, but letters before one of these.
+# "A" and "I" before another word are read as words, except before one of these.
 _AFTER_LETTER = re.compile(r"\s+(?:and|as|because|but|is|or|since)\b", re.IGNORECASE)
 
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -30,38 +30,39 @@ _ARTICLES = ("a", "an", "the")
 
 
 def read_choice(answer: str, options: Sequence[str], letters: bool = True) -> int | None:
-    """The option that an answer names.
+    """Finds the option that an answer names.
 
-    Looked for in this order: the text of an option and nothing else; a letter that is marked as one (alone, in front as in
-    "B. red" or "(B) red", after "answer" or "option", in brackets); the text of an option as whole words, of texts that
-    contain each other the longest; a single capital. Several letters or texts found in one of these ways name no option.
+    The rules, by priority: (1) the answer equals the text of an option; (2) it has a marked letter (the only character, in
+    front as in "B. red" or "(B) red", after "answer" or "option", or in brackets); (3) it contains the text of an option as
+    whole words, where the longest of nested texts is used; (4) it has a single capital letter. If a rule finds several
+    letters or texts, the answer names no option.
 
     Args:
-        answer: what a model wrote.
+        answer: the model's answer.
         options: texts, at most 26.
-        letters: whether the options were shown with letters; otherwise only texts are read.
+        letters: whether the prompt listed the options with letters; otherwise only texts are searched.
 
     Returns:
-        Number of the option, or `None` where the answer is empty, names none or several, or a letter that no option has.
+        Index of the option; `None` if the answer is empty, names no or several options, or has a letter without an option.
     """
-    said, texts = _folded(answer), [_folded(option) for option in options]
-    if len(said) > 1 and said in texts:
-        return texts.index(said)
+    folded, texts = _folded(answer), [_folded(option) for option in options]
+    if len(folded) > 1 and folded in texts:
+        return texts.index(folded)
     marked = _marked_letters(answer, texts) if letters else set()
     if marked:
         return _number(marked, texts)
-    named = _named_texts(said, texts)
+    named = _named_texts(folded, texts)
     if len(named) == 1 or not letters:
         return texts.index(named.pop()) if len(named) == 1 else None
     return _number(_letters(_CAPITAL, answer), texts)
 
 
 def normalise_answer(text: str) -> str:
-    """An open answer as it is compared: after the rules of the VQA evaluation.
+    """Normalises an open answer, following the VQA evaluation.
 
-    Lower case; no punctuation but points in numbers; no articles (a, an, the); zero to ten as digits, none as 0; single
-    spaces. Unlike there, apostrophes are dropped where it writes them into contractions, hyphens become spaces, and commas
-    in numbers go.
+    The result is in lower case, without punctuation except points in numbers, without articles (a, an, the), with zero to ten
+    as digits and none as 0, and with single spaces. Unlike in the VQA evaluation, apostrophes are removed (it adds them to
+    contractions), hyphens become spaces, and commas in numbers are removed.
     """
     text = re.sub(r"(?<=\d),(?=\d)|['\u2019`]", "", text.lower())
     text = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w\s.]|_", " ", text)
@@ -70,7 +71,7 @@ def normalise_answer(text: str) -> str:
 
 
 def exact_match(answer: str, truth: str) -> bool:
-    """Whether an open answer is the same as the truth once both are normalised. An empty answer is not."""
+    """Whether an open answer equals the truth after normalisation. An empty answer never does."""
     found = normalise_answer(answer)
     return bool(found) and found == normalise_answer(truth)
 
@@ -79,15 +80,15 @@ def accuracy_with_error(right: Sequence[bool] | np.ndarray, clips: Sequence[str]
     """Accuracy over questions, and its standard error.
 
     Args:
-        right: (questions,) whether each answer is right.
-        clips: (questions,) what each question is about. Questions about one clip are not independent, so deviations are
-            summed by clip first; with one question a clip this is the usual standard error (n - 1).
+        right: (questions,) whether each answer is correct.
+        clips: (questions,) identifier of each question's clip. Questions about one clip are not independent, so deviations
+            are first summed by clip; with one question per clip, this is the usual standard error (n - 1).
 
     Returns:
-        In 0..1 both; the error is NaN where all questions are about one clip.
+        Both in 0..1; the error is NaN if all questions are about one clip.
 
     Raises:
-        ValueError: no questions, or another number of clips.
+        ValueError: no questions, or a different number of clips.
     """
     hits = np.asarray(right, dtype=np.float64)
     keys = list(clips) if clips is not None else list(map(str, range(len(hits))))
@@ -103,7 +104,7 @@ def accuracy_with_error(right: Sequence[bool] | np.ndarray, clips: Sequence[str]
 
 
 def _number(letters: set[str], texts: Sequence[str]) -> int | None:
-    """The option of the only letter; beyond the last one, the option whose text is this letter."""
+    """Index of the option with the only letter, or else of the option whose text is this letter."""
     if len(letters) != 1:
         return None
     (letter,) = letters
@@ -114,8 +115,8 @@ def _number(letters: set[str], texts: Sequence[str]) -> int | None:
 
 
 def _marked_letters(answer: str, texts: Sequence[str]) -> set[str]:
-    """The letters that the surest form in the answer marks, as capitals."""
-    if match := _ALONE.fullmatch(answer):
+    """The letters, as capitals, that the highest-priority pattern finds in the answer."""
+    if match := _SINGLE.fullmatch(answer):
         return {match[1].upper()}
     if match := _LEADING.match(answer):
         rest, letter = answer[match.end() :], match[1].upper()
@@ -130,17 +131,17 @@ def _letters(pattern: re.Pattern[str], answer: str) -> set[str]:
 
 
 def _is_word(text: str, match: re.Match[str]) -> bool:
-    """Whether a letter that was found is the article "a" or the pronoun "I"."""
+    """Whether a matched letter is the article "a" or the pronoun "I"."""
     rest = text[match.end(1) :]
     return match[1] in "aAI" and re.match(r"\s+\w", rest) is not None and not _AFTER_LETTER.match(rest)
 
 
-def _named_texts(said: str, texts: Sequence[str]) -> set[str]:
-    """The options' texts that stand in an answer, those inside of a longer one left out."""
+def _named_texts(folded: str, texts: Sequence[str]) -> set[str]:
+    """The options' texts that occur in a folded answer, except occurrences inside a longer text."""
     spans: list[tuple[int, int]] = []
     found = set()
     for text in sorted(set(texts) - {""}, key=len, reverse=True):
-        for match in re.finditer(rf"(?<!\w){re.escape(text)}(?!\w)", said):
+        for match in re.finditer(rf"(?<!\w){re.escape(text)}(?!\w)", folded):
             if not any(start <= match.start() and match.end() <= end for start, end in spans):
                 spans.append(match.span())
                 found.add(text)
@@ -148,7 +149,7 @@ def _named_texts(said: str, texts: Sequence[str]) -> set[str]:
 
 
 def _folded(text: str) -> str:
-    """Lower case, single spaces, no punctuation of sentences at the ends."""
+    """Lower case, single spaces, without punctuation at the ends."""
     return " ".join(text.casefold().split()).strip(" .,;:!?\"'`*_()[]")
 
 

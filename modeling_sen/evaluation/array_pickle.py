@@ -1,10 +1,10 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Reads pickles that hold numpy arrays, numbers, texts and plain containers, and refuses all others before anything runs.
+"""Reads pickles of numpy arrays, numbers, texts and plain containers, without running code from them.
 
-A pickle names functions to call, and numpy's own are not safe either: a crafted dtype makes an array of bytes an array of
-pointers. So no function of numpy is called while the file is read. Stand-ins take the arguments, and arrays are built
-afterwards from plain dtypes.
+A pickle can call arbitrary functions. Even numpy's own are unsafe, because a crafted dtype can turn an array of bytes into an
+array of pointers. Therefore reading calls no numpy functions: stand-in classes store their arguments, and arrays are built
+afterwards from plain dtypes. Any other content is an error.
 """
 
 import os
@@ -16,25 +16,25 @@ import numpy as np
 
 
 def load_array_pickle(path: str | os.PathLike) -> Any:
-    """What the file holds: dicts, lists and tuples of arrays, texts, bytes, numbers and None.
+    """Reads a pickle of dicts, lists and tuples of arrays, texts, bytes, numbers and `None`.
 
     Arrays have a dtype of bool, integer, float or bytes, and may be read-only. An array of bytes objects becomes a list.
 
     Raises:
         FileNotFoundError, IsADirectoryError: no such file.
-        ValueError: the file is no pickle, is cut off, or names anything but numpy arrays.
+        ValueError: the file is not a pickle, is truncated, or contains objects other than these.
     """
     with open(path, "rb") as file:
         try:
             return _with_arrays(_ArrayUnpickler(file).load())
-        except Exception as error:  # a damaged pickle raises nearly anything
+        except Exception as error:  # damaged pickles raise almost any exception
             raise ValueError(
                 f"{path}: expected a pickle of numpy arrays and plain containers, found {error}"
             ) from error
 
 
 class _Dtype:
-    """numpy.dtype: bool, integers, floats, bytes, and objects for lists of bytes."""
+    """Stand-in for `numpy.dtype`: bool, integers, floats, bytes, and objects for lists of bytes."""
 
     def __init__(self, name: str, align: bool = False, copy: bool = True):
         if not re.fullmatch(r"[biufSO][0-9]{1,9}", name):
@@ -47,7 +47,7 @@ class _Dtype:
 
 
 class _Bytes:
-    """_codecs.encode, by which pickles of the old protocols write bytes."""
+    """Stand-in for `_codecs.encode`, with which old pickle protocols store bytes."""
 
     def __init__(self, text: str, encoding: str):
         self.data = text.encode("latin1")
@@ -57,7 +57,7 @@ class _Bytes:
 
 
 class _Array:
-    """numpy.ndarray, and the function that makes an empty one to be filled by `__setstate__`."""
+    """Stand-in for `numpy.ndarray`, and for the function that creates an empty array for `__setstate__`."""
 
     data: Any
     dtype: _Dtype
@@ -83,7 +83,7 @@ class _Array:
 
 
 class _BufferArray(_Array):
-    """The function that makes arrays in pickles of protocol 5."""
+    """Stand-in for the function that creates arrays in pickles of protocol 5."""
 
     def __init__(self, data: Any, dtype: _Dtype, shape: tuple, order: str, axes: tuple | None = None):
         self.data, self.dtype, self.shape, self.axes = data, dtype, shape, axes

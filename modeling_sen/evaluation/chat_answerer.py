@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""A chat model as [`measure_chat`] asks it: each question is a chat of its own, and a clip is read and encoded once."""
+"""A chat model as an `Answerer` for [`measure_chat`]: each question is a separate chat; each clip is encoded once."""
 
 import torch
 from transformers import AutoModel, AutoProcessor
@@ -21,8 +21,9 @@ class ChatAnswerer:
     """Answers by greedy decoding.
 
     Args:
-        num_frames: steps in time of each clip, by default one window.
-        max_new_tokens: of an answer, by default 64, or a quarter of the context where that is less.
+        model, processor: of a chat checkpoint.
+        num_frames: number of time steps of each clip, by default one window.
+        max_new_tokens: tokens of an answer at most, by default 64, or a quarter of the context if that is less.
     """
 
     def __init__(
@@ -37,12 +38,12 @@ class ChatAnswerer:
         self._last: tuple[AskedClip, ChatVideo, VideoFeatures] | None = None
 
     def __call__(self, clip: AskedClip, prompt: str, options: tuple[str, ...] = ()) -> str:
-        """The answer to one question, without special tokens.
+        """Answers one question, without special tokens.
 
         Args:
-            clip: read and encoded again only where it is another object than the last one.
-            prompt: the text of the user.
-            options: not read: where a model should see them, they are in the prompt.
+            clip: the clip, which is read and encoded unless it is the same object as in the last call.
+            prompt: the user's text.
+            options: not used, because the prompt lists them if its format requires it.
 
         Raises:
             ValueError, OSError: the clip cannot be read, or its tokens do not fit in the context.
@@ -62,7 +63,7 @@ class ChatAnswerer:
 
     def _encoded(self, clip: AskedClip) -> tuple[ChatVideo, VideoFeatures]:
         if self._last is None or self._last[0] is not clip:
-            self._last = None  # its memory is free before the next clip needs some
+            self._last = None  # frees its memory before the next clip is read
             video = self.processor.read_video(clip.video, self.num_frames, start=clip.start, end=clip.end)
             self._last = clip, video, VideoFeatures(self.model, self.processor, video)
         return self._last[1:]
@@ -71,17 +72,17 @@ class ChatAnswerer:
 def load_answerer(
     checkpoint: str, num_frames: int | None = None, device: str | None = None, dtype: str | None = None
 ) -> ChatAnswerer:
-    """A chat model with its processor.
+    """Loads a chat model with its processor.
 
     Args:
         checkpoint: folder or Hub id.
-        num_frames: as of [`ChatAnswerer`].
-        device: where the model runs; by default the first GPU, or the CPU.
-        dtype: of the model, e.g. `"bfloat16"`; by default the one it was saved in.
+        num_frames: see [`ChatAnswerer`].
+        device: device of the model; by default the first GPU, or the CPU.
+        dtype: dtype of the model, e.g. `"bfloat16"`; by default that of the checkpoint.
 
     Raises:
-        ValueError: a model of another kind.
-        OSError, RuntimeError: the checkpoint cannot be found or is not whole.
+        ValueError: not a chat model.
+        OSError, RuntimeError: the checkpoint cannot be found or is incomplete.
     """
     model = AutoModel.from_pretrained(checkpoint, **({} if dtype is None else {"dtype": dtype}))
     if not isinstance(model, SENForConditionalGeneration):

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Results of clips, kept on disk as they are made: an interrupted run goes on with them."""
+"""Results of clips, stored on disk so that an interrupted run can resume."""
 
 import json
 import math
@@ -11,13 +11,13 @@ from modeling_sen.whole_file import whole_file
 
 
 class ClipResults:
-    """Results by clip key, in one JSON file that is written whole after each clip. NaN is stored as null.
+    """Results by clip key, in a JSON file that is written atomically after each clip. NaN is stored as null.
 
     Args:
-        file: made, with its folder, when the first result is added.
+        file: the file; created, with its folder, when the first result is added.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file has other content.
     """
 
     def __init__(self, file: Path):
@@ -30,7 +30,7 @@ class ClipResults:
                 raise ValueError(f"{file}: expected results of clips, found {error!r}") from error
 
     def add(self, key: str, row: Any) -> None:
-        """Keeps a JSON-able result."""
+        """Stores a JSON-serialisable result."""
         self.rows[key] = nan_to_null(row)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(self.file) as unfinished:
@@ -38,7 +38,7 @@ class ClipResults:
 
 
 def nan_to_null(value: Any) -> Any:
-    """A JSON-able value with None for each NaN, which JSON lacks."""
+    """Replaces each NaN, which JSON does not have, by `None` in a JSON-serialisable value."""
     if isinstance(value, dict):
         return {name: nan_to_null(part) for name, part in value.items()}
     if isinstance(value, list):
@@ -47,7 +47,7 @@ def nan_to_null(value: Any) -> Any:
 
 
 def null_to_nan(numbers: dict[str, float | None]) -> dict[str, float]:
-    """Numbers by name with NaN for each None."""
+    """Replaces each `None` by NaN."""
     return {name: math.nan if number is None else number for name, number in numbers.items()}
 
 

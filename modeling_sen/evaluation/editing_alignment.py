@@ -1,10 +1,10 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Alignment of an edited video with its prompt and consistency of its frames, by an encoder of images and texts.
+"""Alignment of an edited video with its prompt, and consistency of its frames, measured with an image-text encoder.
 
-Papers define these differently, and with different CLIPs. Each definition has a name of its own here, and a number holds for
-one encoder only: CLIP ViT-L/14 in LOVEU-TGVE (github.com/showlab/loveu-tgve-2023, scripts/run_eval.py, which are the measures
-of Tune-A-Video), ViT-B/32 in FateZero (github.com/ChenyangQiQi/FateZero, CLIP/frame_acc_tem_con.py).
+Papers use different definitions and different CLIPs. Here each definition has its own name, and scores depend on the encoder:
+CLIP ViT-L/14 in LOVEU-TGVE (github.com/showlab/loveu-tgve-2023, scripts/run_eval.py, which has the metrics of Tune-A-Video),
+ViT-B/32 in FateZero (github.com/ChenyangQiQi/FateZero, CLIP/frame_acc_tem_con.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LOGIT_SCALE = 100  # of OpenAI's CLIPs, whose image-text logits LOVEU-TGVE averages
+LOGIT_SCALE = 100  # logit scale of OpenAI's CLIPs, whose image-text logits LOVEU-TGVE averages
 
 
 @dataclass(frozen=True)
 class ImageTextEncoder:
-    """An encoder of images and texts into one space.
+    """An encoder of images and texts into a common space.
 
     Attributes:
-        name: what results say that their numbers are of: the Hub id of a CLIP.
-        encode: images (N, H, W, 3) uint8 and L texts -> embeddings (N, e) and (L, e) of any length.
+        name: name in results, such as the Hub id of a CLIP.
+        encode: maps images (N, H, W, 3) uint8 and L texts to embeddings (N, e) and (L, e) of any norm.
     """
 
     name: str
@@ -50,18 +50,19 @@ class ImageTextEncoder:
 def alignment_metrics(
     source: np.ndarray, edited: np.ndarray, source_prompt: str, edit_prompt: str, encoder: ImageTextEncoder
 ) -> dict[str, float]:
-    """All measures of this module for one edited video.
+    """All metrics of this module for one edited video.
 
     Args:
-        source, edited: (T, H, W, 3) uint8; frame t of one belongs to frame t of the other.
-        source_prompt, edit_prompt: what each shows.
+        source, edited: (T, H, W, 3) uint8, with corresponding frames.
+        source_prompt, edit_prompt: descriptions of the two videos.
+        encoder: encoder of images and texts.
 
     Returns:
         `loveu_text_alignment`, `loveu_frame_consistency`, `fatezero_frame_accuracy`, `fatezero_temporal_consistency`,
         `directional_similarity`; see the functions of these names. Higher is better.
 
     Raises:
-        ValueError: frames that do not fit, or an empty prompt.
+        ValueError: frames of different or wrong shapes, or an empty prompt.
     """
     check_pair(source, edited)
     for name, prompt in (("source_prompt", source_prompt), ("edit_prompt", edit_prompt)):
@@ -79,17 +80,17 @@ def alignment_metrics(
 
 
 def loveu_text_alignment(frames: np.ndarray, edit_text: np.ndarray) -> float:
-    """100 times the cosine of frame and edit prompt, mean over frames (`clip_score_text`).
+    """100 times the cosine similarity of frame and edit prompt, mean over frames (`clip_score_text`).
 
     Args:
-        frames: (T, e) embeddings of the edited frames, of length 1; here and below.
+        frames: (T, e) embeddings of the edited frames, of length 1, as in all functions below.
         edit_text: (e,) embedding of the edit prompt, of length 1.
     """
     return float(LOGIT_SCALE * (frames @ edit_text).mean())
 
 
 def loveu_frame_consistency(frames: np.ndarray) -> float:
-    """Cosine of two frames, mean over all pairs of different frames (`clip_score_frame`); NaN of one frame."""
+    """Cosine similarity of two frames, mean over all pairs of different frames (`clip_score_frame`); NaN for one frame."""
     count = len(frames)
     if count < 2:
         return float("nan")
@@ -98,22 +99,22 @@ def loveu_frame_consistency(frames: np.ndarray) -> float:
 
 
 def fatezero_frame_accuracy(frames: np.ndarray, source_text: np.ndarray, edit_text: np.ndarray) -> float:
-    """Share of frames that are at least as near to the edit prompt as to the source prompt ("Fram-Acc")."""
+    """Share of frames that are at least as similar to the edit prompt as to the source prompt ("Fram-Acc")."""
     return float((frames @ edit_text >= frames @ source_text).mean())
 
 
 def fatezero_temporal_consistency(frames: np.ndarray) -> float:
-    """Cosine of consecutive frames, mean over the clip ("Tem-Con"); NaN of one frame."""
+    """Cosine similarity of consecutive frames, mean over the clip ("Tem-Con"); NaN for one frame."""
     return float((frames[1:] * frames[:-1]).sum(axis=-1).mean()) if len(frames) > 1 else float("nan")
 
 
 def directional_similarity(
     source_frames: np.ndarray, frames: np.ndarray, source_text: np.ndarray, edit_text: np.ndarray
 ) -> float:
-    """Cosine of the change between the embeddings of source and edited frame with that between the two prompts, mean over
-    frames. 0 for a frame that did not change: a copy of the source cannot do well, as it can in all other measures here.
+    """Cosine similarity of two changes, mean over frames: from source to edited frame, and from source to edit prompt.
 
-    NaN where the two prompts have one embedding.
+    An unchanged frame scores 0, so a copy of the source scores low, unlike in all other metrics here. NaN if both prompts
+    have the same embedding.
     """
     wanted = edit_text - source_text
     changes = frames - source_frames
@@ -128,7 +129,7 @@ def _of_length_one(rows: np.ndarray) -> np.ndarray:
 
 
 def check_pair(source: np.ndarray, edited: np.ndarray) -> None:
-    """Raises ValueError unless both are (T, H, W, 3) uint8 of one shape, with at least one frame."""
+    """Raises ValueError unless both are (T, H, W, 3) uint8 of equal shape, with at least one frame."""
     for name, frames in (("source", source), ("edited", edited)):
         if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
             raise ValueError(

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Encoders of images and texts for the measures of editing: any CLIP by its Hub id, or a SEN."""
+"""Encoders of images and texts for editing metrics: any CLIP by its Hub id, or a SEN."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ IMAGES_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """An encoder with what its numbers depend on.
+    """An encoder and its exact version.
 
     Attributes:
-        encoder: its name is that of the checkpoint.
+        encoder: the encoder, with the name of the checkpoint.
         revision: commit of the checkpoint on the Hub.
-        sha1: of its weights.
+        sha1: digest of its weights.
     """
 
     encoder: ImageTextEncoder
@@ -37,15 +37,16 @@ def load_encoder(checkpoint: str, device: str | None = None, dtype: str | None =
     """Loads an encoder of images and texts.
 
     Args:
-        checkpoint: folder or Hub id of a CLIP or a model like it (`get_image_features`, `get_text_features`), whose own
-            processor prepares frames; or of a SEN with a text tower, which reads each frame as a clip of one frame.
-        device: where the model runs; by default the first GPU, or the CPU.
-        dtype: of the model, e.g. `"bfloat16"`; by default the one it was saved in.
+        checkpoint: folder or Hub id of a CLIP or a model with the same interface (`get_image_features`,
+            `get_text_features`), whose processor prepares the frames; or of a SEN with a text tower, which encodes each frame
+            as a clip of one frame.
+        device: device of the model; by default the first GPU, or the CPU.
+        dtype: dtype of the model, e.g. `"bfloat16"`; by default that of the checkpoint.
 
-    Texts are cut at the length that the model takes (77 tokens in CLIP).
+    Texts are truncated to the model's maximum length (77 tokens in CLIP).
 
     Raises:
-        ValueError: a model of another kind.
+        ValueError: a model without this interface.
         OSError: no such checkpoint.
     """
     config = AutoConfig.from_pretrained(checkpoint)
@@ -63,7 +64,7 @@ def load_encoder(checkpoint: str, device: str | None = None, dtype: str | None =
         )
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     processor = AutoProcessor.from_pretrained(checkpoint)
-    # SigLIP was trained on texts filled to their full length.
+    # SigLIP was trained on texts padded to full length.
     padding = "max_length" if config.model_type.startswith("siglip") else True
     longest = config.text_config.max_position_embeddings
 
@@ -85,7 +86,7 @@ def load_encoder(checkpoint: str, device: str | None = None, dtype: str | None =
 
 
 def _as_rows(features: Any) -> np.ndarray:
-    """Embeddings; Transformers 5 returns them within an output."""
+    """Embeddings as numpy; Transformers 5 returns them in an output object."""
     return getattr(features, "pooler_output", features).float().cpu().numpy()
 
 

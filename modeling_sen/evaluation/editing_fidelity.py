@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What an edited video keeps of its source: pixels outside of the edited region, and motion by a point tracker."""
+"""Fidelity of an edited video to its source: pixels outside the edited region, and motion measured by a point tracker."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,23 +11,23 @@ from modeling_sen.evaluation.editing_alignment import check_pair
 from modeling_sen.evaluation.tracking_metrics import metric_scale, tracking_metrics
 
 MOST_DECIBELS = 100.0
-WINDOW, SIGMA = 11, 1.5  # of SSIM, as Wang et al. (2004) set them
+WINDOW, SIGMA = 11, 1.5  # SSIM's window, as in Wang et al. (2004)
 K1, K2, PEAK = 0.01, 0.03, 255
-GRID = 8  # points to a side
+GRID = 8  # points per side
 
 
 def psnr_outside_mask(source: np.ndarray, edited: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in decibels, of the mean squared error over all pixels that the edit should leave.
+    """Peak signal-to-noise ratio in decibels, from the mean squared error over all pixels outside the mask.
 
     Args:
         source, edited: (T, H, W, 3) uint8.
-        mask: (T, H, W) bool, True where the edit may change pixels; by default nowhere.
+        mask: (T, H, W) bool, true where the edit may change pixels; by default nowhere.
 
     Returns:
-        At most 100, which equal pixels get. NaN where the mask leaves no pixel.
+        At most 100, the value for equal pixels. NaN if no pixel is outside the mask.
 
     Raises:
-        ValueError: frames or a mask that do not fit.
+        ValueError: frames or mask of wrong shape or dtype.
     """
     check_pair(source, edited)
     kept = ~_checked_mask(source, mask)
@@ -38,17 +38,18 @@ def psnr_outside_mask(source: np.ndarray, edited: np.ndarray, mask: np.ndarray |
 
 
 def ssim_outside_mask(source: np.ndarray, edited: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Structural similarity (Wang et al., IEEE TIP 2004): Gaussian windows of 11 x 11 pixels, sigma 1.5, in each colour
-    channel of the frames at their own size.
+    """Structural similarity (Wang et al., IEEE TIP 2004): Gaussian windows of 11 x 11 pixels, sigma 1.5, for each colour
+    channel at the original frame size.
 
-    Arguments as of [`psnr_outside_mask`].
+    Args:
+        source, edited, mask: see [`psnr_outside_mask`].
 
     Returns:
-        Mean over channels and over all windows of the clip that lie within the frame and hold no pixel of the mask; at most
-        1. NaN where there is none.
+        Mean over channels and over all windows inside the frames without a pixel of the mask; at most 1. NaN if there is no
+        such window.
 
     Raises:
-        ValueError: frames or a mask that do not fit, or frames smaller than a window.
+        ValueError: frames or mask of wrong shape or dtype, or frames smaller than a window.
     """
     check_pair(source, edited)
     if min(source.shape[1:3]) < WINDOW:
@@ -67,24 +68,24 @@ def ssim_outside_mask(source: np.ndarray, edited: np.ndarray, mask: np.ndarray |
 def motion_fidelity(
     source: np.ndarray, edited: np.ndarray, track: Callable[[np.ndarray, np.ndarray], Any]
 ) -> dict[str, float]:
-    """Whether points of the edited video move as those of the source, by a point tracker that follows a grid of 8 x 8 points
-    of the first frame through both.
+    """Compares the motion of the edited video with that of the source. A point tracker tracks a grid of 8 x 8 points of the
+    first frame through both videos.
 
     Args:
         source, edited: (T, H, W, 3) uint8.
-        track: (T, H, W, 3) uint8 frames and (N, 3) t, x, y queries -> an object with `tracks` (T, N, 2) x, y and `visibility`
-            (T, N) bool.
+        track: maps (T, H, W, 3) uint8 frames and (N, 3) t, x, y queries to an object with `tracks` (T, N, 2) x, y and
+            `visibility` (T, N) bool.
 
     Returns:
-        Over the frames after the first in which a point of the source is visible; NaN where there is none:
-        - `motion_fidelity`: share of points less than 1, 2, 4, 8, 16 pixels from their place in the source, mean of the five,
-          as TAP-Vid's average of points within a threshold. Higher is better.
+        Averages over the frames after the first in which a point of the source is visible; NaN if there is none:
+        - `motion_fidelity`: share of points less than 1, 2, 4, 8, 16 pixels from their position in the source, mean of the
+          five, as in TAP-Vid's average of points within a threshold. Higher is better.
         - `motion_distance`: mean distance. Lower is better.
 
-        In pixels of a 256 x 256 frame. Both hold for one tracker, and its errors count.
+        Distances are in pixels of a 256 x 256 frame. Both values depend on the tracker and include its errors.
 
     Raises:
-        ValueError: frames that do not fit.
+        ValueError: frames of different or wrong shapes.
     """
     check_pair(source, edited)
     queries = grid_queries(source.shape[1:3])
@@ -108,7 +109,7 @@ def grid_queries(frame_size: tuple[int, int]) -> np.ndarray:
 
 
 def _similarity_map(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """SSIM of windows, (H - 10, W - 10, 3), of frames (H, W, 3) uint8."""
+    """SSIM of each window, (H - 10, W - 10, 3), for frames (H, W, 3) uint8."""
     x, y = before.astype(np.float64), after.astype(np.float64)
     mean_x, mean_y = _window_means(x), _window_means(y)
     variance_x = _window_means(x * x) - mean_x**2
@@ -123,7 +124,7 @@ def _similarity_map(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def _window_means(values: np.ndarray) -> np.ndarray:
-    """Gaussian means (H - 10, W - 10, 3) of the windows of (H, W, 3), one direction after the other."""
+    """Gaussian means (H - 10, W - 10, 3) of the windows of (H, W, 3), by separable filtering."""
     weights = np.exp(-np.square(np.arange(WINDOW) - WINDOW // 2) / (2 * SIGMA**2))
     weights /= weights.sum()
     height, width = (side - WINDOW + 1 for side in values.shape[:2])

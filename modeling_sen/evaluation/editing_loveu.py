@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The layout of LOVEU-TGVE-2023 (github.com/showlab/loveu-tgve-2023), 76 videos with four prompts each, and submissions."""
+"""Reads LOVEU-TGVE-2023 (github.com/showlab/loveu-tgve-2023), 76 videos with four prompts each, and its submissions."""
 
 import os
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from typing import Any
 
 import yaml
 
-FRAME_SIZE = (480, 480)  # width and height, to which its evaluation resizes frames
+FRAME_SIZE = (480, 480)  # width and height of frames in its evaluation
 KINDS = ("style", "object", "background", "multiple")
 
 
 @dataclass(frozen=True)
 class EditConfig:
-    """One video of the set, or of Tune-A-Video, whose configurations have the same keys.
+    """Configuration of a video of the set, or of Tune-A-Video, which uses the same keys.
 
     Attributes:
-        video_path: of the source, as the file has it.
-        source_prompt: what the source shows.
-        edit_prompts: kind of the edit -> what the edited video is to show. Prompts in a list, as Tune-A-Video has them, are
-            called "0", "1", ...
+        video_path: path of the source as written in the file.
+        source_prompt: description of the source.
+        edit_prompts: kind of edit -> description of the edited video. Prompts in a list, as in Tune-A-Video, have the kinds
+            "0", "1", ...
     """
 
     video_path: str
@@ -31,7 +31,7 @@ class EditConfig:
 
 @dataclass(frozen=True)
 class LoveuEdit:
-    """One edited video of a submission; `source` and `edited` are folders of frames."""
+    """An edited video of a submission; `source` and `edited` are folders of frames."""
 
     source: Path
     edited: Path
@@ -41,11 +41,11 @@ class LoveuEdit:
 
 
 def read_edit_config(path: str | os.PathLike) -> EditConfig:
-    """Reads `train_data.video_path`, `train_data.prompt` and `validation_data.prompts` of a YAML file.
+    """Reads `train_data.video_path`, `train_data.prompt` and `validation_data.prompts` from a YAML file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no YAML, or one of these is missing or no text.
+        ValueError: not a YAML file, or one of these entries is missing or not a text.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -71,16 +71,16 @@ def read_edit_config(path: str | os.PathLike) -> EditConfig:
 
 
 def read_loveu(configs: str | os.PathLike, submission: str | os.PathLike, data: str | os.PathLike) -> list[LoveuEdit]:
-    """The edited videos of a submission, in the order of sets, videos and kinds.
+    """Lists the edited videos of a submission, ordered by set, video and kind.
 
     Args:
-        configs: the folder `configs/loveu-tgve-2023` of the repository, `SET/VIDEO.yaml`; some of them are enough.
-        submission: `SET/VIDEO/KIND/%05d.jpg`, kind one of style, object, background, multiple.
-        data: the unpacked videos, `SET/480p_frames/VIDEO`: the last three parts of `train_data.video_path`.
+        configs: the folder `configs/loveu-tgve-2023` of the repository with `SET/VIDEO.yaml`, or a part of it.
+        submission: folder with `SET/VIDEO/KIND/%05d.jpg`; kinds are style, object, background and multiple.
+        data: folder of the unpacked videos, `SET/480p_frames/VIDEO`: the last three parts of `train_data.video_path`.
 
     Raises:
-        FileNotFoundError: no configurations, or a folder of frames is not there.
-        ValueError: a configuration without one of the four prompts, or as [`read_edit_config`].
+        FileNotFoundError: no configurations, or a folder of frames does not exist.
+        ValueError: a configuration lacks one of the four prompts; and see [`read_edit_config`].
     """
     files = sorted(Path(configs).glob("*/*.yaml"))
     if not files:

@@ -1,7 +1,7 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Measures of text-guided video editing, always together: a frozen video is consistent, and a copy of the source is faithful
-too, so that no number stands alone.
+"""Metrics of text-guided video editing. They are always reported together, because a still video scores high in consistency,
+and a copy of the source scores high in consistency and fidelity.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,22 +37,22 @@ def editing_metrics(
     track: Callable[[np.ndarray, np.ndarray], Any],
     mask: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """All measures of one edited video.
+    """All metrics of one edited video.
 
     Args:
-        source, edited: (T, H, W, 3) uint8; frame t of one belongs to frame t of the other. At least 12 x 12 pixels.
-        source_prompt, edit_prompt: what each shows.
-        encoder: of images and texts.
+        source, edited: (T, H, W, 3) uint8 with corresponding frames, at least 12 x 12 pixels.
+        source_prompt, edit_prompt: descriptions of the two videos.
+        encoder: encoder of images and texts.
         track: a point tracker, see [`motion_fidelity`].
-        mask: (T, H, W) bool, True where the edit may change pixels; by default nowhere, as in edits of style, where PSNR and
-            SSIM say how much changed and not whether it should have.
+        mask: (T, H, W) bool, true where the edit may change pixels; by default nowhere. Without a mask, as in style edits,
+            PSNR and SSIM measure the size of the whole change, wanted or not.
 
     Returns:
-        `encoder`, its name, and `NUMBERS`: what `alignment_metrics`, `psnr_outside_mask`, `ssim_outside_mask`, `warp_errors`
-        and `motion_fidelity` return. NaN where a number is not defined, as consistency of one frame.
+        `encoder`, its name, and `NUMBERS`: the results of `alignment_metrics`, `psnr_outside_mask`, `ssim_outside_mask`,
+        `warp_errors` and `motion_fidelity`. Undefined values, such as the consistency of one frame, are NaN.
 
     Raises:
-        ValueError: frames, prompts or a mask that do not fit.
+        ValueError: frames or mask of wrong shape or dtype, or an empty prompt.
         ImportError: OpenCV is not installed (the extra `tracking`).
     """
     from modeling_sen.evaluation.editing_warp import warp_errors
@@ -68,13 +68,13 @@ def editing_metrics(
 
 
 def mean_over_edits(edits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """`encoder` and the plain mean of each of `NUMBERS` over the edits where it is not NaN.
+    """`encoder`, and the mean of each of `NUMBERS` over the edits where it is not NaN.
 
     Args:
-        edits: what [`editing_metrics`] returned.
+        edits: results of [`editing_metrics`].
 
     Raises:
-        ValueError: no edits, or numbers of different encoders, which cannot be averaged.
+        ValueError: no edits, or edits measured with different encoders, which cannot be averaged.
     """
     if not edits:
         raise ValueError("edits: expected the metrics of at least one edited video, found none")

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The measures of one edit as far as they can be taken: some need an encoder of images and texts, some OpenCV."""
+"""The metrics of one edit that can be computed: some need an encoder of images and texts, some need OpenCV."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -22,18 +22,19 @@ def editing_scores(
     encoder: ImageTextEncoder | None = None,
     track: Callable[[np.ndarray, np.ndarray], Any] | None = None,
 ) -> dict[str, float]:
-    """
+    """Computes the metrics of an edit as far as possible.
+
     Args:
-        source, edited, source_prompt, edit_prompt, mask: as of `editing_metrics`.
-        encoder: for alignment with the prompts and consistency of the frames.
-        track: a point tracker, for motion fidelity.
+        source, edited, source_prompt, edit_prompt, mask: see `editing_metrics`.
+        encoder: encoder for alignment with the prompts and consistency of the frames.
+        track: point tracker for motion fidelity.
 
     Returns:
-        All of `NUMBERS`; NaN for what lacks an encoder, a tracker or, as the warp error may, OpenCV, and for what is not
-        defined.
+        All of `NUMBERS`; NaN for metrics whose encoder, tracker or OpenCV (for the warp error) is missing, and for undefined
+        values.
 
     Raises:
-        ValueError: frames, prompts or a mask that do not fit.
+        ValueError: frames or mask of wrong shape or dtype, or an empty prompt.
     """
     found = {
         "psnr_outside_mask": psnr_outside_mask(source, edited, mask),
@@ -51,7 +52,7 @@ def editing_scores(
 
 
 def has_opencv() -> bool:
-    """Whether the extra `tracking` is installed, which flow and the tracker need."""
+    """Whether OpenCV is installed (the extra `tracking`), which optical flow and the tracker need."""
     return find_spec("cv2") is not None
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Sets of edited videos by name: tables, folders with a table, submissions to LOVEU-TGVE-2023, exact edits of the world."""
+"""Opens sets of edited videos: tables, folders with a table, submissions to LOVEU-TGVE-2023, exact edits of the world."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -26,12 +26,12 @@ LOVEU = "loveu:"
 
 @dataclass(frozen=True)
 class EditedVideo:
-    """An edited video and what it was made of.
+    """An edited video and its source.
 
     Attributes:
-        source, edited: (T, H, W, 3) uint8 of one shape.
-        source_prompt, edit_prompt: what each shows.
-        mask: (T, H, W) bool, True where the edit may change pixels; None where nothing is known.
+        source, edited: (T, H, W, 3) uint8 of equal shape.
+        source_prompt, edit_prompt: descriptions of the two videos.
+        mask: (T, H, W) bool, true where the edit may change pixels; `None` if unknown.
     """
 
     source: np.ndarray
@@ -46,9 +46,9 @@ class EditingSet:
     """A set of edited videos.
 
     Attributes:
-        source: what errors call it.
-        keys: what identifies each: a changed file is another one.
-        kinds: of each edit, such as "style"; "" where none is given.
+        source: name in error messages.
+        keys: identifier of each edited video, which changes when a file changes.
+        kinds: kind of each edit, such as "style"; "" if unknown.
         read: row -> the edited video.
     """
 
@@ -63,19 +63,20 @@ def open_editing_set(source: str, num: int | None = None, seed: int = 0) -> Edit
 
     Args:
         source: one of
-            - a table (csv, jsonl or parquet) with the columns `source`, `edited`, `source_prompt`, `edit_prompt`, and where
-              there are any `mask` and `kind`; or a folder with such a table named `edits`. Paths are relative to the table
-              and name video files or folders of images in the order of their names; a mask may be one image for all
-              frames. The edit may change pixels where a mask of images is not 0, or one of a video is at least 128.
-            - `loveu:SUBMISSION?configs=FOLDER&data=FOLDER`, see [`read_loveu`]. Frames are resized to 480 x 480, as its own
-              evaluation does.
-            - `world:SPLIT?num=24&num_objects=1-3&seed=0`: exact edits of the generated world, one of colour, shape and
-              background for each clip: what a perfect editor makes.
-        num: only so many, drawn by `seed`.
+            - a table (csv, jsonl or parquet) with the columns `source`, `edited`, `source_prompt`, `edit_prompt`, and
+              optionally `mask` and `kind`; or a folder with such a table named `edits`. Paths are relative to the table and
+              refer to video files or folders of images in order of their names; a mask may be one image for all frames. The
+              edit may change pixels where a mask of images is not 0, or a mask video is at least 128.
+            - `loveu:SUBMISSION?configs=FOLDER&data=FOLDER`, see [`read_loveu`]. Frames are resized to 480 x 480, as in its
+              own evaluation.
+            - `world:SPLIT?num=24&num_objects=1-3&seed=0`: exact edits of the generated world, one each of colour, shape and
+              background for each clip, as from a perfect editor.
+        num: number of edited videos, drawn by `seed`; by default all.
+        seed: seed of the draw.
 
     Raises:
-        FileNotFoundError: no such source, or a file that it names does not exist.
-        ValueError: no such column, an empty cell, or settings that are not known.
+        FileNotFoundError: no such source, or a listed file does not exist.
+        ValueError: no such column, an empty cell, or unknown settings.
     """
     if source.startswith("world:"):
         opened = _open_world(source)
@@ -201,7 +202,7 @@ def _read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
         pictures = []
         for file in _images(path) if path.is_dir() else [path]:
-            with Image.open(file) as image:  # a palette's number is the object, whatever its colour
+            with Image.open(file) as image:  # in palette images, the index identifies the object, not the colour
                 values = np.asarray(image if image.mode in ("P", "L", "1", "I;16") else image.convert("RGB"))
             pictures.append(values.reshape(*values.shape[:2], -1).any(axis=-1))
         if len(pictures) == 1:
@@ -225,7 +226,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _pair_key(*paths: Path | None) -> str:
-    """Identifies files, and folders with the images in them."""
+    """Key of files, and of folders with their images."""
     digest = hashlib.sha1()
     for path in paths:
         for file in [] if path is None else _images(path) if path.is_dir() else [path]:

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Edits of the generated world, where the exact edit is known: what an edited clip shows, and its error in pixels."""
+"""Metrics for edits of the generated world, where the exact edit is available: attributes shown, and pixel error."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -13,18 +13,18 @@ from modeling_sen.world.drawing import render, shape_coverage
 from modeling_sen.world.edits import Edit
 from modeling_sen.world.scene import UNIT, Scene, positions
 
-SEEN = 0.5  # of a sprite's area; where less is in sight its shape cannot be read
+SEEN = 0.5  # smallest visible share of a sprite's area for which its attributes are evaluated
 SPRITE_ATTRIBUTES = ("colour", "shape")
 
 
 class AttributeReader(Protocol):
-    """Tells what frames of the world show, as a network that was trained for it does."""
+    """Recognises the attributes shown in frames of the world, for example a trained network."""
 
     def read_sprites(self, frames: np.ndarray, centres: np.ndarray) -> Mapping[str, Sequence[str]]:
-        """`colour` and `shape`, N names each, of the sprite at x, y `centres` (N, 2) of frames (N, H, W, 3) uint8."""
+        """`colour` and `shape`, N names each, of the sprites at x, y `centres` (N, 2) in frames (N, H, W, 3) uint8."""
 
     def read_backgrounds(self, frames: np.ndarray) -> Sequence[str]:
-        """N names of backgrounds of frames (N, H, W, 3) uint8."""
+        """N names of the backgrounds in frames (N, H, W, 3) uint8."""
 
 
 def world_edit_metrics(
@@ -38,23 +38,24 @@ def world_edit_metrics(
 
     Args:
         edited: (T, H, W, 3) uint8.
-        source: the scene that was edited.
-        change: the edit that was asked for.
-        frame_indices: which frames of the scene `edited` has; by default all.
+        source: the source scene.
+        change: the requested edit.
+        reader: recognises attributes in frames.
+        frame_indices: frames of the scene that `edited` has; by default all.
 
     Returns:
-        Shares of attributes that the reader reads right. A sprite counts in frames where at least half of it is in sight in
-        the exact edit, and is looked for where it should be:
-        - `edit_accuracy`: frames in which every attribute that should change has its new value; NaN where the sprite is out
-          of sight.
-        - `kept_accuracy`: attributes that should not change, of all sprites and of the background.
-        - `colour_accuracy`, `shape_accuracy`, `background_accuracy`: changed or not.
+        Shares of attributes for which the reader finds the correct value. A sprite is evaluated in frames where at least half
+        of it is visible in the exact edit, at its position there:
+        - `edit_accuracy`: share of frames in which every attribute that should change has its new value; NaN if the sprite is
+          not visible.
+        - `kept_accuracy`: share of correct attributes among those that should not change, of all sprites and the background.
+        - `colour_accuracy`, `shape_accuracy`, `background_accuracy`: share of correct attributes, changed or not.
 
-        `exact_psnr`, `exact_ssim`: of the whole frames against the exact edit.
+        `exact_psnr` and `exact_ssim` compare whole frames with the exact edit.
 
     Raises:
         ValueError: another number or size of frames.
-        IndexError: a frame index outside of the scene.
+        IndexError: a frame index outside the scene.
     """
     exact = render(change.scene, frame_indices)
     numbers = {
@@ -63,7 +64,7 @@ def world_edit_metrics(
     }
     times = np.arange(source.num_frames)[frame_indices if frame_indices is None else list(frame_indices)].reshape(-1)
     right: dict[str, list[np.ndarray]] = {"colour": [], "shape": [], "background": []}
-    changed: list[np.ndarray] = []  # one a changed attribute
+    changed: list[np.ndarray] = []  # one per changed attribute
     kept: list[np.ndarray] = []
     for number, (before, after) in enumerate(zip(source.sprites, change.scene.sprites, strict=True)):
         area = (shape_coverage(after.shape, after.radius) >= 128).sum()

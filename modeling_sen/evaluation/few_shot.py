@@ -16,11 +16,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from modeling_sen.checkpoint_folder import replaced_folder
 from modeling_sen.encoding import SENEncoder
 from modeling_sen.evaluation.clip_embeddings import embed_clips, mean_embeddings
 from modeling_sen.evaluation.dataset_lists import TestSet, take_clips
 from modeling_sen.evaluation.protocols import Protocol
+from modeling_sen.whole_file import replaced_folder
 
 
 @dataclass

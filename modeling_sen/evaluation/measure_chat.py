@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Measures answers to questions about videos. Answers are kept by clip, so that an interrupted run goes on."""
+"""Evaluates answers to questions about videos. Answers are stored by clip, so that an interrupted run can resume."""
 
 import csv
 import hashlib
@@ -21,7 +21,7 @@ from modeling_sen.evaluation.prompt_formats import PromptFormat
 from modeling_sen.evaluation.question_sets import AskedClip, QuestionSet, VideoQuestion
 from modeling_sen.whole_file import whole_file
 
-# Clip, prompt and options -> the answer. Questions about one clip come one after another, with the same clip object.
+# Maps clip, prompt and options to the answer. Questions about one clip are consecutive, with the same clip object.
 Answerer: TypeAlias = Callable[[AskedClip, str, tuple[str, ...]], str]
 
 
@@ -33,22 +33,24 @@ def measure_chat(
     clock: Callable[[], float] = time.perf_counter,
     show_progress: bool = False,
 ) -> dict[str, Any]:
-    """Asks each question and compares the answer with the truth. Answers that `results` has are not asked for again.
+    """Asks each question and compares the answer with the truth. Answers in `results` are reused.
 
-    A question with options is right where the answer names the right one (`read_choice`), an open question where the answer
-    is the same text (`exact_match`). An empty or unreadable answer is wrong.
+    A question with options is answered correctly if the answer names the correct option (`read_choice`), an open question if
+    the answer is the same text (`exact_match`). An empty or unreadable answer is wrong.
 
     Args:
-        answer: gets the prompt, in which the options are listed where the prompt format lists them.
-        results: of this model and its settings; written after each clip.
-        output: folder for `answers.csv`, a row for each question.
-        clock: seconds; by default of the wall.
+        answer: the model; its prompt lists the options if the prompt format does.
+        sets: sets of questions.
+        results: stored answers of this model and its settings; written after each clip.
+        output: folder for `answers.csv`, with a row for each question.
+        clock: returns seconds; by default wall-clock time.
+        show_progress: whether to show a progress bar.
 
     Returns:
-        `data` (of each set `source`, `mapping`, `prompt`, `listed`, `questions`, `missing`), `splits` (of each set
-        `source`, `questions`, `clips`, `accuracy`, `chance`, `seconds` a question, `standard_errors`, `empty` and
-        `unreadable` answers, and `by_type`), `mean` and `std` over the sets. Chance is the mean over questions of
-        1 / options, and 0 of an open question. The standard error is one over clips (`accuracy_with_error`).
+        `data` (for each set `source`, `mapping`, `prompt`, `listed`, `questions`, `missing`); `splits` (for each set
+        `source`, `questions`, `clips`, `accuracy`, `chance`, `seconds` per question, `standard_errors`, numbers of `empty`
+        and `unreadable` answers, and `by_type`); `mean` and `std` over the sets. Chance is the mean over questions of
+        1 / options, or 0 for open questions. The standard error is computed over clips (`accuracy_with_error`).
 
     Raises:
         ValueError: no sets.
@@ -86,10 +88,10 @@ def measure_chat(
 
 
 def score_answer(question: VideoQuestion, answer: str, prompt: PromptFormat) -> tuple[str | None, bool]:
-    """What an answer is read as, and whether that is right.
+    """Interprets an answer, and compares it with the truth.
 
     Returns:
-        The option that it names, or an open answer as it is compared; `None` where it names none or is empty.
+        The named option or the normalised open answer, `None` if there is none; and whether the answer is correct.
     """
     if not question.options:
         return normalise_answer(answer) or None, exact_match(answer, question.answer)
@@ -101,7 +103,7 @@ def score_answer(question: VideoQuestion, answer: str, prompt: PromptFormat) -> 
 def _ask_missing(
     answer: Answerer, part: QuestionSet, results: ClipResults, clock: Callable[[], float], show_progress: bool
 ) -> None:
-    """Asks what has no answer yet, clip by clip."""
+    """Asks the questions without a stored answer, clip by clip."""
     by_clip: dict[str, list[int]] = {}
     for number, one in enumerate(part.questions):
         if _key(part, one) not in results.rows.get(one.clip, {}):
@@ -127,7 +129,7 @@ def _ask_missing(
 
 
 def _key(part: QuestionSet, question: VideoQuestion) -> str:
-    """Identifies what is asked about a clip: other words are another question."""
+    """Key of a question about a clip; it depends on the exact prompt."""
     asked = json.dumps([part.prompt.prompt(question.question, question.options), *question.options])
     return hashlib.sha1(asked.encode()).hexdigest()
 
@@ -154,7 +156,7 @@ def _accuracy(questions: Sequence[VideoQuestion], right: Sequence[bool]) -> dict
 
 
 def _by_type(questions: Sequence[VideoQuestion], right: Sequence[bool]) -> dict[str, dict[str, Any]]:
-    """Name of a type -> value -> the numbers of its questions."""
+    """Name of a type -> value -> scores of its questions."""
     rows: dict[str, dict[str, list[int]]] = {}
     for number, one in enumerate(questions):
         for name, value in one.types.items():

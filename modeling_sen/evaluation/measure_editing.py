@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Measures edited videos. Results of each are kept, so that an interrupted run goes on."""
+"""Evaluates edited videos. Results are stored by video, so that an interrupted run can resume."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,18 +23,22 @@ def measure_editing(
     results: ClipResults,
     show_progress: bool = False,
 ) -> dict[str, Any]:
-    """Measures each edited video. Those that `results` has are not measured again.
+    """Measures each edited video. Results in `results` are reused.
 
     Args:
-        results: of this encoder and tracker.
+        encoder: encoder of images and texts.
+        track: point tracker.
+        sets: sets of edited videos.
+        results: stored results of this encoder and tracker.
+        show_progress: whether to show a progress bar.
 
     Returns:
-        `encoder` (its name), `splits` (of each set `source`, `clips`, the mean over edited videos of each of `NUMBERS`,
-        `standard_errors`, and `by_kind`: the same of each kind of edit), `mean` and `std` over the sets.
+        `encoder` (its name); `splits` (for each set `source`, `clips`, the mean over edited videos of each of `NUMBERS`,
+        `standard_errors`, and the same for each kind of edit in `by_kind`); `mean` and `std` over the sets.
 
     Raises:
         ValueError: no sets.
-        ValueError, OSError: a video cannot be read or does not fit its source; the results of those before it are kept.
+        ValueError, OSError: a video cannot be read or does not match its source; the results before it are kept.
     """
     if not sets:
         raise ValueError("sets: expected at least one, found none")

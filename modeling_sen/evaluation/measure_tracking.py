@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Measures a point tracker on tracked clips. Results of each clip are kept, so that an interrupted run goes on."""
+"""Evaluates a point tracker on clips with true tracks. Results are stored by clip, so that an interrupted run can resume."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from modeling_sen.evaluation.tracking_sets import TrackingSet
 
 
 class PointTracks(Protocol):
-    """What a tracker returns, in numpy: a point for each query in each frame."""
+    """Interface of a tracker's result in numpy, with a point for each query in each frame."""
 
     @property
     def tracks(self) -> np.ndarray:
@@ -32,24 +32,24 @@ class PointTracks(Protocol):
 
     @property
     def confidence(self) -> np.ndarray:
-        """(T, N) in 0..1, that the point is visible and near the position."""
+        """(T, N) in 0..1, that the point is visible and close to the position."""
 
 
-# Frames (T, H, W, 3) uint8 and queries (N, 3) t, x, y -> tracks.
+# Maps frames (T, H, W, 3) uint8 and queries (N, 3) t, x, y to tracks.
 Tracker: TypeAlias = Callable[[np.ndarray, np.ndarray], PointTracks]
 
 
 def load_tracker(checkpoint: str, device: str | None = None, dtype: str | None = None) -> Any:
-    """A model with a method `track`, which is a [`Tracker`].
+    """Loads a model with a method `track`, which is a [`Tracker`].
 
     Args:
         checkpoint: folder or Hub id.
-        device: where the model runs; by default the first GPU, or the CPU.
-        dtype: of the model, e.g. `"bfloat16"`; by default the one it was saved in.
+        device: device of the model; by default the first GPU, or the CPU.
+        dtype: dtype of the model, e.g. `"bfloat16"`; by default that of the checkpoint.
 
     Raises:
         ValueError: the model has no such method.
-        OSError, RuntimeError: the checkpoint cannot be found or is not whole.
+        OSError, RuntimeError: the checkpoint cannot be found or is incomplete.
     """
     model = AutoModel.from_pretrained(checkpoint, **({} if dtype is None else {"dtype": dtype}))
     if not hasattr(model, "track"):
@@ -66,20 +66,23 @@ def measure_tracking(
     clock: Callable[[], float] = time.perf_counter,
     show_progress: bool = False,
 ) -> dict[str, Any]:
-    """Tracks the queries of each clip and compares with the truth. Clips that `results` has are not tracked again.
+    """Tracks the queries of each clip and compares the tracks with the truth. Results in `results` are reused.
 
     Args:
-        results: of this tracker and query mode.
-        clock: seconds; by default of the wall.
+        track: the tracker.
+        sets: sets of clips.
+        results: stored results of this tracker and query mode.
+        clock: returns seconds; by default wall-clock time.
+        show_progress: whether to show a progress bar.
 
     Returns:
-        `data` (what each set holds), `splits` (of each set `source`, `clips`, the mean over clips of all that
-        `tracking_metrics` returns, `calibration_error`, `seconds` a clip, and `standard_errors` of the means), `mean` and
-        `std` over the sets. The calibration error is one of all frames of a set, and has no standard error.
+        `data` (for each set `source`, `clips`, `queries`); `splits` (for each set `source`, `clips`, the means over clips of
+        `tracking_metrics`, `calibration_error`, `seconds` per clip, and `standard_errors` of the means); `mean` and `std`
+        over the sets. The calibration error is computed over all frames of a set, and has no standard error.
 
     Raises:
-        ValueError: no sets; tracks of other shapes or values than [`PointTracks`] says.
-        ValueError, OSError: a clip cannot be read; the results of those before it are kept.
+        ValueError: no sets; tracks of other shapes or values than [`PointTracks`] requires.
+        ValueError, OSError: a clip cannot be read; the results before it are kept.
     """
     if not sets:
         raise ValueError("sets: expected at least one, found none")
@@ -103,7 +106,7 @@ def measure_tracking(
 
 
 def measure_clip(track: Tracker, clip: TrackedClip, clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:
-    """JSON-able: `frames`, `queries`, `metrics`, `calibration` (`calibration_bins`) and `seconds` of the tracker."""
+    """Results of a clip, JSON-serialisable: `frames`, `queries`, `metrics`, `calibration` (`calibration_bins`), `seconds`."""
     frames = clip.read_frames()
     start = clock()
     found = track(frames, clip.queries)

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Any SEN on the public benchmark mteb, its video tasks and others: `mteb.evaluate(SENForMTEB("org/sen"), tasks)`."""
+"""Runs a SEN on tasks of the public benchmark mteb, with or without video: `mteb.evaluate(SENForMTEB("org/sen"), tasks)`."""
 
 from typing import Any
 
@@ -18,15 +18,16 @@ except ImportError as error:
 
 
 class SENForMTEB(AbsEncoder):
-    """A SEN as mteb's encoders are: frames as the protocol `mteb` takes them, sound and text where a task has them.
+    """A SEN with the interface of mteb's encoders. It samples frames by the protocol `mteb`, and uses a task's sound and
+    text.
 
-    Videos are decoded by this package and only what is sampled; mteb's own decoder (torchcodec) is not needed.
+    This package decodes only the sampled frames; mteb's own decoder (torchcodec) is not needed.
 
     Args:
         model_name: Hub id or folder of a SEN.
         revision: commit.
         device: by default the first GPU, or the CPU.
-        kwargs: as of [`SENEncoder.from_pretrained`].
+        kwargs: arguments of [`SENEncoder.from_pretrained`].
     """
 
     def __init__(self, model_name: str, revision: str | None = None, *, device: str | None = None, **kwargs: Any):
@@ -51,10 +52,12 @@ class SENForMTEB(AbsEncoder):
     def encode(
         self, inputs: Any, *, batch_size: int = 8, show_progress_bar: bool = False, **kwargs: Any
     ) -> np.ndarray:
-        """Embeds the rows of a data loader: clips of its columns of media, or texts; of both the mean.
+        """Embeds the rows of a data loader: clips of its media columns, or texts, or the mean of both.
 
         Args:
-            inputs: mteb's data loader; its data set is read, batched by `batch_size`.
+            inputs: mteb's data loader, of which only the data set is used.
+            batch_size: rows per batch.
+            show_progress_bar, kwargs: not used.
 
         Returns:
             (rows, projection_dim) float32 of length 1.

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""How a question is put to a model, as data: a number depends on these words, so results name format and version."""
+"""Prompt formats for questions, as data. Scores depend on them, so results state the format and its version."""
 
 import string
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """The words around a question.
+    """A prompt format.
 
     Attributes:
-        name, version: stand in each result; the version grows when a number could change.
-        choice: text with `{question}`, `{options}` and, where wanted, `{letters}` ("A, B, or C").
-        option: a line of `{options}` with `{letter}` and `{option}`; empty where the options are not listed.
+        name, version: stored in each result; the version is increased when scores could change.
+        choice: text with `{question}`, `{options}` and optionally `{letters}` ("A, B, or C").
+        option: a line of `{options}` with `{letter}` and `{option}`; empty if the options are not listed.
         open: text with `{question}`, for questions without options.
-        source: where it was read.
-        differs: what is not as there.
+        source: origin of the format.
+        differs: differences from the origin.
     """
 
     name: str
@@ -34,10 +34,11 @@ class PromptFormat:
         return "{letter}" in self.option
 
     def prompt(self, question: str, options: Sequence[str] = ()) -> str:
-        """The text that a model is asked.
+        """The prompt for a question.
 
         Args:
-            options: at most 26; none of an open question.
+            question: the question.
+            options: at most 26 options; empty for an open question.
         """
         letters = string.ascii_uppercase[: len(options)]
         lines = [
@@ -100,7 +101,7 @@ PROMPT_FORMATS: dict[str, PromptFormat] = {
 
 
 def find_prompt_format(name: str) -> PromptFormat:
-    """The format of a name.
+    """The prompt format with this name.
 
     Raises:
         ValueError: no such format.

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Where a table of questions has its video, question, options and answer: a JSON file for each public data set."""
+"""Mappings from the columns of a table to video, question, options and answer: a JSON file for each public data set."""
 
 import json
 import re
@@ -14,34 +14,35 @@ from modeling_sen.text_tables import read_text
 
 MAPPINGS = Path(__file__).parent / "question_mappings"
 ANSWER_FORMS = ("letter", "index", "text", "text or letter")
-# Columns that are made for each row, beside those of the table.
+# Columns that are added to those of the table.
 MADE_COLUMNS = ("@file", "@folder", "@name", "@first_word")
 
 
 @dataclass(frozen=True)
 class QuestionMapping:
-    """How the rows of a table become questions.
+    """Describes how rows of a table are converted to questions.
 
     Attributes:
-        name, version: stand in each result.
-        source: where the layout was read.
-        prompt: name of the [`PromptFormat`] that its published numbers use.
-        video: paths relative to the folder of videos, with `{column}`; the first that is a file is taken, and those whose
-            columns a row lacks are left out.
-        question, answer: columns.
-        answer_form: "letter", "index" (from 0) or "text" of the right option; "text or letter": a letter where no option has
-            this text. Of questions without options "text".
-        options: the column of the list, or the columns of one option each; `None`: open questions.
-        types: name -> column, by which accuracy is split.
-        type_names: value in a column of `types` -> what it is called.
-        start, end: columns of seconds.
-        optional: columns that a table or a cell may lack.
-        renamed: what a column is called in another release of the data set -> its name here.
-        nested: column with a list of questions, where a row is a video; the row's other columns belong to each question.
+        name, version: stored in each result.
+        source: origin of the layout.
+        prompt: name of the [`PromptFormat`] used for published scores.
+        video: patterns of paths with `{column}`, relative to the folder of videos. The first existing file is used; patterns
+            with a column that a row lacks are skipped.
+        question, answer: names of columns.
+        answer_form: form of the answer: "letter", "index" (from 0) or "text" of the correct option; "text or letter", where
+            the answer is a letter if no option has its text. "text" for questions without options.
+        options: the column with the list of options, or one column per option; `None` for open questions.
+        types: name -> column by which accuracy is split.
+        type_names: value in a column of `types` -> its displayed name.
+        start, end: columns with seconds.
+        optional: columns that may be missing or empty.
+        renamed: name of a column in another release of the data set -> its name here.
+        nested: column with a list of questions, if a row is a video; the row's other columns are copied to each question.
         folders: stem of the table's file -> folder of its videos, for `{@folder}`.
-        names: `file`, beside the table or among the videos, that names the video (`{@name}`) for each `key`: a JSON object,
-            or lines "name key".
-        answers: a table called `questions_end` has its answers in a table called `answers_end`, joined `on` a column.
+        names: `file`, in the folder of the table or of the videos, that maps each `key` to the name of its video
+            (`{@name}`): a JSON object, or lines "name key".
+        answers: the answers of a table whose name ends in `questions_end` are in a table whose name ends in `answers_end`;
+            the tables are joined on the column `on`.
     """
 
     name: str
@@ -66,19 +67,19 @@ class QuestionMapping:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that every row needs, those in `video` aside."""
+        """The columns that every row must have, apart from those in `video`."""
         options = (self.options,) if isinstance(self.options, str) else self.options or ()
         found = [self.question, *options, self.answer, *self.types.values(), self.start, self.end]
         return tuple(name for name in found if name is not None and name not in (*self.optional, *MADE_COLUMNS))
 
 
 def list_mappings() -> list[str]:
-    """Names of the mappings that the package has."""
+    """Names of the package's mappings."""
     return sorted(path.stem for path in MAPPINGS.glob("*.json"))
 
 
 def read_mapping(name: str) -> QuestionMapping:
-    """A mapping of the package, or from a JSON file.
+    """Reads a mapping of the package, or from a JSON file.
 
     Raises:
         FileNotFoundError: no such mapping or file.
@@ -111,7 +112,7 @@ def read_mapping(name: str) -> QuestionMapping:
 
 
 def fill_pattern(pattern: str, row: Mapping[str, Any]) -> str | None:
-    """`"{video}.mp4"` with the row's cells; `None` where it lacks one."""
+    """Fills a pattern such as `"{video}.mp4"` with the row's cells; `None` if a cell is missing or empty."""
     names = re.findall(r"\{(@?\w+)\}", pattern)
     if any(row.get(name) in (None, "") for name in names):
         return None

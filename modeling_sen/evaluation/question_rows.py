@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The rows of a table of questions, with what other files and the table's own layout add to them."""
+"""Reads the rows of a table of questions, including nested questions and columns of other files."""
 
 import json
 from collections.abc import Sequence
@@ -18,16 +18,17 @@ def read_question_rows(table: Path, mapping: QuestionMapping, root: Path) -> tup
     """Reads a table of questions.
 
     Args:
-        table: csv, json (a list of objects), jsonl or parquet.
-        root: folder of the videos, where names of videos may stand too.
+        table: csv, json (a list of objects), jsonl or parquet file.
+        mapping: the mapping of its columns.
+        root: folder of the videos, which may also contain the file of video names.
 
     Returns:
-        (place, cells) of each question, and the files that were read. A place is file and row, counted from 0. The cells
-        have all columns that the mapping needs, and `MADE_COLUMNS`.
+        (place, cells) of each question, and the files read. A place states file and row, counted from 0. The cells have all
+        columns that the mapping needs, and `MADE_COLUMNS`.
 
     Raises:
-        FileNotFoundError: no table of answers where the mapping needs one.
-        ValueError: no such kind of table, or a column or an answer that a row lacks.
+        FileNotFoundError: the table of answers does not exist.
+        ValueError: an unsupported kind of table, or a row without a needed column or answer.
         ImportError: a parquet table without the extra `train`.
     """
     rows, files = _read_rows(table), [table]
@@ -77,7 +78,7 @@ def _checked_objects(place: str, rows: Any) -> list[Row]:
 
 
 def _unnested(places: Sequence[str], rows: Sequence[Row], column: str) -> tuple[list[str], list[Row]]:
-    """A row for each question of a video, with the columns of both."""
+    """Splits rows of videos into a row per question, with the columns of both."""
     found_places, found = [], []
     for place, row in zip(places, rows, strict=True):
         outer = {name: cell for name, cell in row.items() if name != column}
@@ -88,24 +89,24 @@ def _unnested(places: Sequence[str], rows: Sequence[Row], column: str) -> tuple[
 
 
 def _join_answers(places: Sequence[str], rows: Sequence[Row], table: Path, mapping: QuestionMapping) -> Path:
-    """Adds the columns of the table of answers, and returns its path."""
+    """Adds the columns of the table of answers to the rows, and returns the table's path."""
     assert mapping.answers is not None
     end, on = mapping.answers["questions_end"], mapping.answers["on"]
     answers = table.with_name(table.name.removesuffix(end) + mapping.answers["answers_end"])
     if not answers.is_file():
         raise FileNotFoundError(f"{table}: it has no column {mapping.answer!r}, and there is no table {answers}")
-    known = {row.get(on): row for row in _read_rows(answers)}
+    row_of = {row.get(on): row for row in _read_rows(answers)}
     for place, row in zip(places, rows, strict=True):
         if on not in row:
             raise ValueError(f"{place}: no column {on!r}, only {', '.join(row)}")
-        if row[on] not in known:
+        if row[on] not in row_of:
             raise ValueError(f"{place}: {on} {row[on]!r} is not in {answers}")
-        row |= known[row[on]]
+        row |= row_of[row[on]]
     return answers
 
 
 def _read_names(file: Path) -> dict[str, str]:
-    """Key -> name of a video, from a JSON object, or from lines "name key"."""
+    """Reads key -> name of a video from a JSON object, or from lines "name key"."""
     text = read_text(file, "names of videos")
     if file.suffix == ".json":
         try:

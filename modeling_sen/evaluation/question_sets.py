@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Questions about videos with known answers, from the files of public data sets or from the generated world.
+"""Opens questions about videos with true answers, from files of public data sets or from the generated world.
 
-A data set is a table (csv, json, jsonl, parquet) and a [`QuestionMapping`] of its columns; nothing is shipped.
+A data set is a table (csv, json, jsonl, parquet) and a [`QuestionMapping`] of its columns. The package contains no data sets.
 """
 
 import hashlib
@@ -20,19 +20,19 @@ from modeling_sen.evaluation.question_mapping import QuestionMapping, fill_patte
 from modeling_sen.evaluation.question_rows import Row, read_question_rows
 from modeling_sen.training.data import file_key, world_clips, world_input
 
-# Of the world, whose answers are words of its own. Version 2: clips have depth.
+# Version of the world's questions. Version 2: clips have depth.
 WORLD_VERSION = 2
 WORLD_PROMPT = "question"
-MOST_OPTIONS = 26  # each has a letter
+MOST_OPTIONS = 26  # one per letter
 
 
 @dataclass(frozen=True)
 class AskedClip:
-    """A video, or a stretch of it.
+    """A video, or a part of it.
 
     Attributes:
-        video: path, or what [`SENProcessor`] takes as a clip.
-        start, end: seconds; `None`: of the whole video.
+        video: path, or any clip that [`SENProcessor`] accepts.
+        start, end: start and end in seconds; `None` for those of the whole video.
     """
 
     video: Any
@@ -45,12 +45,12 @@ class VideoQuestion:
     """A question about one clip.
 
     Attributes:
-        clip: identifies the clip: questions about one have the same.
-        question: as the data set has it.
-        options: texts to choose from; none of an open question.
-        answer: the right one, or the right text.
-        types: name -> value, by which accuracy is split.
-        place: file and row, for errors.
+        clip: key of the clip, shared by all questions about it.
+        question: the question as written in the data set.
+        options: texts of the options; empty for an open question.
+        answer: the correct option, or the correct text.
+        types: name -> value by which accuracy is split.
+        place: file and row, for error messages.
     """
 
     clip: str
@@ -66,13 +66,13 @@ class QuestionSet:
     """Questions of one source.
 
     Attributes:
-        source: what errors call it.
+        source: name in error messages.
         mapping: name and version of the mapping, or of the world's questions.
-        prompt: the words that a question is put in.
-        questions: all, in the order of the source.
+        prompt: the prompt format.
+        questions: all questions, in the order of the source.
         read: row of a question -> its clip.
-        listed: `file` and `sha1` of each table that was read; of the world no sha1.
-        missing: questions left out as their video does not exist.
+        listed: `file` and `sha1` of each table; no sha1 for the world.
+        missing: number of questions left out because their video does not exist.
     """
 
     source: str
@@ -97,17 +97,17 @@ def open_question_set(
 
     Args:
         source: a table (csv, json, jsonl, parquet), a folder of json tables, or the generated world
-            (`world:SPLIT?num=100&num_objects=1-3`), which has questions of its own.
-        mapping: name of a mapping of the package, or a JSON file; not read for the world.
+            (`world:SPLIT?num=100&num_objects=1-3`), which generates its questions.
+        mapping: name of a mapping of the package, or a JSON file; not used for the world.
         root: folder of the videos, by default that of the table.
         prompt: name of a prompt format, by default the mapping's.
-        num, seed: only so many questions, drawn by the seed.
-        skip_missing: leave out questions whose video does not exist, and count them.
+        num, seed: number of questions drawn with this seed; by default all.
+        skip_missing: whether to leave out, and count, questions whose video does not exist.
 
     Raises:
         FileNotFoundError: no such table, mapping, folder or video.
-        ValueError: a column that is missing, an answer that is no option, an index or letter out of range, or other bad
-            cells, naming file and row; no questions; another prompt format.
+        ValueError: a missing column, an answer that is not an option, an index or letter out of range, or another invalid
+            cell, naming file and row; no questions; an unknown prompt format.
         ImportError: a parquet table without the extra `train`.
     """
     if source.startswith("world:"):
@@ -137,7 +137,7 @@ def _open_world(source: str, prompt: PromptFormat) -> QuestionSet:
 
     def read(row: int) -> AskedClip:
         sample = clips[rows[row]]
-        return AskedClip({**world_input(sample), "depth": sample["depth"]})  # as some questions need it
+        return AskedClip({**world_input(sample), "depth": sample["depth"]})  # which some questions need
 
     return QuestionSet(
         source=source,
@@ -167,7 +167,7 @@ def _open_tables(
         rows, files = read_question_rows(table, mapping, root or table.parent)
         read += [file for file in files if file not in read]
         for place, row in rows:
-            asked, (start, end) = _question(place, row, mapping), _stretch(place, row, mapping)
+            asked, (start, end) = _question(place, row, mapping), _span(place, row, mapping)
             places = [(root or table.parent) / name for name in _video_names(place, row, mapping)]
             video = next((path for path in places if path.is_file()), None)
             if video is None:
@@ -193,7 +193,7 @@ def _open_tables(
 
 
 def _video_names(place: str, row: Row, mapping: QuestionMapping) -> list[str]:
-    """The paths that a video may have below the folder of videos."""
+    """The possible paths of a video, relative to the folder of videos."""
     names = [name for pattern in mapping.video if (name := fill_pattern(pattern, row)) is not None]
     if not names:
         raise ValueError(f"{place}: expected the video as {' or '.join(mapping.video)}, found no such cell")
@@ -201,7 +201,7 @@ def _video_names(place: str, row: Row, mapping: QuestionMapping) -> list[str]:
 
 
 def _question(place: str, row: Row, mapping: QuestionMapping) -> VideoQuestion:
-    """The question of a row; its clip is not known yet."""
+    """The question of a row, without the key of its clip."""
     options = _options(place, row, mapping)
     types = {}
     for name, column in mapping.types.items():
@@ -233,12 +233,12 @@ def _options(place: str, row: Row, mapping: QuestionMapping) -> tuple[str, ...]:
         )
     matches = [re.fullmatch(r"\(?([A-Z])[.):]\s*(.+)", option.strip(), re.DOTALL) for option in found]
     if all(match and ord(match[1]) == ord("A") + number for number, match in enumerate(matches)):
-        return tuple(match[2] for match in matches if match)  # the letters are written anew by the prompt format
+        return tuple(match[2] for match in matches if match)  # the prompt format adds letters again
     return tuple(option.strip() for option in found)
 
 
 def _answer(place: str, row: Row, mapping: QuestionMapping, options: tuple[str, ...]) -> str:
-    """The text of the right option, or of the answer to an open question."""
+    """The text of the correct option, or of the answer to an open question."""
     cell = row[mapping.answer]
     text = str(cell).strip() if isinstance(cell, str | int | float) and cell == cell else ""
     wrong = f"{place}, column {mapping.answer!r}: "
@@ -269,7 +269,7 @@ def _text(place: str, row: Row, column: str) -> str:
     return cell.strip()
 
 
-def _stretch(place: str, row: Row, mapping: QuestionMapping) -> tuple[float | None, float | None]:
+def _span(place: str, row: Row, mapping: QuestionMapping) -> tuple[float | None, float | None]:
     start, end = (None if column is None else _seconds(place, row, column) for column in (mapping.start, mapping.end))
     if end is not None and end <= (start or 0.0):
         raise ValueError(f"{place}: expected an end after the start, found {start} and {end} seconds")

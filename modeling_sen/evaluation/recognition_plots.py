@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Pictures of a recognition result: which classes are taken for which, and how well each is known."""
+"""Plots of a recognition result: confusion matrix and accuracy per class."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +10,12 @@ import numpy as np
 
 from modeling_sen.whole_file import whole_file
 
-NAMED_CLASSES = 60  # more names than that cannot be read beside the matrix
+NAMED_CLASSES = 60  # largest number of classes with readable names beside the matrix
 INCHES_PER_CLASS = 0.18
 
 
 def plot_confusion(counts: np.ndarray, class_names: Sequence[str], path: Path) -> None:
-    """Draws (classes, classes) counts, rows of true classes, each row as shares of its clips.
+    """Draws a confusion matrix from (classes, classes) counts, one row per true class, normalised by row.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -34,7 +34,7 @@ def plot_confusion(counts: np.ndarray, class_names: Sequence[str], path: Path) -
 
 
 def plot_per_class(counts: np.ndarray, class_names: Sequence[str], path: Path) -> None:
-    """Draws the accuracy of each class that has clips, best first, with their number.
+    """Draws the accuracy of each class with clips, best first, and the number of its clips.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -1,10 +1,10 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Calibration of confidences: whether a share p of the predictions of confidence p is right. Plain functions of arrays."""
+"""Calibration of confidences, as functions of arrays: whether a share p of the predictions with confidence p is correct."""
 
 import numpy as np
 
-NUM_BINS = 10  # of equal width over 0 .. 1; each holds its lower edge, the last holds 1 too
+NUM_BINS = 10  # bins of equal width over 0 .. 1; each includes its lower edge, the last also 1
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
@@ -15,11 +15,11 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
         correct: bool of the same shape.
 
     Returns:
-        In 0..1, lower is better; NaN of no prediction. A constant confidence that equals the share correct has no error: the
-        number says nothing about how well right and wrong predictions are told apart.
+        In 0..1, lower is better; NaN without predictions. A constant confidence equal to the share correct has no error: the
+        metric does not measure how well correct and wrong predictions are separated.
 
     Raises:
-        ValueError: shapes that differ, confidence outside of 0..1, or `correct` that is not bool.
+        ValueError: different shapes, confidence outside 0..1, or `correct` that is not bool.
 
     >>> round(calibration_error(np.array([0.9, 0.9, 0.2]), np.array([True, False, False])), 4)
     0.3333
@@ -30,7 +30,7 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
 def calibration_bins(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
     """(10, 3) float64: number of predictions in each bin, sum of their confidences, number of correct ones.
 
-    Bins of several clips are added. Arguments and errors as of [`calibration_error`].
+    Bins of several clips can be added. For arguments and errors, see [`calibration_error`].
     """
     confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct)
     if correct.shape != confidence.shape or correct.dtype != bool:
@@ -43,7 +43,7 @@ def calibration_bins(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
 
 
 def error_of_bins(bins: np.ndarray) -> float:
-    """[`calibration_error`] of `calibration_bins`, or of the sum of several."""
+    """[`calibration_error`] from the result of `calibration_bins`, or from a sum of such results."""
     count, confidence, correct = bins.T
     return float(np.abs(confidence - correct).sum() / count.sum()) if count.sum() else float("nan")
 

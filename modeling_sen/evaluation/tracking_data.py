@@ -1,10 +1,11 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Readers of clips with true tracks or masks: TAP-Vid, BADJA, DAVIS and the generated world. No data set is shipped.
+"""Reads clips with true tracks or masks: TAP-Vid, BADJA, DAVIS and the generated world. The package contains no data sets.
 
-Positions are x, y in pixels of the frames as they are stored, with pixel centres at whole numbers. TAP-Vid stores them as
-shares of width and height from the corner of the first pixel: x = share * width - 0.5. TAP-Vid's script for Kinetics stores
-points half a pixel nearer to that corner; they are read as its own evaluation reads them, without a correction.
+Positions are x, y in pixels of the stored frames, with pixel centres at whole numbers. TAP-Vid stores positions as fractions
+of
+width and height from the corner of the first pixel: x = fraction * width - 0.5. TAP-Vid's script for Kinetics stores points
+half a pixel closer to that corner; as in TAP-Vid's own evaluation, this is not corrected.
 """
 
 import io
@@ -30,7 +31,7 @@ from modeling_sen.video_io import read_frames, read_video
 from modeling_sen.world.tracking_clips import tracking_clip
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-BADJA_SIZE = (1080, 1920)  # height and width of the frames that BADJA's joints were marked in
+BADJA_SIZE = (1080, 1920)  # height and width of the frames in which BADJA's joints were annotated
 
 # An array (T, H, W, 3) uint8, encoded images, paths of images, or the path of a video file.
 FrameSource: TypeAlias = np.ndarray | Sequence[bytes | Path] | Path
@@ -38,16 +39,17 @@ FrameSource: TypeAlias = np.ndarray | Sequence[bytes | Path] | Path
 
 @dataclass(frozen=True, eq=False)
 class TrackedClip:
-    """A clip with its queries, and the true track of each.
+    """A clip with queries and their true tracks.
 
     Attributes:
-        name: of the clip in its data set.
+        name: name of the clip in its data set.
         queries: (N, 3) float32 t, x, y.
         tracks: (T, N, 2) float32 x, y, NaN where unknown.
         visibility: (T, N) bool.
         frame_size: (height, width).
-        query_mode: "first" or "strided", by which the queries were sampled.
-        annotated: (T,) bool, frames for which the truth is known; None if all.
+        query_mode: "first" or "strided", the mode in which the queries were sampled.
+        annotated: (T,) bool, true for frames with a truth; `None` if all have one.
+        source: source of the frames.
     """
 
     name: str
@@ -60,15 +62,15 @@ class TrackedClip:
     source: FrameSource = field(repr=False)
 
     def read_frames(self) -> np.ndarray:
-        """(T, H, W, 3) uint8, decoded at each call; read-only where the data set holds arrays.
+        """Frames (T, H, W, 3) uint8, decoded at each call; read-only if the data set stores arrays.
 
         Raises:
-            ValueError: a frame cannot be decoded, or the video has another number of frames than the tracks.
+            ValueError: a frame cannot be decoded, or the video and the tracks differ in the number of frames.
         """
         return _read_frames(self.name, self.source, len(self.tracks))
 
     def metrics(self, tracks: np.ndarray, visibility: np.ndarray) -> dict[str, float]:
-        """`tracking_metrics` of predicted tracks (T, N, 2) and visibility (T, N) bool, one for each query."""
+        """`tracking_metrics` of predicted tracks (T, N, 2) and visibility (T, N) bool of the queries."""
         return tracking_metrics(
             tracks,
             visibility,
@@ -81,11 +83,11 @@ class TrackedClip:
         )
 
     def calibration(self, tracks: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-        """`calibration_bins` of the confidence (T, N) that a point is visible and less than 4 pixels, at 256 x 256, from the
-        predicted position (T, N, 2), over the frames that are evaluated.
+        """`calibration_bins`, over the evaluated frames, of the confidence (T, N) that a point is visible and less than 4
+        pixels, at 256 x 256, from the predicted position (T, N, 2).
 
         Raises:
-            ValueError: confidence of another shape or outside of 0..1.
+            ValueError: confidence of another shape or outside 0..1.
         """
         if confidence.shape != self.visibility.shape:
             raise ValueError(f"confidence: expected shape {self.visibility.shape}, found {confidence.shape}")
@@ -103,22 +105,25 @@ class MaskedClip:
     source: FrameSource = field(repr=False)
 
     def read_frames(self) -> np.ndarray:
-        """As of `TrackedClip`."""
+        """See [`TrackedClip.read_frames`]."""
         return _read_frames(self.name, self.source, len(self.masks))
 
 
 def read_tapvid(path: str | os.PathLike, query_mode: str) -> list[TrackedClip]:
-    """Clips of a TAP-Vid pickle: a dict of clips by name (DAVIS, RoboTAP) or a list of them (RGB-Stacking, a Kinetics shard).
+    """Reads the clips of a TAP-Vid pickle: a dict of clips by name (DAVIS, RoboTAP) or a list (RGB-Stacking, a Kinetics
+    shard).
 
-    A clip holds `points` (N, T, 2) x, y in 0..1, `occluded` (N, T) bool, and `video`: (T, H, W, 3) uint8 or T encoded images.
-    The pickle is read without running anything that it names; encoded frames are decoded by `TrackedClip.read_frames`.
+    A clip has `points` (N, T, 2) x, y in 0..1, `occluded` (N, T) bool, and `video`: (T, H, W, 3) uint8 or T encoded images.
+    Reading runs no code from the pickle; `TrackedClip.read_frames` decodes encoded frames.
 
     Args:
+        path: the pickle.
         query_mode: "first" or "strided", see `sample_queries`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the pickle holds other things than arrays, or other arrays; a clip has no query; another query mode.
+        ValueError: the pickle contains other objects than arrays, or other arrays; a clip has no query; an unknown query
+            mode.
     """
     content = load_array_pickle(path)
     if not isinstance(content, dict | list) or not content:
@@ -157,17 +162,17 @@ def read_badja(
     query_mode: str,
     joints_size: tuple[int, int] = BADJA_SIZE,
 ) -> TrackedClip:
-    """A clip of BADJA: joints of an animal, marked by hand in some frames of a DAVIS clip.
+    """Reads a clip of BADJA: joints of an animal, annotated manually in some frames of a DAVIS clip.
 
     Args:
-        joints: BADJA's json file. An entry is a marked frame: `image_path`, `joints` as row and column, `visibility`.
+        joints: BADJA's json file, with an entry per annotated frame: `image_path`, `joints` as row and column, `visibility`.
         frames: folder of the clip's frames, of any size, named as in `image_path`.
         query_mode: "first" or "strided". Joints without a query are left out.
-        joints_size: (height, width) of the frames that the joints were marked in.
+        joints_size: (height, width) of the frames in which the joints were annotated.
 
     Raises:
         FileNotFoundError: no such file or folder.
-        ValueError: another json, a marked frame without its image, or no query.
+        ValueError: a json of another layout, an annotated frame without its image, or no query.
     """
     try:
         entries = json.loads(Path(joints).read_text())
@@ -189,7 +194,7 @@ def read_badja(
     at = [numbers[stem] for stem in stems]
     scale = np.divide(size, joints_size)[::-1]
     positions = (marked[..., ::-1] + 0.5) * scale - 0.5
-    positions[~seen & (marked == 0).all(axis=-1)] = np.nan  # joints that were not marked are at 0, 0
+    positions[~seen & (marked == 0).all(axis=-1)] = np.nan  # joints without annotation are stored as 0, 0
     tracks = np.full((len(images), *positions.shape[1:]), np.nan)
     visibility, annotated = np.zeros(tracks.shape[:2], dtype=bool), np.zeros(len(images), dtype=bool)
     tracks[at], visibility[at], annotated[at] = positions, seen, True
@@ -197,15 +202,15 @@ def read_badja(
 
 
 def read_davis(frames: str | os.PathLike, masks: str | os.PathLike) -> MaskedClip:
-    """A clip of DAVIS.
+    """Reads a clip of DAVIS.
 
     Args:
         frames: folder of the clip's frames, or a video file.
-        masks: folder of a png for each frame, with a palette (values are objects) or grey with 0 and 255 (one object).
+        masks: folder with a png for each frame, with a palette (indices are objects) or grey with 0 and 255 (one object).
 
     Raises:
         FileNotFoundError: no such folder or file.
-        ValueError: other names or another size of masks than of frames, or another kind of image.
+        ValueError: masks and frames differ in names or size, or a mask is another kind of image.
     """
     place = Path(masks)
     images = _images(place)
@@ -222,7 +227,7 @@ def read_davis(frames: str | os.PathLike, masks: str | os.PathLike) -> MaskedCli
 
 
 def draw_tracked_clip(preset: str, seed: int, query_mode: str) -> TrackedClip:
-    """A clip of the generated world for point tracking, with its exact frames.
+    """Generates a clip of the world for point tracking, with exact frames.
 
     Args:
         preset: one of `TRACKING_PRESETS`.
@@ -230,7 +235,7 @@ def draw_tracked_clip(preset: str, seed: int, query_mode: str) -> TrackedClip:
         query_mode: "first" or "strided", see `sample_queries`.
 
     Raises:
-        ValueError: another preset, seed or query mode.
+        ValueError: an unknown preset or query mode, or a seed out of range.
     """
     clip = tracking_clip(preset, seed)
     place, size = f"{preset}, seed {seed}", (clip.frames.shape[1], clip.frames.shape[2])
@@ -238,13 +243,13 @@ def draw_tracked_clip(preset: str, seed: int, query_mode: str) -> TrackedClip:
 
 
 def read_world(folder: str | os.PathLike, query_mode: str) -> list[TrackedClip]:
-    """Clips that `sen world` wrote. Frames are those of the mp4 files, which are compressed; tracks are exact.
+    """Reads the clips of a folder written by `sen world`. Tracks are exact; frames are those of the compressed mp4 files.
 
-    Clips of a preset for tracking have exact frames too, see `draw_tracked_clip`.
+    [`draw_tracked_clip`] generates clips of a tracking preset with exact frames.
 
     Raises:
-        FileNotFoundError: no metadata.jsonl, or a file that it names is missing.
-        ValueError: rows without truth, a clip without a query, or another query mode.
+        FileNotFoundError: no metadata.jsonl, or a listed file is missing.
+        ValueError: rows without truth, a clip without a query, or an unknown query mode.
     """
     folder = Path(folder)
     clips = []
@@ -290,7 +295,7 @@ def _decode(place: str, image: bytes | Path) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
             return np.asarray(opened.convert("RGB"))
-    except (OSError, SyntaxError) as error:  # Pillow raises both of damaged files
+    except (OSError, SyntaxError) as error:  # Pillow raises either for damaged files
         raise ValueError(f"{place}: expected an image, found {error}") from error
 
 

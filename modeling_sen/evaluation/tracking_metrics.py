@@ -1,12 +1,12 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Metrics of point tracking, as plain functions of arrays: those of TAP-Vid (average Jaccard, positions within a threshold,
-occlusion accuracy), temporal coherence of OmniMotion, and the first two after re-appearance.
+"""Metrics of point tracking as functions of arrays: TAP-Vid's (average Jaccard, positions within a threshold, occlusion
+accuracy), OmniMotion's temporal coherence, and the first two after re-appearance.
 
-Coordinates are x, y in pixels of the original frames, with pixel centres at whole numbers. Distances are measured in pixels
-of a 256 x 256 frame: a difference in x is multiplied by 256 / width, one in y by 256 / height. This is the raster scaling of
-TAP-Vid's own code; the other scaling in use, 255 / (width - 1), is not offered. Raster coordinates have their origin at the
-corner of the first pixel; the half pixel between them and ours cancels in a difference.
+Coordinates are x, y in pixels of the original frames, with pixel centres at whole numbers. Distances are in pixels of a
+256 x 256 frame: a difference in x is multiplied by 256 / width, one in y by 256 / height. This is the raster scaling of
+TAP-Vid's own code; the alternative scaling by 255 / (width - 1) is not supported. Raster coordinates have their origin at the
+corner of the first pixel; the resulting offset of half a pixel cancels in differences.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,40 +29,40 @@ def tracking_metrics(
     query_mode: str,
     annotated: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Metrics of one clip. The numbers of a data set are the mean over its clips: `mean_over_clips`.
+    """Metrics of one clip. The metrics of a data set are the means over its clips, see `mean_over_clips`.
 
     Args:
         predicted_tracks: (T, N, 2) x, y, one track for each query.
         predicted_visibility: (T, N) bool.
-        tracks: (T, N, 2) the true x, y. May be NaN where the point is hidden: no metric reads them there.
+        tracks: (T, N, 2), the true x, y. They may be NaN where the point is hidden, because no metric uses them there.
         visibility: (T, N) bool, the truth.
-        queries: (N, 3) t, x, y; t in 0..T-1. Only t is read.
-        frame_size: (height, width) of the frames that the coordinates belong to.
-        query_mode: "first" evaluates the frames after the query, "strided" all frames but the query's. Numbers of different
-            modes cannot be compared.
+        queries: (N, 3) t, x, y; t in 0..T-1. Only t is used.
+        frame_size: (height, width) of the frames to which the coordinates refer.
+        query_mode: "first" evaluates the frames after the query, "strided" all frames except the query's. Metrics of
+            different modes are not comparable.
         annotated: (T,) bool, frames for which the truth is known; by default all. Other frames are left out.
 
     Returns:
         In 0..1, higher is better, each pooled over points and frames:
-        - `occlusion_accuracy`: visibility is predicted right.
-        - `pts_within_1` .. `pts_within_16`: among truly visible points, the position is less than the threshold away
-          (strictly), whatever visibility is predicted. `average_pts_within_thresh` is their mean.
+        - `occlusion_accuracy`: share of correctly predicted visibilities.
+        - `pts_within_1` .. `pts_within_16`: share of truly visible points whose position error is strictly below the
+          threshold, regardless of predicted visibility. `average_pts_within_thresh` is their mean.
         - `jaccard_1` .. `jaccard_16`: true positives / (truly visible + false positives). A true positive is truly visible,
           predicted visible and within the threshold. A false positive is predicted visible, and truly hidden or too far; a
-          point that is too far counts in both terms of the denominator. `average_jaccard` is their mean.
-        - `average_pts_within_thresh_reappeared`, `average_jaccard_reappeared`: the same over the frames from a point's first
-          re-appearance on: the first frame where it is visible with a hidden frame between it and the query.
-          These two are ours. TAPNext++'s AJ_RD averages over re-appearances and their least durations instead.
+          truly visible point that is too far counts in both terms of the denominator. `average_jaccard` is their mean.
+        - `average_pts_within_thresh_reappeared`, `average_jaccard_reappeared`: the same over the frames starting at a point's
+          first re-appearance, the first frame where it is visible with a hidden frame between it and the query. These two are
+          defined here. TAPNext++'s AJ_RD averages over re-appearances and their minimum durations instead.
 
         `temporal_coherence`, lower is better: the mean length, in pixels at 256 x 256, of the difference between the
         predicted and the true second differences of position, over triples of consecutive frames in which the point is truly
-        visible. The query mode and predicted visibility do not enter.
+        visible. It does not depend on query mode and predicted visibility.
 
-        NaN where nothing is counted: no frame after the query, no visible point, no point that re-appears.
+        A metric without data is NaN: no frame after the query, no visible point, no point that re-appears.
 
     Raises:
-        ValueError: shapes that do not fit, no query, positions that are not finite (true ones where the point is visible),
-            visibility that is not bool, a query frame that is not a frame of the clip, or another query mode.
+        ValueError: inconsistent shapes, no query, positions that are not finite (true ones only where the point is visible),
+            visibility that is not bool, a query frame outside the clip, or an unknown query mode.
     """
     check_query_mode(query_mode)
     tracks, visibility = checked_tracks("tracks", tracks, "visibility", visibility)
@@ -74,11 +74,11 @@ def tracking_metrics(
     if predicted.shape != tracks.shape:
         raise ValueError(f"predicted_tracks: expected the shape of tracks {tracks.shape}, found {predicted.shape}")
     query_frames = checked_query_frames(queries, *visibility.shape)
-    known = _checked_annotated(annotated, len(tracks))
+    has_truth = _checked_annotated(annotated, len(tracks))
     offset = (predicted - tracks) * metric_scale(frame_size)  # (T, N, 2), pixels at 256 x 256
 
-    evaluated = _evaluated(query_frames, known, query_mode)
-    reappeared = evaluated & _from_reappearance(visibility, query_frames, known)
+    evaluated = _evaluated(query_frames, has_truth, query_mode)
+    reappeared = evaluated & _from_reappearance(visibility, query_frames, has_truth)
     squared = np.square(offset).sum(axis=-1)
     whole = _within_thresholds(squared, visibility, predicted_visible, evaluated)
     after = _within_thresholds(squared, visibility, predicted_visible, reappeared)
@@ -86,15 +86,15 @@ def tracking_metrics(
     return {
         **{name: whole[name] for name in averages},
         "occlusion_accuracy": share_of(predicted_visible == visibility, evaluated),
-        "temporal_coherence": _temporal_coherence(offset, visibility & known),
+        "temporal_coherence": _temporal_coherence(offset, visibility & has_truth),
         **{f"{name}_reappeared": after[name] for name in averages},
         **{name: number for name, number in whole.items() if name not in averages},
     }
 
 
 def mean_over_clips(clips: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Plain mean of each number over the clips where it is not NaN, so that a clip counts the same whatever its number of
-    points. NaN where no clip has the number.
+    """Mean of each metric over the clips where it is not NaN; NaN if there is none. All clips have equal weight, regardless
+    of their number of points.
 
     Raises:
         ValueError: no clips.
@@ -106,8 +106,8 @@ def mean_over_clips(clips: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def standard_errors(clips: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Standard error of each mean of `mean_over_clips`: standard deviation (n - 1) over the root of n, of the clips where the
-    number is not NaN. NaN where fewer than two clips have the number.
+    """Standard error of each mean of `mean_over_clips`: standard deviation (n - 1) divided by the square root of n, over the
+    clips where the metric is not NaN; NaN for fewer than two such clips.
 
     Raises:
         ValueError: no clips.
@@ -128,7 +128,7 @@ def evaluated_frames(
     """(T, N) bool: the frames in which `tracking_metrics` evaluates each of the queries (N, 3) t, x, y.
 
     Raises:
-        ValueError: a query frame that is not a frame of the clip, another query mode, or `annotated` of another shape.
+        ValueError: a query frame outside the clip, an unknown query mode, or `annotated` of another shape.
     """
     check_query_mode(query_mode)
     query_frames = checked_query_frames(queries, num_frames, len(queries))
@@ -142,12 +142,12 @@ def found_points(
     frame_size: tuple[int, int],
     threshold: float = 4,
 ) -> np.ndarray:
-    """(T, N) bool: the point is truly visible, and its predicted position less than the threshold away.
+    """(T, N) bool: the point is truly visible, and the error of its predicted position is below the threshold.
 
     Args:
         predicted_tracks, tracks: (T, N, 2) x, y.
         visibility: (T, N) bool, the truth.
-        frame_size: (height, width) of the frames that the coordinates belong to.
+        frame_size: (height, width) of the frames to which the coordinates refer.
         threshold: pixels at 256 x 256.
     """
     offset = (np.asarray(predicted_tracks, dtype=np.float64) - tracks) * metric_scale(frame_size)
@@ -155,20 +155,20 @@ def found_points(
 
 
 def sample_queries(tracks: np.ndarray, visibility: np.ndarray, query_mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """The queries of TAP-Vid from true tracks.
+    """Samples TAP-Vid's queries from true tracks.
 
     Args:
         tracks: (T, N, 2) x, y.
         visibility: (T, N) bool.
-        query_mode: "first": each track at its first visible frame, in the order of tracks. "strided": at frames 0, 5, 10, ...
-            each track that is visible there, frame by frame. Tracks without such a frame have no query.
+        query_mode: "first" queries each track at its first visible frame, in the order of tracks. "strided" queries, at
+            frames 0, 5, 10, ..., each track that is visible there. Tracks without such a frame have no query.
 
     Returns:
         queries: (Q, 3) float t, x, y, in the dtype of tracks; Q may be 0.
         track_numbers: (Q,) int64, the track of each query: `tracks[:, track_numbers]` is the truth of `queries`.
 
     Raises:
-        ValueError: shapes that do not fit, no tracks, or another query mode.
+        ValueError: inconsistent shapes, no tracks, or an unknown query mode.
     """
     check_query_mode(query_mode)
     checked_tracks("tracks", tracks, "visibility", visibility)
@@ -185,7 +185,7 @@ def sample_queries(tracks: np.ndarray, visibility: np.ndarray, query_mode: str) 
 def _within_thresholds(
     squared: np.ndarray, visible: np.ndarray, predicted_visible: np.ndarray, evaluated: np.ndarray
 ) -> dict[str, float]:
-    """Shares and Jaccard indices over the evaluated frames; all arguments (T, N)."""
+    """Shares and Jaccard indices over the evaluated frames; all arguments are (T, N)."""
     numbers: dict[str, float] = {}
     for threshold in THRESHOLDS:
         within = squared < threshold**2  # False where the truth is NaN
@@ -199,22 +199,22 @@ def _within_thresholds(
     return numbers
 
 
-def _evaluated(query_frames: np.ndarray, known: np.ndarray, query_mode: str) -> np.ndarray:
-    """(T, N) bool of query frames (N,) and annotated frames (T, 1) bool."""
-    frames = np.arange(len(known))[:, None]
-    return (frames > query_frames if query_mode == "first" else frames != query_frames) & known
+def _evaluated(query_frames: np.ndarray, has_truth: np.ndarray, query_mode: str) -> np.ndarray:
+    """(T, N) bool, from query frames (N,) and annotated frames (T, 1) bool."""
+    frames = np.arange(len(has_truth))[:, None]
+    return (frames > query_frames if query_mode == "first" else frames != query_frames) & has_truth
 
 
-def _from_reappearance(visible: np.ndarray, query_frames: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """(T, N) bool: frames from the first re-appearance on, away from the query in both directions of time."""
+def _from_reappearance(visible: np.ndarray, query_frames: np.ndarray, has_truth: np.ndarray) -> np.ndarray:
+    """(T, N) bool: frames starting at the first re-appearance after the query, in both directions of time."""
     frames = np.arange(len(visible))[:, None]
 
-    def later(visible: np.ndarray, known: np.ndarray, after_query: np.ndarray) -> np.ndarray:
-        was_hidden = np.logical_or.accumulate(~visible & known & after_query, axis=0)
-        return np.logical_or.accumulate(was_hidden & visible & known, axis=0)
+    def later(visible: np.ndarray, has_truth: np.ndarray, after_query: np.ndarray) -> np.ndarray:
+        was_hidden = np.logical_or.accumulate(~visible & has_truth & after_query, axis=0)
+        return np.logical_or.accumulate(was_hidden & visible & has_truth, axis=0)
 
-    forward = later(visible, known, frames > query_frames)
-    backward = later(visible[::-1], known[::-1], (frames < query_frames)[::-1])[::-1]
+    forward = later(visible, has_truth, frames > query_frames)
+    backward = later(visible[::-1], has_truth[::-1], (frames < query_frames)[::-1])[::-1]
     return forward | backward
 
 
@@ -225,7 +225,7 @@ def _temporal_coherence(offset: np.ndarray, visible: np.ndarray) -> float:
 
 
 def share_of(values: np.ndarray, counted: np.ndarray) -> float:
-    """Mean of the values that are counted; NaN of none."""
+    """Mean of the values where `counted`; NaN if there is none."""
     return float(values[counted].mean()) if counted.any() else float("nan")
 
 
@@ -270,13 +270,13 @@ def checked_query_frames(queries: np.ndarray, num_frames: int, num_points: int) 
 
 def _checked_annotated(annotated: np.ndarray | None, num_frames: int) -> np.ndarray:
     """(T, 1) bool."""
-    known = np.ones(num_frames, dtype=bool) if annotated is None else np.asarray(annotated)
-    if known.shape != (num_frames,) or known.dtype != bool:
-        raise ValueError(f"annotated: expected bool of shape ({num_frames},), found {known.dtype} {known.shape}")
-    return known[:, None]
+    checked = np.ones(num_frames, dtype=bool) if annotated is None else np.asarray(annotated)
+    if checked.shape != (num_frames,) or checked.dtype != bool:
+        raise ValueError(f"annotated: expected bool of shape ({num_frames},), found {checked.dtype} {checked.shape}")
+    return checked[:, None]
 
 
 def check_query_mode(query_mode: str) -> None:
-    """Raises ValueError for another than "first" and "strided"."""
+    """Raises ValueError unless the mode is "first" or "strided"."""
     if query_mode not in QUERY_MODES:
         raise ValueError(f"query_mode is {query_mode!r}, expected one of {', '.join(QUERY_MODES)}")

@@ -1,9 +1,9 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Metrics of point tracking for real clips without true tracks: masks, boxes or joints are known, or nothing at all.
+"""Metrics of point tracking for real clips without true tracks, from masks, boxes or joints, or without any truth.
 
 Tracks are (T, N, 2) x, y in pixels of the frames, with pixel centres at whole numbers; queries (N, 3) are t, x, y. The frame
-of a point's query is never counted. All numbers are pooled over points and frames, and NaN where nothing is counted.
+of a point's query is never evaluated. All metrics are pooled over points and frames, and NaN without data.
 """
 
 import numpy as np
@@ -16,27 +16,27 @@ from modeling_sen.evaluation.tracking_metrics import (
     share_of,
 )
 
-JOINT_DISTANCE = 0.2  # of the square root of the object's area: PCK of BADJA
+JOINT_DISTANCE = 0.2  # threshold of BADJA's PCK, as a fraction of the square root of the object's area
 
 
 def mask_metrics(
     tracks: np.ndarray, visibility: np.ndarray, queries: np.ndarray, masks: np.ndarray
 ) -> dict[str, float]:
-    """Whether points that start on an object stay on it.
+    """Measures whether points that start on an object stay on it.
 
     Args:
-        tracks, visibility: (T, N, 2) and (T, N) bool, predicted.
+        tracks, visibility: predictions, (T, N, 2) and (T, N) bool.
         queries: (N, 3), each on an object.
         masks: (T, H, W) integers, 0 is background, other values are objects.
 
     Returns:
-        - `inside`: share of positions whose nearest pixel is of the query's object, over the frames where the point is
+        - `inside`: share of positions whose nearest pixel belongs to the query's object, over the frames where the point is
           predicted visible and the object is present.
-        - `predicted_visible`: share of the frames where the object is present in which the point is predicted visible. A
-          tracker that hides every doubtful point gets a high `inside` and a low number here.
+        - `predicted_visible`: share of frames in which the point is predicted visible, over the frames where the object is
+          present. A tracker that predicts all uncertain points as hidden has a high `inside` and a low `predicted_visible`.
 
     Raises:
-        ValueError: shapes that do not fit, positions that are not finite, or a query on the background.
+        ValueError: inconsistent shapes, positions that are not finite, or a query on the background.
     """
     tracks, visibility, query_frames = _checked(tracks, visibility, queries)
     masks = np.asarray(masks)
@@ -57,16 +57,18 @@ def mask_metrics(
 def box_metrics(
     tracks: np.ndarray, visibility: np.ndarray, queries: np.ndarray, corners: np.ndarray
 ) -> dict[str, float]:
-    """Whether points of an object stay in its box.
+    """Measures whether points of an object stay in its box.
 
     Args:
-        corners: (T, 4, 2) x, y of the box in each frame, in order around it, in either direction.
+        tracks, visibility: predictions, (T, N, 2) and (T, N) bool.
+        queries: (N, 3).
+        corners: (T, 4, 2) x, y of the corners in each frame, ordered around the box in either direction.
 
     Returns:
-        `inside` and `predicted_visible` as of [`mask_metrics`]; the edge of the box is inside.
+        `inside` and `predicted_visible`, see [`mask_metrics`]; the edge of the box is inside.
 
     Raises:
-        ValueError: shapes that do not fit, or positions that are not finite.
+        ValueError: inconsistent shapes, or positions that are not finite.
     """
     tracks, visibility, query_frames = _checked(tracks, visibility, queries)
     corners = np.asarray(corners, dtype=np.float64)
@@ -92,17 +94,18 @@ def joint_accuracy(
 ) -> float:
     """Share of visible joints that are less than 0.2 sqrt(area of the object) from the predicted position.
 
-    This is the measure of BADJA. Frames without a mark have no visible joint, and do not count. Predicted visibility does not
-    enter.
+    This is BADJA's metric. Frames without annotation have no visible joint, and are not evaluated. Predicted visibility is
+    not used.
 
     Args:
         predicted_tracks: (T, N, 2).
         tracks: (T, N, 2), the truth, NaN where unknown.
-        visibility: (T, N) bool, the truth: where a joint is marked and seen.
-        masks: (T, H, W), the object is what is not 0.
+        visibility: (T, N) bool, the truth: true where a joint is annotated and visible.
+        queries: (N, 3).
+        masks: (T, H, W), not 0 on the object.
 
     Raises:
-        ValueError: shapes that do not fit, or positions that are not finite.
+        ValueError: inconsistent shapes, or positions that are not finite.
     """
     tracks, visibility = checked_tracks("tracks", tracks, "visibility", visibility)
     predicted, _, query_frames = _checked(predicted_tracks, visibility, queries)
@@ -118,21 +121,22 @@ def joint_accuracy(
 def cycle_metrics(
     queries: np.ndarray, returned: np.ndarray, seen: np.ndarray, frame_size: tuple[int, int], threshold: float = 4
 ) -> dict[str, float]:
-    """Where points end that were tracked to another frame, and from there back to the frame of their query.
+    """Cycle consistency of points that were tracked to another frame, and from there back to the frame of their query.
 
     Args:
         queries: (N, 3).
-        returned: (N, 2) x, y in the frame of the query, after the way back.
-        seen: (N,) bool, predicted visible in the frame where the way back began. Others do not count.
+        returned: (N, 2) x, y in the frame of the query, after tracking back.
+        seen: (N,) bool, true if predicted visible in the frame where tracking back started. Other points are not evaluated.
         frame_size: (height, width).
+        threshold: pixels at 256 x 256.
 
     Returns:
-        `cycle_median`, median distance from the query in pixels at 256 x 256; `cycle_within_4` (or of another threshold),
-        share of distances below it; `cycle_seen`, share of points that are counted. A point that never moves has no error,
-        whatever the clip shows: read the number beside one that has a truth.
+        `cycle_median`, median distance from the query in pixels at 256 x 256; `cycle_within_4` (or another threshold), share
+        of distances below it; `cycle_seen`, share of evaluated points. A constant prediction has no error for any clip, so
+        these metrics should be reported together with one that has a truth.
 
     Raises:
-        ValueError: shapes that do not fit, or positions that are not finite where `seen`.
+        ValueError: inconsistent shapes, or positions that are not finite where `seen`.
     """
     queries, returned, seen = np.asarray(queries), np.asarray(returned), np.asarray(seen)
     if returned.shape != (len(queries), 2) or seen.shape != returned.shape[:1] or seen.dtype != bool:
@@ -152,19 +156,19 @@ def cycle_metrics(
 def _checked(
     tracks: np.ndarray, visibility: np.ndarray, queries: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predicted tracks and visibility, and the frame of each query."""
+    """Checked tracks and visibility, and the frame of each query."""
     tracks, visibility = checked_tracks("tracks", tracks, "visibility", visibility)
     check_finite("tracks", tracks)
     return tracks, visibility, checked_query_frames(queries, *visibility.shape)
 
 
 def _other_frames(query_frames: np.ndarray, num_frames: int) -> np.ndarray:
-    """(T, N) bool: all but the frame of the query."""
+    """(T, N) bool: true in all frames except the query's."""
     return np.arange(num_frames)[:, None] != query_frames
 
 
 def _nearest(masks: np.ndarray, frames: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Values (...) of the pixels nearest to positions (..., 2) x, y in the frames (...) of masks; 0 outside of them."""
+    """Values (...) of the pixels nearest to positions (..., 2) x, y in the frames (...) of masks; 0 outside the masks."""
     columns, rows = np.moveaxis(np.floor(positions + 0.5).astype(np.int64), -1, 0)
     height, width = masks.shape[1:]
     within = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Test sets of tracked clips by name: presets of the generated world, folders of `sen world`, TAP-Vid pickles."""
+"""Opens test sets of tracked clips: presets of the generated world, folders of `sen world`, TAP-Vid pickles."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from modeling_sen.evaluation.tracking_metrics import check_query_mode
 from modeling_sen.training.data import file_key
 from modeling_sen.world.tracking_scene import TRACKING_PRESETS
 
-PRESET_CLIPS = 10  # of a preset, which has no end
+PRESET_CLIPS = 10  # default number of clips of a preset
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class TrackingSet:
     """A data set of tracked clips.
 
     Attributes:
-        source: what errors call it.
-        keys: what identifies each clip: a changed file is another clip.
+        source: name in error messages.
+        keys: identifier of each clip, which changes when a file changes.
         read: row -> the clip.
     """
 
@@ -34,14 +34,14 @@ def open_tracking_set(source: str, query_mode: str, num: int | None = None, seed
     """Opens a data set.
 
     Args:
-        source: one of `TRACKING_PRESETS`, a folder that `sen world` wrote, or a TAP-Vid pickle.
+        source: one of `TRACKING_PRESETS`, an output folder of `sen world`, or a TAP-Vid pickle.
         query_mode: "first" or "strided", see `sample_queries`.
-        num: of a preset the clips of seeds seed .. seed + num - 1, by default 10; of other sets so many clips, drawn by the
-            seed, by default all.
+        num: number of clips; by default 10 for a preset, all for other sets.
+        seed: a preset's clips have the seeds seed .. seed + num - 1; clips of other sets are drawn with this seed.
 
     Raises:
         FileNotFoundError: no such preset, folder or file.
-        ValueError: files of another kind, a clip without a query, another query mode, or a seed below 0.
+        ValueError: files of another kind, a clip without a query, an unknown query mode, or a negative seed.
     """
     check_query_mode(query_mode)
     if source in TRACKING_PRESETS:

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""All frames of a clip: at once for the tracker, one by one for the pictures of its tracks."""
+"""Reads all frames of a clip: at once for the tracker, or one by one for rendering tracks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,21 +15,21 @@ from modeling_sen.media_source import MediaSource, open_media_source
 from modeling_sen.video_decoder import decoded_frames, upright, use_threads, video_stream
 from modeling_sen.video_io import ARRAY_FRAME_RATE, classify_video_input, given_frames, read_frames, read_video
 
-# Bytes of decoded frames that a file may come to: a tracker holds all of them.
+# Largest size in bytes of a file's decoded frames, which the tracker holds in memory.
 LARGEST_CLIP = 8 << 30
-# Seconds between ticks where a file has no clock of its own; frames of all usual rates are whole numbers of ticks apart.
+# Default tick in seconds, for files without a time base; at all usual frame rates, a frame lasts a whole number of ticks.
 TICK = Fraction(1, 90_000)
 
 
 def read_all_frames(video: Any) -> np.ndarray:
-    """Every frame of a clip, (T, H, W, 3) uint8 RGB, upright; those that cannot be decoded are left out.
+    """Reads every frame of a clip, (T, H, W, 3) uint8 RGB, upright, without frames that cannot be decoded.
 
     Args:
-        video: as `read_video` takes it.
+        video: an input of `read_video`.
 
     Raises:
-        ValueError: the frames of a file come to more than `LARGEST_CLIP` bytes; and as `read_video`.
-        FileNotFoundError, ConnectionError, TypeError: as `read_video`.
+        ValueError: the frames of a file exceed `LARGEST_CLIP` bytes; and see `read_video`.
+        FileNotFoundError, ConnectionError, TypeError: see `read_video`.
     """
     if classify_video_input(video) != "file":
         return read_video(video, len(given_frames(video)), "linspace").frames
@@ -41,20 +41,20 @@ def read_all_frames(video: Any) -> np.ndarray:
         if needed > LARGEST_CLIP:
             raise ValueError(
                 f"{source.name}: expected at most {LARGEST_CLIP / 2**30:.3g} GiB of frames, found {total} frames of "
-                f"{size.width} x {size.height}, {needed / 2**30:.3g} GiB; cut the clip, or give smaller frames as an array"
+                f"{size.width} x {size.height}, {needed / 2**30:.3g} GiB; cut the clip, or pass smaller frames as an array"
             )
         found = read_video(source, total, "linspace")
         if found.num_frames_total == total:
             return found.frames
-        # Others were repeated in the place of those that cannot be decoded.
+        # `read_video` repeats other frames in place of those that cannot be decoded.
         return found.frames[np.unique(found.indices, return_index=True)[1]]
 
 
 def clip_shape(source: MediaSource) -> tuple[int, int, int]:
-    """Frames, height and width of a file's clip, upright. Frames that cannot be decoded are counted.
+    """Number of frames, height and width of a file's clip, upright. The number includes frames that cannot be decoded.
 
     Raises:
-        ValueError: as `read_video`.
+        ValueError: see `read_video`.
     """
     height, width = read_frames(source, [0]).frames.shape[1:3]
     return len(index_frames(source).times), height, width
@@ -62,14 +62,14 @@ def clip_shape(source: MediaSource) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class FrameStream:
-    """Frames one by one.
+    """The frames of a clip as an iterator.
 
     Attributes:
-        name: what error messages call the clip.
-        frames: each (H, W, 3) uint8 RGB, upright, all of one size.
-        ticks: (T + 1,) int64, when each frame is first shown, and when the last one ends, in units of `tick` seconds; from 0
-            on, strictly increasing.
-        source: the file, None where there is none.
+        name: name of the clip in error messages.
+        frames: (H, W, 3) uint8 RGB frames, upright, all of equal size.
+        ticks: (T + 1,) int64, the start of each frame and the end of the last one in ticks; starts at 0, strictly increasing.
+        tick: duration of a tick in seconds.
+        source: the file; `None` for other inputs.
     """
 
     name: str
@@ -81,22 +81,23 @@ class FrameStream:
 
 @contextmanager
 def stream_frames(video: Any, num_frames: int, fps: float | None = None) -> Iterator[FrameStream]:
-    """The frames that `read_all_frames` returns, decoded as they are taken.
+    """Streams the frames of `read_all_frames`, decoded one at a time.
 
     Args:
-        num_frames: how many there are.
-        fps: of an array or of images, by default 24.
+        video: an input of `read_video`.
+        num_frames: expected number of frames.
+        fps: frame rate of an array or of images, by default 24.
 
     Raises:
-        ValueError: another number of frames, `fps` for a file, or not positive; and as `read_video`.
-        FileNotFoundError, ConnectionError, TypeError: as `read_video`.
+        ValueError: another number of frames; `fps` for a file, or not positive; and see `read_video`.
+        FileNotFoundError, ConnectionError, TypeError: see `read_video`.
     """
     if fps is not None and not 0 < fps < float("inf"):
         raise ValueError(f"fps: expected a positive number of frames per second, found {fps}")
     if classify_video_input(video) != "file":
-        given = given_frames(video)
-        _check_number("video", len(given), num_frames)
-        images = (read_video(image, 1).frames[0] for image in given)
+        items = given_frames(video)
+        _check_number("video", len(items), num_frames)
+        images = (read_video(image, 1).frames[0] for image in items)
         times = np.arange(num_frames + 1) / (fps or ARRAY_FRAME_RATE)
         yield FrameStream("video", images, _ticks(times, TICK), TICK, None)
         return
@@ -104,7 +105,7 @@ def stream_frames(video: Any, num_frames: int, fps: float | None = None) -> Iter
         raise ValueError(f"fps: expected none for a video file, which has its own times, found {fps:g}")
     with open_media_source(video) as source:
         index = index_frames(source)
-        if len(index.times) != num_frames:  # some frames that the file promises cannot be decoded
+        if len(index.times) != num_frames:  # some indexed frames cannot be decoded
             index = index_frames(source, by_decoding=True)
         _check_number(source.name, len(index.times), num_frames)
         with source.container() as container:
@@ -112,7 +113,7 @@ def stream_frames(video: Any, num_frames: int, fps: float | None = None) -> Iter
         times = np.append(index.times, index.duration)
         if (
             np.diff(_ticks(times, tick)) <= 0
-        ).any():  # times that were counted, as of AVI, need not fit the file's clock
+        ).any():  # times derived from frame numbers, as in AVI, may not fit the time base
             tick = TICK
         yield FrameStream(source.name, _decoded(source, index), _ticks(times, tick), tick, source)
 
@@ -131,11 +132,11 @@ def _decoded(source: MediaSource, index: FrameIndex) -> Iterator[np.ndarray]:
     size = None
     with source.container() as container:
         stream = video_stream(container, source.name)
-        use_threads(stream.codec_context, 1)  # with more, damaged files give another number of frames in each run
+        use_threads(stream.codec_context, 1)  # with more, the number of frames of damaged files varies between runs
         for frame, _ in decoded_frames(container, stream):
             if frame is None or (shown is not None and frame.pts not in shown):
                 continue
-            size = size or (frame.width, frame.height)  # a stream may change its size on the way
+            size = size or (frame.width, frame.height)  # the size may change within a stream
             yield upright(frame, frame.to_ndarray(format="rgb24", width=size[0], height=size[1]))
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Whether what is seen at a peak of the matching cost matches back to the query."""
+"""Cycle check: whether the features at a peak of the matching cost match back to the query."""
 
 import torch
 from torch import Tensor
@@ -9,20 +9,21 @@ from modeling_sen.point_features import STRIDES, sample_features
 from modeling_sen.point_network import EncodedFrames, EncodedQueries, PointNetwork
 
 STRIDE = STRIDES[1]
-CYCLE = 8.0  # pixels by which a match back may miss the query
-BATCH = 512  # places that are matched back at once
+CYCLE = 8.0  # largest distance in pixels between the match back and the query
+BATCH = 512  # number of places matched back at once
 
 
 def cycle_is_wrong(
     network: PointNetwork, encoded: EncodedFrames, query_frames: EncodedFrames, query_points: Tensor, peaks: Tensor
 ) -> Tensor:
-    """Whether what is seen at a peak matches another place of the query's frame better than the query.
+    """Whether the features at a peak match another place in the query's frame better than the query.
 
     Args:
+        network: the tracker's network.
         encoded: the T frames.
-        query_frames: those that the queries lie in, one for each of `query_points[:, 0].unique()`.
+        query_frames: the frames of the queries, one for each of `query_points[:, 0].unique()`.
         query_points: (N, 3) t, x, y.
-        peaks: (N, T, peaks, 2).
+        peaks: (N, T, peaks, 2) x, y.
 
     Returns:
         (N, T, peaks) bool.

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Dense optical flow between frames: DIS of OpenCV (Kroeger et al., ECCV 2016, arXiv 1603.03590), at its medium preset."""
+"""Dense optical flow between frames with OpenCV's DIS (Kroeger et al., ECCV 2016, arXiv 1603.03590), medium preset."""
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,8 +12,8 @@ try:
 except ImportError as error:
     raise ImportError("video tracking needs OpenCV: pip install 'modeling-sen[tracking]'") from error
 
-MOST_POINTS = 2**14  # that OpenCV reads at once; it takes less than 2**15
-GAPS = (1, 2, 4, 8)  # frames between the two frames of a flow
+MOST_POINTS = 2**14  # points per call of OpenCV, whose limit is below 2**15
+GAPS = (1, 2, 4, 8)  # distances in frames between the two frames of a flow
 
 
 def grey_frame(frame: np.ndarray) -> np.ndarray:
@@ -22,17 +22,17 @@ def grey_frame(frame: np.ndarray) -> np.ndarray:
 
 
 def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8 -> (height, width, 3) uint8; averages where it shrinks."""
+    """(H, W, 3) uint8 -> (height, width, 3) uint8, by area averaging when reducing, bilinear when enlarging."""
     shrinks = size[0] < frame.shape[0]
     return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 class DenseFlow:
-    """Flows between grey frames (H, W) uint8, estimated in threads of their own."""
+    """Estimates flows between grey frames (H, W) uint8 in a pool of threads."""
 
     def __init__(self, threads: int):
         self.pool = ThreadPoolExecutor(threads)
-        self.own = threading.local()  # an estimator is not safe to share
+        self.own = threading.local()  # estimators are not thread-safe
 
     def _estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         if not hasattr(self.own, "estimator"):
@@ -40,12 +40,12 @@ class DenseFlow:
         return self.own.estimator.calc(first, second, None)
 
     def start(self, first: np.ndarray, second: np.ndarray) -> "Future[np.ndarray]":
-        """The flow (H, W, 2) float32, to come: a pixel of the first frame at x, y is at x, y + flow in the second."""
+        """Starts estimating the flow (H, W, 2) float32: a pixel at x, y of the first frame moves to x, y + flow."""
         return self.pool.submit(self._estimate, first, second)
 
 
 def move(points: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Points (..., 2) float32 x, y after the flow (H, W, 2) at them, read between its pixels."""
+    """Moves points (..., 2) float32 x, y by the flow (H, W, 2), interpolated bilinearly."""
     flat = points.reshape(-1, 2).astype(np.float32)
     shifts = [
         cv2.remap(flow, part[:, :1], part[:, 1:], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -1,10 +1,10 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The path of a point through the frames: in each frame it is at one of a few candidate places, seen there or hidden.
+"""Finds the path of a point through the frames: in each frame, one of a few candidate places, visible or hidden.
 
-Candidates are where flow brings the best places of 1, 2, 4 and 8 frames before, and peaks of the matching cost. The best
-path is found by dynamic programming (Viterbi): a place counts with its score where the point is seen, with a constant where
-it is hidden, and shifts that disagree with the flow cost. All arrays are of N queries, which do not touch each other.
+Candidates are the best places of 1, 2, 4 and 8 frames before, moved by the flow, and peaks of the matching cost. Dynamic
+programming (Viterbi) finds the path with the highest total: a place adds its score if the point is visible and a constant
+negative value if it is hidden, and shifts that differ from the flow are penalised. Arrays hold N independent queries.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,30 +14,35 @@ import numpy as np
 
 from modeling_sen.tracking.flow import GAPS, move
 
-CHAINED = 2  # best places of the frame before that the flow moves on
+CHAINED = 2  # number of best places of the previous frame that are moved by the flow
 NUM_PEAKS = 3
 NUM_CANDIDATES = CHAINED + len(GAPS) + NUM_PEAKS
 NEVER = -1e9
-REACH = 6.0  # pixels to each side, over which the flow's own turn and scale are read
-SCALES = (0.3, 3.0)  # of a pose
+REACH = 6.0  # distance in pixels, to each side, for estimating the flow's rotation and scale
+SCALES = (0.3, 3.0)  # range of a pose's scale
 
 
 @dataclass(frozen=True)
 class PathCosts:
-    """In units of the score, which is a logit. Chosen on clips of the seeds 3000 to 3002 of five presets."""
+    """Costs in units of the score, which is a logit. Chosen on clips with seeds 3000 to 3002 of five presets."""
 
-    shift: float = 0.3  # a pixel of disagreement with the flow
-    jump: float = 6.0  # at most, from a place where the point is seen
-    reappear: float = 1.8  # at most, from a place where it is hidden
-    hidden: float = 1.4  # a frame in which the point is hidden at its place
-    wrong_cycle: float = 6.0  # of a peak that does not match back to the query
+    shift: float = 0.3  # per pixel of deviation from the flow
+    jump: float = 6.0  # upper limit of the shift cost from a place where the point is visible
+    reappear: float = 1.8  # upper limit of the shift cost from a place where the point is hidden
+    hidden: float = 1.4  # per frame in which the point is hidden
+    wrong_cycle: float = 6.0  # for a peak that does not match back to the query
 
 
 @dataclass
 class FrameStates:
-    """What the search holds of a frame: `places` and `poses` (N, candidates, 2); `seen` (N, candidates) bool, whether the
-    point is seen there, or hidden; `totals` (N, candidates), of the best path that ends there; `before` (N, candidates), the
-    candidate of that path in the frame before.
+    """States of the search in a frame.
+
+    Attributes:
+        places: (N, candidates, 2) x, y.
+        poses: (N, candidates, 2) rotation and scale since the query, as a vector.
+        seen: (N, candidates) bool, whether the point is visible at the place.
+        totals: (N, candidates), total score of the best path that ends at the candidate.
+        before: (N, candidates), index of that path's candidate in the previous frame.
     """
 
     places: np.ndarray
@@ -48,7 +53,7 @@ class FrameStates:
 
     @classmethod
     def unreached(cls, points: np.ndarray) -> "FrameStates":
-        """States of queries (N, 2) that lie in no frame yet."""
+        """States of queries (N, 2) whose frame has not been reached yet."""
         places = np.repeat(points[:, None].astype(np.float32), NUM_CANDIDATES, axis=1)
         poses = np.zeros_like(places)
         poses[..., 0] = 1
@@ -56,27 +61,27 @@ class FrameStates:
         return cls(places, poses, np.zeros(totals.shape, dtype=bool), totals, np.zeros(totals.shape, dtype=np.int64))
 
     def start(self, chosen: np.ndarray) -> None:
-        """Makes this the query frame of the chosen (N,) bool: the only path so far is at the point."""
+        """Starts the paths of the chosen queries, (N,) bool, in this frame, each at its query point."""
         self.totals[chosen, 0] = 0
         self.seen[chosen, 0] = True
 
     def append(self, others: "FrameStates") -> None:
-        """Adds queries."""
+        """Appends the states of other queries."""
         for name in self.__dataclass_fields__:
             setattr(self, name, np.concatenate([getattr(self, name), getattr(others, name)]))
 
     def keep(self, rows: np.ndarray) -> None:
-        """Forgets all queries but those of the rows."""
+        """Keeps only the queries of the given rows."""
         for name in self.__dataclass_fields__:
             setattr(self, name, getattr(self, name)[rows])
 
     def best_places(self) -> tuple[np.ndarray, np.ndarray]:
-        """Place and pose (N, 2) of the best candidate."""
+        """Place and pose, each (N, 2), of the best candidate."""
         rows, best = np.arange(len(self.places)), self.totals.argmax(1)
         return self.places[rows, best], self.poses[rows, best]
 
 
-# Places and poses (n, candidates, 2) of some queries -> scores (n, candidates).
+# Maps places and poses (n, candidates, 2) of some queries to scores (n, candidates).
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -89,14 +94,16 @@ def advance(
     score: Score,
     costs: PathCosts,
 ) -> FrameStates:
-    """States of the next frame.
+    """Computes the states of the next frame.
 
     Args:
-        past: gap -> states of the frame that many before; with 1.
+        past: gap -> states of the frame that many frames before; must contain gap 1.
         flows: gap -> flow (H, W, 2) from that frame to this one.
-        peaks: (N, peaks, 2) x, y; cycle_is_wrong: (N, peaks) bool.
-        active: (n,) numbers of the queries whose frame is past.
-        score: of the active queries.
+        peaks: (N, peaks, 2) x, y of the peaks of the matching cost.
+        cycle_is_wrong: (N, peaks) bool, true for peaks that do not match back to the query.
+        active: (n,) indices of the queries whose frame has passed.
+        score: scores places of the active queries.
+        costs: the costs.
     """
     before, flow = past[1], flows[1]
     places, poses = _candidates(past, flows, peaks, active)
@@ -121,7 +128,7 @@ def advance(
 def _candidates(
     past: Mapping[int, FrameStates], flows: Mapping[int, np.ndarray], peaks: np.ndarray, active: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Places and poses (n, candidates, 2)."""
+    """Places and poses, each (n, candidates, 2), of the active queries."""
     best = np.argsort(-past[1].totals[active], axis=1)[:, :CHAINED, None]
     starts = np.take_along_axis(past[1].places[active], best, axis=1)
     turned = np.take_along_axis(past[1].poses[active], best, axis=1)
@@ -135,7 +142,7 @@ def _candidates(
             pose = np.where(reached, _turn_with_flow(turned_start, start, flows[gap]), pose)
         places.append(place[:, None])
         poses.append(pose[:, None])
-    # Poses that are carried along drift over hundreds of frames: at peaks they start anew; at the highest both are tried.
+    # Propagated poses drift over hundreds of frames, so peaks use the initial pose; the highest peak is tried with both.
     places += [peaks[active][:, :1], peaks[active]]
     upright = np.zeros_like(peaks[active])
     upright[..., 0] = 1
@@ -144,7 +151,7 @@ def _candidates(
 
 
 def _turn_with_flow(poses: np.ndarray, points: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Poses (..., 2) at points (..., 2), turned and scaled as the flow turns and scales what surrounds them."""
+    """Rotates and scales poses (..., 2) at points (..., 2) by the local rotation and scale of the flow."""
     right, left, below, above = (
         move(shifted, flow) - shifted
         for shifted in (
@@ -163,7 +170,7 @@ def _turn_with_flow(poses: np.ndarray, points: np.ndarray, flow: np.ndarray) -> 
 
 
 def trace_back(states: list[FrameStates]) -> tuple[np.ndarray, np.ndarray]:
-    """The best paths that end in the last frame: places and poses (T, N, 2), before the query's frame its own."""
+    """Places and poses, each (T, N, 2), of the best paths to the last frame; before the query's frame, the query point's."""
     rows, state = np.arange(len(states[-1].totals)), states[-1].totals.argmax(axis=1)
     places, poses = [], []
     for each in reversed(states):

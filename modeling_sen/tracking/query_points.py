@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The points to track, from what a user gives: points, a file of points, the size of a grid, or a mask."""
+"""Query points from user input: points, a file of points, the size of a grid, or a mask."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 GRID_SIZE = 10
-# About this many points are taken inside of a mask.
+# Approximate number of points inside a mask.
 MASK_POINTS = 100
 
 
@@ -25,25 +25,26 @@ def resolve_query_points(
     mask: Any = None,
     query_frame: int = 0,
 ) -> np.ndarray:
-    """The query points of a clip. Of `query_points`, `grid_size` and `mask` one is given, or none for a grid of 10.
+    """Query points of a clip. At most one of `query_points`, `grid_size` and `mask` is given; the default is a grid of 10.
 
     Args:
-        num_frames: of the clip.
+        num_frames: number of frames of the clip.
         frame_size: (height, width) of the clip.
         query_points: (N, 2) x, y on frame 0, or (N, 3) t, x, y; or the path of a file, see `read_query_points`.
         grid_size: points at the centres of `grid_size` x `grid_size` equal parts of frame `query_frame`, row by row.
-        mask: (H, W) bool or uint8, or the path of a png, see `read_mask`. Points are on every s-th pixel of every s-th row of
-            the mask's bounding box that is in the mask (not 0), on frame `query_frame`. s is floor(sqrt(pixels / 100)), at
-            least 1, so there are about 100 points; where none of them is in the mask, s is the next smaller number with one.
+        mask: (H, W) bool or uint8, or the path of a png, see `read_mask`. Points are placed on every s-th pixel of every s-th
+            row of the mask's bounding box, if it is in the mask (not 0), on frame `query_frame`. s is
+            floor(sqrt(pixels / 100)), at least 1, which gives about 100 points; if none of them is in the mask, s is the next
+            smaller number that gives a point.
         query_frame: the frame of a grid or mask.
 
     Returns:
-        (N, 3) float32 t, x, y in pixels of the frames, pixel centres at whole numbers. `query_points` may be empty: N is 0.
+        (N, 3) float32 t, x, y in pixels of the frames, pixel centres at whole numbers. N is 0 for empty `query_points`.
 
     Raises:
-        ValueError: more than one of the three, an array of another shape or type, NaN or infinity, a frame outside of the
-            clip, a point outside of the frames (they reach from -0.5 to width - 0.5), an empty mask or one of another size,
-            or a file that holds something else.
+        ValueError: more than one of the three; an array of another shape or type; NaN or infinity; a frame outside the clip;
+            a point outside the frames (which reach from -0.5 to width - 0.5); an empty mask or one of another size; or a
+            malformed file.
         FileNotFoundError: no such file.
     """
     check_one_kind(query_points, grid_size, mask, query_frame)
@@ -59,31 +60,30 @@ def resolve_query_points(
 
 
 def check_one_kind(query_points: Any, grid_size: int | None, mask: Any, query_frame: int) -> None:
-    """What can be checked of the arguments of `resolve_query_points` before the clip is read.
+    """Checks arguments of `resolve_query_points` before the clip is read.
 
     Raises:
-        ValueError: more than one kind of points, a `query_frame` beside points that have their own frames, or another number
-            than a whole one.
+        ValueError: more than one kind of points; a `query_frame` together with `query_points`; or a number that is not whole.
     """
     kinds = {"query_points": query_points, "grid_size": grid_size, "mask": mask}
-    given = [name for name, value in kinds.items() if value is not None]
-    if len(given) > 1:
-        raise ValueError(f"expected one of query_points, grid_size and mask, found {' and '.join(given)}")
+    found = [name for name, value in kinds.items() if value is not None]
+    if len(found) > 1:
+        raise ValueError(f"expected one of query_points, grid_size and mask, found {' and '.join(found)}")
     if grid_size is not None and (not _is_whole(grid_size) or grid_size < 1):
         raise ValueError(f"grid_size: expected a whole number of at least 1, found {grid_size!r}")
     if not _is_whole(query_frame) or query_frame < 0:
         raise ValueError(f"query_frame: expected a whole number of at least 0, found {query_frame!r}")
     if query_frame and query_points is not None:
         raise ValueError(
-            f"query_frame: is for grid_size and mask, found {query_frame} beside query_points; give points as t, x, y"
+            f"query_frame: applies to grid_size and mask, found {query_frame} with query_points; pass points as t, x, y"
         )
 
 
 def as_query_points(query_points: Any) -> np.ndarray:
-    """Points given as an array, a list, a tensor or the path of a file -> (N, 2) or (N, 3) float64.
+    """Converts points from an array, a list, a tensor or the path of a file to (N, 2) or (N, 3) float64.
 
     Raises:
-        ValueError, FileNotFoundError: as `resolve_query_points`, for all that does not depend on the clip.
+        ValueError, FileNotFoundError: see `resolve_query_points`; errors that depend on the clip are not raised here.
     """
     if isinstance(query_points, str | os.PathLike):
         return read_query_points(query_points)
@@ -91,15 +91,15 @@ def as_query_points(query_points: Any) -> np.ndarray:
 
 
 def read_query_points(path: str | os.PathLike) -> np.ndarray:
-    """Points of a file, as (N, 2) float64 x, y on frame 0 or (N, 3) t, x, y.
+    """Reads points from a file as (N, 2) float64 x, y on frame 0 or (N, 3) t, x, y.
 
     Args:
-        path: `.csv` of columns x, y or t, x, y, with a header of these names in any order or without a header; `.json`, a
+        path: `.csv` with columns x, y or t, x, y, with a header of these names in any order or without a header; `.json`, a
             list of lists of two or three numbers; `.npy`, an array of shape (N, 2) or (N, 3).
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another ending, or a file that holds something else, or no point.
+        ValueError: another file ending, a malformed file, or a file without points.
     """
     readers = {".csv": _read_csv, ".json": _read_json, ".npy": _read_npy}
     suffix = Path(path).suffix.lower()
@@ -110,8 +110,8 @@ def read_query_points(path: str | os.PathLike) -> np.ndarray:
         raise FileNotFoundError(f"{name}: no such file")
     try:
         content = readers[suffix](Path(path))
-    except ValueError as error:  # of the readers: UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise ValueError(f"{name}: expected points as x, y or t, x, y, found a file that is none ({error})") from error
+    except ValueError as error:  # includes the readers' UnicodeDecodeError and JSONDecodeError
+        raise ValueError(f"{name}: expected points as x, y or t, x, y, found a malformed file ({error})") from error
     points = _as_points(name, content)
     if not len(points):
         raise ValueError(f"{name}: expected at least one point, found none")
@@ -119,10 +119,10 @@ def read_query_points(path: str | os.PathLike) -> np.ndarray:
 
 
 def as_mask(mask: Any) -> np.ndarray:
-    """A mask given as (H, W) bool or uint8, or as the path of a png, -> (H, W) bool.
+    """Converts a mask from (H, W) bool or uint8, or from the path of a png, to (H, W) bool.
 
     Raises:
-        ValueError, FileNotFoundError: as `resolve_query_points`, for all that does not depend on the clip.
+        ValueError, FileNotFoundError: see `resolve_query_points`; errors that depend on the clip are not raised here.
     """
     if isinstance(mask, str | os.PathLike):
         return read_mask(mask)
@@ -133,18 +133,18 @@ def as_mask(mask: Any) -> np.ndarray:
 
 
 def read_mask(path: str | os.PathLike) -> np.ndarray:
-    """(H, W) bool: where a grey png is not black, or where the number of a palette's colour is not 0, as in DAVIS.
+    """Reads a mask (H, W) bool: true where a grey png is not black, or where the palette index is not 0, as in DAVIS.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no png, or one with colours or alpha.
+        ValueError: not a png, or one with colours or alpha.
     """
     try:
         with Image.open(path, formats=["PNG"]) as image:
             mode, values = image.mode, np.asarray(image)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"mask: {path}: no such file") from error
-    except (OSError, SyntaxError) as error:  # Pillow raises both of damaged files
+    except (OSError, SyntaxError) as error:  # Pillow raises either for damaged files
         raise ValueError(f"mask: {path}: expected a png, found a file that cannot be read as one") from error
     if values.ndim != 2:
         raise ValueError(f"mask: {path}: expected a grey png or one with a palette, found one of mode {mode}")
@@ -164,7 +164,7 @@ def _grid(size: int, frame_size: tuple[int, int]) -> np.ndarray:
 
 
 def _inside(mask: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
-    """(N, 2) x, y of pixels in a mask."""
+    """(N, 2) x, y of sampled pixels in a mask."""
     if mask.shape != tuple(frame_size):
         raise ValueError(f"mask: expected the frames' (height, width) {tuple(frame_size)}, found {mask.shape}")
     rows, columns = np.nonzero(mask)
@@ -172,8 +172,8 @@ def _inside(mask: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
         raise ValueError("mask: expected at least one pixel that is not 0, found none")
     top, left = rows.min(), columns.min()
     box = mask[top : rows.max() + 1, left : columns.max() + 1]
-    for spacing in range(max(1, math.isqrt(len(rows) // MASK_POINTS)), 0, -1):  # 1 finds every pixel
-        # What is left over of the box is shared by both sides.
+    for spacing in range(max(1, math.isqrt(len(rows) // MASK_POINTS)), 0, -1):  # spacing 1 finds every pixel
+        # The samples are centred in the box.
         first = [(length - 1) % spacing // 2 for length in box.shape]
         found = np.argwhere(box[first[0] :: spacing, first[1] :: spacing]) * spacing + first  # row, column
         if len(found):
@@ -201,7 +201,7 @@ def _as_points(name: str, content: Any) -> np.ndarray:
 
 
 def _checked_points(points: np.ndarray, num_frames: int, frame_size: tuple[int, int]) -> np.ndarray:
-    """(N, 3) float32, inside of the clip."""
+    """(N, 3) float32, checked to be inside the clip."""
     height, width = frame_size
     if points.shape[1] == 2:
         points = np.concatenate([np.zeros((len(points), 1)), points], axis=1)
@@ -238,7 +238,7 @@ def _read_csv(path: Path) -> np.ndarray:
     for line in rows:
         if len(line) != len(order):
             raise ValueError(f"row {','.join(line)}")
-    # Not sorted by value: t, x, y is the order of the alphabet.
+    # Columns sorted by name are in the order t, x, y.
     return np.array([[float(line[column]) for column in order] for line in rows]).reshape(-1, len(order))
 
 
@@ -253,7 +253,7 @@ def _is_number(text: str) -> bool:
 def _read_json(path: Path) -> Any:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, list):
-        raise ValueError(f"a {type(content).__name__}, no list")
+        raise ValueError(f"a {type(content).__name__}, not a list")
     return content
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Draws tracked points on the frames of a clip, anti-aliased by NumPy, and writes them as mp4."""
+"""Draws tracked points on the frames of a clip, anti-aliased with NumPy, and writes mp4 files."""
 
 import os
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ import numpy as np
 from modeling_sen.tracking.clip_frames import FrameStream, stream_frames
 from modeling_sen.write_video import check_video_path, write_video
 
-# Frames that a trail reaches back.
+# Length of a trail in frames.
 TRAIL = 12
-# Five points of matplotlib's colour map "plasma", from its dark end to its bright one, mixed linearly between. Its lightness
-# rises steadily, so that colour-blind people tell the colours apart.
+# Five colours of matplotlib's map "plasma" from dark to bright, interpolated linearly. Their lightness increases steadily,
+# which also distinguishes them for colour-blind readers.
 COLOURS = np.array([(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33)], dtype=np.float32)
-# Around discs and rings, so that they are seen on frames of their own colour.
+# Outline of discs and rings, for frames of the same colour.
 RIM = np.array([255, 255, 255], dtype=np.float32)
-# Opacity of a trail's newest piece.
+# Opacity of the newest segment of a trail.
 TRAIL_OPACITY = 0.8
 
 
@@ -51,7 +51,7 @@ def render_tracks(
 
 
 def query_colours(query_points: np.ndarray, height: int) -> np.ndarray:
-    """(N, 3) float32 RGB in 0..255: of `COLOURS` by the row of each query, the first at the top of the frame."""
+    """(N, 3) float32 RGB in 0..255: `COLOURS` interpolated by the queries' rows, the first colour at the top."""
     places = np.clip(query_points[:, 2] / max(height - 1, 1), 0, 1) * (len(COLOURS) - 1)
     channels = [np.interp(places, np.arange(len(COLOURS)), channel) for channel in COLOURS.T]
     return np.stack(channels, axis=1).astype(np.float32)
@@ -82,18 +82,18 @@ def _drawn(
         draw_points(picture, tracks[past], visibility[past], inside[past], colours)
         yield picture
     if number + 1 != len(tracks):
-        raise ValueError(f"{stream.name}: expected {len(tracks)} frames, found another number when it was read again")
+        raise ValueError(f"{stream.name}: expected {len(tracks)} frames, found another number on reading it again")
 
 
 def draw_points(
     frame: np.ndarray, tracks: np.ndarray, visibility: np.ndarray, inside: np.ndarray, colours: np.ndarray
 ) -> None:
-    """Draws points on a frame, in place: trails first, rings of hidden points next, discs of visible points on top.
+    """Draws points on a frame in place: first trails, then rings for hidden points, then discs for visible points.
 
     Args:
         frame: (H, W, 3) uint8.
-        tracks: (1 + trail, N, 2) x, y; the last row is of this frame, those before it are drawn as trails.
-        visibility, inside: (1 + trail, N) bool; trails are drawn between visible points that are inside of the frame.
+        tracks: (1 + trail, N, 2) x, y; the last row belongs to this frame, earlier rows are drawn as trails.
+        visibility, inside: (1 + trail, N) bool; trails connect visible points inside the frame.
         colours: (N, 3) float32.
     """
     radius = max(2.0, 0.012 * min(frame.shape[:2]))
@@ -111,7 +111,7 @@ def draw_points(
 
 
 def _draw_disc(frame: np.ndarray, centre: np.ndarray, radius: float, colour: np.ndarray, hole: float = 0.0) -> None:
-    """A disc, or a ring around a hole."""
+    """Draws a disc, or a ring if `hole` is not 0."""
     box = _box(frame, centre, centre, radius)
     distance = _distance(box, centre, centre)
     alpha = np.clip(radius + 0.5 - distance, 0, 1)
@@ -121,7 +121,7 @@ def _draw_disc(frame: np.ndarray, centre: np.ndarray, radius: float, colour: np.
 
 
 def _draw_trail(frame: np.ndarray, path: np.ndarray, shown: np.ndarray, line: float, colour: np.ndarray) -> None:
-    """The way (1 + trail, 2) of one point; where pieces of it meet, the more opaque one is drawn and not both."""
+    """Draws the path (1 + trail, 2) of a point; overlapping segments are not blended, the more opaque one is drawn."""
     moves = np.flatnonzero(shown[1:] & shown[:-1] & (path[1:] != path[:-1]).any(axis=-1))
     if not len(moves):
         return
@@ -140,14 +140,14 @@ def _draw_trail(frame: np.ndarray, path: np.ndarray, shown: np.ndarray, line: fl
 
 
 def _box(frame: np.ndarray, low: np.ndarray, high: np.ndarray, radius: float) -> tuple[int, int, int, int]:
-    """First and last + 1 row, first and last + 1 column of the pixels within a radius of what lies between two corners."""
+    """The rectangle between two corners, widened by `radius` and clipped to the frame: top, bottom, left, right."""
     left, top = np.maximum(np.floor(low - radius - 0.5).astype(int), 0)
     right, bottom = np.ceil(high + radius + 0.5).astype(int) + 1
     return top, min(bottom, frame.shape[0]), left, min(right, frame.shape[1])
 
 
 def _distance(box: tuple[int, int, int, int], start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """(rows, columns) float32, from each pixel of a box to the nearest point of a line."""
+    """(rows, columns) float32 distances from each pixel of a box to a line segment."""
     top, bottom, left, right = box
     x = np.arange(left, right, dtype=np.float32) - start[0]
     y = (np.arange(top, bottom, dtype=np.float32) - start[1])[:, None]
@@ -162,7 +162,7 @@ def _distance(box: tuple[int, int, int, int], start: np.ndarray, end: np.ndarray
 def _blend(frame: np.ndarray, box: tuple[int, int, int, int], alpha: np.ndarray, colour: np.ndarray) -> None:
     top, bottom, left, right = box
     patch = frame[top:bottom, left:right]
-    patch[:] = patch + alpha[..., None] * (colour - patch) + 0.5  # cut to whole numbers, so rounded
+    patch[:] = patch + alpha[..., None] * (colour - patch) + 0.5  # the cast to uint8 truncates; + 0.5 rounds
 
 
 __all__ = ["draw_points", "query_colours", "render_tracks"]

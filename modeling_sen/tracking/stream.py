@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Tracks points in frames as they come, from the past alone; memory does not grow with the number of frames."""
+"""Online tracking: each frame is tracked from past frames only, in memory independent of the number of frames."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -22,13 +22,18 @@ from modeling_sen.tracking.tracker import frame_score, refine, seen_probability
 if TYPE_CHECKING:
     from modeling_sen.modeling_sen_tracking import SENForVideoTracking
 
-REMEMBERED = 12  # frames, over which tracks are refined; more than the largest gap
+REMEMBERED = 12  # number of past frames kept, over which tracks are refined; more than the largest gap
 
 
 @dataclass
 class StreamedPoints:
-    """Where the points are in the frame just given: `ids` (N,); `points` (N, 2) float32 x, y in its pixels; `visibility` (N,)
-    bool; `confidence` (N,) float32.
+    """Points in the latest frame.
+
+    Attributes:
+        ids: (N,) int64.
+        points: (N, 2) float32 x, y in pixels of the frame.
+        visibility: (N,) bool.
+        confidence: (N,) float32.
     """
 
     ids: np.ndarray
@@ -38,7 +43,7 @@ class StreamedPoints:
 
 
 class PointStream:
-    """Made by `SENForVideoTracking.stream()`.
+    """Tracks points online. Created by `SENForVideoTracking.stream()`.
 
     ```python
     stream = model.stream()
@@ -52,35 +57,35 @@ class PointStream:
     def __init__(self, model: "SENForVideoTracking"):
         self.model, self.costs = model, PathCosts()
         self.flow = DenseFlow(torch.get_num_threads())
-        self.number = -1  # of the newest frame
+        self.number = -1  # number of the newest frame
         self.size: tuple[int, int] | None = None
         self.frames: deque[EncodedFrames] = deque(maxlen=REMEMBERED)
         self.grey: deque[np.ndarray] = deque(maxlen=REMEMBERED)
         self.states: deque[FrameStates] = deque(maxlen=REMEMBERED)
         self.ids, self.next_id = np.zeros(0, dtype=np.int64), 0
         self.queries: EncodedQueries | None = None
-        self.query_points = np.zeros((0, 3), dtype=np.float32)  # t, x, y at the size that is read
-        self.query_frames: dict[int, EncodedFrames] = {}  # those that a query lies in, by number
+        self.query_points = np.zeros((0, 3), dtype=np.float32)  # t, x, y in pixels of the resized frames
+        self.query_frames: dict[int, EncodedFrames] = {}  # frames of queries, by number
 
     @torch.inference_mode()
     def add(self, points: object) -> np.ndarray:
-        """Adds points (n, 2) x, y of the newest frame; they are tracked from the next frame on.
+        """Adds points (n, 2) x, y of the newest frame; tracking starts with the next frame.
 
         Returns:
-            (n,) int64, their ids.
+            (n,) int64, the ids of the points.
 
         Raises:
-            ValueError: no frame yet, or points that are not in it.
+            ValueError: no frame yet, or points outside it.
         """
         if self.size is None:
             raise ValueError("points: expected a frame first, by step(frame), found none")
-        given = resolve_query_points(1, self.size, query_points=points)
-        if (given[:, 0] != 0).any() or np.asarray(points).shape[-1] != 2:
+        checked = resolve_query_points(1, self.size, query_points=points)
+        if (checked[:, 0] != 0).any() or np.asarray(points).shape[-1] != 2:
             raise ValueError(
                 f"points: expected (n, 2) x, y of the newest frame, found shape {np.asarray(points).shape}"
             )
-        inner = given.copy()
-        inner[:, 1:] = (given[:, 1:] + 0.5) * self._scale() - 0.5
+        inner = checked.copy()
+        inner[:, 1:] = (checked[:, 1:] + 0.5) * self._scale() - 0.5
         new = self.model.network.encode_queries(self.frames[-1], self._on_device(inner))
         self.queries = new if self.queries is None else self.queries.join(new)
         inner[:, 0] = self.number
@@ -95,7 +100,7 @@ class PointStream:
         return ids
 
     def drop(self, ids: Iterable[int]) -> None:
-        """Forgets points.
+        """Removes points.
 
         Raises:
             ValueError: no such id.
@@ -114,10 +119,13 @@ class PointStream:
 
     @torch.inference_mode()
     def step(self, frame: np.ndarray) -> StreamedPoints:
-        """The points in the next frame, (H, W, 3) uint8, of the size of those before.
+        """Tracks the points into the next frame.
+
+        Args:
+            frame: (H, W, 3) uint8, of the same size as earlier frames.
 
         Raises:
-            ValueError: another shape or type.
+            ValueError: another shape or dtype.
         """
         frame = self._checked(frame)
         read = read_size(self.size, self.model.config.longest_side)  # type: ignore[arg-type]
@@ -150,15 +158,15 @@ class PointStream:
         active = np.arange(len(self.ids))
         score = frame_score(network, newest, queries, active)
         after = advance(past, flows, peaks[:, 0].cpu().numpy(), wrong, active, score, self.costs)
-        after.totals -= after.totals.max(axis=1, keepdims=True)  # so that sums stay small, however long the stream is
+        after.totals -= after.totals.max(axis=1, keepdims=True)  # bounds the totals in long streams
         return after
 
     def _refined(self, queries: EncodedQueries) -> tuple[np.ndarray, np.ndarray]:
-        """Points (N, 2) and probabilities (N,) in the newest frame, from the frames that are remembered."""
+        """Points (N, 2) and probabilities (N,) in the newest frame, refined over the kept frames."""
         places, poses = trace_back(list(self.states))  # (T, N, 2)
         first = self.number - len(self.frames) + 1
         points = self._on_device(self.query_points)
-        points[:, 0] -= first  # below 0 where the query's frame is forgotten
+        points[:, 0] -= first  # negative if the query's frame is no longer kept
         encoded = EncodedFrames.join(list(self.frames))
         last = refine(self.model.network, encoded, queries, points, places, poses, self.model.config.refinement_steps)
         return last.tracks[-1].cpu().numpy(), seen_probability(last, self.grey[-1].shape)[-1].cpu().numpy()

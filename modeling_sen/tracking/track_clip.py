@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Tracks points of a clip at the size that the networks read, and gives positions in pixels of the original frames."""
+"""Tracks points of a clip on resized frames, and returns positions in pixels of the original frames."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,11 +17,11 @@ from modeling_sen.tracking.tracking_output import SENTrackingOutput
 if TYPE_CHECKING:
     from modeling_sen.modeling_sen_tracking import SENForVideoTracking
 
-CELL = 8  # pixels; frames are read at whole cells of the coarsest level
-SMALLEST = 16  # pixels of a side; DIS needs 12
-QUERIES = 256  # tracked at once
-ENCODED = 16  # frames at once
-LONG = 96  # frames, from which on features are held in half precision
+CELL = 8  # pixels; sides of resized frames are multiples of the coarsest level's stride
+SMALLEST = 16  # smallest side of resized frames in pixels; DIS needs 12
+QUERIES = 256  # queries tracked at once
+ENCODED = 16  # frames encoded at once
+LONG = 96  # features of clips with more frames are stored in half precision
 
 
 def track_clip(
@@ -78,7 +78,7 @@ def track_clip(
 
 
 def encode(model: "SENForVideoTracking", frames: np.ndarray) -> EncodedFrames:
-    """Features of frames (T, H, W, 3) uint8, H and W multiples of 8."""
+    """Encodes frames (T, H, W, 3) uint8, with H and W multiples of 8."""
     tokens = model.read_tokens(frames)
     parts = []
     for start in range(0, len(frames), ENCODED):
@@ -90,14 +90,14 @@ def encode(model: "SENForVideoTracking", frames: np.ndarray) -> EncodedFrames:
 
 
 def read_size(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
-    """(height, width) at which frames are read: multiples of 8 from 16 on, the longer side at most `longest_side`."""
+    """(height, width) of resized frames: multiples of 8, at least 16, with the longer side at most about `longest_side`."""
     scale = min(1.0, longest_side / max(size))
     height, width = (max(SMALLEST, round(side * scale / CELL) * CELL) for side in size)
     return height, width
 
 
 def calibrated(probability: np.ndarray, calibration: tuple[float, float] | list[float]) -> np.ndarray:
-    """Probabilities whose logits are scaled and shifted; zero stays zero."""
+    """Calibrates probabilities by scaling and shifting their logits; zero stays zero."""
     inner = probability.clip(1e-6, 1 - 1e-6)
     logits = np.log(inner / (1 - inner)) * calibration[0] + calibration[1]
     return np.where(probability > 0, 1 / (1 + np.exp(-logits)), 0).astype(np.float32)

@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Tracks points through a whole clip, from each query's frame forwards and backwards."""
+"""Tracks points through a whole clip, forwards and backwards from each query's frame."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -24,28 +24,28 @@ from modeling_sen.tracking.path_search import (
     trace_back,
 )
 
-COST_CELLS = 2**23  # cells of the matching cost at once
+COST_CELLS = 2**23  # cells of the matching cost computed at once
 SCORED = 256  # queries whose candidates are scored at once
-COMPARED = 2**13  # places that are compared with their queries at once
+COMPARED = 2**13  # places refined at once
 
 
 @dataclass
 class FoundTracks:
-    """`tracks` (T, N, 2) float32 x, y; `probability` (T, N) float32, of the point being visible within four pixels."""
+    """`tracks` (T, N, 2) float32 x, y; `probability` (T, N) float32 that the point is visible within four pixels."""
 
     tracks: np.ndarray
     probability: np.ndarray
 
 
 class ClipTracker:
-    """The frames of a clip, encoded once, in which any number of points are tracked.
+    """Tracks any number of points in the frames of a clip, which are encoded once.
 
     Args:
-        network: of the tracker.
-        encoded: the T frames.
-        grey: (T, H, W) uint8, the same frames.
+        network: the tracker's network.
+        encoded: the T encoded frames.
+        grey: (T, H, W) uint8, the same frames in grey.
         flow: estimates the flow between them.
-        steps: of refinement.
+        steps: number of refinement steps.
     """
 
     def __init__(
@@ -60,10 +60,11 @@ class ClipTracker:
         self.steps, self.costs = steps, PathCosts()
 
     def track(self, query_points: Tensor, searched: Callable[[], None]) -> FoundTracks:
-        """Tracks of queries (N, 3) t, x, y, as the networks find them, in the query's frame too.
+        """Tracks queries. In the query's frame, the result is the network's estimate and not the query point.
 
         Args:
-            searched: called after each frame that is searched, forwards and then backwards: 2 * T times.
+            query_points: (N, 3) t, x, y.
+            searched: called after each frame of the forward and the backward search, 2 * T times.
         """
         queries = self.network.encode_queries(self.encoded, query_points)
         peaks, wrong = self._peaks(queries, query_points)
@@ -73,7 +74,7 @@ class ClipTracker:
         return FoundTracks(refined.tracks.cpu().numpy(), probability.cpu().numpy())
 
     def _peaks(self, queries: EncodedQueries, query_points: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Peaks (N, T, peaks, 2), and which of them do not match back."""
+        """Peaks (N, T, peaks, 2), and (N, T, peaks) bool, true for those that do not match back to the query."""
         height, width = self.encoded.levels[1].shape[-2:]
         frames = max(1, COST_CELLS // (len(query_points) * height * width))
         peaks = torch.cat(
@@ -96,7 +97,7 @@ class ClipTracker:
         wrong: np.ndarray,
         searched: Callable[[], None],
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Tracks and poses (T, N, 2) along the best paths."""
+        """Tracks and poses, each (T, N, 2), along the best paths."""
         starts, points = np.split(query_points.cpu().numpy(), [1], axis=1)
         starts = starts[:, 0]
         places = np.repeat(points[None], len(self.grey), axis=0)
@@ -107,7 +108,9 @@ class ClipTracker:
             states: list[FrameStates] = []
             coming: dict[tuple[int, int], Future[np.ndarray]] = {}
             for number, frame in enumerate(order):
-                for ahead in order[number : number + 2]:  # the flows of the next frame while this one is searched
+                for ahead in order[
+                    number : number + 2
+                ]:  # estimates the next frame's flows during the search of this one
                     self._start_flows(coming, ahead, way, bool((starts * way < ahead * way).any()))
                 active = np.flatnonzero(starts * way < frame * way)
                 after = FrameStates.unreached(points)
@@ -127,7 +130,7 @@ class ClipTracker:
     def _start_flows(
         self, coming: dict[tuple[int, int], "Future[np.ndarray]"], frame: int, way: int, wanted: bool
     ) -> None:
-        """Flows to a frame from those before it, by (frame, gap)."""
+        """Starts estimating the flows to a frame from earlier frames, stored by (frame, gap)."""
         for gap in GAPS:
             origin = frame - way * gap
             if wanted and 0 <= origin < len(self.grey) and (frame, gap) not in coming:
@@ -143,7 +146,7 @@ def refine(
     poses: np.ndarray,
     steps: int,
 ) -> RefinedTracks:
-    """Refines tracks (T, N, 2) of a few queries at a time."""
+    """Refines tracks (T, N, 2), in chunks of queries."""
     device = query_points.device
     time = torch.arange(len(tracks), device=device)[:, None] - query_points[:, 0]
     start, start_poses = (torch.tensor(each, device=device).float() for each in (tracks, poses))
@@ -160,7 +163,7 @@ def refine(
 
 
 def seen_probability(refined: RefinedTracks, frame_size: tuple[int, ...]) -> Tensor:
-    """(T, N), the probability of a point being visible within four pixels of its track; zero outside of the frame."""
+    """(T, N), the probability that a point is visible within four pixels of its track; zero outside the frame."""
     height, width = frame_size
     x, y = refined.tracks.unbind(-1)
     inside = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
@@ -168,12 +171,12 @@ def seen_probability(refined: RefinedTracks, frame_size: tuple[int, ...]) -> Ten
 
 
 def frame_score(network: PointNetwork, frame: EncodedFrames, queries: EncodedQueries, active: np.ndarray) -> Score:
-    """The score of places in one frame, of the queries of the numbers `active`."""
+    """A function that scores places in one frame for the queries with indices `active`."""
     frame = frame.to(torch.float32).expand(NUM_CANDIDATES)
     device = frame.levels[0].device
 
     def score(places: np.ndarray, poses: np.ndarray) -> np.ndarray:
-        # The candidates take the place of frames: (candidates, n, 2).
+        # The network's frame axis is used for candidates: (candidates, n, 2).
         place, pose = (torch.tensor(each.swapaxes(0, 1), device=device) for each in (places, poses))
         scores = [
             network.score(frame, queries[chosen], place[:, rows], pose[:, rows])

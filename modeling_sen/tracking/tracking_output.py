@@ -1,7 +1,7 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 # mypy: disable-error-code="assignment"
-"""What a point tracker returns for one clip, and its conversions: CoTracker, TAP-Vid, files, pictures."""
+"""The result of point tracking, and its conversion to CoTracker's and TAP-Vid's formats, files and pictures."""
 
 import csv
 import json
@@ -21,14 +21,14 @@ from modeling_sen.whole_file import whole_file
 
 @dataclass
 class SENTrackingOutput(ModelOutput):
-    """Where the query points of one clip are in each of its T frames. Positions are x, y in pixels of the original frames,
-    pixel centres at whole numbers; they are given for frames before and after the query, and also where a point is hidden.
+    """Tracks of the query points through the T frames of a clip. Positions are x, y in pixels of the original frames, pixel
+    centres at whole numbers. All frames have positions, also those before the query and those where the point is hidden.
 
     Args:
         tracks (`np.ndarray` of shape `(T, N, 2)`, float32): x, y of each point in each frame.
-        visibility (`np.ndarray` of shape `(T, N)`, bool): whether the point is seen.
+        visibility (`np.ndarray` of shape `(T, N)`, bool): whether the point is visible.
         confidence (`np.ndarray` of shape `(T, N)`, float32): in 0..1, the probability that the point is visible and the
-            position is less than 4 pixels from the truth, where frames are brought to 256 x 256.
+            position is less than 4 pixels from the true one, in frames scaled to 256 x 256.
         query_points (`np.ndarray` of shape `(N, 3)`, float32): t, x, y of each query.
         frame_size (`tuple[int, int]`): (height, width) of the frames.
     """
@@ -40,29 +40,29 @@ class SENTrackingOutput(ModelOutput):
     frame_size: tuple[int, int] = None
 
     def to_cotracker(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tracks (1, T, N, 2) float32 and visibility (1, T, N) bool, as CoTracker returns them and its `Visualizer` takes
-        them. CoTracker has pixel centres at whole numbers too.
+        """Tracks (1, T, N, 2) float32 and visibility (1, T, N) bool, in the format of CoTracker and its `Visualizer`, which
+        also has pixel centres at whole numbers.
         """
         return torch.tensor(self.tracks[None]), torch.tensor(self.visibility[None])
 
     def to_tapvid(self) -> dict[str, np.ndarray]:
-        """`tracks` (N, T, 2) float32 and `occluded` (N, T) bool in the form of TAP-Vid's data: x, y as shares of width and
-        height from the corner of the first pixel, (x + 0.5) / width.
+        """`tracks` (N, T, 2) float32 and `occluded` (N, T) bool in the format of TAP-Vid's data: x, y as fractions of width
+        and height, measured from the corner of the first pixel, (x + 0.5) / width.
         """
         shares = (self.tracks + 0.5) / np.array(self.frame_size[::-1], dtype=np.float32)
         return {"tracks": shares.transpose(1, 0, 2), "occluded": ~self.visibility.T}
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes a file, complete or not at all.
+        """Writes the tracks to a file, atomically.
 
         Args:
-            path: `.csv` with a row for each point of each frame and the columns frame, point, x, y, visible (0 or 1),
-                confidence; `.json`, an object of the five attributes as lists; `.npz`, arrays of the same names. Numbers are
-                written such that float32 is restored exactly.
+            path: `.csv`, with a row for each point of each frame and the columns frame, point, x, y, visible (0 or 1),
+                confidence; `.json`, an object with the five attributes as lists; `.npz`, arrays of the same names. Reading
+                the numbers as float32 restores them exactly.
 
         Raises:
-            ValueError: another ending.
-            FileNotFoundError: no such folder.
+            ValueError: another file ending.
+            FileNotFoundError: the folder does not exist.
         """
         write = tracks_writer(path)
         with whole_file(path) as unfinished:
@@ -71,21 +71,21 @@ class SENTrackingOutput(ModelOutput):
     def render(
         self, video: Any, path: str | os.PathLike | None = None, *, trail: int = TRAIL, fps: float | None = None
     ) -> np.ndarray | None:
-        """Draws the points on the clip: filled discs where they are visible, rings where they are hidden, with a trail that
-        fades. A colour belongs to a query's row. Points outside of the frame are not drawn.
+        """Draws the points on the clip: discs for visible points, rings for hidden ones, with a fading trail. Colours depend
+        on the row of the query. Points outside the frame are not drawn.
 
         Args:
-            video: the clip that was tracked: anything that `read_video` takes.
-            path: an mp4 file to write, complete or not at all, frame by frame. It has the clip's times and sound.
-            trail: frames that a trail reaches back; 0 for none.
-            fps: frames per second of an mp4 of an array or of images; 24 by default. A file has its own times.
+            video: the tracked clip, an input of `read_video`.
+            path: an mp4 file to write, frame by frame and atomically, with the clip's times and sound.
+            trail: length of a trail in frames; 0 for none.
+            fps: frames per second of an mp4 of an array or of images, by default 24. A file has its own times.
 
         Returns:
-            (T, H, W, 3) uint8, or None where a path is given.
+            (T, H, W, 3) uint8, or `None` if a path is given.
 
         Raises:
-            ValueError: the video has another number or size of frames than the tracks; a path without `.mp4`; `fps` for a
-                file, or not positive; a negative trail; and as `read_video`.
+            ValueError: the video's number or size of frames differs from the tracks'; a path that does not end in `.mp4`;
+                `fps` for a file, or not positive; a negative trail; and see `read_video`.
             FileNotFoundError: no such video, or no folder for the path.
         """
         return render_tracks(
@@ -94,11 +94,11 @@ class SENTrackingOutput(ModelOutput):
 
 
 def tracks_writer(path: str | os.PathLike) -> Callable[[Path, SENTrackingOutput], None]:
-    """The function that writes files of this ending.
+    """The function that writes files with the path's ending.
 
     Raises:
-        ValueError: another ending.
-        FileNotFoundError: no such folder.
+        ValueError: another file ending.
+        FileNotFoundError: the folder does not exist.
     """
     writers = {".csv": _write_csv, ".json": _write_json, ".npz": _write_npz}
     suffix = Path(path).suffix.lower()
@@ -140,7 +140,7 @@ def _write_npz(path: Path, output: SENTrackingOutput) -> None:
 
 
 def _numbers(array: np.ndarray) -> Any:
-    """Nested lists of float32 values with no more digits than they need: 0.1 and not 0.10000000149011612."""
+    """Nested lists of float32 values with the fewest sufficient digits: 0.1 instead of 0.10000000149011612."""
     return array.astype(np.float32).astype(str).astype(np.float64).tolist()
 
 

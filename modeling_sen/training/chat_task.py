@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What video chat is trained on: the answers of conversations, each with the token that ends it; questions have no loss."""
+"""Training task of video chat: a loss on the answers of conversations, each with its end token, and none on questions."""
 
 import dataclasses
 import hashlib
@@ -24,24 +24,24 @@ from modeling_sen.training.conversations import Conversations, Message
 from modeling_sen.training.feature_cache import FeatureCache
 from modeling_sen.whole_file import whole_file
 
-IGNORED = -100  # label of a token that has no loss
+IGNORED = -100  # label of tokens without loss
 SHARD_WINDOWS = 64
 CACHED_AT_ONCE = 8
 
 
 def answer_labels(tokens: Sequence[int], prompts: Sequence[Sequence[int]], end_tokens: Collection[int]) -> list[int]:
-    """Labels of a conversation: the tokens of its answers, up to and with the first end token of each.
+    """Labels of a conversation: the tokens of its answers, each including its first end token.
 
     Args:
-        tokens: of the whole conversation.
-        prompts: tokens of the conversation up to each answer, in order, with what opens an answer.
-        end_tokens: ids at any of which generation stops.
+        tokens: tokens of the whole conversation.
+        prompts: for each answer in order, the tokens of the conversation before it, including the generation prompt.
+        end_tokens: ids at which generation stops.
 
     Returns:
-        One label a token: its own id in an answer, -100 elsewhere.
+        One label per token: its id in an answer, -100 elsewhere.
 
     Raises:
-        ValueError: a prompt is not how the conversation begins; an answer is not ended by an end token.
+        ValueError: the conversation does not begin with a prompt's tokens; an answer has no end token.
     """
     labels = [IGNORED] * len(tokens)
     limits = [*map(len, prompts[1:]), len(tokens)]
@@ -49,14 +49,14 @@ def answer_labels(tokens: Sequence[int], prompts: Sequence[Sequence[int]], end_t
         start = len(prompt)
         if list(tokens[:start]) != list(prompt):
             raise ValueError(
-                f"answer {number}: the tokens of its prompt are not those at the start of the conversation; expected a chat "
-                "template that renders earlier turns the same whatever follows"
+                f"answer {number}: the conversation does not begin with the tokens of its prompt; expected a chat template "
+                "that renders earlier turns independently of later ones"
             )
         stop = next((place + 1 for place in range(start, limit) if tokens[place] in end_tokens), None)
         if stop is None:
             raise ValueError(
-                f"answer {number}: found none of the end tokens {sorted(end_tokens)} behind it; expected a chat "
-                "template that ends an answer, without which generation would not stop"
+                f"answer {number}: found none of the end tokens {sorted(end_tokens)} after it; expected a chat template "
+                "that ends each answer with one, so that generation can stop"
             )
         labels[start:stop] = tokens[start:stop]
     return labels
@@ -64,12 +64,12 @@ def answer_labels(tokens: Sequence[int], prompts: Sequence[Sequence[int]], end_t
 
 @dataclasses.dataclass(frozen=True)
 class Tokenized:
-    """One conversation as a model takes it.
+    """A tokenised conversation.
 
     Attributes:
-        row: its number in all data sets of a run.
-        tokens, labels: as long as each other.
-        windows: inputs of the SEN, one dict for each window; none where they are cached.
+        row: its number, unique among all data sets of a run.
+        tokens, labels: lists of equal length.
+        windows: inputs of the SEN, one dict per window; empty if they are cached.
     """
 
     row: int
@@ -83,9 +83,9 @@ class ConversationDataset(Dataset):
 
     Args:
         conversations: the data set.
-        processor: of the model.
-        end_tokens: ids at any of which generation stops, see [`end_tokens_of`].
-        num_frames: of each clip; by default those of one window.
+        processor: the model's processor.
+        end_tokens: ids at which generation stops, see [`end_tokens_of`].
+        num_frames: frames per clip; by default one window.
         first_row: number of the first conversation.
     """
 
@@ -120,11 +120,11 @@ class ConversationDataset(Dataset):
         if self.cache is not None:
             videos = [self.cache.videos[key] for key in self.conversations.video_keys[index]]
         else:
-            given = self.conversations.read_videos(index)
-            videos = [self.processor.read_video(video, num_frames=self.num_frames) for video in given]
+            unread = self.conversations.read_videos(index)
+            videos = [self.processor.read_video(video, num_frames=self.num_frames) for video in unread]
         shown = self.processor.videos_in_prompt(with_videos(messages, videos))
         rows = [row for video, question in shown for row in self.processor.ask(video, question).inputs]
-        videos = [dataclasses.replace(video, inputs=[]) for video in videos]  # of which prompts have the times
+        videos = [dataclasses.replace(video, inputs=[]) for video in videos]  # prompts only need the times
         tokens = self._tokens(messages, videos)
         answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
         prompts = [self._tokens(messages[:number], videos) for number in answers]
@@ -132,7 +132,7 @@ class ConversationDataset(Dataset):
         return Tokenized(self.first_row + index, tokens, labels, rows)
 
     def model_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """What the model takes of a batch of this data set: its tensors, or first looks from the cache."""
+        """The model's inputs for a batch of this data set: its tensors, and first looks from the cache, if any."""
         inputs = {name: value for name, value in batch.items() if name != "rows"}
         if self.cache is None:
             return inputs
@@ -140,19 +140,19 @@ class ConversationDataset(Dataset):
         return inputs | self.cache.inputs([key for row in rows for key in self.conversations.video_keys[row]])
 
     def _tokens(self, messages: list[Message], videos: Sequence[ChatVideo]) -> list[int]:
-        """Of a part of a conversation, with what opens an answer where it ends in a question."""
+        """Tokens of the first messages of a conversation, with the generation prompt if the last one is a question."""
         filled, is_prompt = with_videos(messages, videos), messages[-1]["role"] == "user"
-        # The answers are part of it.
+        # No room is needed for new tokens, because the answers are part of the conversation.
         ids = self.processor.apply_chat_template(filled, None, is_prompt, tokenize=True, max_new_tokens=0)
         return ids[0].tolist()
 
     def collate(self, items: Sequence[Tokenized]) -> dict[str, Tensor]:
-        """`rows` (batch,) int64, `input_ids`, `attention_mask`, `labels` (batch, tokens) padded on the right, where causal
-        attention needs no mask; and without a cache the SEN's inputs, one row for each window.
+        """`rows` (batch,) int64; `input_ids`, `attention_mask` and `labels` (batch, tokens), right-padded; and, without a
+        cache, the SEN's inputs with one row per window.
         """
         tokens = [torch.tensor(item.tokens) for item in items]
         labels = [torch.tensor(item.labels) for item in items]
-        padding = self.processor.tokenizer.pad_token_id or 0  # no token reads it
+        padding = self.processor.tokenizer.pad_token_id or 0  # never attended to
         windows = [window for item in items for window in item.windows]
         return {
             "rows": torch.tensor([item.row for item in items]),
@@ -163,7 +163,7 @@ class ConversationDataset(Dataset):
         }
 
     def use_cache(self, model: SENForConditionalGeneration, folder: str | os.PathLike, dtype: torch.dtype) -> None:
-        """Takes first looks from the cache from now on; builds what is missing there first, and says its size before.
+        """Uses cached first looks from now on; prints the size of missing ones and computes them first.
 
         Conversations without a clip have nothing to cache.
 
@@ -172,8 +172,8 @@ class ConversationDataset(Dataset):
         """
         if model.config.question_neuron is not None:
             raise ValueError(
-                f"cache: neuron {model.config.question_neuron!r} reads the question, so that clips have no first look "
-                "of their own; train without a cache"
+                f"cache: neuron {model.config.question_neuron!r} reads the question, on which first looks then depend; "
+                "train without a cache"
             )
         places = {
             key: (row, number)
@@ -195,16 +195,16 @@ class ConversationDataset(Dataset):
 
 
 class WindowCache:
-    """First looks at the windows of clips, on disk, and the times that prompts state.
+    """Disk cache of first looks at the windows of clips, and of the windows' times, which prompts contain.
 
     Args:
-        model: with its towers.
-        processor: of the model.
-        folder: where the cache lives; several models and processes may share it.
-        keys: what identifies each clip.
-        read: key -> the clip, of as many windows as any other.
-        num_frames: of each clip, part of what identifies its windows.
-        dtype: of what is stored.
+        model: the model, with loaded towers.
+        processor: its processor.
+        folder: folder of the cache; several models and processes may share it.
+        keys: identifier of each clip.
+        read: key -> the clip; all clips have the same number of windows.
+        num_frames: frames per clip, part of the windows' identifiers.
+        dtype: dtype of stored tensors.
 
     Attributes:
         videos: key -> the clip without inputs.
@@ -225,11 +225,11 @@ class WindowCache:
         self.videos: dict[str, ChatVideo] = {}
         self.num_windows = self._video(keys[0]).num_windows
         self._places = {key: number for number, key in enumerate(keys)}
-        # Of a window, beside its tower's own settings.
+        # A window's inputs also depend on these settings, which are not those of its tower.
         config = model.sen.config
         specs = [(spec.name, spec.num_frames, spec.sampling) for spec in config.neuron_specs]
-        seen = json.dumps([model.config.window_frames, num_frames, config.depth_estimator, specs], default=str)
-        suffix = hashlib.sha256(seen.encode()).hexdigest()[:8]
+        sampling = json.dumps([model.config.window_frames, num_frames, config.depth_estimator, specs], default=str)
+        suffix = hashlib.sha256(sampling.encode()).hexdigest()[:8]
         windows = [f"{key}#{suffix}:{number}" for key in keys for number in range(self.num_windows)]
         self._cache = FeatureCache(model.sen, folder, windows, dtype, SHARD_WINDOWS)
         name = f"times-{hashlib.sha256(json.dumps(windows).encode()).hexdigest()[:16]}"
@@ -242,7 +242,7 @@ class WindowCache:
                 self.videos[key] = ChatVideo([], torch.tensor(seconds, dtype=torch.float64), has_sound)
 
     def _build(self, folder: Path, times: Sequence[Path], keys: Sequence[str]) -> None:
-        """Processes share the work, and wait for each other."""
+        """Computes missing shards. Processes share the work and wait for each other."""
         from accelerate import PartialState
 
         state, cache = PartialState(), self._cache
@@ -270,42 +270,42 @@ class WindowCache:
                     unfinished.write_text(json.dumps(found))
             return self._collate(inputs)
 
-        # By its number, as one process may see what another has written already.
+        # Assigned by number, because the processes' lists of missing shards may differ.
         own = [number for number in missing if number % state.num_processes == state.process_index]
         cache.build(inputs_of, CACHED_AT_ONCE, own)
         state.wait_for_everyone()
 
     def _video(self, key: str) -> ChatVideo:
-        """The windows of one clip follow each other, so that it is read once."""
+        """Reads a clip, and keeps the last one, because its windows are processed consecutively."""
         if self._last is None or self._last[0] != key:
             self._last = key, self._read(key)
         return self._last[1]
 
     def inputs(self, keys: Sequence[str]) -> dict[str, Any]:
-        """What the model takes for the windows of some clips, in their order; nothing for no clips."""
+        """The model's inputs for the windows of some clips, in order; empty without clips."""
         if not keys:
             return {}
         rows = [self._places[key] * self.num_windows + number for key in keys for number in range(self.num_windows)]
         return {"trunks": self._cache.trunks(rows), "neuron_mask": self._cache.neuron_mask(rows)}
 
     def drop_trunks(self) -> None:
-        """Frees the weights that are not run on stored first looks, see [`FeatureCache.drop_trunks`]."""
+        """Frees the weights that stored first looks replace, see [`FeatureCache.drop_trunks`]."""
         self._cache.drop_trunks()
 
 
 def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
-    """Which answers are predicted token for token, given what stands before: those that greedy decoding would give.
+    """Which answers equal those of greedy decoding: every token is the most likely one, given the true tokens before it.
 
     Args:
         logits: (batch, tokens, vocabulary).
         labels: (batch, tokens) int64, see [`answer_labels`].
 
     Returns:
-        (batch, answers) int64: 1 right, 0 wrong, -100 behind the last answer of a conversation.
+        (batch, answers) int64: 1 for correct, 0 for wrong, -100 after the last answer of a conversation.
     """
     is_answer = labels != IGNORED
     starts = is_answer & ~torch.cat([torch.zeros_like(is_answer[:, :1]), is_answer[:, :-1]], dim=1)
-    number = starts.cumsum(dim=1)  # of the answer, from 1
+    number = starts.cumsum(dim=1)  # number of the answer, starting at 1
     right = torch.cat([torch.ones_like(labels[:, :1]), logits[:, :-1].argmax(dim=-1)], dim=1) == labels
     found = torch.full((len(labels), int(number.max())), IGNORED, device=labels.device)
     for answer in range(found.shape[1]):
@@ -316,7 +316,7 @@ def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def answer_accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of the answers of the validation conversations that are right, see [`right_answers`]; each conversation once."""
+    """Share of correct answers in the validation conversations, each counted once; see [`right_answers`]."""
     _, places = np.unique(prediction.label_ids, return_index=True)
     answers = np.asarray(prediction.predictions)[places]
     return {"answer_accuracy": float(answers[answers != IGNORED].mean())}
@@ -326,10 +326,10 @@ def end_tokens_of(model: SENForConditionalGeneration, processor: SENChatProcesso
     """Ids at which generation stops.
 
     Raises:
-        ValueError: neither the language model nor its tokenizer has any.
+        ValueError: neither the language model nor its tokenizer has an end token.
     """
-    given: Any = model.generation_config.eos_token_id
-    found = {*(given if isinstance(given, list) else [given]), processor.tokenizer.eos_token_id} - {None}
+    of_model: Any = model.generation_config.eos_token_id
+    found = {*(of_model if isinstance(of_model, list) else [of_model]), processor.tokenizer.eos_token_id} - {None}
     if not found:
         raise ValueError("expected an eos_token_id of the language model or its tokenizer, found none")
     return found

@@ -1,15 +1,15 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Conversations about videos to train on: LLaVA's json, Transformers' `messages`, and tables of questions and answers.
+"""Reads conversations about videos for training: LLaVA's json, Transformers' `messages`, tables of questions and answers.
 
-column | what a row is
+column | content of a row
 --- | ---
 `messages` | Transformers' chat layout: `{"role", "content": text or parts}`; clips in the parts, or in `videos` or `video`
-`conversations` | LLaVA's: `{"from": "human" or "gpt", "value": "<video>\\n..."}`; `video` or `image` has a path or several
-`question`, `answer` | one question about the clip of the row
-`questions` | the turns of one conversation about the clip of the row, `{"question", "answer"}`, as `sen world` writes them
+`conversations` | LLaVA's layout: `{"from": "human" or "gpt", "value": "<video>\\n..."}`; one or several paths in `video` or
+`image` `question`, `answer` | one question about the clip of the row
+`questions` | turns of a conversation about the clip of the row, `{"question", "answer"}`, as written by `sen world`
 
-Opening reads texts only; an image is a clip of one frame.
+Opening a data set only reads texts; an image is a clip of one frame.
 """
 
 import json
@@ -32,10 +32,10 @@ from modeling_sen.training.data import (
 SUFFIXES = (".json", *TABLE_SUFFIXES)
 MEDIA_COLUMNS = (*VIDEO_COLUMNS, "videos", "image", "images")
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-MARKER = re.compile(r"<(?:video|image)>")  # of LLaVA; some of its lists write <image> for a video too
+MARKER = re.compile(r"<(?:video|image)>")  # LLaVA's markers; some of its lists use <image> for videos
 
 Message = dict[str, Any]
-Media = list[Any] | None  # clips of a row; `None` where they are read later, and their number is not known before
+Media = list[Any] | None  # clips of a row; `None` if they are read later, so that their number is still unknown
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,12 @@ class Conversations:
     """A data set of conversations.
 
     Attributes:
-        source: what errors call it.
-        messages: of each conversation, in the chat layout of Transformers: `{"role": "system" | "user" | "assistant",
-            "content": parts}`, a part being `{"type": "text", "text": ...}` or `{"type": "video"}`, its clip left out. Users
-            and assistant take turns, and the assistant is the last.
-        video_keys: what identifies the clips of each conversation, e.g. for a cache: a changed file is another clip.
-        read_videos: row -> the clips of the conversation, in the order of its parts of type video, as
-            [`SENChatProcessor`] takes them.
+        source: name in error messages.
+        messages: messages of each conversation in Transformers' chat layout: `{"role": "system" | "user" | "assistant",
+            "content": parts}`; a part is `{"type": "text", "text": ...}` or `{"type": "video"}`, without the clip. User and
+            assistant alternate, and the assistant is last.
+        video_keys: identifiers of the clips of each conversation, e.g. for a cache; a key changes when its file changes.
+        read_videos: row -> the clips of the conversation, inputs of [`SENChatProcessor`], in the order of the video parts.
     """
 
     source: str
@@ -62,12 +61,12 @@ class Conversations:
 
     @property
     def keys(self) -> list[str]:
-        """What identifies the clips of each conversation, as one string."""
+        """Identifiers of each conversation's clips, joined to one string."""
         return ["|".join(each) for each in self.video_keys]
 
     @property
     def targets(self) -> list[str]:
-        """The texts of each conversation, as one string."""
+        """The messages of each conversation as JSON."""
         return [json.dumps(each) for each in self.messages]
 
 
@@ -77,15 +76,15 @@ def open_conversations(
     """Opens a data set.
 
     Args:
-        source: a file (json, jsonl, csv or parquet; paths relative to it), a folder with `metadata.jsonl`, `.csv` or
-            `.parquet` or one that `datasets` saved, or a data set's id on the Hub.
-        split: of a Hub data set; of a folder the sub-folder of this name, where there is one.
-        video_column: by default the first that has a usual name.
-        target_column: of the answers in a table of questions; by default `answer`.
+        source: a file (json, jsonl, csv or parquet; paths are relative to it), a folder (with `metadata.jsonl`, `.csv` or
+            `.parquet`, or saved by `datasets`), or the id of a data set on the Hub.
+        split: split of a Hub data set, or name of a sub-folder, if it exists.
+        video_column: column of the clips; default: the first usual name.
+        target_column: column of the answers in a table of questions; default: `answer`.
 
     Raises:
-        FileNotFoundError: no such source, or a file that it names does not exist.
-        ValueError: a row that is no conversation, naming file and row; no rows; no such column.
+        FileNotFoundError: no such source, or a listed file does not exist.
+        ValueError: a malformed row, no rows, or no such column; the message names file and row.
         ImportError: a data set of `datasets` or a parquet file without the extra `train`.
     """
     if source.startswith("world:"):
@@ -139,14 +138,14 @@ def _from_rows(
 
 
 def _from_dataset(source: str, data: Any, video_column: str | None, target_column: str | None) -> Conversations:
-    """Columns of videos and images, which hold files themselves, are read when a row is."""
+    """Opens a `datasets.Dataset`. Columns that contain the files themselves are read later, row by row."""
     names = MEDIA_COLUMNS if video_column is None else (video_column,)
-    held = [name for name in names if name in data.column_names and not _is_text(data.features[name])]
-    if not held:
+    file_columns = [name for name in names if name in data.column_names and not _is_text(data.features[name])]
+    if not file_columns:
         return _from_rows(source, list(data), Path(), video_column, target_column)
-    for name in held:
+    for name in file_columns:
         data = data.cast_column(name, _undecoded(data.features[name]))
-    files, texts = data.select_columns(held), data.remove_columns(held)
+    files, texts = data.select_columns(file_columns), data.remove_columns(file_columns)
     messages = [_parse(f"{source}, row {number}", row, None, target_column)[0] for number, row in enumerate(texts)]
     keys = [
         tuple(f"{source}:{data._fingerprint}:{row}:{number}" for number in range(_count_videos(messages[row])))
@@ -154,7 +153,7 @@ def _from_dataset(source: str, data: Any, video_column: str | None, target_colum
     ]
 
     def read_videos(row: int) -> list[Any]:
-        found = _media_of(files[row], held)
+        found = _media_of(files[row], file_columns)
         _check_count(f"{source}, row {row}", messages[row], found)
         return [each if isinstance(each, str) else {"video": each} for each in found]
 
@@ -168,14 +167,14 @@ def _is_text(feature: Any) -> bool:
 
 
 def _undecoded(feature: Any) -> Any:
-    """The processor decodes, and only what it samples."""
+    """A feature that returns files undecoded; the processor decodes them, and only the sampled frames."""
     if hasattr(feature, "feature"):
         return type(feature)(_undecoded(feature.feature))
     return type(feature)(decode=False)
 
 
 def _media_of(row: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
-    """The clips in the first column that has any."""
+    """The clips in the first non-empty column."""
     for name in names:
         value = row.get(name)
         if value not in (None, "", []):
@@ -184,7 +183,7 @@ def _media_of(row: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
 
 
 def _parse(where: str, row: Mapping[str, Any], media: Media, target_column: str | None) -> tuple[list[Message], Media]:
-    """Messages of a row, each with a list of parts, and the clips of its parts of type video."""
+    """Messages of a row with content as lists of parts, and the clips of its video parts."""
     answer = target_column or "answer"
     if row.get("messages") is not None:
         messages, media = _from_messages(where, row["messages"], media)
@@ -206,11 +205,11 @@ def _parse(where: str, row: Mapping[str, Any], media: Media, target_column: str 
     return messages, media
 
 
-def _from_messages(where: str, given: Any, media: Media) -> tuple[list[Message], Media]:
-    if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
-        raise ValueError(f"{where}: expected messages to be a list of objects, found {_kind(given)}")
+def _from_messages(where: str, content: Any, media: Media) -> tuple[list[Message], Media]:
+    if not isinstance(content, list) or not all(isinstance(each, dict) for each in content):
+        raise ValueError(f"{where}: expected messages to be a list of objects, found {_kind(content)}")
     messages, inside, bare = [], [], 0
-    for message in given:
+    for message in content:
         content = message.get("content")
         parts: list[Any] = content if isinstance(content, list) else [{"type": "text", "text": content}]
         found = []
@@ -231,11 +230,11 @@ def _from_messages(where: str, given: Any, media: Media) -> tuple[list[Message],
     return messages, inside or media
 
 
-def _from_llava(where: str, given: Any) -> list[Message]:
-    if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
-        raise ValueError(f"{where}: expected conversations to be a list of objects, found {_kind(given)}")
+def _from_llava(where: str, turns: Any) -> list[Message]:
+    if not isinstance(turns, list) or not all(isinstance(each, dict) for each in turns):
+        raise ValueError(f"{where}: expected conversations to be a list of objects, found {_kind(turns)}")
     messages = []
-    for turn in given:
+    for turn in turns:
         value = turn.get("value")
         if not isinstance(value, str):
             raise ValueError(f"{where}: expected a turn's value to be text, found {value!r}")
@@ -250,7 +249,7 @@ def _from_llava(where: str, given: Any) -> list[Message]:
 
 
 def _from_questions(turns: Sequence[Mapping[str, Any]], media: Media, answer: str) -> list[Message]:
-    """Clips come before the first question: one, where their number is not known."""
+    """Messages of questions and answers, with the clips before the first question; one clip if their number is unknown."""
     messages: list[Message] = []
     for turn in turns:
         videos = [] if messages else [{"type": "video"}] * (1 if media is None else len(media))
@@ -262,23 +261,25 @@ def _from_questions(turns: Sequence[Mapping[str, Any]], media: Media, answer: st
 
 
 def _kind(value: Any) -> str:
-    """What a cell is that should be a list of objects."""
+    """Describes a value that should have been a list of objects, for error messages."""
     return f"a list with {value[0]!r}" if isinstance(value, list) and value else type(value).__name__
 
 
 def _check_messages(where: str, messages: list[Message]) -> None:
-    """User and assistant take turns, and each has something to say; texts are stripped."""
+    """Checks that user and assistant alternate and no message is empty; strips texts."""
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[:1] == ["system"] else roles
     if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
         raise ValueError(
-            f"{where}: expected turns of user and assistant, the last of the assistant, after at most one of system; "
+            f"{where}: expected at most one system turn, then alternating user and assistant turns that end with assistant; "
             f"found {', '.join(map(str, roles)) or 'none'}"
         )
     for message in messages:
         for part in message["content"]:
             if part["type"] == "video" and message["role"] != "user":
-                raise ValueError(f"{where}: expected videos in turns of the user, found one of the {message['role']}")
+                raise ValueError(
+                    f"{where}: expected videos only in user turns, found one in a turn of {message['role']}"
+                )
             if part["type"] == "text":
                 if not isinstance(part["text"], str) or not part["text"].strip():
                     raise ValueError(f"{where}: expected text of the {message['role']}, found {part['text']!r}")

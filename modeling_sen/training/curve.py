@@ -2,9 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Plots the Trainer's log of a training run."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from modeling_sen.whole_file import whole_file
 
 TIMINGS = ("_runtime", "_samples_per_second", "_steps_per_second", "_model_preparation_time")
 
@@ -42,6 +43,5 @@ def draw_curve(log_history: Sequence[Mapping[str, float]], picture: Path) -> Non
         if each.lines:
             each.legend()
     axes[-1].set_xlabel("step")
-    unfinished = picture.with_name(f".{picture.name}.unfinished")
-    figure.savefig(unfinished, format="png", dpi=120)
-    os.replace(unfinished, picture)
+    with whole_file(picture) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=120)

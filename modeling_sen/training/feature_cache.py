@@ -239,12 +239,19 @@ def _count(inputs: Mapping[str, Tensor]) -> int:
 def _joined(parts: Sequence[Mapping[str, Tensor]], name: str) -> dict[str, Tensor]:
     """Concatenates parts along the first dimension. Absent keys are filled, and shorter tensors padded, with zeros.
 
+    Sizes of tensors (grids, shapes) become the largest in all rows, because the tensors are padded to them.
+
     Raises:
         ValueError: lengths differ and no attention mask marks the padding.
     """
     joined = {}
     for key in dict.fromkeys(key for part in parts for key in part):
         found = [part[key] for part in parts if key in part]
+        if key == "grid" or key.endswith((".shape", ".constant")):
+            # A later read of only the shorter rows still gets the padded tensors.
+            rows = sum(len(part["present"]) for part in parts)
+            joined[key] = torch.cat(found).amax(dim=0).expand(rows, -1)
+            continue
         largest = [max(sizes) for sizes in zip(*(value.shape[1:] for value in found), strict=True)]
         if any(list(value.shape[1:]) != largest for value in found) and not any(
             "input.attention_mask.values" in part for part in parts

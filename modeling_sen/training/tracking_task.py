@@ -1,6 +1,6 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What point tracking is trained on: to match a query everywhere, to score places, and to refine tracks."""
+"""Training task of point tracking: losses for matching queries, scoring places and refining tracks."""
 
 import torch
 import torch.nn.functional as F
@@ -10,17 +10,17 @@ from modeling_sen.point_network import EncodedFrames, EncodedQueries, PointNetwo
 from modeling_sen.point_refiner import SURE, RefinedTracks
 from modeling_sen.training.training_clips import TrainingClip
 
-STEPS = 3  # of refinement
-DISCOUNT = 0.7  # of a step's loss against that of the next
-HIDDEN = 0.2  # weight of a position where the point is hidden
-CLOSE = 3.0  # pixels within which a place is the query's
-FAR = 6.0  # pixels beyond which an error grows with its logarithm
-PEAKS = 40  # best cells of the matching cost, of which one is scored
-WEIGHTS = {"matching": 0.3, "scoring": 0.5, "confidence": 0.5}  # in the sum of the losses; others have one
+STEPS = 3  # refinement steps
+DISCOUNT = 0.7  # weight of a refinement step's loss relative to the next step's
+HIDDEN = 0.2  # weight of positions where the point is hidden
+CLOSE = 3.0  # distance in pixels below which a place counts as the point's
+FAR = 6.0  # error in pixels above which the position loss grows logarithmically
+PEAKS = 40  # number of best cells of the matching cost, of which one is drawn for scoring
+WEIGHTS = {"matching": 0.3, "scoring": 0.5, "confidence": 0.5}  # weights in the sum of losses; 1 for all others
 
 
 def matching_loss(cost: Tensor, clip: TrainingClip) -> Tensor:
-    """Cross-entropy of the cells of each frame, with the weight of the target on the four cells around the point."""
+    """Cross-entropy over the cells of each frame; the target is spread bilinearly over the four nearest cells."""
     height, width = cost.shape[-2:]
     cells = (clip.tracks + 0.5) / 4 - 0.5
     inside = ((cells >= -0.5) & (cells <= cells.new_tensor([width, height]) - 0.5)).all(-1)
@@ -40,7 +40,9 @@ def matching_loss(cost: Tensor, clip: TrainingClip) -> Tensor:
 def scoring_loss(
     network: PointNetwork, encoded: EncodedFrames, queries: EncodedQueries, cost: Tensor, clip: TrainingClip
 ) -> Tensor:
-    """Cross-entropy of the scores of one of the best cells, upright, and of a place near the point, nearly in its pose."""
+    """Binary cross-entropy of the scores of two places: one of the best cells, unrotated, and a place near the point with
+    approximately its pose.
+    """
     shape, width, device = clip.visibility.shape, cost.shape[-1], cost.device
     with torch.no_grad():
         best = cost.flatten(2).topk(PEAKS, dim=-1).indices  # (N, T, peaks)
@@ -59,7 +61,7 @@ def scoring_loss(
 
 
 def refinement_loss(steps: list[RefinedTracks], clip: TrainingClip) -> dict[str, Tensor]:
-    """Losses of position, pose, visibility and confidence of all steps, the last ones with more weight."""
+    """Losses of position, pose, visibility and confidence, summed over all steps with higher weights for later ones."""
     counted = (~_is_query(clip)).float()
     seen = clip.visibility.float()
     weight = counted * (seen + HIDDEN * (1 - seen))
@@ -84,7 +86,7 @@ def refinement_loss(steps: list[RefinedTracks], clip: TrainingClip) -> dict[str,
 
 
 def tracking_loss(network: PointNetwork, clip: TrainingClip, tokens: list[Tensor]) -> dict[str, Tensor]:
-    """All losses of a clip, and `loss`, their weighted sum; `tokens` of each neuron that is read, (T, h, w, width)."""
+    """All losses of a clip, and their weighted sum `loss`; `tokens` has (T, h, w, width) for each neuron."""
     encoded = network.encode_frames(clip.frames, tokens)
     queries = network.encode_queries(encoded, clip.query_points)
     cost = network.match(encoded, queries)
@@ -101,7 +103,7 @@ def tracking_loss(network: PointNetwork, clip: TrainingClip, tokens: list[Tensor
 
 
 def semantic_loss(network: PointNetwork, clip: TrainingClip, tokens: list[Tensor]) -> dict[str, Tensor]:
-    """The losses that tokens take part in, and `loss`, their weighted sum: refinement does not read them."""
+    """The losses that depend on tokens (refinement does not), and their weighted sum `loss`."""
     encoded = network.encode_frames(clip.frames, tokens)
     queries = network.encode_queries(encoded, clip.query_points)
     cost = network.match(encoded, queries)
@@ -117,5 +119,5 @@ def _weighted_sum(losses: dict[str, Tensor]) -> Tensor:
 
 
 def _is_query(clip: TrainingClip) -> Tensor:
-    """(T, N) bool: the query's own frame, where nothing is predicted."""
+    """(T, N) bool: true in the query's frame, where nothing is predicted."""
     return torch.arange(len(clip.frames), device=clip.frames.device)[:, None] == clip.query_points[:, 0]

@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Video chat, trained on conversations: `align` trains projector and association, `instruct` the language model too.
+"""Trains video chat on conversations: `align` trains projector and association, `instruct` also the language model.
 
-The folder of a run is that of `train_sen`.
+The folder of a run has the layout of `train_sen`.
 """
 
 from collections.abc import Sequence
@@ -33,12 +33,13 @@ LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": 
 
 
 class ChatTrainer(SENTrainer):
-    """Losses of conversations, means over the tokens of all answers of a step; the language model has its own learning rate.
+    """Trains on conversations. The loss is the mean over the answer tokens of a step; the language model has its own
+    learning rate.
 
     Args:
-        datasets: training conversations, and validation conversations where there are some.
-        language_model_rate: peak of the language model's learning rate; `None` where it is not trained.
-        args, kwargs: as of [`SENTrainer`].
+        datasets: training conversations and, optionally, validation conversations.
+        language_model_rate: peak learning rate of the language model; `None` if it is not trained.
+        args, kwargs: as for [`SENTrainer`].
     """
 
     def __init__(
@@ -64,9 +65,9 @@ class ChatTrainer(SENTrainer):
         if self.language_model_rate is not None:
             of_language_model = set(self.model.language_model.parameters())
             for group in list(optimizer.param_groups):
-                theirs = [parameter for parameter in group["params"] if parameter in of_language_model]
+                moved = [parameter for parameter in group["params"] if parameter in of_language_model]
                 group["params"] = [parameter for parameter in group["params"] if parameter not in of_language_model]
-                optimizer.add_param_group({**group, "params": theirs, "lr": self.language_model_rate})
+                optimizer.add_param_group({**group, "params": moved, "lr": self.language_model_rate})
         return optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -79,15 +80,19 @@ class ChatTrainer(SENTrainer):
 
 
 def train_chat(settings: TrainSettings, training: SENTrainingArguments) -> Path:
-    """Trains, or goes on with what was interrupted, in one process or in each of those that torchrun starts.
+    """Trains video chat, or resumes an interrupted run, in one process or in each process started by torchrun.
+
+    Args:
+        settings: data and model.
+        training: arguments of the Trainer.
 
     Returns:
-        the folder of the checkpoint to use: the best, or without validation the last.
+        The folder of the best checkpoint, or without validation of the last.
 
     Raises:
-        ValueError, OSError: wrong settings or data; a clip that cannot be read; the folder of a run with other settings.
+        ValueError, OSError: wrong settings or data, an unreadable clip, or an output folder of a run with other settings.
         ImportError: adapters without the extra `chat`.
-        KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
+        KeyboardInterrupt: after Ctrl-C, when a checkpoint is written.
     """
     output = Path(training.output_dir or "")
     columns = (settings.video_column, settings.target_column)
@@ -97,7 +102,7 @@ def train_chat(settings: TrainSettings, training: SENTrainingArguments) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     check_and_write(settings, training, conversations, output / "train.yaml")
     chosen = output / ("last" if settings.validation is None else "best")
-    if (output / "last").exists():  # it is written when all else is
+    if (output / "last").exists():  # written last, so the run is finished
         return chosen
 
     torch.manual_seed(training.seed)
@@ -116,7 +121,7 @@ def train_chat(settings: TrainSettings, training: SENTrainingArguments) -> Path:
             each.use_cache(model, settings.cache, getattr(torch, settings.cache_dtype))
         if datasets[0].cache is not None:
             datasets[0].cache.drop_trunks()
-    training.label_names = ["rows"]  # which `answer_accuracy` gets with the answers
+    training.label_names = ["rows"]  # passed to `answer_accuracy` with the answers
     callbacks = []
     if settings.validation is not None:
         validate_and_keep_the_best(training, "loss", greater_is_better=False)
@@ -139,7 +144,7 @@ def train_chat(settings: TrainSettings, training: SENTrainingArguments) -> Path:
 
 
 def load_chat(settings: TrainSettings) -> tuple[SENForConditionalGeneration, SENChatProcessor]:
-    """A chat model and its processor: a checkpoint, or new between a language model and a SEN.
+    """A chat model and its processor: a checkpoint, or a new model that connects a SEN to a language model.
 
     Raises:
         OSError, RuntimeError, ValueError: see `SENForConditionalGeneration.from_llm` and `from_pretrained`.
@@ -152,10 +157,10 @@ def load_chat(settings: TrainSettings) -> tuple[SENForConditionalGeneration, SEN
 
 
 def choose_trained(model: SENForConditionalGeneration, settings: TrainSettings) -> float | None:
-    """Makes the language model, or adapters on it, trainable where the preset trains it; a model's own adapters go on.
+    """Makes the language model or its adapters trainable, if the preset trains it; existing adapters are trained further.
 
     Returns:
-        the learning rate of the language model; `None` where it is not trained.
+        The learning rate of the language model; `None` if it is not trained.
 
     Raises:
         ImportError: adapters without the extra `chat`.

@@ -157,7 +157,7 @@ def run_and_save(trainer: SENTrainer, output: Path, chosen: Path) -> None:
         ("last", get_last_checkpoint(str(output))),
     ):
         if checkpoint is not None:
-            trainer._load_from_checkpoint(checkpoint)
+            trainer.load_weights(checkpoint)
         if checkpoint is not None or name == "last":
             trainer.save_whole(output / name)
     if training.push_to_hub and training.process_index == 0:

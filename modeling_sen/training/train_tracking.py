@@ -1,8 +1,8 @@
 # Copyright 2026 The SEN for Transformers team.
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The part of a tracker that reads a SEN, trained on generated clips: association, modulation, and the head on the tokens.
+"""Trains the part of a tracker that reads a SEN on generated clips: association, modulation, and the head on the tokens.
 
-The networks that read pixels stay as they are. The folder of a run is that of `train_sen`, without `best`.
+The pixel networks are frozen. The folder of a run has the layout of `train_sen`, without `best`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,10 @@ CLIPS_OF_A_SEED = 10**6
 
 
 class DrawnClips:
-    """Makes a batch of numbers, in a worker where there are some. No two seeds have a clip in common, and none has one
-    that networks of pixels were trained on: these would seem to need no tokens there.
+    """Collator that generates the clips of a batch from their numbers.
+
+    Different seeds have no clip in common. No seed has a clip on which the pixel networks were trained, because there they
+    would hardly need the tokens.
     """
 
     def __init__(self, seed: int):
@@ -40,7 +42,7 @@ class DrawnClips:
 
 
 def tracking_step(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Mean losses of a batch of [`DrawnClips`]; the task of the trainer."""
+    """Training task: mean losses of a batch of [`DrawnClips`]."""
     losses = []
     for values in batch["clips"]:
         clip = TrainingClip(**values)
@@ -49,24 +51,28 @@ def tracking_step(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tenso
 
 
 def train_tracking(settings: TrainSettings, training: SENTrainingArguments) -> Path:
-    """Trains, or goes on with what was interrupted.
+    """Trains a tracker, or resumes an interrupted run.
+
+    Args:
+        settings: the model.
+        training: arguments of the Trainer.
 
     Returns:
-        the folder of the checkpoint, `last`.
+        The folder of the checkpoint, `last`.
 
     Raises:
-        ValueError, OSError: wrong settings; the folder of a run with other settings.
-        KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
+        ValueError, OSError: wrong settings, or an output folder of a run with other settings.
+        KeyboardInterrupt: after Ctrl-C, when a checkpoint is written.
     """
     output = Path(training.output_dir or "")
     if training.max_steps < 1:
-        raise ValueError(f"max_steps is {training.max_steps}, expected at least 1: clips are drawn without end")
+        raise ValueError(f"max_steps is {training.max_steps}, expected at least 1, because there are unlimited clips")
     if training.world_size > 1:
         raise ValueError(f"found {training.world_size} processes, expected one for the task 'tracking'")
     output.mkdir(parents=True, exist_ok=True)
     check_and_write(settings, training, (), output / "train.yaml")
     chosen = output / "last"
-    if chosen.exists():  # it is written when all else is
+    if chosen.exists():  # written last, so the run is finished
         return chosen
     torch.manual_seed(training.seed)
     model = load_tracker(settings.model)
@@ -84,13 +90,13 @@ def train_tracking(settings: TrainSettings, training: SENTrainingArguments) -> P
 
 
 def load_tracker(model: str) -> SENForVideoTracking:
-    """A tracker whose networks of pixels are frozen: a checkpoint as it is, or new, of a SEN and sen-tiny's networks.
+    """A tracker with frozen pixel networks: a checkpoint, or a new tracker of a SEN and sen-tiny's pixel networks.
 
     Args:
-        model: a preset, or a checkpoint of a SEN or a tracker; `"sen-tiny"` is the SEN inside the package.
+        model: a preset, or a checkpoint of a SEN or a tracker; `"sen-tiny"` is the SEN in the package.
 
     Raises:
-        OSError, RuntimeError, ValueError: see `SENForVideoTracking.from_pretrained`; a tracker that reads no neuron.
+        OSError, RuntimeError, ValueError: see `SENForVideoTracking.from_pretrained`; or the tracker reads no neuron.
     """
     folder = resolve_checkpoint(model)
     if model in PRESETS:
@@ -98,7 +104,7 @@ def load_tracker(model: str) -> SENForVideoTracking:
     elif PreTrainedConfig.get_config_dict(folder)[0].get("model_type") == SENTrackingConfig.model_type:
         tracker = SENForVideoTracking.from_pretrained(folder)
         if not tracker.read_neurons:
-            raise ValueError(f"{model}: the tracker reads no neuron, so that nothing is to be trained; expected a SEN")
+            raise ValueError(f"{model}: the tracker reads no neuron, so it has nothing to train; expected a SEN")
         tracker.freeze_pixel_networks()
         return in_full_precision(tracker)
     else:

@@ -32,6 +32,7 @@ from modeling_sen.publishing import CARD, write_trainer_card
 from modeling_sen.training.curve import draw_curve
 from modeling_sen.training.train_settings import TRAINER_DEFAULTS
 from modeling_sen.upload_files import copy_checkpoint
+from modeling_sen.whole_file import replaced_folder
 
 UNFINISHED = ".unfinished"  # subfolder of a run for a checkpoint that is being written or removed
 Task = Callable[[nn.Module, Mapping[str, Any]], Mapping[str, Any]]
@@ -254,12 +255,8 @@ class SENTrainer(Trainer):
 
     def save_whole(self, folder: Path) -> None:
         """`save_model` to a folder, written atomically."""
-        unfinished = folder.with_name(UNFINISHED)
-        self.save_model(str(unfinished / folder.name), _internal_call=True)  # without a push
-        if self.args.should_save:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(unfinished / folder.name, folder)
-            shutil.rmtree(unfinished)
+        with replaced_folder(folder) if self.args.should_save else nullcontext(folder) as unfinished:
+            self.save_model(str(unfinished), _internal_call=True)  # without a push
         self.accelerator.wait_for_everyone()
 
     def _remove_old_checkpoints(self, run: Path) -> None:
@@ -272,6 +269,10 @@ class SENTrainer(Trainer):
         for each in old[: max(0, len(checkpoints) - max(limit, len(kept)))]:
             os.replace(each, run / UNFINISHED)
             shutil.rmtree(run / UNFINISHED)
+
+    def load_weights(self, checkpoint: str) -> None:
+        """Loads the weights of a checkpoint folder of this run into the model, trained towers included."""
+        self._load_from_checkpoint(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

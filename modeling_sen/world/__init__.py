@@ -1,4 +1,4 @@
-"""The generated world: short clips with sound of which everything is known (`make_scene`, `render`, `sound_of`)."""
+"""The generated world: short clips with sound and complete ground truth (`make_scene`, `render`, `sound_of`)."""
 
 from modeling_sen.world.chat_questions import ChatQuestion, chat_questions
 from modeling_sen.world.dataset import WORLD_PRESETS, WorldClips

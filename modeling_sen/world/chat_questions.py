@@ -1,7 +1,7 @@
-"""Questions about a clip of the generated world, with exact answers, as a person would put them to a video chat.
+"""Chat questions about a clip of the generated world, with exact answers.
 
-Each comes in one of several phrasings. Phrasings and false statements are drawn from the scene's own random stream, so
-that a scene always has the same questions. What could be answered in two ways is not asked.
+Each question uses one of several phrasings. Phrasings and false statements are drawn from the scene's random stream, so a
+scene always has the same questions. Ambiguous questions are left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ from modeling_sen.world.vocabulary import COLOURS, HELD_OUT_PAIRS, MOTIONS, SHAP
 Item = TypeVar("Item")
 KINDS = ("colour", "shape", "motion", "count", "order", "sound", "yes_no", "two_hop")
 COLOUR_OPTIONS, MOTION_OPTIONS, YES_NO = tuple(COLOURS), tuple(MOTIONS.values()), ("yes", "no")
-MARGIN = 6  # pixels of 64 by which centres must differ in every frame for one object to be left of another
-# Preposition, comparative, axis (0 is x, 1 is y), whether the coordinate of the first object is the smaller one.
+MARGIN = 6  # smallest distance, in pixels of a 64-pixel picture, between the centres of objects beside each other
+# Preposition, comparative, axis (0 is x, 1 is y), whether the first object has the smaller coordinate.
 SIDES = (
     ("left of", "further left", 0, True),
     ("right of", "further right", 0, False),
@@ -58,7 +58,8 @@ class ChatQuestion:
         answer: a short phrase without capital letters, one of `options`.
         options: all possible answers to a question of this form.
         kind: one of `KINDS`.
-        modalities: which of "image", "video", "audio" and "depth" are needed to answer; the video alone suffices for shapes.
+        modalities: those of "image", "video", "audio" and "depth" that are needed for the answer; for shapes, the video
+            suffices.
     """
 
     question: str
@@ -69,12 +70,12 @@ class ChatQuestion:
 
 
 def chat_questions(scene: Scene) -> list[ChatQuestion]:
-    """All questions about a scene that have one answer, kind by kind.
+    """All unambiguous questions about a scene, ordered by kind.
 
-    The kinds: "colour", "shape", "motion" of an object that is named by one of its other attributes; "count"; "order", who is
-    nearer, left of, right of, above or below, by what holds in every frame; "sound", what the sounding object looks like;
-    "yes_no", as many with the answer "yes" as with "no" in each clip and of each form; "two_hop", about an object that is
-    named by its sound or place. No question names a pair of colour and shape that the split leaves out.
+    The kinds are: "colour", "shape" and "motion" of an object identified by another attribute; "count"; "order", which object
+    is nearer, left of, right of, above or below another one in every frame; "sound", the looks of the sounding object;
+    "yes_no", with equal numbers of both answers in each clip and form; "two_hop", about an object identified by its sound or
+    place. No question names a pair of colour and shape that the split excludes.
     """
     asker = _Asker(scene)
     asker.ask_attributes()
@@ -143,7 +144,7 @@ class _Asker:
         self._add("sound", self._one_of(WHICH_SOUNDS), answer, names, "audio", "image")
 
     def ask_yes_no(self) -> None:
-        """Each form with a true and a false statement about the clip."""
+        """Asks each form with a true and a false statement about the clip."""
         sprite = self._one_of(self.sprites)
         form = self._one_of(("is there a {} {}?", "do you see a {} {}?", "does the clip show a {} {}?"))
         self._yes_and_no(form.format(sprite.colour, sprite.shape), form.format(*self._absent_pair()), "image")
@@ -209,7 +210,7 @@ class _Asker:
         every: Sequence[str] | dict,
         allowed: Callable[[str], bool] | None = None,
     ) -> str:
-        """Another value than its own: in half of the draws one that occurs in the clip, where there is such a one."""
+        """A value other than `own`; in half of the draws one that occurs in the clip, if there is one."""
         fits = [value for value in every if value != own and (allowed is None or allowed(value))]
         inside = [value for value in fits if value in present]
         return self._one_of(inside if inside and self.draws.below(2) else fits)
@@ -219,13 +220,13 @@ class _Asker:
         return self._other(sprite.colour, present, COLOURS, lambda colour: self._may_name(colour, sprite.shape))
 
     def _absent_pair(self) -> tuple[str, str]:
-        """A colour and a shape that no object has both: in half of the draws each is that of some object."""
+        """A pair of colour and shape that no object has; in half of the draws, both occur in other objects if possible."""
         colours = [sprite.colour for sprite in self.sprites]
         shapes = [sprite.shape for sprite in self.sprites]
         here = set(zip(colours, shapes, strict=True))
         every = [(colour, shape) for colour in COLOURS for shape in SHAPES]
         fits = [pair for pair in every if pair not in here and self._may_name(*pair)]
-        # a pair of which one part is there: it does not help to look for the colour or the shape alone
+        # Pairs whose colour or shape occurs in the clip, so that checking one of them is not enough.
         half = [pair for pair in fits if pair[0] in colours or pair[1] in shapes]
         mixed = [pair for pair in half if pair[0] in colours and pair[1] in shapes]
         return self._one_of((fits, half, mixed or half, mixed or half)[self.draws.below(4)])
@@ -234,7 +235,7 @@ class _Asker:
         return self.scene.split == "unseen_pairs" or (colour, shape) not in HELD_OUT_PAIRS
 
     def _placed_pairs(self) -> list[tuple[str, str, Sprite, Sprite]]:
-        """Preposition, comparative, and two objects of which they hold, in random order."""
+        """Preposition, comparative and two objects for which they are true, in random order."""
         found = []
         for preposition, comparative, axis, smaller in SIDES:
             for first, second in np.argwhere(self.before[:, :, axis]).tolist():
@@ -244,7 +245,7 @@ class _Asker:
         return self.draws.shuffled(found)
 
     def _only_ones_beside(self) -> list[tuple[str, int, Sprite]]:
-        """Preposition, number of an object, and the only object there: all others are on the opposite side of it."""
+        """Preposition, number of an object, and the only object on that side of it; all others are on the opposite side."""
         found = []
         for preposition, _, axis, smaller in SIDES:
             before = self.before[:, :, axis] if smaller else self.before[:, :, axis].T

@@ -1,4 +1,4 @@
-"""The generated world as a data set in memory: the samples that `sen world` writes, without encoding them."""
+"""The generated world as a data set in memory: the samples of `sen world`, without encoding to files."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,21 +20,21 @@ WORLD_PRESETS: dict[str, dict[str, Any]] = {
 
 
 class WorldClips:
-    """Clips 0 .. num - 1 of a split and seed: a map-style data set (for a `DataLoader`) that can be iterated too.
+    """Clips 0 .. num - 1 of a split and seed: a map-style data set (for a `DataLoader`) that can also be iterated.
 
     A sample is a dict: `frames` (T, H, W, 3) uint8, `times` (T,) float64 seconds, `audio` (S,) int16 of the whole
     clip, `sampling_rate`, `masks` and `depth` (T, H, W) uint8, `objects` (list of dicts), `caption`,
-    `attribute_caption`, `index`, `split`, and `scene`, from which questions, tracks and edits are made.
+    `attribute_caption`, `index`, `split`, and `scene`, from which questions, tracks and edits can be computed.
 
     Args:
-        split: "train", "validation", "test" or "unseen_pairs"; they share no clip.
-        num: how many clips.
-        seed: another seed gives other clips.
-        frame_indices: draw these frames only.
+        split: "train", "validation", "test" or "unseen_pairs"; they have no clip in common.
+        num: number of clips.
+        seed: seed of the clips.
+        frame_indices: frames to draw; by default all.
         scene_options: `num_objects`, `size`, `num_frames` and `hops` of `make_scene`.
 
     Raises:
-        ValueError: num below 1, or what `make_scene` refuses.
+        ValueError: num below 1, or options that are invalid for `make_scene`.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class WorldClips:
         self.seed = seed
         self.frame_indices = frame_indices
         self.scene_options = scene_options
-        self.scene(0)  # wrong settings are told here, not in a worker
+        self.scene(0)  # raises errors in settings here, and not in a worker
 
     def __len__(self) -> int:
         return self.num
 
     def scene(self, index: int) -> Scene:
-        """What happens in clip `index`; negative numbers count from the end."""
+        """The scene of clip `index`; negative numbers count from the end."""
         if not -self.num <= index < self.num:
             raise IndexError(f"clip {index} of {self.num}")
         return make_scene(self.split, self.seed, index % self.num, **self.scene_options)

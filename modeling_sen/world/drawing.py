@@ -1,7 +1,7 @@
-"""Draws a scene: frames, masks and depth, in integer arithmetic, so that every machine gets the same bytes.
+"""Draws a scene: frames, masks and depth, in integer arithmetic, so that the result is the same on every machine.
 
-A sprite is a small picture with soft edges that is shifted by 1/256 pixel steps (bilinear, in 16-bit integers) and
-laid over the frame in its bounding box; the background is a larger picture whose window pans the same way.
+A sprite is a small picture with soft edges. It is shifted in steps of 1/256 pixel (bilinear, in 16-bit integers) and blended
+into its bounding box in the frame. The background is a larger picture, of which a window is shifted in the same way.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,17 @@ import numpy as np
 from modeling_sen.world.scene import UNIT, Background, IntegerStream, Scene, Sprite, positions
 from modeling_sen.world.vocabulary import COLOURS
 
-SUBSAMPLES = 8  # to a pixel and direction, when the edge of a shape is drawn
+SUBSAMPLES = 8  # samples per pixel and direction for the edge of a shape
 
 
 @dataclass(frozen=True)
 class Clip:
     """A drawn scene.
 
-    `frames` (T, H, W, 3) uint8 RGB; `masks` (T, H, W) uint8, 0 for background, i + 1 where one sees sprite i;
-    `depth` (T, H, W) uint8, larger is nearer.
+    Attributes:
+        frames: (T, H, W, 3) uint8 RGB.
+        masks: (T, H, W) uint8, 0 for the background, i + 1 where sprite i is visible.
+        depth: (T, H, W) uint8, larger is nearer.
     """
 
     frames: np.ndarray
@@ -30,16 +32,22 @@ class Clip:
 
 
 def render(scene: Scene, frame_indices: Sequence[int] | None = None) -> Clip:
-    """Draw the frames of a scene, all of them or those asked for.
+    """Draws the frames of a scene.
+
+    Args:
+        scene: the scene.
+        frame_indices: frames to draw; by default all.
 
     Raises:
-        IndexError: a frame index outside of 0 .. num_frames - 1.
+        IndexError: a frame index outside 0 .. num_frames - 1.
     """
     times = np.arange(scene.num_frames)[frame_indices if frame_indices is None else list(frame_indices)].reshape(-1)
     canvas = _draw_background(scene.background, scene.size, scene.num_frames, times)  # (T, H, W * 3) uint16
     masks = np.zeros((len(times), scene.size, scene.size), dtype=np.uint8)
     depth = np.empty_like(masks)
-    depth[:] = (np.arange(scene.size) * 48 // scene.size).astype(np.uint8)[:, None]  # the ground rises to the viewer
+    depth[:] = (np.arange(scene.size) * 48 // scene.size).astype(np.uint8)[
+        :, None
+    ]  # the ground is nearer at the bottom
     for number, sprite in enumerate(scene.sprites):
         _draw_sprite(canvas, masks, depth, sprite, number + 1, positions(sprite, scene.num_frames)[times])
     frames = canvas.astype(np.uint8).reshape(len(times), scene.size, scene.size, 3)
@@ -47,15 +55,15 @@ def render(scene: Scene, frame_indices: Sequence[int] | None = None) -> Clip:
 
 
 def shift(picture: np.ndarray, right: np.ndarray, down: np.ndarray, channels: int) -> np.ndarray:
-    """Shift a picture by fractions of a pixel: bilinear, exact in 16 bits.
+    """Shifts a picture by fractions of a pixel, bilinearly and exactly in 16 bits.
 
     Args:
-        picture: (..., H + 1, (W + 1) * channels) uint16 of 0..255, one picture or one a frame.
-        right, down: (T,) in 0..255, 1/256 pixel.
+        picture: (..., H + 1, (W + 1) * channels) uint16 of 0..255, one picture or one per frame.
+        right, down: (T,) in 0..255, in 1/256 pixel.
         channels: 1 or 3, interleaved.
 
     Returns:
-        (T, H, W * channels) uint16. Row and column 0 show picture row and column 1 where the shift is 0.
+        (T, H, W * channels) uint16. With shift 0, row and column 0 equal row and column 1 of the picture.
     """
     x = right.astype(np.uint16)[:, None, None]
     y = down.astype(np.uint16)[:, None, None]
@@ -106,8 +114,8 @@ def _sprite_pictures(sprite: Sprite) -> tuple[np.ndarray, np.ndarray, np.ndarray
     cells = -(-side // 3)
     coarse = stream.bytes(cells, cells).repeat(3, 0).repeat(3, 1)[:side, :side].astype(np.int32)
     fine = stream.bytes(side, side).astype(np.int32)
-    texture = 1024 + ((coarse - 128) * 5 >> 2) + ((fine - 128) * 3 >> 3)  # 1024 is 1; 0.8 to 1.2
-    # percent of brightness; 1024 * 100 to one
+    texture = 1024 + ((coarse - 128) * 5 >> 2) + ((fine - 128) * 3 >> 3)  # 1024 means 1; the range is 0.8 to 1.2
+    # In percent of brightness; together with the texture, 1024 * 100 means 1.
     colour = np.array(COLOURS[sprite.colour], dtype=np.int32) * sprite.brightness
     colours = np.minimum(texture[:, :, None] * colour // 102400, 255).astype(np.uint16)
     relief = (sprite.depth + (coarse[1:, 1:] >> 6)).astype(np.uint8)
@@ -116,13 +124,13 @@ def _sprite_pictures(sprite: Sprite) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 @lru_cache(maxsize=1024)
 def shape_coverage(shape: str, radius: int) -> np.ndarray:
-    """How much of each pixel a shape covers, (side + 1, side + 1) uint16 of 0..255, with an empty border.
+    """Coverage of each pixel by a shape, (side + 1, side + 1) uint16 of 0..255, with an empty border.
 
-    `side` is odd and the shape's centre is the centre of pixel [(side + 1) // 2, (side + 1) // 2].
+    `side` is odd, and the shape's centre is the centre of pixel [(side + 1) // 2, (side + 1) // 2].
     """
     reach = radius // UNIT + 2
     steps = np.arange((2 * reach + 1) * SUBSAMPLES, dtype=np.int64)
-    # odd multiples of half a subsample, in 1/256 pixel
+    # Odd multiples of half a subsample, in 1/256 pixel.
     places = steps * (UNIT // SUBSAMPLES) + UNIT // SUBSAMPLES // 2 - reach * UNIT - UNIT // 2
     inside = _inside_shape(shape, places[None, :] * 1024 // radius, places[:, None] * 1024 // radius)
     covered = inside.reshape(2 * reach + 1, SUBSAMPLES, 2 * reach + 1, SUBSAMPLES).sum((1, 3))
@@ -140,7 +148,7 @@ STAR = (
 
 
 def _inside_shape(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which points lie inside; x (1, n) right, y (n, 1) down, in 1/1024 of the shape's radius."""
+    """Whether points are inside the shape; x (1, n) right, y (n, 1) down, in 1/1024 of the shape's radius."""
     if shape == "circle":
         return x * x + y * y <= 980**2
     if shape == "square":
@@ -161,7 +169,7 @@ def _inside_shape(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
             side = (x - x1) * (y2 - y1) - (x2 - x1) * (y - y1)
             inside ^= crosses & (side < 0 if y2 > y1 else side > 0)
         return inside
-    # heart: two discs above a triangle
+    # A heart: two discs above a triangle.
     discs = (abs(x) - 500) ** 2 + (y + 380) ** 2 <= 520**2
     return discs | ((y >= -380) & (100 * abs(x) <= 76 * (960 - y)))
 
@@ -169,11 +177,11 @@ def _inside_shape(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _draw_background(background: Background, size: int, num_frames: int, times: np.ndarray) -> np.ndarray:
     """The background of the frames at `times`: (T, H, W * 3) uint16 of 0..255."""
     picture = background_picture(background, size, num_frames)
-    offsets = background_offsets(background, num_frames)[times]  # (T, 2), where the window's corner lies
+    offsets = background_offsets(background, num_frames)[times]  # (T, 2), positions of the window's corner
     if not (background.pan_x or background.pan_y):
         still = picture[1 : size + 1, 3 : 3 * (size + 1)].astype(np.uint16)
         return np.repeat(still[None], len(times), axis=0)
-    # a window at w + f/256 is the picture from pixel w + 1 shifted right by 1 - f/256
+    # The window at w + f/256 is the picture from pixel w + 1 shifted right by 1 - f/256.
     whole = -(-offsets >> 8)
     fraction = whole * UNIT - offsets
     windows = np.empty((len(times), size + 1, 3 * (size + 1)), dtype=np.uint16)
@@ -183,14 +191,14 @@ def _draw_background(background: Background, size: int, num_frames: int, times: 
 
 
 def background_offsets(background: Background, num_frames: int) -> np.ndarray:
-    """Where the window's corner lies in the picture, (num_frames, 2) int64, x and y, 1/256 pixel, never negative."""
+    """Position of the window's corner in the picture: (num_frames, 2) int64 x, y in 1/256 pixel, never negative."""
     pan = np.array([background.pan_x, background.pan_y])
     path = np.arange(num_frames)[:, None] * pan
     return path - path.min(0)
 
 
 def background_picture(background: Background, size: int, num_frames: int) -> np.ndarray:
-    """The picture over which the window pans, (height, width * 3) uint8, one row and column before its corner."""
+    """The picture over which the window pans, (height, width * 3) uint8; it starts one row and column before the corner."""
     farthest = background_offsets(background, num_frames).max(0)
     width, height = (size + 2 + (farthest >> 8) + 1).tolist()
     stream = IntegerStream((background.texture, 1))
@@ -214,7 +222,7 @@ def background_picture(background: Background, size: int, num_frames: int) -> np
 
 
 def _clouds(stream: IntegerStream, width: int, height: int, cell: int) -> np.ndarray:
-    """Smooth noise: random values at every `cell` pixels, straight lines between them. (height, width) int16."""
+    """Smooth noise: random values every `cell` pixels, interpolated bilinearly; (height, width) int16."""
     knots = stream.bytes(height // cell + 2, width // cell + 2).astype(np.int32)
     rows, row_part = np.divmod(np.arange(height), cell)
     columns, column_part = np.divmod(np.arange(width), cell)

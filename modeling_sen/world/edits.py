@@ -1,4 +1,4 @@
-"""Edits of a scene: a sentence such as "make the red circle a blue square", and the scene in which just that is so."""
+"""Edits of a scene: an instruction such as "make the red circle a blue square", and the exactly edited scene."""
 
 from dataclasses import dataclass, replace
 
@@ -11,8 +11,15 @@ EDITED_ATTRIBUTES = ("colour", "shape", "background")
 
 @dataclass(frozen=True)
 class Edit:
-    """What to change and the outcome. `scene` differs from its source in the colour or shape of sprite `sprite`, or in the
-    pattern of the background, where `sprite` is None."""
+    """An instruction and its exact result.
+
+    Attributes:
+        source_prompt: description of the source.
+        edit_prompt: the instruction.
+        target_prompt: description of the result.
+        sprite: number of the changed sprite; `None` for a change of the background.
+        scene: the result. It differs from the source in the colour or shape of the sprite, or in the background's pattern.
+    """
 
     source_prompt: str
     edit_prompt: str
@@ -22,10 +29,10 @@ class Edit:
 
 
 def edit(scene: Scene) -> Edit:
-    """Change the colour, the shape or both of one sprite; everything else stays, the texture and the way it moves too.
+    """Changes the colour, the shape or both of one sprite, and nothing else; its texture and motion stay the same.
 
-    The new colour and shape are those of no other sprite, as long as there are any left, and the pair is one that the
-    split allows (in `unseen_pairs` both change, since it allows one shape a colour).
+    The new colour and shape differ from those of all other sprites if possible, and their pair is allowed in the split. In
+    `unseen_pairs` both change, because it allows one shape per colour.
     """
     draws = IntegerStream((scene.background.texture, 7))
     number = draws.below(len(scene.sprites))
@@ -59,16 +66,17 @@ def edit(scene: Scene) -> Edit:
 
 
 def edit_attribute(scene: Scene, attribute: str) -> Edit:
-    """Change one attribute and nothing else: the colour or the shape of one sprite, or the pattern of the background.
+    """Changes one attribute and nothing else: the colour or the shape of one sprite, or the pattern of the background.
 
-    The new colour or shape is that of no other sprite, as long as there are any left, and makes a pair that the split allows.
-    Prompts of a background edit name the backgrounds: `"a red circle moving left over a striped background"`.
+    The new colour or shape differs from those of all other sprites if possible, and the resulting pair is allowed in the
+    split. Prompts of a background edit name the backgrounds: `"a red circle moving left over a striped background"`.
 
     Args:
+        scene: the source.
         attribute: one of `EDITED_ATTRIBUTES`.
 
     Raises:
-        ValueError: another attribute; or colour or shape in the split `unseen_pairs`, which allows one shape a colour.
+        ValueError: another attribute; or colour or shape in the split `unseen_pairs`, which allows one shape per colour.
     """
     if attribute not in EDITED_ATTRIBUTES:
         raise ValueError(f"attribute is {attribute!r}: expected one of {', '.join(EDITED_ATTRIBUTES)}")
@@ -86,7 +94,7 @@ def edit_attribute(scene: Scene, attribute: str) -> Edit:
         )
     if scene.split == "unseen_pairs":
         raise ValueError(
-            f"attribute is {attribute!r}: the split unseen_pairs has one shape a colour, so both must change"
+            f"attribute is {attribute!r}: the split unseen_pairs has one shape per colour, so both must change"
         )
     number = draws.below(len(scene.sprites))
     sprite = scene.sprites[number]

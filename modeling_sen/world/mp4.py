@@ -1,4 +1,4 @@
-"""Writes frames and sound as an mp4 file: H.264 and AAC through PyAV."""
+"""Writes frames and sound to an mp4 file (H.264 and AAC) with PyAV."""
 
 import os
 from fractions import Fraction
@@ -16,26 +16,29 @@ def write_mp4(
     audio: np.ndarray | None = None,
     sampling_rate: int = 16_000,
 ) -> None:
-    """Write one clip; the file is complete or absent.
+    """Writes a clip, atomically.
 
     Args:
-        frames: (T, H, W, 3) uint8 RGB, even height and width.
-        audio: (S,) int16 mono, or None for a file without a sound track.
+        path: the file.
+        frames: (T, H, W, 3) uint8 RGB, with even height and width.
+        frames_per_second: frame rate.
+        audio: (S,) int16 mono, or `None` for a file without a sound track.
+        sampling_rate: of the sound, in Hz.
 
     Raises:
-        ValueError: frames of another shape or type.
+        ValueError: frames of another shape or dtype.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise ValueError(f"{path}: frames are {frames.dtype} {frames.shape}, expected uint8 (T, H, W, 3)")
     if frames.shape[1] % 2 or frames.shape[2] % 2:
-        raise ValueError(f"{path}: frames are {frames.shape[2]}x{frames.shape[1]}, H.264 takes even sizes only")
+        raise ValueError(f"{path}: frames are {frames.shape[2]}x{frames.shape[1]}, H.264 supports only even sizes")
     with whole_file(path) as unfinished, av.open(str(unfinished), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=frames_per_second, options={"crf": "8", "preset": "veryfast"})
         video.height, video.width = frames.shape[1:3]
         video.pix_fmt = "yuv420p"
         video.thread_count = 1  # small frames gain nothing from threads
         sound = None
-        if audio is not None:  # the default search for the best coding takes longer than all the rest
+        if audio is not None:  # the encoder's default coding search takes longer than everything else
             sound = container.add_stream("aac", rate=sampling_rate, layout="mono", options={"aac_coder": "fast"})
         for time, picture in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")

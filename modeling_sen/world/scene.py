@@ -1,8 +1,7 @@
-"""Draws what happens in a clip of the generated world: which sprites there are, where they start and how they move.
+"""Draws the scene of a clip of the generated world at random: its sprites, their positions and their motions.
 
-Every number is an integer taken from the raw stream of a counter-based generator keyed by (seed, index), whose
-counter holds the split: a clip is the same on every machine and with every numpy version, and no clip of one split
-is a clip of another.
+Every number is an integer from the raw stream of a counter-based generator, keyed by (seed, index) and with the split in its
+counter. Therefore a clip is the same on every machine and with every numpy version, and splits have no clip in common.
 """
 
 import math
@@ -24,15 +23,15 @@ from modeling_sen.world.vocabulary import (
 
 FRAMES_PER_SECOND = 8
 MAX_OBJECTS = 8
-UNIT = 256  # positions are integers, 256 to a pixel
+UNIT = 256  # positions are integers in 1/256 pixel
 CANDIDATES = 24  # places tried for a sprite before the whole scene is drawn again
 
-# One turn of a sine in 1024 steps of amplitude 32767; rounding absorbs any difference between mathematics libraries.
+# One period of a sine in 1024 steps, amplitude 32767; rounding removes differences between mathematics libraries.
 SINE = np.array([round(32767 * math.sin(2 * math.pi * step / 1024)) for step in range(1024)], dtype=np.int64)
 
 
 class IntegerStream:
-    """Random integers from the raw 64-bit words of Philox, the same for ever for the same key."""
+    """Random integers from the raw 64-bit words of Philox, which depend only on the key."""
 
     def __init__(self, key: tuple[int, int], counter: tuple[int, int] = (0, 0)) -> None:
         words = np.array(key, dtype=np.uint64)
@@ -71,7 +70,7 @@ class IntegerStream:
 
 @dataclass(frozen=True)
 class Sprite:
-    """One object. Lengths are in 1/256 pixel, times in frames."""
+    """An object. Lengths are in 1/256 pixel, times in frames."""
 
     colour: str
     shape: str
@@ -79,11 +78,11 @@ class Sprite:
     motion: str
     name: str
     radius: int  # half the width
-    x: int  # of the centre, in the middle frame
+    x: int  # centre in the middle frame
     y: int
-    reach: int  # way travelled over the clip, radius of the circle, amplitude, height of the bounce
-    period: int  # frames to one turn, shake or bounce
-    phase: int  # in 1/1024 of a turn; its lowest bit is also the sense of a circle
+    reach: int  # distance travelled over the clip, radius of the circle, amplitude, or height of the bounce
+    period: int  # frames per turn, shake or bounce
+    phase: int  # in 1/1024 turn; its lowest bit is also the direction of a circle
     brightness: int  # mean luma of the sprite, 0..255
     texture: int  # key of its texture
     depth: int  # value in the depth map, larger is nearer
@@ -91,19 +90,19 @@ class Sprite:
 
 @dataclass(frozen=True)
 class Background:
-    """A textured plane far away that may pan. Lengths are in 1/256 pixel."""
+    """A distant textured plane, possibly panning. Lengths are in 1/256 pixel."""
 
     kind: str
     tone: tuple[int, int, int]
     contrast: int
-    pan_x: int  # a frame
+    pan_x: int  # per frame
     pan_y: int
     texture: int
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All there is to know about a clip. Sprites are listed from the farthest to the nearest."""
+    """The complete description of a clip. Sprites are listed from the farthest to the nearest."""
 
     split: str
     seed: int
@@ -113,7 +112,7 @@ class Scene:
     sprites: tuple[Sprite, ...]
     background: Background
     sounding: int | None  # index into sprites
-    sound: int  # key of the sound's own draws
+    sound: int  # key of the sound's random draws
     hops: int | None
 
     @property
@@ -122,7 +121,7 @@ class Scene:
 
 
 def motion_path(motion: str, reach: int, period: int, phase: int, num_frames: int) -> np.ndarray:
-    """Offsets (num_frames, 2) int64, x right and y down, in 1/256 pixel from the place in the middle frame."""
+    """Offsets (num_frames, 2) int64, x right and y down, in 1/256 pixel from the position in the middle frame."""
     time = np.arange(num_frames, dtype=np.int64)
     path = np.zeros((num_frames, 2), dtype=np.int64)
     travel = reach * time // max(num_frames - 1, 1)
@@ -143,7 +142,7 @@ def motion_path(motion: str, reach: int, period: int, phase: int, num_frames: in
 
 
 def positions(sprite: Sprite, num_frames: int) -> np.ndarray:
-    """Centres (num_frames, 2) int64, x and y in 1/256 pixel; pixel centres lie at whole pixels."""
+    """Centres (num_frames, 2) int64, x and y in 1/256 pixel, with pixel centres at whole pixels."""
     path = motion_path(sprite.motion, sprite.reach, sprite.period, sprite.phase, num_frames)
     return path + np.array([sprite.x, sprite.y])
 
@@ -158,24 +157,24 @@ def make_scene(
     num_frames: int = 16,
     hops: int | None = None,
 ) -> Scene:
-    """Draw clip number `index` of a split.
+    """Draws the scene of clip number `index` of a split.
 
-    In one clip all colours differ, all shapes differ and all motions differ: each of them identifies an object. In the
-    middle frame (`num_frames // 2`) every sprite lies within the picture and is hidden by others in small part
-    at most; in the other frames sprites may cover each other and touch the border.
+    The sprites of a clip all have different colours, shapes and motions, so each of these identifies an object. In the middle
+    frame (`num_frames // 2`), every sprite is inside the picture and occluded only slightly. In other frames, sprites may
+    cover each other and touch the border.
 
     Args:
         split: one of `SPLITS`.
         seed: 0 .. 2**64 - 1.
         index: 0 .. 2**64 - 1.
-        num_objects: how many sprites, or the least and the most; 1 to 8. Default 1 to 4; 3 where `hops` is given.
+        num_objects: number of sprites, or the minimum and maximum, from 1 to 8. Default: 1 to 4, or 3 with `hops`.
         size: height and width in pixels, at least 32.
-        num_frames: at 8 frames a second, at least 1.
-        hops: 1, 2 or 3 draws a clip for a chain of that length from the sound: some sprite always sounds. Without it
+        num_frames: number of frames at 8 frames per second, at least 1.
+        hops: 1, 2 or 3 for a clip with a chain of this length starting at the sound; one sprite always sounds. Without it,
             one clip in eight is silent.
 
     Raises:
-        ValueError: a value outside of these ranges.
+        ValueError: a value outside these ranges.
     """
     low, high = _object_range(num_objects, hops)
     if split not in SPLITS:
@@ -224,7 +223,7 @@ def _object_range(num_objects: int | tuple[int, int] | None, hops: int | None) -
 
 
 def _draw_looks(draws: IntegerStream, split: str, count: int) -> list[tuple[str, str]]:
-    """Colour-shape pairs, no colour and no shape twice, held-out pairs only or none of them."""
+    """Colour-shape pairs with distinct colours and shapes: only held-out pairs in `unseen_pairs`, none of them elsewhere."""
     colours = draws.shuffled(COLOURS)[:count]
     if split == "unseen_pairs":
         shape_of = dict(HELD_OUT_PAIRS)
@@ -237,12 +236,12 @@ def _draw_looks(draws: IntegerStream, split: str, count: int) -> list[tuple[str,
 
 def _draw_motion(draws: IntegerStream, motion: str, size: int) -> tuple[int, int, int]:
     """Reach in 1/256 pixel, period in frames, phase in 1/1024 turn."""
-    pixel = UNIT * size // 64  # lengths below are for pictures of 64 pixels
+    pixel = UNIT * size // 64  # the lengths below refer to pictures of 64 pixels
     phase = draws.below(1024)
     if motion == "circling":
         return draws.between(6 * pixel, 9 * pixel), draws.between(10, 14), phase
     if motion == "shaking":
-        # A period of 4 frames with a phase off the zero crossings shows in every second frame too.
+        # With a period of 4 frames and a phase away from the zero crossings, shaking is visible in every second frame too.
         return draws.between(3 * pixel, 4 * pixel), 4, 64 + draws.below(128)
     if motion == "bouncing":
         return draws.between(10 * pixel, 14 * pixel), draws.between(7, 9), phase
@@ -252,7 +251,7 @@ def _draw_motion(draws: IntegerStream, motion: str, size: int) -> tuple[int, int
 def _draw_sprites(
     draws: IntegerStream, split: str, count: int, size: int, num_frames: int
 ) -> tuple[Sprite, ...] | None:
-    """The sprites, or None where one found no place."""
+    """The sprites, or `None` if there was no place for one of them."""
     pixel = UNIT * size // 64
     motions = draws.shuffled(MOTIONS)
     names = draws.shuffled(NAMES)
@@ -295,9 +294,9 @@ def _draw_sprites(
 def _find_place(
     draws: IntegerStream, path: np.ndarray, radius: int, paths: np.ndarray, radii: np.ndarray, size: int
 ) -> np.ndarray | None:
-    """A centre (2,) for the middle frame that keeps the sprite in sight, or None."""
+    """A centre (2,) for the middle frame at which the sprite stays visible, or `None`."""
     last = (size - 1) * UNIT
-    # the whole sprite in the middle frame, its centre half a radius inside in all others
+    # The whole sprite is inside the middle frame, and its centre at least half a radius inside all others.
     low = np.maximum(radius, radius // 2 - path.min(0)).tolist()
     high = np.minimum(last - radius, last - radius // 2 - path.max(0)).tolist()
     tries = np.array([[draws.between(low[axis], high[axis]) for axis in (0, 1)] for _ in range(CANDIDATES)])
@@ -306,14 +305,16 @@ def _find_place(
     gaps = tries[:, None, None] + path - paths  # (candidates, placed, frames, 2)
     distances = (gaps * gaps).sum(-1)
     reaches = (radii + radius) ** 2  # (placed,)
-    apart = 100 * distances[:, :, path.shape[0] // 2] >= 72 * reaches  # 0.85 of touching
-    covered = (100 * distances < 25 * reaches[:, None]).sum(-1) * 4 > path.shape[0]  # half hidden, in a quarter of all
+    apart = 100 * distances[:, :, path.shape[0] // 2] >= 72 * reaches  # 0.85 of the touching distance
+    covered = (100 * distances < 25 * reaches[:, None]).sum(-1) * 4 > path.shape[
+        0
+    ]  # half hidden in a quarter of frames
     fits = np.flatnonzero((apart & ~covered).all(-1))
     return tries[fits[0]] if len(fits) else None
 
 
 def _draw_background(draws: IntegerStream, size: int, num_frames: int) -> Background:
-    tone = draws.between(26, 42)  # darker than any sprite, so that small towers learn shapes in minutes
+    tone = draws.between(26, 42)  # darker than all sprites, so that small towers learn shapes quickly
     pans = draws.below(2)
     fastest = UNIT * size // 64
     pan_x = draws.between(-fastest, fastest)

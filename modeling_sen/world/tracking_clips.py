@@ -1,4 +1,4 @@
-"""Clips for point tracking with exact truth: frames, masks, and where up to 64 points are in every frame."""
+"""Clips for point tracking with exact truth: frames, masks, and tracks of up to 64 points."""
 
 from dataclasses import dataclass
 
@@ -12,17 +12,21 @@ from modeling_sen.world.tracking_scene import SIZE, Surface, TrackingScene, make
 from modeling_sen.world.tracks import visibility_of
 
 POINTS = 64
-LEAST_SEEN = 4  # frames in which a point is visible
+LEAST_SEEN = 4  # smallest number of frames in which a point is visible
 
 
 @dataclass(frozen=True, eq=False)
 class TrackingClip:
     """A drawn clip and its truth. Points are x, y in pixels with pixel centres at whole numbers.
 
-    `frames` (T, 256, 256, 3) uint8 RGB; `masks` (T, 256, 256) uint8, the index in `scene.surfaces` of what one sees, 0
-    for the background; `queries` (N, 3) float32: frame, x, y where each point is first visible; `tracks` (T, N, 2)
-    float32, also where a point is hidden or outside of the picture; `visibility` (T, N) bool: the nearest pixel shows
-    the surface that the point is fixed to; `surface` (N,) int64, the index of that surface.
+    Attributes:
+        frames: (T, 256, 256, 3) uint8 RGB.
+        masks: (T, 256, 256) uint8, index in `scene.surfaces` of the visible surface, 0 for the background.
+        queries: (N, 3) float32: frame, x, y where each point is first visible.
+        tracks: (T, N, 2) float32, also where a point is hidden or outside the picture.
+        visibility: (T, N) bool, true if the nearest pixel shows the point's surface.
+        surface: (N,) int64, index of each point's surface.
+        scene: the scene.
     """
 
     frames: np.ndarray
@@ -35,24 +39,24 @@ class TrackingClip:
 
 
 def tracking_clip(preset: str, seed: int) -> TrackingClip:
-    """Draw a clip, the same on every machine.
+    """Draws a clip, the same on every machine.
 
-    Tracks are where the motion puts each point, rounded to 1/256 pixel. Half of the points are drawn on the background,
-    half on the sprites, none on the occluders. Each is visible in four frames at least. There are 64 points, or fewer
-    where most candidates stay hidden.
+    Tracks are the exact positions of the points, rounded to 1/256 pixel. Half of the points are on the background, half on
+    the sprites, none on the occluders. Each is visible in at least four frames. There are 64 points, or fewer if most
+    candidates are hidden.
 
     Args:
         preset: one of `TRACKING_PRESETS`.
-        seed: 0 .. 2**64 - 1. The same seed with another preset is the same scene with other knobs.
+        seed: 0 .. 2**64 - 1. Another preset with the same seed gives the same scene with other knobs.
 
     Raises:
-        ValueError: another preset or seed.
+        ValueError: an unknown preset, or a seed out of range.
     """
     return draw_tracking_scene(make_tracking_scene(preset, seed))
 
 
 def draw_tracking_scene(scene: TrackingScene) -> TrackingClip:
-    """The clip of a scene; see `tracking_clip`."""
+    """Draws the clip of a scene; see `tracking_clip`."""
     frames, masks = draw_layers(scene)
     paths, surface = _candidates(scene, masks)
     visibility = visibility_of(paths, surface, masks)
@@ -66,7 +70,7 @@ def draw_tracking_scene(scene: TrackingScene) -> TrackingClip:
 
 
 def _candidates(scene: TrackingScene, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Twice the points that are wanted: paths (T, n, 2) int64, 1/256 pixel, and the surface (n,) int64 of each."""
+    """Twice the needed number of points: paths (T, n, 2) int64 in 1/256 pixel, and the surface (n,) int64 of each."""
     draws = IntegerStream((scene.noise, 11))
     count = 2 * POINTS
     last = len(scene.surfaces) - 1 - scene.knobs.occluders
@@ -80,7 +84,7 @@ def _candidates(scene: TrackingScene, masks: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _inside(draws: IntegerStream, sprite: Surface, count: int) -> np.ndarray:
-    """Points (count, 2) int64 of a sprite, from its centre, 1/256 pixel, a pixel and a half from its edge at least."""
+    """Points (count, 2) int64 of a sprite, in 1/256 pixel from its centre, at least one and a half pixels inside its edge."""
     assert sprite.shape is not None
     inner = shape_coverage(sprite.shape, sprite.radius) == 255
     for axis in (0, 1):
@@ -92,7 +96,7 @@ def _inside(draws: IntegerStream, sprite: Surface, count: int) -> np.ndarray:
 
 
 def _on_background(draws: IntegerStream, background: Surface, masks: np.ndarray, count: int) -> np.ndarray:
-    """Points (count, 2) int64 of the background, each visible in a frame of its own."""
+    """Points (count, 2) int64 of the background, each visible in a randomly drawn frame."""
     points = np.empty((count, 2), dtype=np.int64)
     for number in range(count):
         time = draws.below(len(masks))

@@ -1,8 +1,8 @@
 """Draws a tracking scene in integer arithmetic: textures, their warp into each frame, and the layers.
 
-For each pixel of a frame the place on the surface is found (turned and scaled back, the wave undone) and the texture is
-read there between its four nearest texels. Textures have no detail finer than about eight pixels, so that the colour of a
-point does not depend on where it lies between the pixels.
+For each pixel of a frame, the position on the surface is computed by inverting rotation, scale and wave, and the texture is
+interpolated there from its four nearest texels. Textures have no detail finer than about eight pixels, so that the colour of
+a point does not depend on its position between pixels.
 """
 
 import numpy as np
@@ -12,15 +12,16 @@ from modeling_sen.world.scene import UNIT, IntegerStream
 from modeling_sen.world.tracking_scene import ONE, SINES, SIZE, TURN, Surface, TrackingKnobs, TrackingScene, wave
 
 COARSEST = 32  # pixels, the largest cells of a texture
-BACKGROUND_SIDE = 512  # texels of the background, which repeats beyond
-SPRITE_SIDE = 256  # its border is empty, and so wide that a window beyond it reads empty texels on the other side
+BACKGROUND_SIDE = 512  # side of the background in texels, after which it repeats
+SPRITE_SIDE = 256  # side of a sprite in texels, with an empty border wide enough that wrapped reads are empty
 
 
 def draw_layers(scene: TrackingScene) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the surfaces, without the effects.
+    """Draws the surfaces, without the effects.
 
     Returns:
-        frames (T, 256, 256, 3) uint8 RGB, and masks (T, 256, 256) uint8: the index of the surface that one sees.
+        frames: (T, 256, 256, 3) uint8 RGB.
+        masks: (T, 256, 256) uint8, index of the visible surface.
     """
     times = scene.knobs.num_frames
     canvas = np.empty((times, SIZE, SIZE, 3), dtype=np.uint16)
@@ -63,13 +64,13 @@ def surface_picture(surface: Surface, knobs: TrackingKnobs) -> np.ndarray:
 
 
 def _pattern(key: int, side: int, contrasts: tuple[int, ...]) -> np.ndarray:
-    """A texture of zero mean that continues across its borders, (side, side, 3) int32, grey levels.
+    """A periodic texture of zero mean, (side, side, 3) int32, in grey levels.
 
-    Random cells of each size are interpolated by cubic splines and added. Half of it is common to the three colours.
+    It is the sum of random cells of each size, interpolated by cubic splines. Half of it is common to the three colours.
     """
     draws = IntegerStream((key, 7))
     cells = side // COARSEST
-    pattern = np.zeros((cells, cells, 4), dtype=np.int32)  # 128 to a grey level
+    pattern = np.zeros((cells, cells, 4), dtype=np.int32)  # in 1/128 grey level
     for level, contrast in enumerate(contrasts):
         if level:
             pattern = _doubled(pattern)
@@ -80,7 +81,7 @@ def _pattern(key: int, side: int, contrasts: tuple[int, ...]) -> np.ndarray:
 
 
 def _doubled(pattern: np.ndarray) -> np.ndarray:
-    """The same pattern with twice the cells along both axes, by one step of a cubic spline's subdivision."""
+    """The pattern with twice the number of cells along both axes, by one subdivision step of a cubic spline."""
     for axis in (0, 1):
         after = np.roll(pattern, -1, axis)
         even = np.roll(pattern, 1, axis) + 6 * pattern + after
@@ -92,10 +93,10 @@ def _doubled(pattern: np.ndarray) -> np.ndarray:
 
 
 def _window(surface: Surface, time: int) -> tuple[slice, slice]:
-    """The rows and columns of the frame in which the surface may be seen."""
+    """The rows and columns of the frame in which the surface may be visible."""
     if surface.shape is None:
         return slice(0, SIZE), slice(0, SIZE)
-    # a shape reaches as far as the corners of its square
+    # A shape extends at most to the corners of its square.
     reach = ((surface.radius + 2 * UNIT) * 3 // 2 + surface.bend) * int(surface.zoom[time]) // ONE
     low = ((surface.path[time] - reach) >> 8).clip(0, SIZE).tolist()
     high = (((surface.path[time] + reach) >> 8) + 1).clip(0, SIZE).tolist()
@@ -103,7 +104,7 @@ def _window(surface: Surface, time: int) -> tuple[slice, slice]:
 
 
 def _sample(picture: np.ndarray, surface: Surface, time: int, rows: slice, columns: slice) -> np.ndarray:
-    """What the window shows of the picture: (rows, columns, 4) uint16 of 0..255."""
+    """The picture as seen in the window: (rows, columns, 4) uint16 of 0..255."""
     x, y = _on_surface(surface, time, rows, columns)
     side = picture.shape[0]
     texels = picture.reshape(-1, 4)
@@ -127,9 +128,9 @@ def _sample(picture: np.ndarray, surface: Surface, time: int, rows: slice, colum
 
 
 def _on_surface(surface: Surface, time: int, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-    """The inverse of `place` for the pixels of a window: x and y, each (rows, columns) int32, 1/256 pixel."""
+    """The inverse of `place` for the pixels of a window: x and y, each (rows, columns) int32, in 1/256 pixel."""
     angle, zoom = int(surface.angle[time]), int(surface.zoom[time])
-    cosine = (int(SINES[(angle + TURN // 4) % TURN]) << 17) // zoom  # 65536 to one
+    cosine = (int(SINES[(angle + TURN // 4) % TURN]) << 17) // zoom  # 65536 means 1
     sine = (int(SINES[angle % TURN]) << 17) // zoom
     centre_x, centre_y = surface.path[time].tolist()
     across = np.arange(columns.start, columns.stop, dtype=np.int32)[None, :]

@@ -1,4 +1,4 @@
-"""What the camera adds to a drawn tracking clip: changing light, blur, noise and JPEG. Points stay where they are."""
+"""Camera effects for a drawn tracking clip: changing light, blur, noise and JPEG. They do not move points."""
 
 import io
 
@@ -10,11 +10,12 @@ from modeling_sen.world.tracking_scene import SINES, TURN, TrackingKnobs
 
 
 def add_effects(frames: np.ndarray, knobs: TrackingKnobs, key: int) -> np.ndarray:
-    """Apply the effects whose knobs are not zero, in the order light, blur, noise, JPEG.
+    """Applies the effects whose knobs are not zero, in the order light, blur, noise, JPEG.
 
     Args:
         frames: (T, H, W, 3) uint8.
-        key: of the random draws.
+        knobs: strengths of the effects.
+        key: key of the random draws.
 
     Returns:
         (T, H, W, 3) uint8.
@@ -31,10 +32,10 @@ def add_effects(frames: np.ndarray, knobs: TrackingKnobs, key: int) -> np.ndarra
 
 
 def _lit(frames: np.ndarray, percent: int, draws: IntegerStream) -> np.ndarray:
-    """Scale the brightness by a swing and a flicker over time and by a ramp from left to right."""
+    """Scales the brightness by an oscillation and a flicker over time, and by a ramp from left to right."""
     times, _, width, _ = frames.shape
     turn = draws.below(TURN) + np.arange(times) * TURN // draws.between(16, 32)
-    swing = percent * SINES[turn % TURN].astype(np.int64) * 256 // (100 * 32768)  # (T,), 256 to one
+    swing = percent * SINES[turn % TURN].astype(np.int64) * 256 // (100 * 32768)  # (T,), 256 means 1
     flicker = (draws.bytes(times).astype(np.int64) - 128) * percent // 100
     slope = SINES[(draws.below(TURN) + turn // 2) % TURN].astype(np.int64) * percent // 100
     ramp = (np.arange(width) * 2 - width)[None] * slope[:, None] * 128 // (width * 32768)  # (T, W)
@@ -44,7 +45,7 @@ def _lit(frames: np.ndarray, percent: int, draws: IntegerStream) -> np.ndarray:
 
 
 def _blurred(frames: np.ndarray, most: int, draws: IntegerStream) -> np.ndarray:
-    """A 1-2-1 filter along both axes; how often it is applied swings between 0 and `most`."""
+    """Applies a 1-2-1 filter along both axes; the number of passes oscillates between 0 and `most`."""
     turn = draws.below(TURN) + np.arange(len(frames)) * TURN // draws.between(16, 32)
     passes = (most * (SINES[turn % TURN].astype(np.int64) + 32768) + 32768) // 65536
     blurred = np.empty_like(frames)
@@ -60,7 +61,7 @@ def _blurred(frames: np.ndarray, most: int, draws: IntegerStream) -> np.ndarray:
 
 
 def _noisy(frames: np.ndarray, deviation: int, draws: IntegerStream) -> np.ndarray:
-    """Nearly normal noise: the sum of four random bytes has a standard deviation of 148."""
+    """Adds approximately normal noise: the sum of four random bytes has a standard deviation of 148."""
     total = draws.bytes(*frames.shape).astype(np.int16) - 510
     for _ in range(3):
         total += draws.bytes(*frames.shape)
@@ -69,7 +70,7 @@ def _noisy(frames: np.ndarray, deviation: int, draws: IntegerStream) -> np.ndarr
 
 
 def _compressed(frame: np.ndarray, quality: int) -> np.ndarray:
-    """A frame after JPEG. Chroma is not subsampled: versions of the library differ in how they upsample it."""
+    """A frame after JPEG compression, without subsampled chroma, whose upsampling depends on the library version."""
     file = io.BytesIO()
     Image.fromarray(frame).save(file, "JPEG", quality=quality, subsampling=0)
     return np.asarray(Image.open(file))

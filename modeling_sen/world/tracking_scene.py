@@ -1,7 +1,7 @@
-"""Draws what happens in a clip for point tracking: textured surfaces, how they move and bend, and what makes it hard.
+"""Draws the scene of a clip for point tracking at random: textured surfaces, their motion and deformation, and difficulties.
 
-A preset is a set of knobs. The draws do not depend on the knobs: a seed gives the same scene under every preset, with
-the knobs of that preset turned. Every number is an integer from the world's generator; sines come from a table.
+A preset is a set of knobs. The random draws do not depend on the knobs, so a seed gives the same scene under every preset
+apart from the effect of the knobs. Every number is an integer from the world's generator; sines come from a table.
 """
 
 import math
@@ -13,31 +13,31 @@ from modeling_sen.world.scene import UNIT, IntegerStream
 from modeling_sen.world.vocabulary import COLOURS, SHAPES
 
 SIZE = 256  # pixels, height and width
-TURN = 16384  # steps of an angle to one turn
-ONE = 65536  # scale factors are integers, 65536 to one
+TURN = 16384  # steps per turn of an angle
+ONE = 65536  # scale factors are integers, 65536 means 1
 
-# One turn of a sine, 32768 to one; rounding absorbs any difference between mathematics libraries.
+# One period of a sine, where 32768 means 1; rounding removes differences between mathematics libraries.
 SINES = np.array([round(32768 * math.sin(2 * math.pi * step / TURN)) for step in range(TURN)], dtype=np.int32)
 
 
 @dataclass(frozen=True)
 class TrackingKnobs:
-    """What a clip is made of. The defaults are the preset "base"."""
+    """Settings of a clip. The defaults are the preset "base"."""
 
     num_frames: int = 24
     speed: int = 100  # percent
-    rotation: int = 0  # degrees a frame that a sprite turns at most
-    zoom: int = 0  # percent by which a sprite grows and shrinks at most
-    bend: int = 0  # pixels by which a travelling wave displaces the points of a sprite at most
+    rotation: int = 0  # maximum rotation of a sprite in degrees per frame
+    zoom: int = 0  # maximum change of a sprite's size in percent
+    bend: int = 0  # maximum displacement of a sprite's points by a travelling wave, in pixels
     texture: tuple[int, ...] = (40, 40, 48, 72)  # contrast of the cells of 32, 16, 8 and 4 pixels, in grey levels
-    period: int | None = None  # pixels after which textures repeat, 32 or another power of two
-    light: int = 0  # percent by which the brightness changes with time and place
-    blur: int = 0  # passes of a 1-2-1 filter at most
-    noise: int = 0  # standard deviation, grey levels
+    period: int | None = None  # period of textures in pixels, a power of two from 32 on
+    light: int = 0  # change of brightness over time and place in percent
+    blur: int = 0  # maximum number of passes of a 1-2-1 filter
+    noise: int = 0  # standard deviation in grey levels
     jpeg: int | None = None  # quality
-    shake: int = 0  # pixels by which the camera jumps at most
-    occluders: int = 0  # big sprites in front of all others
-    lookalike: bool = False  # all sprites look the same
+    shake: int = 0  # maximum camera jump in pixels
+    occluders: int = 0  # number of big sprites in front of all others
+    lookalike: bool = False  # whether all sprites look the same
 
 
 TRACKING_PRESETS: dict[str, TrackingKnobs] = {
@@ -65,41 +65,41 @@ TRACKING_PRESETS: dict[str, TrackingKnobs] = {
 class Surface:
     """A textured plane: the background or a sprite. Lengths are in 1/256 pixel, phases in 1/16384 turn.
 
-    A point of it lies at (x, y) from its centre. `place` says where the point is in each frame.
+    Its points are (x, y) relative to its centre; `place` maps them to each frame.
     """
 
-    shape: str | None  # None for the background, which is everywhere
+    shape: str | None  # None for the background, which covers everything
     radius: int
     tone: tuple[int, int, int]
     texture: int  # key of its texture
     path: np.ndarray  # (T, 2) int64, the centre in the frame
     angle: np.ndarray  # (T,) int64, clockwise on the screen
-    zoom: np.ndarray  # (T,) int64, 65536 to one
+    zoom: np.ndarray  # (T,) int64, 65536 means 1
     bend: int  # amplitude of the wave
-    pitch: int  # how far the wave turns in a pixel
-    phases: np.ndarray  # (T, 2) int64, of the wave that displaces x and of the one that displaces y
+    pitch: int  # change of the wave's phase per pixel
+    phases: np.ndarray  # (T, 2) int64, phases of the waves that displace x and y
 
 
 @dataclass(frozen=True, eq=False)
 class TrackingScene:
-    """All there is to know about a clip. Surfaces are listed from the farthest; the background is the first."""
+    """The complete description of a clip. Surfaces are listed from the farthest, the background, to the nearest."""
 
     preset: str
     seed: int
     knobs: TrackingKnobs
     surfaces: tuple[Surface, ...]
-    noise: int  # key of the draws of the effects
+    noise: int  # key of the effects' random draws
 
 
 def make_tracking_scene(preset: str, seed: int) -> TrackingScene:
-    """Draw the scene of a clip.
+    """Draws the scene of a clip.
 
     Args:
         preset: one of `TRACKING_PRESETS`.
         seed: 0 .. 2**64 - 1.
 
     Raises:
-        ValueError: another preset or seed.
+        ValueError: an unknown preset, or a seed out of range.
     """
     if preset not in TRACKING_PRESETS:
         raise ValueError(f"unknown tracking preset {preset!r}: expected one of {', '.join(TRACKING_PRESETS)}")
@@ -109,8 +109,8 @@ def make_tracking_scene(preset: str, seed: int) -> TrackingScene:
 
 
 def scene_with_knobs(knobs: TrackingKnobs, seed: int, preset: str) -> TrackingScene:
-    """As `make_tracking_scene`, with knobs of one's own under the name `preset`."""
-    # The splits of the world have smaller counters than 64. Each part has its own draws: no knob shifts another's.
+    """As `make_tracking_scene`, with custom knobs under the name `preset`."""
+    # The world's splits use counters below 64. Each part has its own stream, so that knobs do not affect other parts' draws.
     draws, shaking, *apart = (IntegerStream((seed, 0), counter=(part, 64)) for part in range(10))
     noise = draws.word()
     shake = (shaking.bytes(knobs.num_frames, 2).astype(np.int64) - 128) * 2 * knobs.shake
@@ -127,16 +127,17 @@ def scene_with_knobs(knobs: TrackingKnobs, seed: int, preset: str) -> TrackingSc
 
 
 def place(surface: Surface, points: np.ndarray) -> np.ndarray:
-    """Where points of a surface are in each frame.
+    """Positions of a surface's points in each frame.
 
-    The wave shifts x by a sine of y, and then y by a sine of the new x, so that drawing can undo it exactly; then the
-    surface is turned, scaled and moved.
+    The wave shifts x by a sine of y, and then y by a sine of the new x, which is exactly invertible for drawing; then the
+    surface is rotated, scaled and moved.
 
     Args:
-        points: (N, 2) int64, from the centre of the surface, 1/256 pixel.
+        surface: the surface.
+        points: (N, 2) int64, relative to the centre of the surface, in 1/256 pixel.
 
     Returns:
-        (T, N, 2) int64, x and y in the frame, 1/256 pixel; pixel centres lie at whole pixels.
+        (T, N, 2) int64, x and y in the frame in 1/256 pixel, with pixel centres at whole pixels.
     """
     x, y = points.T  # (N,)
     x = x + wave(surface, y, surface.phases[:, :1])  # (T, N)
@@ -148,7 +149,7 @@ def place(surface: Surface, points: np.ndarray) -> np.ndarray:
 
 
 def wave(surface: Surface, along: np.ndarray, phase: np.ndarray | int) -> np.ndarray:
-    """How far the wave displaces points at `along` of one axis along the other axis, 1/256 pixel."""
+    """Displacement by the wave, in 1/256 pixel, of points with coordinate `along` on one axis, along the other axis."""
     return surface.bend * SINES[((along * surface.pitch >> 8) + phase) % TURN] >> 15
 
 
@@ -177,11 +178,11 @@ def _sprite(draws: IntegerStream, knobs: TrackingKnobs, shake: np.ndarray) -> Su
     brightness = draws.between(80, 130)
     path = _sway(draws, knobs, (20, 72), (48, 96))
     middle = np.array([draws.between(40 * UNIT, (SIZE - 40) * UNIT) for _ in range(2)])
-    turning = draws.between(50, 100) * (1 if draws.below(2) else -1)  # percent of the most
+    turning = draws.between(50, 100) * (1 if draws.below(2) else -1)  # percent of the maximum
     growing = draws.between(50, 100)
     bending = draws.between(50, 100)
     phases = np.array([draws.below(TURN) for _ in range(3)])
-    travel = np.array([draws.between(-TURN // 12, TURN // 12) for _ in range(2)])  # of the wave, a frame
+    travel = np.array([draws.between(-TURN // 12, TURN // 12) for _ in range(2)])  # phase change of the wave per frame
     swing = SINES[(phases[2] + time * TURN // 40) % TURN].astype(np.int64)
     return Surface(
         shape=SHAPES[draws.below(len(SHAPES))],
@@ -204,7 +205,7 @@ def _occluder(draws: IntegerStream, knobs: TrackingKnobs, shake: np.ndarray) -> 
 
 
 def _sway(draws: IntegerStream, knobs: TrackingKnobs, reach: tuple[int, int], period: tuple[int, int]) -> np.ndarray:
-    """Offsets (T, 2) int64 of a path that swings along both axes with drawn reach (pixels) and period (frames)."""
+    """Offsets (T, 2) int64 of a path that oscillates along both axes with random amplitude (pixels) and period (frames)."""
     time = np.arange(knobs.num_frames, dtype=np.int64)
     path = np.empty((knobs.num_frames, 2), dtype=np.int64)
     for axis in (0, 1):

@@ -1,13 +1,13 @@
 """Writes clips for point tracking in the layout of `write_world`, without sound.
 
     OUT/settings.json             the preset and the seed
-    OUT/metadata.jsonl            one row a clip: file_name, truth_path, preset, seed, index
+    OUT/metadata.jsonl            one row per clip: file_name, truth_path, preset, seed, index
     OUT/videos/000000.mp4         the clip, H.264
     OUT/truth/000000.json         its row
     OUT/truth/000000.npz          masks, points, visibility, queries, surface, frame_times
 
-The video is what a tracker of mp4 files reads, and it is lossy. The exact frames would take 4.7 MB a clip and are not
-kept: `tracking_clip(row["preset"], row["seed"])` draws them again.
+The mp4 files are lossy. The exact frames would take 4.7 MB per clip and are not stored;
+`tracking_clip(row["preset"], row["seed"])` draws them again.
 """
 
 import json
@@ -27,21 +27,27 @@ from modeling_sen.world.write import row_path, write_clips
 
 
 def write_tracking_world(out: str | os.PathLike, preset: str, num: int, seed: int = 0) -> dict[str, Any]:
-    """Write the clips of seeds seed .. seed + num - 1 to a folder. Clips that are there already are kept.
+    """Writes the clips of seeds seed .. seed + num - 1 to a folder. Existing clips are kept.
 
-    The truth holds `masks`, `visibility`, `queries` and `surface` as `TrackingClip` has them, its `tracks` as `points`,
-    and `frame_times` (T,) float64 seconds.
+    The truth contains `masks`, `visibility`, `queries` and `surface` of the `TrackingClip`, its `tracks` as `points`, and
+    `frame_times` (T,) float64 seconds.
+
+    Args:
+        out: the folder.
+        preset: one of `TRACKING_PRESETS`.
+        num: number of clips.
+        seed: seed of the first clip.
 
     Returns:
         `{"out", "preset", "seed", "clips", "written", "seconds"}`.
 
     Raises:
-        ValueError: num below 1, a preset or seed that `tracking_clip` refuses, or a folder that holds something else.
+        ValueError: num below 1, an unknown preset, a seed out of range, or a folder with other content.
     """
     if num < 1:
         raise ValueError(f"num is {num}: expected at least 1")
     for last in (seed, seed + num - 1):
-        make_tracking_scene(preset, last)  # wrong settings are found before anything is written
+        make_tracking_scene(preset, last)  # raises errors in settings before anything is written
     out = Path(out)
     start = time.perf_counter()
 

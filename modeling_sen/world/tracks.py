@@ -1,4 +1,4 @@
-"""Dense point tracks of a scene: where points fixed to the sprites and to the background are in every frame."""
+"""Dense point tracks of a scene: positions of points on the sprites and on the background in every frame."""
 
 import numpy as np
 
@@ -9,21 +9,22 @@ from modeling_sen.world.scene import UNIT, IntegerStream, Scene, Sprite, positio
 def tracks(
     scene: Scene, points_per_sprite: int = 16, background_points: int = 16, masks: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Follow points through all frames.
+    """Exact tracks of random points through all frames.
 
     Args:
-        points_per_sprite: points inside of each sprite, at least a pixel from its edge where it is wide enough.
-        background_points: points of the background that one sees in the middle frame.
+        scene: the scene.
+        points_per_sprite: points inside each sprite, at least a pixel from its edge if it is wide enough.
+        background_points: points of the background that are visible in the middle frame.
         masks: (num_frames, H, W) uint8 from `render(scene)`, drawn here if not given.
 
     Returns:
         points: (num_frames, N, 2) float32, x and y in pixels with pixel centres at whole numbers, exact; first the
-            points of sprite 0, then of sprite 1 and so on, the background last. They may lie outside of the picture.
-        visibility: (num_frames, N) bool: the pixel nearest to the point shows the surface that the point is fixed to.
+            points of sprite 0, then of sprite 1 and so on, the background last. They may lie outside the picture.
+        visibility: (num_frames, N) bool, true if the pixel nearest to the point shows the point's surface.
     """
     if masks is None:
         masks = render(scene).masks
-    paths = []  # each (num_frames, n, 2), 1/256 pixel
+    paths = []  # each (num_frames, n, 2), in 1/256 pixel
     for sprite in scene.sprites:
         offsets = _points_inside(sprite, points_per_sprite)
         paths.append(positions(sprite, scene.num_frames)[:, None] + offsets)
@@ -36,10 +37,10 @@ def tracks(
 
 
 def visibility_of(points: np.ndarray, surfaces: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """(T, N) bool: the pixel nearest to each point shows the surface that the point is fixed to.
+    """(T, N) bool: whether the pixel nearest to each point shows the point's surface.
 
     Args:
-        points: (T, N, 2) int64 x, y, 1/256 pixel.
+        points: (T, N, 2) int64 x, y, in 1/256 pixel.
         surfaces: (N,) int, the value in `masks` of each point's surface.
         masks: (T, size, size) uint8.
     """
@@ -51,7 +52,7 @@ def visibility_of(points: np.ndarray, surfaces: np.ndarray, masks: np.ndarray) -
 
 
 def _points_inside(sprite: Sprite, count: int) -> np.ndarray:
-    """Offsets (count, 2) int64 from the centre, 1/256 pixel."""
+    """Offsets (count, 2) int64 from the centre, in 1/256 pixel."""
     full = shape_coverage(sprite.shape, sprite.radius)[1:, 1:] == 255
     inner = full.copy()
     for axis in (0, 1):
@@ -64,7 +65,7 @@ def _points_inside(sprite: Sprite, count: int) -> np.ndarray:
 
 
 def _background_paths(scene: Scene, count: int, mask: np.ndarray) -> np.ndarray:
-    """(num_frames, count, 2) int64, 1/256 pixel, of points seen in the middle frame."""
+    """Paths (num_frames, count, 2) int64, in 1/256 pixel, of points that are visible in the middle frame."""
     offsets = background_offsets(scene.background, scene.num_frames)
     draws = IntegerStream((scene.background.texture, 6))
     free = np.argwhere(mask == 0)[:, ::-1]

@@ -1,7 +1,7 @@
-"""What is true of a scene, in words: captions, attribute lists, questions with answers, and the chain of hops.
+"""Descriptions of a scene: captions, attribute lists, questions with answers, and the chain of hops.
 
-The chain: the sound tells a colour, the picture tells which shape has that colour, the movement of grey frames tells
-how that shape moves, and the legend (a text) tells who moves so.
+The chain: the sound determines a colour, the picture shows which shape has this colour, grey frames show how this shape
+moves, and the legend (a text) names who moves this way.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from modeling_sen.world.vocabulary import MOTIONS, describe
 
 @dataclass(frozen=True)
 class Question:
-    """A question about one clip. `hops` counts the steps from encoder to encoder; 0 where one encoder can answer.
+    """A question about one clip. `hops` is the number of steps between encoders, 0 if one encoder can answer it.
 
-    `choices` are the answers among the objects of the clip; `answer` is one of them.
+    `choices` are the possible answers from the objects of the clip; `answer` is one of them.
     """
 
     question: str
@@ -33,13 +33,13 @@ def caption(scene: Scene, size: bool = False) -> str:
 
 
 def attribute_caption(scene: Scene) -> str:
-    """Every colour, shape and motion in the clip, in random order: it does not tell what belongs to what."""
+    """Every colour, shape and motion in the clip, in random order, without the information which belong together."""
     words = [word for sprite in scene.sprites for word in (sprite.colour, sprite.shape, MOTIONS[sprite.motion])]
     return ", ".join(_stream(scene, 3).shuffled(words))
 
 
 def legend(scene: Scene) -> str:
-    """Who moves how, in random order: `"Anna is bouncing. Hugo is moving left."`."""
+    """The motion of each named sprite, in random order: `"Anna is bouncing. Hugo is moving left."`."""
     sentences = [f"{sprite.name} is {MOTIONS[sprite.motion]}." for sprite in scene.sprites]
     return " ".join(_stream(scene, 4).shuffled(sentences))
 
@@ -47,7 +47,7 @@ def legend(scene: Scene) -> str:
 def association_question(scene: Scene, hops: int) -> Question:
     """The question about the sounding object that needs a chain of this length.
 
-    1: its shape (sound, then picture). 2: its motion (and then the movement). 3: its name (and then the legend).
+    With 1 hop its shape (sound, picture), with 2 hops its motion (then grey frames), with 3 hops its name (then the legend).
 
     Raises:
         ValueError: the clip is silent, or hops is not 1, 2 or 3.
@@ -65,7 +65,7 @@ def association_question(scene: Scene, hops: int) -> Question:
 
 
 def questions(scene: Scene) -> list[Question]:
-    """All questions with answers; where the scene was drawn for a chain, the question of that length comes first."""
+    """All questions with answers; if the scene was drawn for a chain, the question of this length comes first."""
     found = [association_question(scene, hops) for hops in (1, 2, 3)] if scene.sounding is not None else []
     if scene.hops is not None:
         found.sort(key=lambda question: question.hops != scene.hops)
@@ -90,7 +90,7 @@ def questions(scene: Scene) -> list[Question]:
 
 
 def objects(scene: Scene) -> list[dict[str, str | bool]]:
-    """One dict a sprite, in the order of the mask values: colour, shape, size, motion, name, sounding."""
+    """One dict per sprite, in the order of the mask values: colour, shape, size, motion, name, sounding."""
     return [
         {
             "colour": sprite.colour,
@@ -105,13 +105,13 @@ def objects(scene: Scene) -> list[dict[str, str | bool]]:
 
 
 def _ask(scene: Scene, question: str, sprite: Sprite, attribute: str, hops: int) -> Question:
-    def say(one: Sprite) -> str:
+    def phrase(one: Sprite) -> str:
         value: str = getattr(one, attribute)
         return MOTIONS[value] if attribute == "motion" else value
 
-    return Question(question, say(sprite), tuple(sorted(map(say, scene.sprites))), hops)
+    return Question(question, phrase(sprite), tuple(sorted(map(phrase, scene.sprites))), hops)
 
 
 def _stream(scene: Scene, purpose: int) -> IntegerStream:
-    """Draws that belong to the words and leave the picture as it is."""
+    """A random stream for texts, independent of the picture's draws."""
     return IntegerStream((scene.sound, purpose))

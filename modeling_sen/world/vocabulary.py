@@ -1,10 +1,10 @@
-"""The words of the generated world: colours, shapes, motions, sizes, backgrounds, and the phrases made of them."""
+"""The vocabulary of the generated world: colours, shapes, motions, sizes and backgrounds, and their descriptions."""
 
 from collections.abc import Mapping
 from typing import Any
 
 # Red, green and blue in percent of the sprite's brightness. 0.299 r + 0.587 g + 0.114 b is 100 for every colour, so
-# that a grey picture shows how bright a sprite is (drawn at random) and not which colour it has.
+# that a grey picture shows a sprite's (random) brightness and not its colour.
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (172, 71, 60),
     "yellow": (122, 106, 12),
@@ -32,7 +32,7 @@ NAMES: tuple[str, ...] = ("Anna", "Bruno", "Clara", "David", "Elena", "Felix", "
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test", "unseen_pairs")
 
-# One shape per colour never occurs with it outside the split `unseen_pairs`, where no other pair occurs.
+# One shape per colour. These pairs occur only in the split `unseen_pairs`, which has no other pairs.
 HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
     {
         ("red", "heart"),
@@ -46,7 +46,7 @@ HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
     }
 )
 
-# Hertz. Half an octave apart and in no simple ratio, so that an overtone is not taken for another colour.
+# In hertz. Half an octave apart and in no simple ratio, so that overtones do not match other colours.
 PITCHES: dict[str, int] = {
     "red": 250,
     "yellow": 350,
@@ -60,10 +60,10 @@ PITCHES: dict[str, int] = {
 
 
 def describe(item: Any, size: bool = False) -> str:
-    """Describe one object: `"a red circle moving left"`, or with its size `"a big red circle moving left"`.
+    """Describes an object: `"a red circle moving left"`, or with its size `"a big red circle moving left"`.
 
     Args:
-        item: a `Sprite`, or a mapping, with `colour`, `shape`, `motion` and, where asked for, `size`.
+        item: a `Sprite` or a mapping with `colour`, `shape`, `motion` and, if `size` is set, `size`.
         size: whether to name the size.
     """
     values = item if isinstance(item, Mapping) else vars(item)
@@ -72,7 +72,7 @@ def describe(item: Any, size: bool = False) -> str:
 
 
 def all_descriptions() -> list[str]:
-    """The 512 one-object descriptions, colour slowest, then shape, then motion."""
+    """The 512 descriptions of one object; colour varies slowest, then shape, then motion."""
     return [
         describe({"colour": colour, "shape": shape, "motion": motion})
         for colour in COLOURS

@@ -1,13 +1,13 @@
-"""Writes the generated world as mp4 files with sound, their truth, and the table that `datasets` reads.
+"""Writes the generated world as mp4 files with sound, their truth, and a table for `datasets`.
 
-    OUT/settings.json             what the clips were drawn with
-    OUT/metadata.jsonl            one row a clip: file_name, caption, objects, questions, edit prompts, truth paths
+    OUT/settings.json             the settings of the clips
+    OUT/metadata.jsonl            one row per clip: file_name, caption, objects, questions, edit prompts, truth paths
     OUT/videos/000000.mp4         the clip, H.264 and AAC
     OUT/truth/000000.json         its row
     OUT/truth/000000.npz          masks, depth, points, visibility, frame_times, edited_masks
-    OUT/truth/000000_edited.mp4   the clip after its edit, with the sound of the clip
+    OUT/truth/000000_edited.mp4   the edited clip, with the sound of the clip
 
-`load_dataset("videofolder", data_dir=OUT)` gives one example a row of metadata.jsonl.
+`load_dataset("videofolder", data_dir=OUT)` has one example per row of metadata.jsonl.
 """
 
 import json
@@ -43,20 +43,22 @@ def parse_objects(text: str | None) -> int | tuple[int, int] | None:
 
 
 def write_world(out: str | os.PathLike, split: str, num: int, seed: int = 0, **scene_options: Any) -> dict[str, Any]:
-    """Write clips 0 .. num - 1 to a folder. Clips that are there already are kept, so that a stopped run continues.
+    """Writes clips 0 .. num - 1 to a folder. Existing clips are kept, so that an interrupted run can resume.
 
     Args:
+        out: the folder.
+        split, num, seed: of `WorldClips`.
         scene_options: `num_objects`, `size`, `num_frames` and `hops` of `make_scene`.
 
     Returns:
         `{"out", "split", "seed", "clips", "written", "seconds"}`.
 
     Raises:
-        ValueError: settings that `WorldClips` refuses, an odd size, or a folder that holds something else.
+        ValueError: settings that are invalid for `WorldClips`, an odd size, or a folder with other content.
     """
     clips = WorldClips(split, num, seed, **scene_options)
     if scene_options.get("size", 64) % 2:
-        raise ValueError(f"size is {scene_options['size']} pixels: H.264 takes even sizes only")
+        raise ValueError(f"size is {scene_options['size']} pixels: H.264 supports only even sizes")
     out = Path(out)
     start = time.perf_counter()
     settings = {"split": split, "seed": seed, **scene_options}
@@ -72,18 +74,20 @@ def write_world(out: str | os.PathLike, split: str, num: int, seed: int = 0, **s
 
 
 def write_clips(out: Path, num: int, settings: dict[str, Any], write_clip: Callable[[int], None], name: str) -> int:
-    """Write the clips of a folder that are missing, and the table of all.
+    """Writes the missing clips of a folder, and the table of all.
 
     Args:
-        settings: what the clips are drawn with; a folder holds clips of one setting.
-        write_clip: writes the files of the clip with this index, and its row to `row_path` last.
-        name: of the clips, for the progress bar.
+        out: the folder.
+        num: number of clips.
+        settings: settings of the clips, which must be the same for all clips of a folder.
+        write_clip: writes the files of the clip with this index, and lastly its row to `row_path`.
+        name: name of the clips for the progress bar.
 
     Returns:
         The number of clips written now.
 
     Raises:
-        ValueError: a folder that holds something else.
+        ValueError: a folder with other content.
     """
     _check_and_write_settings(out, settings)
     for folder in ("videos", "truth"):
@@ -92,7 +96,7 @@ def write_clips(out: Path, num: int, settings: dict[str, Any], write_clip: Calla
     try:
         for index in tqdm(missing, desc=f"{name} clips", unit="clip", disable=None):
             write_clip(index)
-    finally:  # after an interruption the table lists what is there
+    finally:  # after an interruption, the table lists the complete clips
         rows = [row_path(out, index) for index in range(num)]
         table = "".join(row.read_text() for row in rows if row.exists())
         with whole_file(out / "metadata.jsonl") as unfinished:
@@ -101,12 +105,12 @@ def write_clips(out: Path, num: int, settings: dict[str, Any], write_clip: Calla
 
 
 def row_path(out: Path, index: int) -> Path:
-    """Where the row of a clip is: a clip that has it is complete."""
+    """Path of the row of a clip, which exists only if the clip is complete."""
     return out / "truth" / f"{index:06d}.json"
 
 
 def _write_clip(out: Path, scene: Scene) -> None:
-    """The row is written last: where it is, the clip is complete."""
+    """Writes the files of a clip, with the row last to mark it as complete."""
     name = f"{scene.index:06d}"
     clip, sound, change = render(scene), sound_of(scene), edit(scene)
     edited = render(change.scene)
@@ -147,7 +151,7 @@ def _write_clip(out: Path, scene: Scene) -> None:
 
 def _check_and_write_settings(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.json"
-    settings = json.loads(json.dumps(settings))  # tuples become lists, as they do in the file
+    settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
     if path.exists():
         found = json.loads(path.read_text())
         if found != settings:

@@ -98,10 +98,10 @@ class TinyBatches:
         extra = [(*random.integers(0, 8, 3).tolist(), -1) for _ in range(EXTRA_CAPTIONS)]
         named = [draw_attributes(random, fact) for fact in facts] + extra
         lists = [attribute_list(random, scene_attributes(scene)) for scene in many]
-        said, true = np.array(named)[None], np.array(facts)[:, None]  # (1, captions, 4), (clips, 1, 4)
+        captions, true = np.array(named)[None], np.array(facts)[:, None]  # (1, captions, 4), (clips, 1, 4)
         return {
             "one_ids": self.tokenize([phrase(random, attributes) for attributes in named]),
-            "one_truth": torch.from_numpy(((said == true) | (said < 0)).all(-1)),
+            "one_truth": torch.from_numpy(((captions == true) | (captions < 0)).all(-1)),
             "many_ids": self.tokenize(lists),
             "many_truth": torch.tensor([[list_ == other for other in lists] for list_ in lists]),
         }

@@ -6,8 +6,6 @@ its patches through linear heads that are thrown away afterwards: RA and dense h
 
 import copy
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from transformers import (
     VideoMAEModel,
 )
 
+from modeling_sen.whole_file import replaced_folder
 from recipes.sen_tiny import tiny_batches as batches
 from recipes.sen_tiny.tiny_captions import MAX_LENGTH
 
@@ -131,8 +130,8 @@ class TinyTowers(nn.Module):
         grey = normalise(as_colour(batch["grey"]), PICTURE_MEAN, PICTURE_STD)  # (batch, frames, 3, H, W)
         tokens["video"] = self.video(grey, bool_masked_pos=masked).last_hidden_state
         embeddings["video"] = F.normalize(self.video_projection(tokens["video"].mean(1)).float(), dim=-1)
-        heard = self.audio(batch["log_mel"]).pooler_output
-        embeddings["audio"] = F.normalize(self.audio_projection(heard).float(), dim=-1)
+        pooled = self.audio(batch["log_mel"]).pooler_output
+        embeddings["audio"] = F.normalize(self.audio_projection(pooled).float(), dim=-1)
         return embeddings, tokens
 
     def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
@@ -225,21 +224,16 @@ def exported_pictures(folder: Path, tokenizer: CLIPTokenizer) -> TinyTowers:
 def save_tower(
     tower: PreTrainedModel, folder: Path, tensors: dict[str, dict[str, torch.Tensor]], preprocessing: Any
 ) -> None:
-    """Writes one tower, further tensor files and its preprocessing; every file appears whole."""
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    copy.deepcopy(tower).half().save_pretrained(temporary)
-    for name, content in tensors.items():
-        halves = {key: value.detach().half().contiguous() for key, value in content.items()}
-        save_file(halves, temporary / f"{name}.safetensors", metadata={"format": "pt"})
-    if isinstance(preprocessing, dict):
-        (temporary / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2) + "\n")
-    else:
-        preprocessing.save_pretrained(temporary)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in temporary.iterdir():
-        os.replace(file, folder / file.name)
-    temporary.rmdir()
+    """Writes one tower, further tensor files and its preprocessing; the folder is replaced atomically."""
+    with replaced_folder(folder) as unfinished:
+        copy.deepcopy(tower).half().save_pretrained(unfinished)
+        for name, content in tensors.items():
+            halves = {key: value.detach().half().contiguous() for key, value in content.items()}
+            save_file(halves, unfinished / f"{name}.safetensors", metadata={"format": "pt"})
+        if isinstance(preprocessing, dict):
+            (unfinished / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2) + "\n")
+        else:
+            preprocessing.save_pretrained(unfinished)
 
 
 def picture_processor(

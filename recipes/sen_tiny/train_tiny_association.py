@@ -94,8 +94,8 @@ class AssociationBatches:
             several = number >= half
             hops = 2 if several else None  # with hops, some object always sounds
             scenes.append(make_scene(self.split, self.seed, index, num_objects=SEVERAL if several else 1, hops=hops))
-            heard = several or random.random() < SOUND_GIVEN
-            given.append((True, True, heard, not several and random.random() < DEPTH_GIVEN))
+            has_sound = several or random.random() < SOUND_GIVEN
+            given.append((True, True, has_sound, not several and random.random() < DEPTH_GIVEN))
         batch = model_inputs(scenes)
         batch["neuron_mask"] = torch.tensor(given) & batch["neuron_mask"]
         return batch

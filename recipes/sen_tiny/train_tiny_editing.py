@@ -33,6 +33,16 @@ TOWER_STEPS = 2000
 # Recommended by the checkpoint; the defaults are Stable Diffusion's.
 TUNING = {"learning_rate": 1e-3, "steps": 200}
 EDITING = {"guidance_scale": 2.0, "num_inference_steps": 25}
+BASE_CARD = """---
+library_name: diffusers
+license: apache-2.0
+---
+
+# Base model of sen-tiny-edit
+
+A text-to-image diffusion model for frames of 64 x 64 pixels, trained from nothing on frames of the generated world of the
+package modeling-sen. Diffusers loads UNet, scheduler and text encoder; the VAE is `PixelUnshuffle` of that package.
+"""
 # The exported weights are a running mean over about 1 / (1 - KEPT) steps.
 KEPT = 0.999
 
@@ -138,6 +148,7 @@ def export_base(base: EditingBase, folder: Path) -> None:
     half.text_encoder.config.dtype = "float32"  # stored in float16, run in float32
     half.text_encoder.config.save_pretrained(folder / "text_encoder")
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (folder / "README.md").write_text(BASE_CARD)
 
 
 def export(output: Path, training: EditingTraining, folder: Path) -> None:

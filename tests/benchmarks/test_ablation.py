@@ -127,8 +127,8 @@ def test_the_distractor_sees_another_clip(root):
     task = association_task.AssociationTask(root, "local", ("image", "audio"), distractor="audio")
     task.open("test_3")
     trunks = task.trunks("test_3", [0, 1, 3])
-    heard = task.trunks("test_3", [1, 2, 0])["audio"].state.pooler_output
-    assert torch.equal(trunks["distractor"].state.pooler_output, heard)
+    audio = task.trunks("test_3", [1, 2, 0])["audio"].state.pooler_output
+    assert torch.equal(trunks["distractor"].state.pooler_output, audio)
 
 
 def test_accuracy_of_the_truth_is_one_and_of_nothing_chance(root):

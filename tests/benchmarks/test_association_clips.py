@@ -43,9 +43,9 @@ def test_the_target_is_the_answer_to_the_questions_of_all_hops():
 def test_present_words_are_those_of_the_objects():
     present = present_words(stacked("attributes"))
     for scene, row in zip(SCENES, present, strict=True):
-        said = {WORDS[number] for number in np.flatnonzero(row)}
+        words = {WORDS[number] for number in np.flatnonzero(row)}
         sprites = scene.sprites
-        assert said == {word for s in sprites for word in (s.colour, s.shape, MOTIONS[s.motion], s.name)}
+        assert words == {word for s in sprites for word in (s.colour, s.shape, MOTIONS[s.motion], s.name)}
         assert row.sum() == len(ATTRIBUTES) * len(sprites)  # every attribute tells the objects apart
 
 

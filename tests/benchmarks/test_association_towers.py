@@ -59,9 +59,9 @@ def test_a_stage_trains_its_towers_only(towers, batch):
 
 
 def test_the_sounds_truth_is_the_one_colour_that_sounds(batch):
-    heard = batch["heard_words"]
-    assert heard.sum(1).tolist() == [1] * len(CLIPS)
-    for clip, row in zip(CLIPS, heard, strict=True):
+    heard_words = batch["heard_words"]
+    assert heard_words.sum(1).tolist() == [1] * len(CLIPS)
+    for clip, row in zip(CLIPS, heard_words, strict=True):
         assert row.nonzero().item() == clip["attributes"][clip["sounding"], 0]
     assert not batch["words"][:, word_columns(("colour",))].all()
 

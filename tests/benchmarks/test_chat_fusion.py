@@ -112,10 +112,10 @@ def test_questions_carry_the_modalities_they_need(batch):
 
 def test_a_row_is_trained_with_others_as_it_is_alone(tmp_path):
     together, _ = train_group(TINY, Group(3, ("image", "sen_2")), tmp_path / "together")
-    alone, log = train_group(TINY, Group(3, ("sen_2",)), tmp_path / "alone")
+    single, log = train_group(TINY, Group(3, ("sen_2",)), tmp_path / "single")
     before = PairedRows(("sen_2",), 3).rows["sen_2"].state_dict()
     theirs = together.rows["sen_2"].state_dict()
-    for name, weight in alone.rows["sen_2"].state_dict().items():
+    for name, weight in single.rows["sen_2"].state_dict().items():
         torch.testing.assert_close(theirs[name], weight, rtol=0, atol=1e-6, msg=name)
     assert any(not torch.equal(before[name], weight) for name, weight in theirs.items())
     assert "train_loss" in log[-1]
@@ -198,4 +198,5 @@ def test_shares_and_tables_of_known_answers():
     tables = report(results)
     assert "6 questions that need one modality, 4 that need more" in tables
     assert "| mean of all neurons | 2 | 10 | 50.0 ± 0.0 | 66.7 ± 0.0 | 25.0 ± 0.0 | 50.0 ± 0.0 |" in tables
-    assert "SEN, K = 3, minus mean of all neurons: 25.0 ± 0.0 over 2 seeds" in tables
+    found = "mean of kinds 25.0 ± 0.0, one modality 16.7 ± 0.0, two or more 0.0 ± 0.0"
+    assert f"SEN, K = 3, minus mean of all neurons, over 2 seeds: {found}" in tables

@@ -133,8 +133,8 @@ def test_pretraining_reads_each_clip_by_itself_and_trains_modulation_with_rounds
     assert texts.shape[:2] == (4, 77)
     for neuron, values in features.items():
         with torch.no_grad():
-            alone = model.video_features(batch["frames"][2].numpy())[neuron]
-        torch.testing.assert_close(values[2:3].detach(), alone, atol=1e-4, rtol=1e-4)
+            single = model.video_features(batch["frames"][2].numpy())[neuron]
+        torch.testing.assert_close(values[2:3].detach(), single, atol=1e-4, rtol=1e-4)
     trained = {key.split(".")[0] for key, each in module.named_parameters() if each.grad is not None}
     assert trained == ({"adapter", "modulation"} if reaches else {"adapter"})
     assert not any("unet" in key or "neurons" in key for key in module.state_dict())

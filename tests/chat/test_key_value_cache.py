@@ -19,7 +19,7 @@ def read(model, cache: KeyValueCache, ids: list[int], start: int) -> torch.Tenso
     return output.logits[0, -1]
 
 
-def test_the_common_beginning_leaves_one_token_to_read(model):
+def test_the_common_prefix_leaves_one_token_to_process(model):
     cache = KeyValueCache(model.config)
     assert cache.common([1, 2, 3]) == 0
     cache.keys = [1, 2, -7, -8]
@@ -29,7 +29,7 @@ def test_the_common_beginning_leaves_one_token_to_read(model):
     assert cache.common([1]) == 0
 
 
-def test_a_cut_cache_goes_on_as_if_nothing_else_had_been_read(model):
+def test_a_shortened_cache_continues_like_a_fresh_one(model):
     cache = KeyValueCache(model.config)
     assert cache.cut(0) == 0
     read(model, cache, [*b"what is it?"], 0)
@@ -43,7 +43,7 @@ def test_a_cut_cache_goes_on_as_if_nothing_else_had_been_read(model):
     torch.testing.assert_close(read(model, cache, ids, start), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_pass_that_failed_half_way_is_undone(model):
+def test_a_failed_pass_is_undone(model):
     cache = KeyValueCache(model.config)
     cache.cut(0)
     read(model, cache, [*b"what"], 0)
@@ -56,7 +56,7 @@ def test_a_pass_that_failed_half_way_is_undone(model):
         assert torch.equal(layer.keys, keys)
 
 
-def test_the_last_token_of_an_answer_is_not_read_yet(model):
+def test_the_last_token_of_an_answer_is_not_cached_yet(model):
     cache = KeyValueCache(model.config)
     cache.cut(0)
     read(model, cache, [1, 2, 3], 0)
@@ -64,7 +64,7 @@ def test_the_last_token_of_an_answer_is_not_read_yet(model):
     assert cache.keys == [1, 2, 3]
 
 
-def test_sliding_windows_are_read_again():
+def test_sliding_windows_are_recomputed():
     from transformers import MistralConfig
 
     config = MistralConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, sliding_window=4)

@@ -18,7 +18,7 @@ def text(words: str) -> dict:
     return {"type": "text", "text": words}
 
 
-def test_all_forms_become_one():
+def test_all_layouts_are_converted_to_one():
     array = np.zeros((2, 8, 8, 3), dtype=np.uint8)
     given = [
         {"role": "system", "content": "Be brief."},
@@ -46,7 +46,7 @@ def test_all_forms_become_one():
     assert [part["type"] for part in with_videos(checked, [1, 2, 3])[1]["content"]] == ["video", "video", "text"]
 
 
-def test_a_question_stands_after_its_videos():
+def test_a_question_follows_its_videos():
     content = [{"type": "video", "video": "a.mp4"}, {"type": "video", "video": "b.mp4"}, text("Which is longer?")]
     assert question_message("Which is longer?", ["a.mp4", "b.mp4"]) == {"role": "user", "content": content}
 
@@ -57,7 +57,7 @@ def test_no_question(question):
         question_message(question, [])
 
 
-def test_a_conversation_is_told_from_a_batch():
+def test_a_conversation_is_distinguished_from_a_batch():
     assert is_conversation([QUESTION])
     assert not is_conversation([[QUESTION]])
     assert not is_conversation([])
@@ -67,7 +67,7 @@ def test_a_conversation_is_told_from_a_batch():
 @pytest.mark.parametrize(
     ("messages", "error"),
     [
-        ("What is it?", r"messages: expected a list of .*, found 'What is it\?'; a video and a question"),
+        ("What is it?", r"messages: expected a list of .*, found 'What is it\?'; pass a single video and question"),
         ([], "messages: expected a list of .*, found list"),
         ([{"content": "no role"}], "messages: expected a list of"),
         (
@@ -99,6 +99,6 @@ def test_a_conversation_is_told_from_a_batch():
         ([{"role": "user", "content": " "}], "expected a question in the last message, found no text"),
     ],
 )
-def test_what_is_wrong_is_named(messages, error):
+def test_errors_name_what_is_wrong(messages, error):
     with pytest.raises(ValueError, match=error):
         checked_messages(messages)

@@ -47,7 +47,7 @@ def test_the_result_is_plain_data(session, clips):
     assert json.loads(json.dumps(second)) == second
 
 
-def test_nothing_is_encoded_or_read_twice(session, clips):
+def test_nothing_is_encoded_or_processed_twice(session, clips):
     with counted(session) as found:
         session.ask("What is it?", video=clips[0])
     prompt = as_tokens(session, session.messages[:1])
@@ -120,7 +120,7 @@ def test_beams_run_over_the_whole_conversation_and_the_next_turn_goes_on(session
                                    "== 'user' else message['content'] | upper }}"), False),
     ],
 )  # fmt: skip
-def test_a_template_may_write_the_past_differently(tiny_sen, tmp_path, clips, name, template, reads_again):
+def test_a_template_may_format_earlier_turns_differently(tiny_sen, tmp_path, clips, name, template, reads_again):
     chat = make_chat_model(tiny_sen, tmp_path, template)
     session = ChatSession(*chat, max_new_tokens=LENGTH)
     session.ask("What is it?", video=str(clips[0]))
@@ -132,7 +132,7 @@ def test_a_template_may_write_the_past_differently(tiny_sen, tmp_path, clips, na
         assert (found["read"][0] >= VISUAL_TOKENS + 40) == reads_again
 
 
-def test_a_language_model_that_forgets_reads_again(tiny_sen, tmp_path, clips):
+def test_a_language_model_with_sliding_windows_recomputes(tiny_sen, tmp_path, clips):
     """Sliding windows keep no more than the last tokens, which cannot be cut."""
     settings = tiny_language_model().config.to_dict() | {"sliding_window": 16}
     torch.manual_seed(0)
@@ -221,10 +221,10 @@ def test_one_rule_for_session_pipeline_and_processor(asking, clips):
 def test_questions_about_one_video_share_its_first_look(asking, clips, monkeypatch):
     chat = pipeline_of(asking)
     questions = ["What is it?", "Why?", "Where?"]
-    alone = [chat(video=str(clips[0]), question=question) for question in questions]
-    assert len({result["answer"] for result in alone}) == 3
+    single = [chat(video=str(clips[0]), question=question) for question in questions]
+    assert len({result["answer"] for result in single}) == 3
     looks: list[str] = []
     for name in ("image", "words"):
         count_looks(asking.model.sen.neurons[name], looks, monkeypatch)
-    assert chat(video=str(clips[0]), question=questions) == alone
+    assert chat(video=str(clips[0]), question=questions) == single
     assert looks == ["image", "words", "words", "words"]

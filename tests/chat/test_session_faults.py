@@ -23,7 +23,7 @@ class Failing(StoppingCriteria):
         raise RuntimeError("no memory, says the test")
 
 
-def test_an_interrupted_stream_leaves_no_trace(session, clips):
+def test_an_interrupted_stream_does_not_change_the_session(session, clips):
     session.ask("What is it?", video=clips[0])
     expected, messages = recomputed(session, "And then?"), session.messages
 
@@ -64,7 +64,7 @@ def test_an_interrupted_stream_leaves_no_trace(session, clips):
     assert session.ask("And then?")["answer"] == expected
 
 
-def test_videos_of_an_interrupted_turn_are_not_taken_for_others(session, clips):
+def test_videos_of_an_interrupted_turn_are_not_confused_with_others(session, clips):
     """All visual tokens have the same id."""
     expected = [recomputed(session, "What is it?", str(clip)) for clip in clips]
     assert len(set(expected)) == len(clips)
@@ -117,7 +117,7 @@ def test_reset_starts_anew(session, clips):
         ({"question": "What? " * 400}, "the conversation has .* tokens, 10 of them visual, .* expected at most 2048"),
     ],
 )
-def test_a_refused_question_leaves_no_trace(session, clips, tmp_path, arguments, error):
+def test_an_invalid_question_does_not_change_the_session(session, clips, tmp_path, arguments, error):
     (tmp_path / "bad.mp4").write_bytes(b"no video" * 100)
     files = {"{bad}": str(tmp_path / "bad.mp4"), "{clip}": str(clips[0])}
     arguments = {
@@ -154,7 +154,7 @@ def test_many_frames_leave_room_for_several_questions(tiny_sen, tmp_path, clips,
         list(questions)
 
 
-def test_one_window_may_take_what_is_left(tiny_sen, tmp_path, clips):
+def test_one_window_may_use_the_rest_of_the_context(tiny_sen, tmp_path, clips):
     """Without the share that videos leave to later questions."""
     chat = make_chat_model(tiny_sen, tmp_path, language_model=tiny_language_model(max_position_embeddings=80))
     session = ChatSession(*chat, max_new_tokens=LENGTH)

@@ -84,7 +84,7 @@ def test_questions_of_options_are_one_conversation(run, answers, clips, capsys):
     shown = capsys.readouterr()
     assert shown.out.splitlines() == answers("What is it?", "And then?")
     assert f"{clips[0]}: 2 frames at 0.5, 1.5 s, with sound\n" in shown.err
-    assert shown.err.count("cut off: a longer answer needs a larger --max-new-tokens") == 2
+    assert shown.err.count("truncated: increase --max-new-tokens for a longer answer") == 2
 
 
 def test_lines_of_json(run, answers, clips, capsys):
@@ -99,8 +99,8 @@ def test_lines_of_json(run, answers, clips, capsys):
 
 def test_lines_of_a_pipe(run, answers, capsys):
     run(stdin="What is it?\nAnd then?\n/reset\nAnd then?\n/quit\nWhy?\n")
-    [alone] = answers("And then?")
-    assert capsys.readouterr().out.splitlines() == [*answers("What is it?", "And then?"), alone]
+    [single] = answers("And then?")
+    assert capsys.readouterr().out.splitlines() == [*answers("What is it?", "And then?"), single]
 
 
 def test_several_videos_are_seen_together(chat_folder, clips, session, capsys):
@@ -127,7 +127,7 @@ def test_many_times_are_shortened(chat_folder, clips, capsys):
     assert "..., 1.9 s" in line.replace("2.0", "1.9")
 
 
-def test_a_terminal(chat_folder, clips, answers, typed, capsys):
+def test_a_terminal_shows_prompts_and_continues_after_errors(chat_folder, clips, answers, typed, capsys):
     lines = ["What is it?", "/help", "What is <|video|>?", "  ", "And then?", "/quit", "Why?"]
     typed(*lines)
     chat([str(clips[0])], model=chat_folder, max_new_tokens=LENGTH, device="cpu")
@@ -191,7 +191,7 @@ def test_an_interruption_at_the_prompt_ends_the_program(chat_folder, clips, type
         ([], "Missing argument"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_before_any_work(tmp_path, monkeypatch, capsys, options, message):
+def test_user_errors_are_one_line_before_any_work(tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.mp4").touch()
     monkeypatch.setattr(sys, "argv", ["sen", "chat", *options, "--model", "nobody/nothing"])
@@ -214,9 +214,7 @@ def test_what_is_wrong_is_said_in_one_line_before_any_work(tmp_path, monkeypatch
         (None, ["-q", "What? " * 400], "expected at most 2048 together, the language model's context"),
     ],
 )
-def test_what_shows_later_is_one_line_too(
-    chat_folder, clips, tmp_path, monkeypatch, capsys, content, options, message
-):
+def test_later_errors_are_one_line_too(chat_folder, clips, tmp_path, monkeypatch, capsys, content, options, message):
     video = tmp_path / "bad.mp4"
     video.write_bytes(clips[0].read_bytes() if content is None else content)
     monkeypatch.setattr(sys, "argv", ["sen", "chat", str(video), "--model", chat_folder, "--device", "cpu", *options])
@@ -245,6 +243,6 @@ def test_another_checkpoint_is_refused(sen_folder, clips):
 
 
 @pytest.mark.skipif(not Path(modeling_sen.SEN_TINY_CHAT).exists(), reason="no language model in sen-tiny")
-def test_the_model_inside_is_the_default(clips, capsys):
+def test_the_included_model_is_the_default(clips, capsys):
     chat([str(clips[0])], ["What colour is the object that sounds?"])
     assert capsys.readouterr().out.strip()

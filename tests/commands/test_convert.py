@@ -62,7 +62,7 @@ def test_a_difference_ends_with_status_1_and_without_a_folder(original, monkeypa
             "imagebind", folder / "x.pth", folder / "out", folder / "config.json", verify=folder / "io.safetensors"
         )
     assert ended.value.exit_code == 1
-    assert "nothing is written: expected differences of at most 1e-05" in capsys.readouterr().out
+    assert "nothing written: expected differences of at most 1e-05" in capsys.readouterr().out
     assert not (folder / "out").exists()
 
 

@@ -48,7 +48,7 @@ def run(folders, out="out", **options):
     convert("tune-a-video", str(folders / "surfing"), folders / out, base=str(folders / "base"), **options)
 
 
-def test_what_is_written_loads_and_computes_what_was_tuned(folders, capsys):
+def test_the_written_checkpoint_computes_the_tuned_model(folders, capsys):
     step = random_step()
     expected = tuned_output(step)
     inputs = {f"input.{name}": values for name, values in zip(STEP, step, strict=True)}
@@ -83,7 +83,7 @@ def test_an_output_that_differs_writes_nothing(folders, capsys):
     assert not (folders / "out").exists()
 
 
-def test_the_card_names_both_licences_as_far_as_they_are_stated(folders):
+def test_the_card_names_both_licences_if_stated(folders):
     run(folders)
     card = (folders / "out" / "README.md").read_text()
     assert card.startswith("---\nlicense: cc-by-4.0\n")
@@ -128,7 +128,7 @@ def test_the_json_counts_all_parameters(folders, capsys):
         (["surfing", "out"], r"base: found none, expected the model that was tuned"),
         (
             ["surfing", "out", "--base", "base", "--config", "x.json"],
-            "found --config, which tune-a-video does not take",
+            "found --config, which tune-a-video does not support",
         ),
         (["./nothing", "out", "--base", "base"], r"\./nothing: no such checkpoint folder"),
         (["base", "out", "--base", "base"], r"base: found none of the files .*|has no weight .*norm_temp"),
@@ -153,6 +153,6 @@ def test_bad_input_is_one_line_and_writes_nothing(arguments, message, folders, m
 
 def test_other_families_take_no_base(tmp_path):
     with pytest.raises(
-        ValueError, match="found --base, which imagebind does not take, expected --config and --tokenizer"
+        ValueError, match="found --base, which imagebind does not support, expected --config and --tokenizer"
     ):
         convert("imagebind", str(tmp_path / "x.pth"), tmp_path / "out", base="org/base")

@@ -66,7 +66,7 @@ def test_an_edit_a_record_and_a_comparison_are_written(checkpoint, clips, tmp_pa
     assert lines[3:] == [str(tmp_path / "out.mp4"), str(tmp_path / "compare.mp4")]
 
 
-def test_a_tuning_that_is_kept_serves_several_prompts(tuned, checkpoint, clips, tmp_path, capsys, monkeypatch):
+def test_a_saved_tuning_is_used_for_several_prompts(tuned, checkpoint, clips, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("modeling_sen.pipelines.sen_video_editing.tune_adapter", pytest.fail)
     options = {"model": tuned, "end": 0.5, "as_json": True, "steps": 3, "inversion": "none", "seed": 4}
     edit(str(clips[0]), SOURCE, [EDIT, "a cat"], tmp_path / "out.mp4", **options)
@@ -83,7 +83,7 @@ def test_a_tuning_that_is_kept_serves_several_prompts(tuned, checkpoint, clips, 
     assert np.array_equal(read_video(tmp_path / "out.mp4", 4).frames, frames)
 
 
-def test_a_tuned_checkpoint_is_whole_and_nothing_else_is_left(tuned, tmp_path, capsys, clips, checkpoint):
+def test_a_tuned_checkpoint_is_complete_and_nothing_else_remains(tuned, tmp_path, capsys, clips, checkpoint):
     names = {path.relative_to(tuned).as_posix() for path in Path(tuned).rglob("*") if path.is_file()}
     assert {"config.json", "model.safetensors", "adapter/config.json", "base/unet/config.json"} <= names
     assert not any(name.startswith("tuning") for name in names)
@@ -94,7 +94,7 @@ def test_a_tuned_checkpoint_is_whole_and_nothing_else_is_left(tuned, tmp_path, c
     assert list(found["validation_losses"]) == ["1"]
 
 
-def test_a_mask_keeps_what_is_outside(tuned, clips, tmp_path):
+def test_a_mask_keeps_the_outside_unchanged(tuned, clips, tmp_path):
     mask = np.zeros((32, 32), dtype=np.uint8)
     mask[:, :16] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
@@ -104,7 +104,7 @@ def test_a_mask_keeps_what_is_outside(tuned, clips, tmp_path):
     assert record["scores"]["psnr_outside_mask"] == 100
 
 
-def test_alignment_is_scored_where_a_scorer_is_named(tuned, clips, tmp_path, capsys, sen_folder):
+def test_alignment_is_scored_if_a_scorer_is_given(tuned, clips, tmp_path, capsys, sen_folder):
     edit(str(clips[0]), SOURCE, [EDIT], tmp_path / "out.mp4", scorer=str(sen_folder), model=tuned, end=0.5)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"encoder {sen_folder}, ")
@@ -144,7 +144,7 @@ def test_a_failure_while_writing_leaves_nothing_half_written(tuned, clips, tmp_p
         (["--source", SOURCE, "-p", EDIT], "gone.mp4: no such file"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_before_any_work(arguments, message, tmp_path, monkeypatch, capsys):
+def test_user_errors_are_one_line_before_any_work(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, "edit", "gone.mp4", "--model", "nobody/nothing", *arguments) == 2
     shown = capsys.readouterr()
@@ -224,7 +224,7 @@ def test_without_diffusers_the_extra_is_named(checkpoint, clips, tmp_path, monke
     assert "pip install 'modeling-sen[editing]'" in errors(capsys, "tune")
 
 
-def test_an_interrupted_tuning_goes_on(checkpoint, clips, tmp_path, monkeypatch, tuned):
+def test_an_interrupted_tuning_resumes(checkpoint, clips, tmp_path, monkeypatch, tuned):
     """Interrupted behind its first step, it ends with the weights of one that was not."""
     from safetensors.torch import load_file
 

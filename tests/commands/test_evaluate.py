@@ -33,7 +33,7 @@ def run(sen_folder, lists, clips, output, **options):
     return json.loads((output / "results.json").read_text())
 
 
-def test_results_say_all_that_they_depend_on(sen_folder, lists, clips, tmp_path, capsys):
+def test_results_state_all_settings(sen_folder, lists, clips, tmp_path, capsys):
     results = run(sen_folder, lists, clips, tmp_path / "out", protocol="openvclip", as_json=True, plot=True)
     assert json.loads(capsys.readouterr().out) == results
     assert results["protocol"]["name"] == "openvclip"
@@ -55,7 +55,7 @@ def test_results_say_all_that_they_depend_on(sen_folder, lists, clips, tmp_path,
             assert (tmp_path / "out" / picture).stat().st_size > 5000
 
 
-def test_an_interrupted_run_goes_on(sen_folder, lists, clips, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes(sen_folder, lists, clips, tmp_path, monkeypatch):
     whole = run(sen_folder, lists, clips, tmp_path / "whole")
     monkeypatch.setattr(clip_embeddings, "SHARD_CLIPS", 1)
     embedded = []
@@ -86,7 +86,7 @@ def test_an_interrupted_run_goes_on(sen_folder, lists, clips, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty"])
-def test_a_damaged_clip_is_named_and_those_before_it_are_kept(
+def test_a_damaged_clip_is_named_and_earlier_results_are_kept(
     sen_folder, clips, tmp_path, monkeypatch, capsys, damage
 ):
     import sen_cli
@@ -102,14 +102,14 @@ def test_a_damaged_clip_is_named_and_those_before_it_are_kept(
     with pytest.raises(SystemExit) as exit:
         sen_cli.main()
     assert exit.value.code == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sen eval: ")]
-    assert len(said) == 1
-    assert str(folder / "b.mp4") in said[0]
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sen eval: ")]
+    assert len(errors) == 1
+    assert str(folder / "b.mp4") in errors[0]
     assert len(list((tmp_path / "out" / "embeddings").rglob("*.safetensors"))) == 1
     assert not (tmp_path / "out" / "results.json").exists()
 
 
-def test_another_protocol_is_embedded_anew(sen_folder, lists, clips, tmp_path):
+def test_another_protocol_needs_new_embeddings(sen_folder, lists, clips, tmp_path):
     for protocol in ("own", "pe"):
         run(sen_folder, lists, clips, tmp_path / "out", protocol=protocol)
     kinds = sorted(folder.name.split("-")[0] for folder in (tmp_path / "out" / "embeddings").iterdir())
@@ -127,7 +127,7 @@ def test_retrieval_finds_clips_by_their_captions(tmp_path, capsys):
     assert "over" not in shown  # one split has no spread
 
 
-def test_a_draw_of_clips_is_the_seeds(tmp_path):
+def test_the_seed_determines_the_drawn_clips(tmp_path):
     found = []
     for seed in (0, 0, 1):
         main(SEN_TINY, ["world:test?num=9&num_objects=1"], num=3, seed=seed, output=tmp_path)
@@ -140,20 +140,20 @@ def test_a_draw_of_clips_is_the_seeds(tmp_path):
     [
         (["x", "--protocol", "mine"], "protocol 'mine', expected one of xclip, vifi"),
         (["x", "--task", "captioning"], "--task 'captioning', expected one of recognition, retrieval, tracking, chat"),
-        (["x", "--query-mode", "first"], "--query-mode is of --task tracking, found --task recognition"),
+        (["x", "--query-mode", "first"], "--query-mode requires --task tracking, found --task recognition"),
         (["x", "--dataset", "imagenet"], "dataset 'imagenet', expected one of hmdb51"),
         (["--protocol", "mteb", "--dataset", "ssv2"], "or a --dataset that protocol mteb has on the Hub (hmdb51,"),
-        (["x", "--task", "retrieval", "--head", "y"], "--task retrieval takes clips with texts"),
+        (["x", "--task", "retrieval", "--head", "y"], "--task retrieval does not support --head"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(arguments, message, capsys, monkeypatch):
+def test_user_errors_are_one_line(arguments, message, capsys, monkeypatch):
     import sen_cli
 
     monkeypatch.setattr(sys, "argv", ["sen", "eval", SEN_TINY, *arguments])
     with pytest.raises(SystemExit) as exit:
         sen_cli.main()
     assert exit.value.code == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1
-    assert said[0].startswith("sen eval: ")
-    assert message in said[0]
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert errors[0].startswith("sen eval: ")
+    assert message in errors[0]

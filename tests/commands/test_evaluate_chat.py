@@ -37,7 +37,7 @@ def results_of(output):
     return json.loads((output / "results.json").read_text(), parse_constant=pytest.fail)
 
 
-def test_results_say_all_that_they_depend_on(chat_folder, tmp_path, capsys, monkeypatch):
+def test_results_state_all_settings(chat_folder, tmp_path, capsys, monkeypatch):
     root = put_videos(tmp_path, "one.mp4", "two.mp4")
     table = write_json(tmp_path / "own.json", PLAIN)
     options = {"task": "chat", "num": 3, "seed": 7, "output": tmp_path / "out", "root": root}
@@ -107,14 +107,14 @@ def test_mapping_prompt_and_frames_are_options(chat_folder, tmp_path, capsys):
         ([SEN_TINY, "own.json"], "own.json, row 0: no such video one.mp4 (3 of 3 questions have no video)"),
         ([SEN_TINY, "own.json", "--mapping", "mvb"], "mapping 'mvb': expected a JSON file, or one of activitynet-qa"),
         ([SEN_TINY, "own.json", "--prompt", "x"], "prompt format 'x', expected one of letters, question"),
-        ([SEN_TINY, WORLD, "--plot"], "--task chat takes questions: no --protocol"),
-        ([SEN_TINY, WORLD, "--protocol", "pe"], "--task chat takes questions: no --protocol"),
-        ([SEN_TINY, WORLD, "--query-mode", "first"], "--query-mode is of --task tracking, found --task chat"),
-        ([SEN_TINY, WORLD, "--task", "recognition", "--prompt", "x"], "are of --task chat, found --task recognition"),
-        ([SEN_TINY, "base", "--task", "tracking", "--mapping", "x"], "are of --task chat, found --task tracking"),
+        ([SEN_TINY, WORLD, "--plot"], "--task chat does not support --protocol"),
+        ([SEN_TINY, WORLD, "--protocol", "pe"], "--task chat does not support --protocol"),
+        ([SEN_TINY, WORLD, "--query-mode", "first"], "--query-mode requires --task tracking, found --task chat"),
+        ([SEN_TINY, WORLD, "--task", "recognition", "--prompt", "x"], "require --task chat, found --task recognition"),
+        ([SEN_TINY, "base", "--task", "tracking", "--mapping", "x"], "require --task chat, found --task tracking"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(arguments, message, capsys, monkeypatch, tmp_path):
+def test_user_errors_are_one_line(arguments, message, capsys, monkeypatch, tmp_path):
     import sen_cli
 
     monkeypatch.chdir(tmp_path)
@@ -124,6 +124,6 @@ def test_what_is_wrong_is_said_in_one_line(arguments, message, capsys, monkeypat
     with pytest.raises(SystemExit) as exit:
         sen_cli.main()
     assert exit.value.code == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sen eval: ")]
-    assert len(said) == 1
-    assert message in said[0]
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sen eval: ")]
+    assert len(errors) == 1
+    assert message in errors[0]

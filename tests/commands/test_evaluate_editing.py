@@ -15,7 +15,7 @@ from modeling_sen.evaluation.editing_metrics import NUMBERS
 SOURCE = "world:test?num=1&num_frames=3&num_objects=1"
 
 
-def test_results_say_all_that_they_depend_on_and_are_kept(tmp_path, capsys, monkeypatch):
+def test_results_state_all_settings_and_are_stored(tmp_path, capsys, monkeypatch):
     main("sen-tiny", [SOURCE], task="editing", output=tmp_path)
     table = capsys.readouterr().out.splitlines()
     results = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
@@ -49,13 +49,16 @@ def test_results_say_all_that_they_depend_on_and_are_kept(tmp_path, capsys, monk
     [
         ([SEN_TINY], "expected DATA: tables of edited videos, folders with edits.csv, loveu:... or world:..."),
         ([SEN_TINY, "nowhere"], "nowhere: expected a table of edits, a folder with edits.csv, .jsonl or .parquet"),
-        ([SEN_TINY, SOURCE, "--plot"], "--task editing takes edited videos: no --protocol"),
-        ([SEN_TINY, SOURCE, "--query-mode", "first"], "--query-mode is of --task tracking, found --task editing"),
+        ([SEN_TINY, SOURCE, "--plot"], "--task editing does not support --protocol"),
+        ([SEN_TINY, SOURCE, "--query-mode", "first"], "--query-mode requires --task tracking, found --task editing"),
         ([SEN_TINY, SOURCE, "--tracker", SEN_TINY], "expected a model that tracks points, found one of type 'sen'"),
-        ([SEN_TINY, "base", "--task", "tracking", "--tracker", "x"], "--tracker is of --task editing, found --task"),
+        (
+            [SEN_TINY, "base", "--task", "tracking", "--tracker", "x"],
+            "--tracker requires --task editing, found --task",
+        ),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(arguments, message, capsys, monkeypatch, tmp_path):
+def test_user_errors_are_one_line(arguments, message, capsys, monkeypatch, tmp_path):
     import sen_cli
 
     monkeypatch.chdir(tmp_path)
@@ -63,6 +66,6 @@ def test_what_is_wrong_is_said_in_one_line(arguments, message, capsys, monkeypat
     with pytest.raises(SystemExit) as exit:
         sen_cli.main()
     assert exit.value.code == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sen eval: ")]
-    assert len(said) == 1
-    assert message in said[0]
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sen eval: ")]
+    assert len(errors) == 1
+    assert message in errors[0]

@@ -57,7 +57,7 @@ def results_of(output):
     return json.loads((output / "results.json").read_text(), parse_constant=pytest.fail)
 
 
-def test_results_of_presets_say_all_that_they_depend_on(tracker_folder, tracked, tmp_path, capsys):
+def test_results_of_presets_state_all_settings(tracker_folder, tracked, tmp_path, capsys):
     options = {"task": "tracking", "num": 2, "seed": 40, "output": tmp_path}
     main(str(tracker_folder), ["base", "fast"], **options)
     table = capsys.readouterr().out.splitlines()
@@ -136,14 +136,14 @@ def test_folders_and_pickles_are_read(tracker_folder, tracked, tmp_path):
     ("arguments", "message"),
     [
         ([SEN_TINY, "base"], "sen_tiny: expected a model that tracks points, found one of type 'sen'"),
-        ([SEN_TINY], "expected DATA: presets of `sen world`, folders that it wrote, or TAP-Vid pickles"),
+        ([SEN_TINY], "expected DATA: presets or output folders of `sen world`, or TAP-Vid pickles"),
         ([SEN_TINY, "nowhere"], "nowhere: expected a folder of `sen world`, a TAP-Vid pickle, or one of base,"),
         ([SEN_TINY, "base", "--query-mode", "last"], "query_mode is 'last', expected one of first, strided"),
-        ([SEN_TINY, "base", "--plot"], "--task tracking takes tracked clips: no --protocol"),
-        ([SEN_TINY, "base", "--protocol", "pe"], "--task tracking takes tracked clips: no --protocol"),
+        ([SEN_TINY, "base", "--plot"], "--task tracking does not support --protocol"),
+        ([SEN_TINY, "base", "--protocol", "pe"], "--task tracking does not support --protocol"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(arguments, message, capsys, monkeypatch, tmp_path):
+def test_user_errors_are_one_line(arguments, message, capsys, monkeypatch, tmp_path):
     import sen_cli
 
     monkeypatch.chdir(tmp_path)
@@ -151,6 +151,6 @@ def test_what_is_wrong_is_said_in_one_line(arguments, message, capsys, monkeypat
     with pytest.raises(SystemExit) as exit:
         sen_cli.main()
     assert exit.value.code == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sen eval: ")]
-    assert len(said) == 1
-    assert message in said[0]
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sen eval: ")]
+    assert len(errors) == 1
+    assert message in errors[0]

@@ -31,7 +31,7 @@ def test_a_precision_changes_the_numbers_a_little(sen_folder, clips, tmp_path, c
     assert 0 < abs(scores[0]["a"] - scores[1]["a"]) < 0.05
 
 
-def test_what_the_machine_has_not_is_one_line(clips, monkeypatch, capsys):
+def test_a_missing_device_is_reported_in_one_line(clips, monkeypatch, capsys):
     assert model_arguments("cpu", "float16") == {"device": "cpu", "dtype": "float16"}
     with pytest.raises(ValueError, match=rf"--dtype 'int8': expected one of {', '.join(DTYPES)}"):
         model_arguments(None, "int8")

@@ -60,7 +60,7 @@ def test_as_json(quick, monkeypatch, capsys):
         ([SEN_TINY], "sen push: Missing argument 'ORG/NAME'"),
     ],
 )
-def test_what_is_refused_is_said_in_one_line(arguments, message, quick, monkeypatch, capsys):
+def test_invalid_input_is_reported_in_one_line(arguments, message, quick, monkeypatch, capsys):
     assert sen_push(*arguments, *(["--dry-run"] if len(arguments) > 1 else []), monkeypatch=monkeypatch) == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert line.startswith(message)

@@ -103,7 +103,7 @@ def test_a_pipe_is_tracked_and_drawn(tracker_folder, clips, tmp_path):
         ([], "Missing option"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_before_any_work(tmp_path, monkeypatch, capsys, options, message):
+def test_user_errors_are_one_line_before_any_work(tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.csv").write_text("a,b\n1,2")
     monkeypatch.setattr(sys, "argv", ["sen", "track", "gone.mp4", "--model", "nobody/nothing", *options])
@@ -146,6 +146,6 @@ def test_a_sen_without_a_tracking_head_is_refused(sen_folder, clips, tmp_path):
 
 
 @pytest.mark.skipif(not Path(modeling_sen.SEN_TINY_TRACKING).exists(), reason="no tracking head in sen-tiny")
-def test_the_model_inside_is_the_default(clips, tmp_path):
+def test_the_included_model_is_the_default(clips, tmp_path):
     track(str(clips[0]), tmp_path / "tracks.json", grid=2)
     assert len(queries_of(tmp_path / "tracks.json")) == 4

@@ -184,7 +184,7 @@ def test_a_broken_video_stops_training_with_one_clear_error(sen, clips, tmp_path
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_broken_video_is_left_out_and_counted_where_that_is_asked_for(sen, clips, tmp_path, capsys, cached):
+def test_a_broken_video_is_left_out_and_counted_on_request(sen, clips, tmp_path, capsys, cached):
     cache = str(tmp_path / "cache") if cached else None
     data = broken_videos(clips, tmp_path / "clips")
     given = settings(sen, train=data, validation=None, skip_unreadable=True, cache=cache)
@@ -214,7 +214,7 @@ def test_it_starts_from_sen_tiny_a_checkpoint_or_a_preset(sen_folder, monkeypatc
     assert len(new.neurons) == 5  # and the text tower
 
 
-def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
+def test_flags_take_precedence_over_the_file_and_the_file_over_defaults(tmp_path):
     path = tmp_path / "train.yaml"
     path.write_text(
         "output_dir: run\ntrain: clips.csv\nmax_steps: 7\nlearning_rate: 1\ntemplates: ['a {}', 'the {}']\nbf16: true\n"
@@ -258,7 +258,7 @@ def sen_train(monkeypatch, *flags):
     sen_cli.main()
 
 
-def test_the_command_trains_and_says_where_the_checkpoint_is(sen, tmp_path, monkeypatch, capsys):
+def test_the_command_trains_and_prints_the_path_of_the_checkpoint(sen, tmp_path, monkeypatch, capsys):
     data = ["--train", TRAIN, "--validation", VALIDATION, "--target_column", "shape", "--model", str(sen)]
     short = ["--max_steps", "9", "--per_device_train_batch_size", "4", "--early_stopping_patience", "1", "--bf16"]
     frozen = ["--learning_rate", "0", "--output_dir", f"{tmp_path}/run"]  # no validation is better than the first
@@ -288,7 +288,7 @@ slow = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.mark.parametrize(("kills", "workers"), [pytest.param(21, 0, marks=slow), pytest.param(20, 2, marks=slow)])
-def test_killed_while_caching_training_or_saving_it_goes_on_bit_for_bit(sen, tmp_path, kills, workers):
+def test_a_run_killed_while_caching_training_or_saving_resumes_bit_for_bit(sen, tmp_path, kills, workers):
     """SIGKILL; no folder or file with its final name is ever half written."""
     script = str(Path(__file__).with_name("killed_training.py"))
     command = [sys.executable, script, str(sen), str(tmp_path), str(kills), str(workers)]

@@ -38,7 +38,7 @@ def test_the_command_makes_a_chat_model(make_sen, clips, tmp_path, monkeypatch, 
     ]
     monkeypatch.setattr(sys, "argv", ["sen", "train", *flags])
     sen_cli.main()
-    expected = f"{run}/best: load it with SENForConditionalGeneration.from_pretrained, or name it to sen chat --model"
+    expected = f"{run}/best: load it with SENForConditionalGeneration.from_pretrained, or pass it to sen chat --model"
     assert expected in capsys.readouterr().out
     model = SENForConditionalGeneration.from_pretrained(run / "best")
     assert model.config.language_model["hub_id"] == llm

@@ -78,7 +78,7 @@ def test_a_sen_gets_a_tracker_of_which_only_the_features_are_trained(sen, pixels
     assert (saved["task"], saved["train"], saved["max_steps"]) == ("tracking", "world:tracking", 3)
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(sen, pixels, tmp_path):
+def test_an_interrupted_run_resumes_bit_for_bit(sen, pixels, tmp_path):
     whole, again, settings = tmp_path / "whole", tmp_path / "again", TrainSettings(task="tracking", model=sen)
     train_tracking(settings, arguments(whole))
     shutil.copytree(whole, again)
@@ -92,7 +92,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(sen, pixels, tmp_path):
         train_tracking(settings, arguments(again, learning_rate=1e-3))
 
 
-def test_a_tracker_goes_on_as_it_is(tiny_tracker, tmp_path):
+def test_a_trackers_training_starts_from_its_weights(tiny_tracker, tmp_path):
     tiny_tracker.network.semantic_scale.data.fill_(0.5)
     tiny_tracker.save_pretrained(tmp_path / "tracker")
     loaded = load_tracker(str(tmp_path / "tracker"))
@@ -103,7 +103,7 @@ def test_a_tracker_goes_on_as_it_is(tiny_tracker, tmp_path):
     assert weights(tmp_path / "run" / "last")["network.semantic_scale"] != 0.5
 
 
-def test_pixels_alone_leave_nothing_to_train(pixels, tmp_path):
+def test_a_tracker_without_neurons_has_nothing_to_train(pixels, tmp_path):
     with pytest.raises(ValueError, match="pixels: the tracker reads no neuron"):
         load_tracker(str(tmp_path / "pixels"))
 
@@ -155,11 +155,11 @@ def test_a_number_of_steps_is_needed(tmp_path):
         train_tracking(TrainSettings(task="tracking"), arguments(tmp_path, steps=-1))
 
 
-def test_the_command_says_where_the_tracker_is(sen, pixels, tmp_path, monkeypatch, capsys):
+def test_the_command_prints_the_path_of_the_tracker(sen, pixels, tmp_path, monkeypatch, capsys):
     flags = ["--task", "tracking", "--model", sen, "--max_steps", "1", "--output_dir", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", ["sen", "train", *flags])
     sen_cli.main()
     expected = (
-        f"{tmp_path}/run/last: load it with SENForVideoTracking.from_pretrained, or name it to sen track --model"
+        f"{tmp_path}/run/last: load it with SENForVideoTracking.from_pretrained, or pass it to sen track --model"
     )
     assert expected in capsys.readouterr().out

@@ -13,9 +13,9 @@ def test_the_command_prints_its_summary(tmp_path):
     app.command()(world)
     command = [str(tmp_path / "out"), "--split", "unseen_pairs", "--num", "2", "--seed", "5"]
     options = ["--size", "48", "--frames", "8", "--objects", "2-3"]
-    told = CliRunner().invoke(app, [*command, *options, "--json"])
-    assert told.exit_code == 0, told.output
-    summary = json.loads(told.stdout)
+    result = CliRunner().invoke(app, [*command, *options, "--json"])
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
     assert (summary["clips"], summary["written"], summary["split"]) == (2, 2, "unseen_pairs")
     again = CliRunner().invoke(app, [*command, *options])
     assert "2 unseen_pairs clips of seed 5 (0 new)" in again.stdout
@@ -24,9 +24,9 @@ def test_the_command_prints_its_summary(tmp_path):
 def test_a_preset_gives_clips_for_tracking_and_refuses_other_options(tmp_path):
     app = typer.Typer()
     app.command()(world)
-    told = CliRunner().invoke(app, [str(tmp_path / "out"), "--preset", "shake", "--num", "1", "--seed", "7"])
-    assert told.exit_code == 0, told.output
-    assert "1 shake clips of seed 7 (1 new)" in told.stdout
+    result = CliRunner().invoke(app, [str(tmp_path / "out"), "--preset", "shake", "--num", "1", "--seed", "7"])
+    assert result.exit_code == 0, result.output
+    assert "1 shake clips of seed 7 (1 new)" in result.stdout
     assert json.loads((tmp_path / "out/metadata.jsonl").read_text())["preset"] == "shake"
     for option, value in [
         ("--size", "64"),
@@ -35,6 +35,6 @@ def test_a_preset_gives_clips_for_tracking_and_refuses_other_options(tmp_path):
         ("--frames", "8"),
         ("--hops", "1"),
     ]:
-        told = CliRunner().invoke(app, [str(tmp_path / "other"), "--preset", "shake", option, value])
-        assert f"{option} cannot be used with --preset" in str(told.exception)
+        result = CliRunner().invoke(app, [str(tmp_path / "other"), "--preset", "shake", option, value])
+        assert f"{option} cannot be used with --preset" in str(result.exception)
     assert not (tmp_path / "other").exists()

@@ -52,12 +52,12 @@ def fetch(folder: Path) -> None:
     wanted = f"transformers=={transformers.__version__}"
     with tempfile.TemporaryDirectory(dir=folder.parent) as work:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--dest", work]
-        alone = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation"]
-        done = subprocess.run([*pip, *alone, wanted], capture_output=True, text=True, check=False)
+        options = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation"]
+        done = subprocess.run([*pip, *options, wanted], capture_output=True, text=True, check=False)
         archive = next(Path(work).glob("transformers-*.tar.gz"), None)
         if archive is None:
-            said = (done.stderr.strip().splitlines() or ["nothing was downloaded"])[-1]
-            raise OSError(f"no source distribution of {wanted}: {said}")
+            reason = (done.stderr.strip().splitlines() or ["nothing was downloaded"])[-1]
+            raise OSError(f"no source distribution of {wanted}: {reason}")
         with tarfile.open(archive) as files:
             tests = [member for member in files if member.name.split("/")[1:2] == ["tests"]]
             files.extractall(work, tests, filter="data")

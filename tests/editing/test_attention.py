@@ -54,7 +54,7 @@ def test_frames_attend_to_the_first_and_the_previous_one(frames):
 
 
 @pytest.mark.parametrize("layer", [CastLinear(4, 6), CastLinear(4, 6, bias=False), CastLayerNorm(4)])
-def test_layers_work_in_the_dtype_of_their_input_and_keep_their_own(layer):
+def test_layers_compute_in_the_dtype_of_their_input_and_keep_their_own(layer):
     random_layer(layer)
     states = torch.randn(3, 4)
     found = layer(states.bfloat16())
@@ -79,7 +79,7 @@ def test_the_gate_scales_attention_to_tokens_of_the_sen():
     assert not SENAttention(8, 2, 18)(states, tokens, (2, 3)).any()
 
 
-def test_positions_are_those_of_time_row_and_column():
+def test_positions_encode_time_row_and_column():
     found = grid_positions(2, 3, 4, 20).view(2, 3, 4, 20)
     time, row, column, rest = found.split([6, 6, 6, 2], dim=-1)
     assert torch.equal(time, time[:, :1, :1].expand_as(time))

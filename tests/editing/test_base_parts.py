@@ -39,7 +39,7 @@ def same_weights(found, expected):
     return all(torch.equal(value, expected[name]) for name, value in found.state_dict().items())
 
 
-def test_parts_are_those_that_were_saved_and_frozen(saved):
+def test_parts_equal_the_saved_ones_and_are_frozen(saved):
     parts = load(saved["kl", "epsilon"])
     assert type(parts.vae).__name__ == "AutoencoderKL"
     assert same_weights(parts.vae, make_vae())

@@ -47,7 +47,7 @@ def wavy(sample, timestep):
 
 
 @pytest.mark.parametrize("steps", [1, 4, 20])
-def test_sampling_is_that_of_diffusers(settings, steps):
+def test_sampling_equals_that_of_diffusers(settings, steps):
     scheduler = DDIMScheduler(**settings)
     expected = latents()
     scheduler.set_timesteps(steps)
@@ -57,7 +57,7 @@ def test_sampling_is_that_of_diffusers(settings, steps):
 
 
 @pytest.mark.parametrize("steps", [1, 4, 20])
-def test_inversion_is_that_of_diffusers(settings, steps):
+def test_inversion_equals_that_of_diffusers(settings, steps):
     inverse = DDIMInverseScheduler(**settings)
     expected = [latents()]
     inverse.set_timesteps(steps)
@@ -92,7 +92,7 @@ def test_each_step_ends_where_the_next_one_starts(settings, steps):
     assert torch.allclose(sample(exact, start, DDIMScheduler(**settings), steps), end, atol=1e-9)
 
 
-def test_inversion_and_sampling_come_back_to_the_start_as_refinements_grow(settings):
+def test_more_refinements_reconstruct_the_start_more_closely(settings):
     scheduler = DDIMScheduler(**settings)
     predict, clean = gaussian_predictor(scheduler, mean=0.5, variance=0.6), latents() * 0.7
     errors = []
@@ -115,7 +115,7 @@ def test_many_steps_of_inversion_find_the_noise_of_a_gaussian():
     assert torch.allclose(noise, expected, atol=0.02)
 
 
-def test_blending_sees_each_level_once():
+def test_blending_is_called_once_per_level():
     scheduler, seen = DDIMScheduler(**ZERO_SNR), []
 
     def blend(values, level):
@@ -133,7 +133,7 @@ def test_blending_sees_each_level_once():
         ({}, 0, "num_steps: expected 1 to 1000.*found 0"),
         ({}, 1001, "num_steps: expected 1 to 1000.*found 1001"),
         ({"prediction_type": "sample"}, 5, "prediction_type is 'sample', expected epsilon or v_prediction"),
-        ({"prediction_type": "epsilon"}, 5, "timestep 999 a sample is noise alone.*expected.*'v_prediction'"),
+        ({"prediction_type": "epsilon"}, 5, "timestep 999 a sample is pure noise.*expected.*'v_prediction'"),
     ],
 )
 def test_schedulers_and_steps_that_do_not_fit(changes, steps, message):

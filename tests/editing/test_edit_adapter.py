@@ -38,7 +38,7 @@ def run(adapter, *step, **kwargs):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("kind", "text_width"), KINDS)
-def test_one_frame_comes_out_of_the_base_unet_to_the_bit(kind, text_width, dtype):
+def test_one_frame_equals_the_output_of_the_base_unet_bit_for_bit(kind, text_width, dtype):
     unet = make_unet(kind).to(dtype)
     step = [each.to(dtype) if each.is_floating_point() else each for each in random_step(2, 1, (8, 6), text_width)]
     expected = per_frame(unet, *step)
@@ -82,7 +82,7 @@ def test_frames_attend_to_the_first_and_the_previous_one(kind, text_width):
     assert not torch.allclose(expected, per_frame(make_unet(kind), *step), atol=1e-3)
 
 
-def test_detaching_gives_the_unet_back():
+def test_detaching_restores_the_unet():
     unet, step = make_unet(), random_step()
     names, processors, expected = list(unet.state_dict()), list(unet.attn_processors.values()), per_frame(unet, *step)
     adapter = randomize(attached(unet))
@@ -96,7 +96,7 @@ def test_detaching_gives_the_unet_back():
     assert torch.equal(run(adapter.attach(unet), *step, features=features()), changed)
 
 
-def test_a_copy_has_a_unet_of_its_own():
+def test_a_copy_has_its_own_unet():
     adapter = randomize(attached(make_unet()))
     other, step = copy.deepcopy(adapter), random_step()
     expected = run(adapter, *step)
@@ -126,7 +126,7 @@ def test_query_deltas_are_those_of_the_base_weights(queries):
         assert not torch.allclose(expected, run(attached(make_unet()), *step), atol=1e-3)
 
 
-def test_temporal_attention_stands_behind_the_feed_forward():
+def test_temporal_attention_follows_the_feed_forward():
     unet, step = make_unet(), random_step()
     adapter = attached(unet)
     path = "mid_block.attentions.0.transformer_blocks.0"
@@ -159,7 +159,7 @@ def test_features_of_each_frame_change_the_output(conditioning):
     assert not torch.allclose(run(adapter, *step, features={"video": given["video"]}), expected, atol=1e-4)
 
 
-def test_without_neurons_the_adapter_is_that_of_tune_a_video():
+def test_without_neurons_the_adapter_equals_that_of_tune_a_video():
     unet, step = make_unet(), random_step()
     adapter = randomize(SENEditAdapter.from_unet(unet).attach(unet))
     assert all(name.startswith(("down_blocks.", "mid_block.", "up_blocks.")) for name, _ in adapter.named_parameters())
@@ -177,8 +177,8 @@ def test_both_halves_of_guidance_read_the_same_features(conditioning):
     found = run(adapter, *step, features=given)
     for row in range(4):
         own = {name: values[row % 2 : row % 2 + 1] for name, values in given.items()}
-        alone = run(adapter, *(each[row : row + 1] for each in step), features=own)
-        torch.testing.assert_close(found[row : row + 1], alone, rtol=1e-4, atol=1e-4)
+        single = run(adapter, *(each[row : row + 1] for each in step), features=own)
+        torch.testing.assert_close(found[row : row + 1], single, rtol=1e-4, atol=1e-4)
 
 
 def test_a_mask_of_the_text_is_kept():
@@ -217,7 +217,7 @@ def test_residuals_are_maps_of_the_mean_neuron_at_the_size_of_the_block():
     torch.testing.assert_close(found[0], torch.nn.functional.conv2d(hidden, weight, bias))
 
 
-def test_maps_keep_their_places():
+def test_maps_keep_their_spatial_layout():
     """A corner of a neuron's grid is that corner of the block's, whatever the two sizes are."""
     for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
         spot = torch.zeros(1, 1, 6, 6)
@@ -325,7 +325,7 @@ def test_other_models_are_errors():
         SENEditAdapter.from_unet(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="class_embed_type is 'timestep', expected a UNet2D"):
         SENEditAdapter.from_unet(make_unet(class_embed_type="timestep"))
-    with pytest.raises(ValueError, match="no self-attention and attention to text"):
+    with pytest.raises(ValueError, match="lacks self-attention or attention to text"):
         SENEditAdapter.from_unet(make_unet(only_cross_attention=True))
     types = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "mid_block_type": None}
     with pytest.raises(ValueError, match="it has no transformer blocks"):
@@ -334,7 +334,7 @@ def test_other_models_are_errors():
         SENEditAdapter.from_unet(make_unet(), "concat")
 
 
-def test_shapes_that_do_not_fit_are_errors():
+def test_inconsistent_shapes_are_errors():
     adapter = attached(make_unet())
     latents, times, texts = random_step(3)
     with pytest.raises(

@@ -18,7 +18,7 @@ def random_frames(count=4, size=(32, 48), seed=0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, *size, 3), dtype=np.uint8)
 
 
-def test_a_stretch_is_written_with_its_times_and_sound(tmp_path):
+def test_a_part_is_written_with_its_times_and_sound(tmp_path):
     clip = tmp_path / "clip.mp4"
     write_sound(clip, "aac", seconds=2, clip=CLIP_KINDS["mp4"])
     frames, times = read_all_frames(clip)[30:50:2], np.arange(30, 50, 2) / 30
@@ -41,7 +41,7 @@ def test_odd_sizes_and_one_frame_are_written_and_arrays_have_no_sound(tmp_path):
     assert read_video(tmp_path / "edit.mp4").num_frames_total == 1
 
 
-def test_columns_stand_below_their_labels_enlarged_by_a_whole_number(tmp_path):
+def test_columns_are_below_their_labels_and_enlarged_by_a_whole_factor(tmp_path):
     first, second = random_frames(seed=0), random_frames(seed=1)
     (picture, *_), height = list(compared([("source", first), ("a dog", second)])), 8 * 32
     assert picture.shape[1:] == (2 * 8 * 48, 3)

@@ -29,7 +29,7 @@ def video(tmp_path_factory):
         ({"start": 1.9, "end": 99.0}, [19]),
     ],
 )
-def test_frames_of_a_stretch(video, stretch, expected):
+def test_frames_between_start_and_end(video, stretch, expected):
     found = read_stretch(video, **stretch)
     assert read_stamps(found.frames) == list(expected)
     assert np.allclose(found.times, np.array(list(expected)) / 10, atol=1e-3)
@@ -39,7 +39,7 @@ def test_frames_of_a_stretch(video, stretch, expected):
 @pytest.mark.parametrize(
     ("fps", "expected", "rate"), [(5, range(4, 20, 2), 5), (2.5, [4, 8, 12, 16], 2.5), (24, range(4, 20), 10)]
 )
-def test_a_rate_takes_fewer_frames_and_never_one_twice(video, fps, expected, rate):
+def test_a_rate_selects_fewer_frames_and_none_twice(video, fps, expected, rate):
     found = read_stretch(video, start=0.4, fps=fps)
     assert read_stamps(found.frames) == list(expected)
     assert found.fps == pytest.approx(rate, rel=0.01)
@@ -66,7 +66,7 @@ def test_arrays_and_images_have_24_frames_a_second():
         ({"fps": float("nan")}, "fps: expected a positive number"),
     ],
 )
-def test_no_such_stretch(video, arguments, message):
+def test_invalid_start_and_end(video, arguments, message):
     with pytest.raises(ValueError, match=message):
         read_stretch(video, **arguments)
 
@@ -74,7 +74,7 @@ def test_no_such_stretch(video, arguments, message):
 def test_too_many_frames(video, monkeypatch):
     monkeypatch.setattr(edit_frames, "LARGEST_CLIP", 10 * 112 * 80 * 3)
     assert len(read_stretch(video, end=1.0).frames) == 10
-    with pytest.raises(ValueError, match=r"20 frames of 112 x 80.*take a stretch with start and end"):
+    with pytest.raises(ValueError, match=r"20 frames of 112 x 80.*set start and end to read a part"):
         read_stretch(video)
 
 

@@ -97,12 +97,12 @@ def test_a_video(tmp_path):
         (np.ones((3, *SIZE, 3), dtype=np.uint8), r"\(H, W\) or \(T, H, W\)"),
     ],
 )
-def test_arrays_that_do_not_fit(mask, message):
+def test_invalid_arrays(mask, message):
     with pytest.raises(ValueError, match=f"mask: .*{message}"):
         read_mask(mask, 3, SIZE)
 
 
-def test_files_that_do_not_fit(tmp_path):
+def test_invalid_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"mask: .*none\.png: no such file"):
         read_mask(tmp_path / "none.png", 3, SIZE)
     with pytest.raises(ValueError, match="expected images of one size, found an empty folder"):
@@ -114,7 +114,7 @@ def test_files_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match=r"images of one size, found \[\(4, 5\), \(4, 6\)\]"):
         read_mask(tmp_path, 3, SIZE)
     (tmp_path / "c.txt").write_text("no image")
-    with pytest.raises(ValueError, match=r"c\.txt: expected images alone in the folder"):
+    with pytest.raises(ValueError, match=r"c\.txt: expected only images in the folder"):
         read_mask(tmp_path, 3, SIZE)
     with pytest.raises(ValueError, match=r"c\.txt"):
         read_mask(tmp_path / "c.txt", 3, SIZE)
@@ -183,7 +183,7 @@ def test_the_margin_is_the_spacing_of_points():
     assert found.sum() > 1.5 * points_mask(tracks, visibility, (32, 40), margin=0).sum()
 
 
-def test_points_that_do_not_fit():
+def test_invalid_points():
     with pytest.raises(
         ValueError, match=r"tracks \(T, N, 2\) and visibility \(T, N\), found \(2, 3, 2\) and \(2, 4\)"
     ):

@@ -54,7 +54,7 @@ def rectified_flow_edit(source, means, variances, times, noise, noises):
 
 
 @pytest.mark.parametrize(("skip", "noises"), [(0.0, 1), (0.3, 1), (0.5, 3)])
-def test_it_is_flow_edit_in_other_coordinates(scheduler, skip, noises):
+def test_it_equals_flow_edit_in_other_coordinates(scheduler, skip, noises):
     means, variances, steps = (0.2, 1.1), (0.5, 0.3), 10
     predict = [gaussian_predictor(scheduler, *each) for each in zip(means, variances, strict=True)]
     found = flow_edit(*predict, latents(), scheduler, steps, skip, noises, seed=5)
@@ -71,14 +71,14 @@ def test_it_is_flow_edit_in_other_coordinates(scheduler, skip, noises):
 
 
 @pytest.mark.parametrize("steps", [1, 4, 13])
-def test_between_two_points_it_moves_by_their_difference(scheduler, steps):
+def test_it_moves_by_the_difference_of_two_points(scheduler, steps):
     """With all data at one place, the target's place is reached, whatever the noise."""
     source, target = (gaussian_predictor(scheduler, mean, 0.0) for mean in (0.4, -1.5))
     found = flow_edit(source, target, latents(), scheduler, steps, skip=0.0)
     assert torch.allclose(found, latents() - 1.9, atol=1e-4)
 
 
-def test_equal_predictions_give_the_source_to_the_bit(scheduler):
+def test_equal_predictions_return_the_source_bit_for_bit(scheduler):
     predict = gaussian_predictor(scheduler, 0.4, 0.7)
     assert torch.equal(flow_edit(predict, predict, latents(), scheduler, 6), latents())
 
@@ -95,14 +95,14 @@ def test_skipped_steps_are_not_predicted(scheduler):
     assert asked == [each for each in scheduler.timesteps.tolist()[3:] for _ in range(2)]
 
 
-def test_the_seed_counts(scheduler):
+def test_the_seed_changes_the_result(scheduler):
     predict = [gaussian_predictor(scheduler, mean, variance) for mean, variance in ((0.1, 0.4), (0.9, 0.8))]
     found = [flow_edit(*predict, latents(), scheduler, 5, seed=seed) for seed in (0, 0, 1)]
     assert torch.equal(found[0], found[1])
     assert not torch.allclose(found[0], found[2], atol=1e-3)
 
 
-def test_blending_sees_clean_latents_after_each_step(scheduler):
+def test_blending_gets_clean_latents_after_each_step(scheduler):
     predict, seen = [gaussian_predictor(scheduler, mean, 0.5) for mean in (0.1, 0.9)], []
 
     def blend(edit, level):
@@ -130,5 +130,5 @@ def test_arguments_out_of_range(scheduler, arguments, message):
 
 def test_noise_prediction_without_signal_is_refused():
     scheduler = DDIMScheduler(**{**SETTINGS["zero_snr"], "prediction_type": "epsilon"})
-    with pytest.raises(ValueError, match=r"timestep 999 a sample is noise alone.*expected.*'v_prediction'"):
+    with pytest.raises(ValueError, match=r"timestep 999 a sample is pure noise.*expected.*'v_prediction'"):
         flow_edit(torch.sin, torch.sin, latents(), scheduler, 5)

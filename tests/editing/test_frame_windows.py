@@ -38,7 +38,7 @@ def test_all_frames_are_in_a_window_and_all_windows_are_full(window, overlap):
             assert len(set(before) & set(after[1:])) >= overlap
 
 
-def test_one_window_is_no_windows_to_the_bit():
+def test_one_window_equals_no_windows_bit_for_bit():
     def predict_window(values, timestep, frames):
         assert frames == [0, 1, 2, 3, 4]
         return torch.sin(values) * timestep
@@ -52,7 +52,7 @@ def test_equal_predictions_of_all_windows_are_kept():
     assert torch.allclose(predict(latents(11), 2), torch.sin(latents(11)) + 2, atol=1e-6)
 
 
-def test_predictions_that_differ_are_joined_by_weights_that_fall_towards_the_ends():
+def test_different_predictions_are_averaged_with_weights_that_fall_towards_the_ends():
     """Each window predicts its own number, and the first frame of a later one something that must not count."""
     windows = [[0, 1, 2, 3, 4], [0, 3, 4, 5, 6], [0, 5, 6, 7, 8]]
 
@@ -78,6 +78,6 @@ def test_predictions_that_differ_are_joined_by_weights_that_fall_towards_the_end
         (5, 1, 0, "window: expected at least 2 frames for a clip of 5, found 1"),
     ],
 )
-def test_windows_that_cannot_be(num_frames, window, overlap, message):
+def test_invalid_windows(num_frames, window, overlap, message):
     with pytest.raises(ValueError, match=message):
         frame_windows(num_frames, window, overlap)

@@ -23,7 +23,7 @@ def parts():
 # --- frames ----------------------------------------------------------------------------------------------------------
 
 
-def test_frames_come_back_from_a_lossless_vae_to_the_bit():
+def test_a_lossless_vae_reconstructs_frames_bit_for_bit():
     vae = make_vae("unshuffle")
     latents = encode_frames(vae, FRAMES)
     assert latents.shape == (1, 48, 5, 2, 3)

@@ -12,7 +12,7 @@ from modeling_sen.editing.pixel_unshuffle import PixelUnshuffle
 PICTURES = torch.rand(2, 3, 12, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def test_decoding_gives_the_picture_back_to_the_bit():
+def test_decoding_reconstructs_the_picture_bit_for_bit():
     vae = PixelUnshuffle()
     latents = vae.encode(PICTURES).latent_dist.mode()
     assert latents.shape == (2, vae.config.latent_channels, 3, 2)
@@ -25,7 +25,7 @@ def test_a_latent_position_holds_the_pixels_of_its_square():
     assert torch.equal(latents[1, :, 4, 3].sort().values, PICTURES[1, :, 8:10, 6:8].flatten().sort().values)
 
 
-def test_a_saved_one_is_a_configuration_alone(tmp_path):
+def test_only_a_configuration_is_saved(tmp_path):
     vae = PixelUnshuffle((3, 12), 12, scaling_factor=1.7)
     vae.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
@@ -38,7 +38,7 @@ def test_a_saved_one_is_a_configuration_alone(tmp_path):
 
 
 @pytest.mark.parametrize(("channels", "latent"), [((3, 12), 48), ((4, 16), 16), ((), 3)])
-def test_channels_that_do_not_follow_are_an_error(channels, latent):
+def test_inconsistent_channels_are_an_error(channels, latent):
     with pytest.raises(ValueError, match=rf"latent_channels {latent}, expected 3, 12, 48"):
         PixelUnshuffle(channels, latent)
 

@@ -191,7 +191,7 @@ def test_training_stops_without_improvement_and_keeps_the_best(tunable):
     assert found < values[result.steps]
 
 
-def test_an_interrupted_run_continues_to_the_bit(tunable, short_run, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_bit_for_bit(tunable, short_run, tmp_path, monkeypatch):
     expected, wanted = short_run
     draw = TuningClip.training_batch
 
@@ -313,7 +313,7 @@ def test_bad_inputs_are_errors_before_anything_is_written(tunable, tmp_path):
         tune(model, parts, frames=FRAMES[:, :, 1:], output_dir=output)
     model.unet.half()
     with pytest.raises(
-        ValueError, match="its UNet is in float16, which gradients do not fit in; expected float32 or bf"
+        ValueError, match="its UNet is in float16, in which gradients overflow or vanish; expected float32 or bf"
     ):
         tune(model, parts, output_dir=output)
     assert not output.exists()

@@ -56,7 +56,7 @@ COLOURS = ("red", "blue", "green", "dark red")
         ("the ball(s) move", None),
     ],
 )
-def test_options_are_read_as_a_person_would(answer, letter):
+def test_options_are_read_from_free_text(answer, letter):
     assert read_choice(answer, COLOURS) == (None if letter is None else "ABCD".index(letter))
 
 
@@ -81,7 +81,7 @@ def test_texts_that_look_like_letters(answer, options, number):
     assert read_choice(answer, options) == number
 
 
-def test_without_letters_texts_alone_are_read():
+def test_without_letters_only_texts_are_read():
     assert read_choice("b", COLOURS, letters=False) is None
     assert read_choice("(A)", COLOURS, letters=False) is None
     assert read_choice("a blue one", COLOURS, letters=False) == 1
@@ -151,6 +151,6 @@ def test_one_clip_has_no_error():
 
 
 @pytest.mark.parametrize(("right", "clips"), [([], None), ([], []), ([True], ["a", "b"])])
-def test_numbers_that_do_not_fit(right, clips):
+def test_inconsistent_numbers_are_errors(right, clips):
     with pytest.raises(ValueError, match="expected a clip for each of at least one question"):
         accuracy_with_error(right, clips)

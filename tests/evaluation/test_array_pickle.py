@@ -17,7 +17,7 @@ def written(tmp_path, value, protocol=4):
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_arrays_and_containers_come_back(tmp_path, protocol):
+def test_arrays_and_containers_are_restored(tmp_path, protocol):
     draw = np.random.default_rng(0)
     video = draw.integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
     value = {
@@ -94,7 +94,7 @@ def test_other_objects_are_refused(tmp_path, value, found):
         load_array_pickle(written(tmp_path, value))
 
 
-def test_a_crafted_dtype_makes_no_pointers(tmp_path):
+def test_a_crafted_dtype_creates_no_pointers(tmp_path):
     """Flags in the state of a dtype, by which numpy's own functions take the bytes of a file for addresses."""
 
     class Crafted:
@@ -119,7 +119,7 @@ def test_a_state_given_to_a_stand_in_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("length", [0, 1, 20, 150, -1])
-def test_cut_off_and_other_files(tmp_path, length):
+def test_truncated_and_other_files(tmp_path, length):
     data = pickle.dumps({"points": np.arange(100.0)}, 4)
     with pytest.raises(ValueError, match="expected a pickle of numpy arrays"):
         load_array_pickle(written(tmp_path, data[:length]))

@@ -62,7 +62,7 @@ def test_an_absent_neuron_changes_nothing(model, trunks, num_resampled):
         torch.testing.assert_close(fusion(absent, all_here(absent)), masked)
 
 
-def test_the_query_is_read_as_a_whole_transformer_gives_it(model):
+def test_the_query_equals_the_output_of_the_whole_transformer(model):
     fusion = LateFusion(model.config.neuron_specs, 16, hidden_size=16).eval()
     tokens, padding = torch.randn(3, 7, 16), torch.rand(3, 7) > 0.6
     padding[:, 0] = False
@@ -71,14 +71,14 @@ def test_the_query_is_read_as_a_whole_transformer_gives_it(model):
         torch.testing.assert_close(fusion._fuse(tokens, padding), expected)
 
 
-def test_what_is_asked_changes_the_answer(model, trunks):
+def test_the_question_changes_the_answer(model, trunks):
     fusion = LateFusion(model.config.neuron_specs, 16, hidden_size=16, num_layers=1)
     with torch.no_grad():
         asked = fusion(trunks, all_here(trunks), torch.randn(3, 16))
         assert not torch.allclose(asked, fusion(trunks, all_here(trunks)), atol=1e-3)
 
 
-def test_sources_are_what_they_say(model, trunks):
+def test_sources_select_the_named_tokens(model, trunks):
     image = trunks["image"]  # two frames of 3 x 3 patches and a class token each, width 32
     state = image.state
     assert torch.equal(neuron_tokens(image, "round0")[0], state.last_hidden_state)

@@ -63,7 +63,7 @@ def test_towers_run_once_for_each_clip(chat_parts, monkeypatch):
     assert len(of_frames) == 1
 
 
-def test_stretch_and_number_of_frames_are_passed_on(chat_parts):
+def test_start_end_and_number_of_frames_are_passed_on(chat_parts):
     model, processor = chat_parts
     clip = make_clip(0)
     part = AskedClip(clip.video, 0.25, 0.75)
@@ -92,7 +92,7 @@ def test_a_saved_model_is_loaded(chat_parts, tmp_path):
     assert loaded(clip, "who?") == by_hand(model, processor, clip, "who?")
 
 
-def test_the_language_model_is_part_of_the_sum(chat_parts):
+def test_the_language_model_is_part_of_the_checksum(chat_parts):
     model, _ = chat_parts
     before = model_sha1(model)
     with torch.no_grad():

@@ -151,7 +151,7 @@ def test_folders_of_classes(root):
         ("yoga/x_000001_000011.mp4\n", True, ValueError, "class 'yoga' is not among the 3"),
     ],
 )
-def test_what_is_wrong_is_said(root, names, tmp_path, text, with_names, error, message):
+def test_errors_name_what_is_wrong(root, names, tmp_path, text, with_names, error, message):
     file = tmp_path / "list.txt"
     file.write_text(text)
     with pytest.raises(error, match=message):

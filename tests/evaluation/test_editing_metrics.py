@@ -98,7 +98,7 @@ def test_an_encoder_that_returns_something_else_is_named(encode, message):
         (frames_of(0), frames_of(0), "  ", "edit_prompt: expected text, found '  '"),
     ],
 )
-def test_what_does_not_fit_is_refused(source, edited, prompt, message):
+def test_invalid_inputs_are_refused(source, edited, prompt, message):
     encoder = encoder_of({0: [1, 0]}, {"before": [1, 0], "after": [0, 1]})
     with pytest.raises(ValueError, match=message):
         alignment_metrics(source, edited, "before", prompt, encoder)
@@ -212,7 +212,7 @@ def test_motion_of_one_frame_is_nan():
 # --- all together ------------------------------------------------------------------------------------------------------
 
 
-def test_all_numbers_come_together_with_the_encoders_name():
+def test_all_metrics_are_returned_with_the_encoders_name():
     pytest.importorskip("cv2")
     source, edited = np.zeros((2, 2, 16, 16, 3), dtype=np.uint8)
     edited[:] = 1

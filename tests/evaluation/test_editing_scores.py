@@ -24,25 +24,25 @@ def still(frames, queries):
     return SimpleNamespace(tracks=tracks, visibility=np.ones(tracks.shape[:2], dtype=bool))
 
 
-def known(numbers):
+def measured(numbers):
     assert tuple(numbers) == NUMBERS
     return {name for name, number in numbers.items() if not np.isnan(number)}
 
 
-def test_everything_given_all_numbers_are_those_of_the_metrics():
+def test_with_all_inputs_the_scores_equal_the_metrics():
     found = scores.editing_scores(SOURCE, EDITED, *PROMPTS, MASK, ENCODER, still)
     expected = editing_metrics(SOURCE, EDITED, *PROMPTS, ENCODER, still, MASK)
     assert found == pytest.approx({name: expected[name] for name in NUMBERS}, nan_ok=True)
-    assert known(found) == set(NUMBERS)
+    assert measured(found) == set(NUMBERS)
 
 
-def test_what_lacks_an_encoder_or_a_tracker_is_nan():
+def test_metrics_without_encoder_or_tracker_are_nan():
     fidelity = {*FIDELITY, "warp_error", "source_warp_error"}
-    assert known(scores.editing_scores(SOURCE, EDITED, *PROMPTS)) == fidelity
+    assert measured(scores.editing_scores(SOURCE, EDITED, *PROMPTS)) == fidelity
     found = scores.editing_scores(SOURCE, EDITED, *PROMPTS, track=still)
-    assert known(found) == fidelity | {"motion_fidelity", "motion_distance"}
+    assert measured(found) == fidelity | {"motion_fidelity", "motion_distance"}
 
 
 def test_without_opencv_pixels_are_compared(monkeypatch):
     monkeypatch.setattr(scores, "find_spec", lambda name: None)
-    assert known(scores.editing_scores(SOURCE, EDITED, *PROMPTS, MASK)) == set(FIDELITY)
+    assert measured(scores.editing_scores(SOURCE, EDITED, *PROMPTS, MASK)) == set(FIDELITY)

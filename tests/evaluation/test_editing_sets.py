@@ -170,7 +170,7 @@ def test_a_submission_to_loveu_is_read(loveu):
     assert video.mask is None
 
 
-def test_what_a_submission_lacks_is_said(loveu):
+def test_missing_parts_of_a_submission_are_named(loveu):
     folders = (loveu / "configs", loveu / "submission", loveu / "data")
     with pytest.raises(FileNotFoundError, match=r"gold-fish.yaml: no folder .*nowhere"):
         read_loveu(folders[0], "nowhere", folders[2])
@@ -227,7 +227,7 @@ def still(frames, queries):
     return type("Tracks", (), {"tracks": tracks, "visibility": np.ones(tracks.shape[:2], dtype=bool)})
 
 
-def test_measuring_goes_on_where_it_stopped(folder):
+def test_an_interrupted_measurement_resumes(folder):
     encoded = []
 
     def encode(images, texts):

@@ -36,7 +36,7 @@ def test_flicker_by_hand():
     assert found["source_warp_error"] == pytest.approx(0, abs=1e-6)
 
 
-def test_pixels_that_leave_or_are_not_brought_back_do_not_count():
+def test_pixels_without_consistent_flow_are_left_out():
     forward = np.zeros((4, 6, 2), dtype=np.float32)
     backward = np.zeros_like(forward)
     forward[0, 4] = (2, 0)  # to x = 6, out of the frame

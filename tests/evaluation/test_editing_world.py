@@ -29,7 +29,7 @@ def attribute(request):
     return request.param
 
 
-def test_an_exact_edit_is_right_in_everything(attribute):
+def test_an_exact_edit_has_full_accuracy(attribute):
     scene = make_scene("test", 0, 3, num_objects=2)
     change = edit_attribute(scene, attribute)
     found = world_edit_metrics(render(change.scene).frames, scene, change, ReaderOf(change.scene))
@@ -68,7 +68,7 @@ def test_shares_by_hand():
     assert (found["colour_accuracy"], found["shape_accuracy"], found["background_accuracy"]) == (1, 3 / 4, 1)
 
 
-def test_a_sprite_out_of_sight_is_not_read():
+def test_a_hidden_sprite_is_not_evaluated():
     seen = []
 
     class Counts(ReaderOf):

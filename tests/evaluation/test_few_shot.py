@@ -74,7 +74,7 @@ def test_a_saved_head_scores_the_same(embeddings, tmp_path, kind):
         load_head(tmp_path)
 
 
-def test_what_cannot_be_fitted_is_said(embeddings):
+def test_invalid_fits_are_errors(embeddings):
     pytest.importorskip("sklearn")
     rows, labels = embeddings
     with pytest.raises(ValueError, match="found none of 'd'"):

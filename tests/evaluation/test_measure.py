@@ -26,8 +26,8 @@ def test_scores_are_the_pipelines(sen_folder, clips, tmp_path):
     embeddings = embed_clips(encoder, PROTOCOLS["own"], data, tmp_path / "embeddings")
     texts = classify.embed_labels(LABELS).numpy()
     scores = class_scores(embeddings, texts, encoder.model.logit_scale.exp().item(), "probabilities")
-    for row, said in zip(scores, classify([str(clip) for clip in clips], candidate_labels=LABELS), strict=True):
-        expected = {entry["label"]: entry["score"] for entry in said}
+    for row, ranked in zip(scores, classify([str(clip) for clip in clips], candidate_labels=LABELS), strict=True):
+        expected = {entry["label"]: entry["score"] for entry in ranked}
         assert dict(zip(LABELS, row, strict=True)) == pytest.approx(expected, abs=1e-5)
 
 

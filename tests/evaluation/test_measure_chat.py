@@ -120,7 +120,7 @@ def test_questions_about_one_clip_follow_each_other_with_one_clip_object(tmp_pat
     )
 
 
-def test_an_interrupted_run_goes_on(tmp_path):
+def test_an_interrupted_run_resumes(tmp_path):
     def breaks(clip, prompt, options):
         if prompt.startswith("How many?"):
             raise OSError("the disk is gone")
@@ -142,7 +142,7 @@ def without_seconds(found):
     return json.dumps(splits)
 
 
-def test_other_questions_and_other_words_are_asked_again(tmp_path):
+def test_changed_questions_and_prompts_are_asked_again(tmp_path):
     asked, kept = [], ClipResults(tmp_path / "kept.json")
     measure_chat(scripted(asked), [a_set(ROWS[:1])], kept)
     measure_chat(scripted(asked), [a_set(ROWS)], kept)
@@ -153,7 +153,7 @@ def test_other_questions_and_other_words_are_asked_again(tmp_path):
     assert len(asked) == 12
 
 
-def test_letters_are_read_only_where_they_were_shown(tmp_path):
+def test_letters_are_read_only_if_the_prompt_lists_them(tmp_path):
     row = [("clip", "Which?", ("red", "blue"), "blue", "colour")]
     for prompt, accuracy in (("letters", 1.0), ("question", 0.0)):
         kept = ClipResults(tmp_path / f"{prompt}.json")
@@ -192,7 +192,7 @@ def test_a_table_of_videos_is_measured(tmp_path):
     assert len(asked) == 4
 
 
-def test_truth_is_right_about_the_world_and_a_constant_is_not(tmp_path):
+def test_true_answers_score_full_and_a_constant_does_not(tmp_path):
     part = open_question_set("world:test?num=3&num_objects=1-3")
     truth = {(one.clip, one.question): one.answer for one in part.questions}
     clips = {}

@@ -95,7 +95,7 @@ def test_frames_without_truth_do_not_count_for_calibration(tmp_path):
     assert found["splits"][0]["calibration_error"] == pytest.approx(bins[0, 2] / bins[0, 0])
 
 
-def test_an_interrupted_run_goes_on(tmp_path):
+def test_an_interrupted_run_resumes(tmp_path):
     calls = []
 
     def interrupted(frames, queries):

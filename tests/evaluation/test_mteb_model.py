@@ -71,8 +71,8 @@ def test_a_task_of_mtebs_form(model, drawn):
     results = mteb.evaluate(model, TinyZeroShot(files, names), cache=None, encode_kwargs={"batch_size": 4})
     (task,) = results.task_results
     texts = model.encoder.encode_text([f"a video of {name}" for name in sorted(set(names))])
-    said = (model.encoder.encode([str(file) for file in files]) @ texts.T).argmax(1)
-    expected = np.mean([sorted(set(names))[number] == name for number, name in zip(said, names, strict=True)])
+    predicted = (model.encoder.encode([str(file) for file in files]) @ texts.T).argmax(1)
+    expected = np.mean([sorted(set(names))[number] == name for number, name in zip(predicted, names, strict=True)])
     assert task.get_score() == pytest.approx(expected)
     assert expected >= 0.5  # chance is 1/6; sen-tiny knows such clips
 
@@ -84,7 +84,7 @@ def test_frames_are_the_protocols(model):
     assert model.mteb_model_meta.modalities == ["audio", "image", "text", "video"]
 
 
-def test_what_cannot_be_embedded_is_said(model):
+def test_inputs_that_cannot_be_embedded_are_errors(model):
     class Loader:
         dataset = datasets.Dataset.from_dict({"label": [1]})
 

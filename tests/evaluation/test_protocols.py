@@ -64,7 +64,7 @@ def test_documented_examples():
     assert indices("openvclip", 300, 30.0, 2) == [172, 190, 208, 226, 244, 262, 280, 299]
 
 
-def test_words():
+def test_prompt_texts():
     assert len(set(KINETICS_28)) == 28
     assert len(set(ACTIONS_48)) == 48
     assert PROTOCOLS["pe"].templates_for("hmdb51") == ACTIONS_48

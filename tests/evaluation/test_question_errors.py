@@ -78,7 +78,7 @@ def test_letters_and_indices_out_of_range(tmp_path, mapping, column, cell, messa
     assert message in str(error.value)
 
 
-def test_missing_videos_are_told_or_counted(tmp_path):
+def test_missing_videos_are_named_or_counted(tmp_path):
     put_videos(tmp_path, "two.mp4")
     table = write_json(tmp_path / "videos/own.json", PLAIN)
     with pytest.raises(FileNotFoundError) as error:

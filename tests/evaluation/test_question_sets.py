@@ -247,7 +247,7 @@ def test_prompt_formats_list_options_where_they_say_so():
     )
 
 
-def test_the_world_asks_its_own_questions():
+def test_the_world_generates_its_questions():
     source = "world:test?num=2&num_objects=2&seed=3"
     found = open_question_set(source, num=None)
     scenes = [make_scene("test", 3, index, num_objects=2) for index in range(2)]

@@ -56,6 +56,6 @@ def test_bins_of_parts_add_up_to_those_of_the_whole():
         (np.array([np.nan]), np.array([True]), "confidence: expected 0..1, found nan"),
     ],
 )
-def test_what_is_refused(confidence, correct, message):
+def test_invalid_inputs_are_refused(confidence, correct, message):
     with pytest.raises(ValueError, match=message):
         calibration_error(confidence, correct)

@@ -237,7 +237,7 @@ def test_coherence_is_the_same_in_both_modes_and_ignores_predicted_visibility():
     assert found.pop() > 0
 
 
-def test_a_point_that_does_not_move_gets_fair_accuracy_and_coherence():
+def test_a_constant_prediction_has_fair_accuracy_and_coherence():
     """Why neither is reported alone."""
     tracks, visibility, queries = line(24)
     still = np.broadcast_to(tracks[:1], tracks.shape)
@@ -257,7 +257,7 @@ def test_reappearance_before_a_strided_query():
     assert math.isnan(tracking_metrics(*arrays, "first")["average_pts_within_thresh_reappeared"])
 
 
-def test_nothing_to_count_is_nan():
+def test_metrics_without_data_are_nan():
     tracks, visibility, queries = line(1)
     assert all(
         math.isnan(number)
@@ -284,14 +284,14 @@ def test_truth_may_be_nan_where_the_point_is_hidden():
 
 def test_frames_without_annotation_are_left_out():
     tracks, visibility, queries = line(8)
-    known = np.array([True, False, True, True, True, False, False, True])
-    visibility[~known] = False
+    has_truth = np.array([True, False, True, True, True, False, False, True])
+    visibility[~has_truth] = False
     predicted = tracks.copy()
     predicted[1] += 100
     predicted[7] += 100
     seen = np.ones_like(visibility)
     arrays = predicted, seen, tracks, visibility, queries, SQUARE, "first"
-    found = tracking_metrics(*arrays, annotated=known)
+    found = tracking_metrics(*arrays, annotated=has_truth)
     assert found["occlusion_accuracy"] == 1.0
     assert found["average_jaccard"] == 3 / 5  # frames 2, 3, 4 right; 7 is a false positive, and missed
     assert found["temporal_coherence"] == 0.0
@@ -299,7 +299,7 @@ def test_frames_without_annotation_are_left_out():
     assert tracking_metrics(*arrays)["occlusion_accuracy"] == 4 / 7
 
 
-def test_clips_count_the_same_whatever_their_points():
+def test_clips_have_equal_weight_regardless_of_their_points():
     clips = [
         {"average_jaccard": 1.0, "x": math.nan},
         {"average_jaccard": 0.5, "x": 0.25},

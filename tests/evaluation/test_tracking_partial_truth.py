@@ -134,13 +134,13 @@ def test_a_cycle_by_hand():
         ("queries", np.full((8, 3), 6), r"queries: expected whole frame numbers t in 0\.\.5, found 6"),
     ],
 )
-def test_what_masks_refuse(name, value, message):
+def test_invalid_masks_are_refused(name, value, message):
     given = dict(zip(("tracks", "visibility", "queries", "masks"), a_clip(0), strict=True))
     with pytest.raises(ValueError, match=message):
         mask_metrics(**{**given, name: value})
 
 
-def test_what_others_refuse():
+def test_invalid_boxes_and_joints_are_refused():
     tracks, seen, queries, masks = a_clip(0)
     with pytest.raises(ValueError, match=r"corners: expected shape \(6, 4, 2\), found \(6, 8\)"):
         box_metrics(tracks, seen, queries, np.zeros((6, 8)))

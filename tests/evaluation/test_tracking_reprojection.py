@@ -44,7 +44,7 @@ def test_points_of_a_plane_move_by_its_homography():
     )
     depths = np.stack([depth_of_plane(pose, normal, distance) for pose in poses])
     points = np.array([[5, 7], [32, 24], [50, 40], [20, 30]])
-    tracks, visible, known = reproject(points, depths, poses, INTRINSICS, tolerance=0.1)
+    tracks, visible, has_truth = reproject(points, depths, poses, INTRINSICS, tolerance=0.1)
     np.testing.assert_allclose(tracks[0], points, atol=1e-9)
     for number, pose in enumerate(poses):
         turn, place = pose[:3, :3].T, -pose[:3, :3].T @ pose[:3, 3]  # from the first camera, which is the world's
@@ -54,40 +54,40 @@ def test_points_of_a_plane_move_by_its_homography():
         np.testing.assert_allclose(tracks[number], expected, atol=1e-9)
         inside = ((expected > -0.5) & (expected < (WIDTH - 0.5, HEIGHT - 0.5))).all(axis=1)
         np.testing.assert_array_equal(visible[number], inside)
-    assert known.all()
+    assert has_truth.all()
 
 
-def test_what_stands_before_a_point_or_is_unknown_hides_it():
+def test_a_point_is_hidden_by_nearer_or_unknown_depth():
     depths = np.full((4, HEIGHT, WIDTH), 2.0)
     depths[1, 10, 10] = 1.0  # something nearer
     depths[2, 10, 10] = 0.0  # unknown
     depths[3, 10, 10] = 2.04
-    tracks, visible, known = reproject(np.array([[10, 10]]), depths, np.stack([np.eye(4)] * 4), INTRINSICS)
+    tracks, visible, has_truth = reproject(np.array([[10, 10]]), depths, np.stack([np.eye(4)] * 4), INTRINSICS)
     np.testing.assert_allclose(tracks[:, 0], np.full((4, 2), 10), atol=1e-9)
     np.testing.assert_array_equal(visible[:, 0], [True, False, False, True])
-    np.testing.assert_array_equal(known[:, 0], [True, True, False, True])
+    np.testing.assert_array_equal(has_truth[:, 0], [True, True, False, True])
     assert not reproject(np.array([[10, 10]]), depths, np.stack([np.eye(4)] * 4), INTRINSICS, 0.03)[1][3, 0]
 
 
 def test_points_behind_the_camera_or_out_of_the_picture_are_known_to_be_hidden():
     depths = np.full((3, HEIGHT, WIDTH), 2.0)
     poses = np.stack([np.eye(4), pose_of(np.eye(3), [0, 0, 3]), pose_of(np.eye(3), [9, 0, 0])])
-    tracks, visible, known = reproject(np.array([[10, 10]]), depths, poses, INTRINSICS)
+    tracks, visible, has_truth = reproject(np.array([[10, 10]]), depths, poses, INTRINSICS)
     assert np.isnan(tracks[1, 0]).all()
     assert tracks[2, 0, 0] == pytest.approx(10 - 9 / 2 * 50)
     np.testing.assert_array_equal(visible[:, 0], [True, False, False])
-    assert known.all()
+    assert has_truth.all()
 
 
-def test_registered_depth_is_what_the_other_camera_sees_of_a_plane():
+def test_registered_depth_equals_a_plane_rendered_in_the_other_camera():
     normal, distance = np.array([0.05, 0.1, 1.0]), 2.0
     colour = np.array([[40.0, 0, 32], [0, 48.0, 24], [0, 0, 1]])
     to_colour = pose_of(rotation([0.2, 1, 0], 0.05), [-0.05, 0.01, 0.02])
     found = register_depth(depth_of_plane(np.eye(4), normal, distance), INTRINSICS, colour, to_colour)
     expected = depth_of_plane(np.linalg.inv(to_colour), normal, distance, colour)
-    known = found > 0
-    assert known.mean() > 0.6
-    assert np.abs(found - expected)[known].max() < 0.01  # a depth pixel is up to half a pixel from the middle
+    has_depth = found > 0
+    assert has_depth.mean() > 0.6
+    assert np.abs(found - expected)[has_depth].max() < 0.01  # a depth pixel is up to half a pixel from the middle
     unknown = np.zeros((HEIGHT, WIDTH))
     assert not register_depth(unknown, INTRINSICS, colour, to_colour).any()
 

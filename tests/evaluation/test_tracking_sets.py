@@ -64,7 +64,7 @@ def test_a_file_that_changed_has_other_keys(pickled):
     assert not set(before) & set(open_tracking_set(str(pickled), "first").keys)
 
 
-def test_what_is_no_test_set_is_refused(tmp_path, monkeypatch):
+def test_invalid_test_sets_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     expected = "nowhere: expected a folder of `sen world`, a TAP-Vid pickle, or one of base, rotation"
     with pytest.raises(FileNotFoundError, match=expected):

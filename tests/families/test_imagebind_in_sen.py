@@ -75,8 +75,8 @@ def test_missing_modalities_are_left_out(towers):
     assert inputs["neuron_mask"].tolist() == [[False, False, False, False, True], [False, True, False, False, False]]
     with torch.no_grad():
         together = model(**inputs).fused_embeds
-        alone = model(**SENProcessor(model.config)(videos={"imu": clip()["imu"]})).fused_embeds
-    torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=0)
+        single = model(**SENProcessor(model.config)(videos={"imu": clip()["imu"]})).fused_embeds
+    torch.testing.assert_close(together[:1], single, atol=1e-5, rtol=0)
 
 
 def test_saved_with_its_towers_it_comes_back(towers, tmp_path):

@@ -97,10 +97,10 @@ def test_padding_behind_a_text_changes_nothing(model):
     ids = random_inputs()["input_ids"]
     padded = F.pad(ids, (0, 7))
     with torch.no_grad():
-        alone = model(input_ids=ids).text_embeds
-        torch.testing.assert_close(model(input_ids=padded).text_embeds, alone)
+        unpadded = model(input_ids=ids).text_embeds
+        torch.testing.assert_close(model(input_ids=padded).text_embeds, unpadded)
         masked = model(input_ids=padded, attention_mask=(padded > 0).long()).text_embeds
-    torch.testing.assert_close(masked, alone)
+    torch.testing.assert_close(masked, unpadded)
 
 
 @pytest.mark.parametrize("modality", MODALITIES)

@@ -110,19 +110,19 @@ def test_the_source_prompt_without_guidance_reconstructs_the_video(shared_pipe):
 
 @pytest.mark.parametrize("inversion", ["ddim", "none"])
 @pytest.mark.parametrize("prediction", BASES)
-def test_prompts_lead_to_different_edits_and_are_those_of_one_prompt(make_pipe, prediction, inversion):
+def test_several_prompts_give_the_edits_of_single_prompts(make_pipe, prediction, inversion):
     pipe = make_pipe(prediction, words=True)
     both = pipe.edit(FRAMES, ["a red dog", "snow"], "a dog", inversion=inversion, **FAST)
     assert not np.array_equal(both[0].frames, both[1].frames)
     for output, prompt in zip(both, ["a red dog", "snow"], strict=True):
-        alone = pipe.edit(FRAMES, prompt, "a dog", inversion=inversion, **FAST)
-        assert np.array_equal(output.frames, alone.frames)
+        single = pipe.edit(FRAMES, prompt, "a dog", inversion=inversion, **FAST)
+        assert np.array_equal(output.frames, single.frames)
         assert (output.frames.shape, output.frames.dtype) == (FRAMES.shape, np.uint8)
-        assert output.settings == alone.settings
+        assert output.settings == single.settings
         assert json.loads(json.dumps(output.settings))["prompt"] == prompt
 
 
-def test_the_sen_has_influence(make_pipe):
+def test_the_sen_changes_the_edit(make_pipe):
     pipe, plain = make_pipe(), make_pipe()
     plain.model.video_features = lambda frames, prompt: {}
     found = [each.edit(FRAMES, "a red dog", "a dog", **FAST).frames for each in (pipe, plain)]
@@ -152,7 +152,7 @@ def test_negative_prompt_and_seed(shared_pipe):
 # --- stretches, sizes, windows ---------------------------------------------------------------------------------------
 
 
-def test_a_stretch_of_a_file_in_the_size_of_the_base_model(shared_pipe, tmp_path):
+def test_a_part_of_a_file_is_read_in_the_size_of_the_base_model(shared_pipe, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", CLIP_KINDS["mp4"], range(12), rate=10)  # 112 x 80
     found = shared_pipe.edit(clip, "a red dog", "a dog", start=0.2, end=1.0, fps=5, **FAST)
     assert found.source_frames.shape == found.frames.shape == (4, 24, 32, 3)
@@ -191,7 +191,7 @@ def test_progress_counts_predictions(shared_pipe):
 
 
 @pytest.mark.parametrize("inversion", ["ddim", "none"])
-def test_outside_of_a_mask_the_video_stays_as_it_is(shared_pipe, tmp_path, inversion):
+def test_outside_a_mask_the_video_is_unchanged(shared_pipe, tmp_path, inversion):
     mask = np.zeros((5, 32, 32), dtype=bool)
     for frame in range(5):
         mask[frame, 6:20, 3 * frame : 3 * frame + 12] = True
@@ -247,7 +247,7 @@ def test_tuning_changes_the_edit_and_is_saved_without_the_base_model(make_pipe, 
     assert np.array_equal(loaded.edit(FRAMES, "a red dog", "a dog", **FAST).frames, after)
 
 
-def test_tuning_reads_the_stretch_that_is_edited(make_pipe, monkeypatch, tmp_path):
+def test_tuning_reads_the_edited_part(make_pipe, monkeypatch, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", CLIP_KINDS["mp4"], range(12), rate=10)
     pipe, given = make_pipe(), {}
 
@@ -273,7 +273,7 @@ def test_the_dtype_of_the_base_model(make_sen, towers, bases):
     assert found.frames.shape == FRAMES.shape
 
 
-def test_nothing_needs_gradients_and_diffusers_sees_the_parts(make_pipe):
+def test_nothing_needs_gradients_and_diffusers_registers_the_parts(make_pipe):
     pipe = make_pipe()
     assert set(pipe.components) == {"model", "vae", "text_encoder", "tokenizer", "scheduler"}
     assert pipe.to("cpu") is pipe

@@ -81,7 +81,7 @@ def test_a_conversation_without_video(chat):
     }
 
 
-def test_a_conversation_goes_on_as_a_session_does(chat, clips):
+def test_a_continued_conversation_equals_a_session(chat, clips):
     session = ChatSession(chat.model, chat.processor, max_new_tokens=LENGTH)
     for question in QUESTIONS:
         result = session.ask(question, video=str(clips[0]) if question == QUESTIONS[0] else None)
@@ -95,30 +95,30 @@ def test_batches_of_different_lengths(chat, clips, batch_size):
         [{"role": "user", "content": QUESTIONS[0]}],
         [message(QUESTIONS[0], clips[1], clips[2]), {"role": "assistant", "content": "No."}, message(QUESTIONS[2])],
     ]
-    alone = [chat(messages) for messages in conversations]
-    assert len({result["answer"] for result in alone}) == 3
-    assert chat(conversations, batch_size=batch_size) == alone
-    assert chat(tuple(conversations), batch_size=batch_size) == alone
-    assert list(chat((each for each in conversations), batch_size=batch_size)) == alone
+    single = [chat(messages) for messages in conversations]
+    assert len({result["answer"] for result in single}) == 3
+    assert chat(conversations, batch_size=batch_size) == single
+    assert chat(tuple(conversations), batch_size=batch_size) == single
+    assert list(chat((each for each in conversations), batch_size=batch_size)) == single
     rows = [{"messages": each} for each in conversations]
-    assert chat(rows, batch_size=batch_size) == alone
+    assert chat(rows, batch_size=batch_size) == single
 
 
 def test_lists_of_videos_and_questions(chat, clips):
     files = [str(clip) for clip in clips]
-    alone = [chat(video=video, question=question) for video, question in zip(files, QUESTIONS, strict=True)]
-    assert chat(video=files, question=list(QUESTIONS), batch_size=2) == alone
+    single = [chat(video=video, question=question) for video, question in zip(files, QUESTIONS, strict=True)]
+    assert chat(video=files, question=list(QUESTIONS), batch_size=2) == single
     assert chat(video=files, question="Why?") == [chat(video=video, question="Why?") for video in files]
     assert list(chat(video=(file for file in files), question="Why?")) == chat(video=files, question="Why?")
     assert chat([]) == chat(video=[], question="Why?") == chat(video=files[0], question=[]) == []
 
 
-def test_one_video_of_several_questions_is_encoded_once(chat, clips, monkeypatch):
-    alone = [chat(video=str(clips[0]), question=question, num_frames=4) for question in QUESTIONS]
+def test_one_video_for_several_questions_is_encoded_once(chat, clips, monkeypatch):
+    single = [chat(video=str(clips[0]), question=question, num_frames=4) for question in QUESTIONS]
     windows = []
     hook = chat.model.sen.register_forward_hook(lambda *given: windows.append(len(given[-1].fused_embeds)))
-    assert chat(video=str(clips[0]), question=list(QUESTIONS), num_frames=4) == alone
-    assert chat(video=str(clips[0]), question=list(QUESTIONS), num_frames=4, batch_size=2) == alone
+    assert chat(video=str(clips[0]), question=list(QUESTIONS), num_frames=4) == single
+    assert chat(video=str(clips[0]), question=list(QUESTIONS), num_frames=4, batch_size=2) == single
     hook.remove()
     assert windows == [2, 2]
 
@@ -143,7 +143,7 @@ def test_arrays_images_and_silent_clips(chat):
 # --- options ---------------------------------------------------------------------------------------------------------
 
 
-def test_frames_of_a_stretch(chat, clips):
+def test_frames_between_start_and_end(chat, clips):
     messages = [message(QUESTIONS[0], clips[0])]
     result = chat(messages, num_frames=4, start=1, end=2)
     assert result["answer"] == plain(chat, messages, num_frames=4, start=1, end=2)
@@ -170,7 +170,7 @@ def test_arguments_of_generate_pass_through(chat, clips):
     assert chat(video=clips[0], question="What?", repetition_penalty=1.5)["answer"]
 
 
-def test_pieces_are_streamed_and_last_the_result(chat, clips):
+def test_pieces_are_streamed_before_the_result(chat, clips):
     expected = chat(video=str(clips[0]), question="What?")
     *pieces, result = chat(video=str(clips[0]), question="What?", stream=True)
     assert result == expected
@@ -225,7 +225,7 @@ def test_frames_are_reduced_to_the_context(chat, clips, caplog):
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_is_wrong_is_named(chat, clips, tmp_path, arguments, error, stream):
+def test_errors_name_what_is_wrong(chat, clips, tmp_path, arguments, error, stream):
     (tmp_path / "bad.mp4").write_bytes(b"no video" * 100)
     files = {"{bad}": str(tmp_path / "bad.mp4"), "{clip}": str(clips[0])}
 
@@ -258,7 +258,7 @@ def test_saved_pipelines_answer_the_same(chat, clips, tmp_path):
     assert "custom_pipelines" not in (tmp_path / "config.json").read_text()
 
 
-def test_auto_classes_give_what_the_pipeline_takes(chat, chat_folder, clips):
+def test_auto_classes_load_the_pipelines_model_and_processor(chat, chat_folder, clips):
     model, processor = AutoModel.from_pretrained(chat_folder), AutoProcessor.from_pretrained(chat_folder)
     session = ChatSession(model, processor, max_new_tokens=LENGTH)
     assert session.ask("What?", video=str(clips[0])) == chat(video=str(clips[0]), question="What?")

@@ -71,7 +71,7 @@ def same(first, second):
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_clip_is_tuned_on_and_edited(edit, count_tunings):
+def test_a_clip_is_edited_after_tuning(edit, count_tunings):
     before = weights(edit.model.adapter)
     found = edit(FRAMES, SOURCE, EDIT)
     assert isinstance(found, SENEditingOutput)
@@ -90,7 +90,7 @@ def test_a_clip_is_tuned_on_and_edited(edit, count_tunings):
     assert 1 <= record["best_step"] <= record["steps"] <= 2
 
 
-def test_frames_are_those_of_the_pipeline_of_diffusers(edit, make_model):
+def test_frames_equal_those_of_the_diffusers_pipeline(edit, make_model):
     found = edit(FRAMES, SOURCE, EDIT, tune=False)
     expected = sen_video_editing.SENVideoEditingPipeline.from_model(make_model()).edit(FRAMES, EDIT, SOURCE, **FAST)
     assert np.array_equal(found.frames, expected.frames)
@@ -142,7 +142,7 @@ def test_the_settings_that_a_checkpoint_recommends_are_defaults(make_model, coun
     )
 
 
-def test_a_mask_and_a_stretch_are_edited(edit, clips, tmp_path):
+def test_a_mask_and_a_part_are_edited(edit, clips, tmp_path):
     mask = np.zeros((32, 32), dtype=np.uint8)
     mask[:, :16] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
@@ -201,12 +201,12 @@ def test_files_have_the_sound_of_the_clip_and_a_record(edit, clips, tmp_path):
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-def test_what_does_not_fit_is_refused_before_tuning(edit, count_tunings, tmp_path):
+def test_invalid_inputs_are_refused_before_tuning(edit, count_tunings, tmp_path):
     (tmp_path / "empty.mp4").touch()
     long = "dog " * 80
     for clip, source, prompt, options, message in [
-        (FRAMES, None, EDIT, {}, "source_prompt: expected what the source shows, found None"),
-        (FRAMES, SOURCE, None, {}, "edit_prompt: expected what the edit shows, found None"),
+        (FRAMES, None, EDIT, {}, "source_prompt: expected a description of the source, found None"),
+        (FRAMES, SOURCE, None, {}, "edit_prompt: expected a description of the edit, found None"),
         (FRAMES, SOURCE, " ", {}, "prompt: expected some words, found ' '"),
         (FRAMES, SOURCE, [EDIT, long], {}, "expected at most 77 tokens"),
         (FRAMES, SOURCE, [], {}, "edit_prompt: expected at least one, found an empty list"),

@@ -86,7 +86,7 @@ def test_other_lists_are_batches_of_any_clips(embed, clips, frames, batch_size):
         assert same(results, [embed(clip) for clip in batch])
 
 
-def test_nothing_gives_nothing_and_none_is_refused(embed):
+def test_an_empty_list_returns_an_empty_list_and_none_is_refused(embed):
     assert embed([]) == []
     assert embed(()) == []
     empty = datasets.Dataset.from_dict({"video": []})
@@ -97,7 +97,7 @@ def test_nothing_gives_nothing_and_none_is_refused(embed):
         embed()
 
 
-def test_streams_are_read_as_results_are_taken(embed, clips, expected):
+def test_streams_are_read_lazily(embed, clips, expected):
     taken = []
     results = embed(taken.append(clip) or clip for clip in clips)
     assert same(next(iter(results)), expected[0])
@@ -134,7 +134,7 @@ def test_bad_clips_are_refused(embed, tmp_path, frames):
             embed(clip)
 
 
-def test_options_are_given_in_a_call_or_once_and_for_all(embed, clips, expected):
+def test_options_are_given_per_call_or_as_defaults(embed, clips, expected):
     assert same(embed(clips[0], scale=2.0), 2 * expected[0])
     settled = EmbeddingPipeline(model=embed.model, processor=embed.processor, device="cpu", scale=3.0)
     assert same(settled(clips[0]), 3 * expected[0])
@@ -143,7 +143,7 @@ def test_options_are_given_in_a_call_or_once_and_for_all(embed, clips, expected)
         embed(clips[0], skale=2.0)
 
 
-def test_the_model_runs_without_gradients_in_its_own_type(sen_folder, clips, expected):
+def test_the_model_runs_without_gradients_in_its_own_dtype(sen_folder, clips, expected):
     model = SENModel.from_pretrained(sen_folder, dtype="bfloat16")
     half = EmbeddingPipeline(model=model, processor=SENProcessor.from_pretrained(sen_folder), device="cpu")
     half.postprocess = lambda outputs: outputs["embeds"]
@@ -153,7 +153,7 @@ def test_the_model_runs_without_gradients_in_its_own_type(sen_folder, clips, exp
     assert (found[0].float().numpy() * expected[0]).sum() == pytest.approx(1, abs=0.02)
 
 
-def test_saved_are_model_and_processor_and_nothing_of_the_pipeline(embed, clips, expected, tmp_path):
+def test_only_model_and_processor_are_saved(embed, clips, expected, tmp_path):
     embed.save_pretrained(tmp_path / "saved")
     names = {path.name for path in (tmp_path / "saved").iterdir()}
     assert {"config.json", "processor_config.json", "model.safetensors"} <= names

@@ -103,7 +103,7 @@ def test_clips_are_files_arrays_images_or_modalities(track, clips, frames):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_a_batch_gives_what_its_clips_give_alone(track, clips, frames, batch_size):
+def test_a_batch_gives_the_results_of_its_single_clips(track, clips, frames, batch_size):
     batch = [clips[0], frames, {"video": clips[1]}, frames[:3]]
     results = track(batch, [[1, 2], [3, 4]], batch_size=batch_size)
     assert isinstance(results, list)
@@ -175,20 +175,20 @@ def test_a_sen_without_a_tracking_head_is_refused(sen_folder):
 # --- the object ------------------------------------------------------------------------------------------------------
 
 
-def test_points_are_given_in_a_call_or_once_and_for_all(tracker_folder, track, frames):
+def test_points_are_given_per_call_or_as_defaults(tracker_folder, track, frames):
     settled = pipeline("video-tracking", model=tracker_folder, grid_size=2, query_frame=3)
     assert same(settled(frames), track(frames, grid_size=2, query_frame=3))
     assert same(settled(frames, [[1, 2]]), track(frames, [[1, 2]]))
     assert same(settled(frames, query_frame=0), track(frames))
 
 
-def test_progress_is_told(track, frames):
-    told = []
-    track(frames, [[1, 2]], progress=lambda done, total: told.append((done, total)))
-    assert told == [(frame + 1, 9) for frame in range(9)]
+def test_progress_is_reported(track, frames):
+    reported = []
+    track(frames, [[1, 2]], progress=lambda done, total: reported.append((done, total)))
+    assert reported == [(frame + 1, 9) for frame in range(9)]
 
 
-def test_the_model_alone_is_saved(track, frames, tmp_path):
+def test_only_the_model_is_saved(track, frames, tmp_path):
     track.save_pretrained(tmp_path / "saved")
     assert {path.name for path in (tmp_path / "saved").iterdir()} == {"config.json", "model.safetensors"}
     assert "custom_pipelines" not in (tmp_path / "saved" / "config.json").read_text()
@@ -196,7 +196,7 @@ def test_the_model_alone_is_saved(track, frames, tmp_path):
     assert same(again(frames, [[1, 2]]), track(frames, [[1, 2]]))
 
 
-def test_what_comes_back_can_be_saved_and_drawn(track, clips, tmp_path):
+def test_the_result_can_be_saved_and_drawn(track, clips, tmp_path):
     output = track(clips[0], grid_size=3)
     output.save(tmp_path / "tracks.csv")
     output.render(clips[0], tmp_path / "drawn.mp4")
@@ -205,7 +205,7 @@ def test_what_comes_back_can_be_saved_and_drawn(track, clips, tmp_path):
 
 
 @pytest.mark.skipif(not Path(modeling_sen.SEN_TINY_TRACKING).exists(), reason="no tracking head in sen-tiny")
-def test_the_default_model_is_the_one_inside(clips):
+def test_the_default_model_is_included(clips):
     output = pipeline("video-tracking")(clips[0], [[3, 10, 12]])
     assert output.tracks.shape == (16, 1, 2)
     assert output.tracks[3, 0].tolist() == [10, 12]

@@ -93,7 +93,7 @@ def test_modalities_are_given_by_name_and_may_be_missing(classify, clips, frames
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_a_batch_gives_what_its_clips_give_alone(classify, clips, frames, batch_size):
+def test_a_batch_gives_the_results_of_its_single_clips(classify, clips, frames, batch_size):
     batch = [clips[0], frames, {"audio": clips[1]}, {"video": clips[2], "text": "a man speaks"}]
     results = classify(batch, candidate_labels=LABELS, batch_size=batch_size, num_views=2)
     assert len(results) == 4
@@ -147,7 +147,7 @@ def test_an_unaligned_untrained_sen_warns(towers, clips, make_sen, caplog):
     logger = "modeling_sen.pipelines.zero_shot_video_classification"
     with caplog.at_level("WARNING", logger=logger):
         untrained(clips[0], candidate_labels=LABELS)
-    assert "its zero-shot scores mean nothing" in caplog.text
+    assert "its zero-shot scores are meaningless" in caplog.text
 
 
 # --- the object ------------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def test_many_labels_are_embedded_in_parts(classify, clips):
     assert two["number 7"] / two["number 299"] == pytest.approx(result["number 7"] / result["number 299"], rel=1e-4)
 
 
-def test_options_may_be_given_once_and_for_all(sen_folder, clips, classify):
+def test_options_may_be_given_as_defaults(sen_folder, clips, classify):
     settled = pipeline(
         "zero-shot-video-classification",
         model=str(sen_folder),
@@ -208,7 +208,7 @@ def test_bfloat16(sen_folder, clips, classify):
     assert result == pytest.approx(scores_of(classify(clips[0], candidate_labels=LABELS)), abs=0.02)
 
 
-def test_saved_it_is_a_checkpoint_of_the_model_alone(classify, clips, tmp_path):
+def test_only_a_checkpoint_of_the_model_is_saved(classify, clips, tmp_path):
     """The stock method writes the task's registration, with paths of this machine, into config.json."""
     classify.save_pretrained(tmp_path / "saved")
     written = (tmp_path / "saved" / "config.json").read_text()

@@ -53,15 +53,15 @@ def test_every_clip_has_its_own_caption_among_the_true_ones(batches):
         own = {sprite.colour, sprite.shape, MOTIONS[sprite.motion], sprite.size}
         for caption, true in zip(captions, batch["one_truth"][number].tolist(), strict=True):
             words = caption.replace("moving in a circle", "CIRCLING")
-            said = {name for name in names if name in words.split() or (name in caption and " " in name)}
-            assert true == (said <= own), (caption, own)
+            named = {name for name in names if name in words.split() or (name in caption and " " in name)}
+            assert true == (named <= own), (caption, own)
 
 
 def test_phrases_name_the_attributes_and_lists_only_what_the_clip_contains():
     random = np.random.default_rng(0)
     for _ in range(200):
-        said = phrase(random, (0, 3, 6, -1))  # red diamond shaking
-        assert {"red", "diamond", "shaking"} <= set(said.removesuffix(".").split())
+        caption = phrase(random, (0, 3, 6, -1))  # red diamond shaking
+        assert {"red", "diamond", "shaking"} <= set(caption.removesuffix(".").split())
         colour, shape, motion, _ = draw_attributes(random, (0, 3, 6, 1))
         assert (colour, shape, motion) != (-1, -1, -1)
         listed = attribute_list(random, [(0, 3, 6, 1), (2, 7, 5, 0)]).rpartition("with ")[2].rpartition("shows ")[2]

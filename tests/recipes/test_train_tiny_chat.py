@@ -102,15 +102,15 @@ def test_a_question_behind_others_is_answered_as_if_it_were_alone(training):
     batch = first_batch(training, False, batch_size=2, num_questions=3, num_windows=1)
     logits = training.answer(batch).logits[0]
     turns = batch["turns"][0]
-    alone = {name: value[:1].clone() for name, value in batch.items() if value.ndim}
+    single = {name: value[:1].clone() for name, value in batch.items() if value.ndim}
     keep = ((turns == 0) & (torch.arange(len(turns)) < (turns > 0).int().argmax())) | (turns == 3)
     for name in ("input_ids", "labels", "position_ids", "turns"):
-        alone[name] = alone[name][:, keep]
-    alone["is_conversation"] = torch.tensor(True)  # the plain causal mask
+        single[name] = single[name][:, keep]
+    single["is_conversation"] = torch.tensor(True)  # the plain causal mask
     torch.testing.assert_close(
-        training.answer(alone).logits[0][alone["turns"][0] == 3], logits[turns == 3], atol=1e-4, rtol=1e-4
+        training.answer(single).logits[0][single["turns"][0] == 3], logits[turns == 3], atol=1e-4, rtol=1e-4
     )
-    assert alone["position_ids"][0].tolist() == list(range(keep.sum()))
+    assert single["position_ids"][0].tolist() == list(range(keep.sum()))
 
 
 def test_what_a_clip_is_not_given_is_not_asked_for(training):

@@ -87,7 +87,7 @@ def test_flow_moves_the_places_and_a_peak_that_scores_better_wins():
     np.testing.assert_array_equal(places[1:], np.broadcast_to(np.float32([33.0, 7.0]), (5, 2, 2)))
 
 
-def test_where_nothing_matches_points_are_hidden_where_the_flow_brings_them():
+def test_points_without_a_match_are_hidden_at_the_place_given_by_the_flow():
     peaks = np.full((2, 6, NUM_PEAKS, 2), 45.0, dtype=np.float32)
     low = [2, 3, 4]
     states, _ = run(
@@ -136,7 +136,7 @@ def test_a_query_that_starts_later_is_at_its_point_before():
     np.testing.assert_array_equal(places[:, 1], POINTS[[1, 1]])
 
 
-def test_rows_are_added_and_forgotten():
+def test_rows_are_added_and_removed():
     states = FrameStates.unreached(POINTS)
     states.append(FrameStates.unreached(np.float32([[1, 2]])))
     states.keep(np.array([2, 0]))

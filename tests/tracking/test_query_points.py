@@ -39,7 +39,7 @@ def test_points_are_arrays_lists_or_tensors():
     assert resolve(query_points=np.array([[1, 2]], dtype=np.int64)).tolist() == [[0, 1, 2]]
 
 
-def test_no_point_is_a_number_of_points_too():
+def test_zero_points_are_allowed():
     for empty in ([], np.empty((0, 2)), np.empty((0, 3))):
         assert resolve(query_points=empty).shape == (0, 3)
 
@@ -71,7 +71,7 @@ def test_frames_reach_half_a_pixel_beyond_the_centres_of_their_outer_pixels():
         ([[0, 1, -7]], "found x, y = 1, -7 as point 0"),
     ],
 )
-def test_other_points_are_refused(points, message):
+def test_invalid_points_are_refused(points, message):
     with pytest.raises(ValueError, match=f"query_points: .*{message}"):
         resolve(query_points=points)
 
@@ -117,27 +117,27 @@ def test_files_of_arrays_are_read(tmp_path):
         ("p.csv", "1,2\n1,b", "could not convert string to float: 'b'"),
         ("p.csv", "1,2,3,4", r"found \(1, 4\)"),
         ("p.csv", "1,nan", "expected finite numbers"),
-        ("p.json", "{}", "a dict, no list"),
-        ("p.json", "[[1, 2", "found a file that is none"),
+        ("p.json", "{}", "a dict, not a list"),
+        ("p.json", "[[1, 2", "found a malformed file"),
         ("p.json", '[{"x": 1, "y": 2}]', "expected numbers"),
         ("p.json", "[]", "at least one point, found none"),
-        ("p.npy", "x,y", "found a file that is none"),
-        ("p.npy", "", "found a file that is none"),
+        ("p.npy", "x,y", "found a malformed file"),
+        ("p.npy", "", "found a malformed file"),
     ],
 )
-def test_other_files_are_refused(tmp_path, name, content, message):
+def test_invalid_files_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=rf"query_points: .*{name}: .*{message}"):
         resolve(query_points=tmp_path / name)
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path):
+def test_a_binary_file_is_refused(tmp_path):
     for name in ("p.csv", "p.json"):
         (tmp_path / name).write_bytes(b"\xff\xfe\x00\x81")
         with pytest.raises(ValueError, match=f"query_points: .*{name}: expected points"):
             read_query_points(tmp_path / name)
     np.save(tmp_path / "p.npy", np.array([[{}, {}]], dtype=object))
-    with pytest.raises(ValueError, match="found a file that is none"):
+    with pytest.raises(ValueError, match="found a malformed file"):
         read_query_points(tmp_path / "p.npy")
 
 
@@ -217,7 +217,7 @@ def test_masks_are_png_files(tmp_path):
         assert np.array_equal(read_mask(tmp_path / f"{name}.png"), mask != 0)
 
 
-def test_other_masks_are_refused(tmp_path):
+def test_invalid_masks_are_refused(tmp_path):
     Image.new("RGB", SIZE[::-1]).save(tmp_path / "colours.png")
     Image.new("L", SIZE[::-1]).save(tmp_path / "photo.jpg")
     (tmp_path / "text.png").write_text("mask")
@@ -261,10 +261,10 @@ def test_one_kind_of_points_is_taken():
         ({"query_frame": 8}, r"query_frame: expected a frame of the clip, 0\.\.7, found 8"),
         ({"query_frame": -1}, "query_frame: expected a whole number of at least 0, found -1"),
         ({"query_frame": 1.5}, "query_frame: expected a whole number of at least 0, found 1.5"),
-        ({"query_frame": 2, "query_points": [[1, 1]]}, "query_frame: is for grid_size and mask, found 2 beside"),
+        ({"query_frame": 2, "query_points": [[1, 1]]}, "query_frame: applies to grid_size and mask, found 2 with"),
     ],
 )
-def test_other_numbers_are_refused(given, message):
+def test_invalid_numbers_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
         resolve(**given)
 

@@ -22,7 +22,7 @@ def in_frame(clip, number: int, count: int) -> np.ndarray:
     return clip.tracks[number, np.flatnonzero(clip.visibility[number])[:count]]
 
 
-def test_points_are_found_as_they_come(tracker, clip, frames):
+def test_online_tracks_follow_the_true_points(tracker, clip, frames):
     stream = tracker.stream()
     empty = stream.step(frames[0])
     assert empty.points.shape == (0, 2)
@@ -39,7 +39,7 @@ def test_points_are_found_as_they_come(tracker, clip, frames):
     assert np.mean(good) > 0.85
 
 
-def test_the_future_changes_nothing(tracker, clip, frames):
+def test_future_frames_do_not_change_a_track(tracker, clip, frames):
     points, found = in_frame(clip, 0, 6), []
     for last in (frames[5], frames[20]):
         stream = tracker.stream()
@@ -53,22 +53,22 @@ def test_the_future_changes_nothing(tracker, clip, frames):
 
 def test_points_do_not_depend_on_those_that_are_added_and_dropped(tracker, clip, frames):
     points = in_frame(clip, 0, 3)
-    alone, among = tracker.stream(), tracker.stream()
-    for stream in (alone, among):
+    single, changed = tracker.stream(), tracker.stream()
+    for stream in (single, changed):
         stream.step(frames[0])
         stream.add(points)
-    extra = among.add(in_frame(clip, 0, 9)[3:])
+    extra = changed.add(in_frame(clip, 0, 9)[3:])
     for number in range(1, 8):
         if number == 3:
-            among.drop(extra[:2])
-            assert among.add(in_frame(clip, number - 1, 2)).tolist() == [9, 10]
-        expected, found = alone.step(frames[number]), among.step(frames[number])
+            changed.drop(extra[:2])
+            assert changed.add(in_frame(clip, number - 1, 2)).tolist() == [9, 10]
+        expected, found = single.step(frames[number]), changed.step(frames[number])
         assert found.ids[:3].tolist() == [0, 1, 2]
         np.testing.assert_allclose(found.points[:3], expected.points, atol=5e-3)
         np.testing.assert_allclose(found.confidence[:3], expected.confidence, atol=1e-3)
 
 
-def test_no_more_is_remembered_than_a_few_frames(tracker, clip, frames):
+def test_only_a_few_frames_are_kept(tracker, clip, frames):
     stream = tracker.stream()
     stream.step(frames[0])
     stream.add(in_frame(clip, 0, 2))
@@ -88,7 +88,7 @@ def test_a_hidden_point_keeps_a_place_and_all_can_be_dropped(tracker, frames):
     assert stream.step(frames[1]).points.shape == (0, 2)
 
 
-def test_what_does_not_fit_is_refused(tracker, frames):
+def test_invalid_inputs_are_refused(tracker, frames):
     stream = tracker.stream()
     with pytest.raises(ValueError, match="points: expected a frame first"):
         stream.add([[1.0, 2.0]])

@@ -37,7 +37,7 @@ def agreement(found, tracks, visibility) -> float:
     return float((np.linalg.norm(found.tracks - tracks, axis=-1)[both] < 2).mean())
 
 
-def test_points_of_a_clip_it_has_not_seen_are_found(tracker):
+def test_points_of_an_unseen_clip_are_tracked(tracker):
     clip = draw_tracked_clip("base", 4101, "first")
     output = tracker.track(clip.read_frames(), clip.queries)
     metrics = clip.metrics(output.tracks, output.visibility)
@@ -133,7 +133,7 @@ def test_no_queries_and_a_thousand(tracker, frames):
     np.testing.assert_allclose(output.tracks[:, [3, 700, 999]], few.tracks, atol=5e-3)
 
 
-def test_progress_ends_with_all_that_is_to_be_done(tracker, frames, queries):
+def test_progress_ends_at_the_total(tracker, frames, queries):
     seen = []
     tracker.track(frames[:3], queries[queries[:, 0] < 3][:2], progress=lambda done, total: seen.append((done, total)))
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
@@ -157,7 +157,7 @@ def test_progress_ends_with_all_that_is_to_be_done(tracker, frames, queries):
         (np.zeros((2, 32, 32, 3), np.uint8), [[1, 2, 3, 4]], r"query_points: expected numbers of shape"),
     ],
 )
-def test_what_does_not_fit_is_refused(tracker, frames, queries, message):
+def test_invalid_inputs_are_refused(tracker, frames, queries, message):
     with pytest.raises(ValueError, match=message):
         tracker.track(frames, queries)
 
@@ -176,7 +176,7 @@ def test_calibration_scales_and_shifts_the_logit():
     np.testing.assert_allclose(calibrated(probability, (0.5, 0.3)), expected, rtol=1e-5)
 
 
-def test_the_networks_run_in_single_precision_whatever_the_towers_run_in(frames, queries, tracked):
+def test_the_networks_run_in_single_precision_for_towers_of_any_precision(frames, queries, tracked):
     model = AutoModel.from_pretrained(modeling_sen.SEN_TINY_TRACKING, dtype=torch.bfloat16)
     assert {each.dtype for each in model.network.parameters()} == {torch.float32}
     assert {each.dtype for each in model.sen.parameters()} == {torch.bfloat16}

@@ -81,7 +81,7 @@ def test_csv_has_a_row_for_each_point_of_each_frame(tmp_path, num_frames, num_po
         assert np.float32(confidence) == output.confidence[place]
 
 
-def test_numbers_have_no_more_digits_than_they_need(tmp_path):
+def test_numbers_have_the_fewest_sufficient_digits(tmp_path):
     output = output_of(1, 1)
     output.tracks[0, 0], output.confidence[0, 0], output.visibility[0, 0] = (1.1, 20), 0.3, True
     output.save(tmp_path / "tracks.csv")
@@ -106,7 +106,7 @@ def test_json_and_npz_restore_the_output(tmp_path, num_frames, num_points):
         assert stored[name].dtype == expected.dtype
 
 
-def test_other_endings_and_folders_are_refused(tmp_path):
+def test_other_file_endings_and_missing_folders_are_refused(tmp_path):
     for name in ("tracks.txt", "tracks", "csv"):
         with pytest.raises(ValueError, match=rf"{name}: expected a file ending in \.csv, \.json or \.npz, found"):
             output_of().save(tmp_path / name)

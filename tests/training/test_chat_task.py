@@ -42,7 +42,7 @@ def dataset_of(chat, source, **settings):
     return ConversationDataset(open_conversations(source), processor, end_tokens_of(model, processor), **settings)
 
 
-def test_labels_are_those_made_by_hand():
+def test_labels_equal_those_written_by_hand():
     # question 7 8, opening 1, answer 5 6, end 2, newline 9; then again with one token of answer
     tokens = [7, 8, 1, 5, 6, 2, 9, 7, 1, 5, 2, 9]
     prompts = [tokens[:3], tokens[:9]]
@@ -54,17 +54,17 @@ def test_labels_are_those_made_by_hand():
 @pytest.mark.parametrize(
     ("tokens", "prompts", "message"),
     [
-        ([7, 1, 5, 2], [[7, 3]], "answer 0: the tokens of its prompt are not those at the start"),
+        ([7, 1, 5, 2], [[7, 3]], "answer 0: the conversation does not begin with the tokens of its prompt"),
         ([7, 1, 5, 9, 7, 1, 5, 2], [[7, 1], [7, 1, 5, 9, 7, 1]], r"answer 0: found none of the end tokens \[2\]"),
         ([7, 1, 5, 2, 7, 1, 5], [[7, 1], [7, 1, 5, 2, 7, 1]], r"answer 1: found none of the end tokens"),
     ],
 )
-def test_templates_that_cannot_be_trained_are_refused(tokens, prompts, message):
+def test_templates_without_end_tokens_or_stable_prefix_are_refused(tokens, prompts, message):
     with pytest.raises(ValueError, match=message):
         answer_labels(tokens, prompts, {2})
 
 
-def test_an_answer_is_right_when_every_token_is():
+def test_an_answer_is_correct_if_every_token_is():
     labels = torch.full((3, 8), -100)
     labels[0, 1:3] = torch.tensor([4, 2])
     labels[0, 5:8] = torch.tensor([3, 3, 2])
@@ -79,7 +79,7 @@ def test_an_answer_is_right_when_every_token_is():
     assert found == {"answer_accuracy": pytest.approx(2 / 3)}
 
 
-def test_loss_is_on_the_answers_and_what_ends_them(chat, source):
+def test_loss_covers_the_answers_and_their_end_tokens(chat, source):
     dataset, tokenizer = dataset_of(chat, source), chat[1].tokenizer
     for row, turns in enumerate([*TURNS, [("hello", "good day")]]):
         item = dataset[row]
@@ -93,13 +93,13 @@ def test_loss_is_on_the_answers_and_what_ends_them(chat, source):
     assert [dataset_of(chat, source, first_row=10)[row].row for row in range(4)] == [10, 11, 12, 13]
 
 
-def test_what_stands_before_an_answer_is_the_prompt_of_a_chat(chat, source, clips):
+def test_the_tokens_before_an_answer_equal_the_prompt_of_a_chat(chat, source, clips):
     item, processor = dataset_of(chat, source, num_frames=4)[0], chat[1]
     video = {"type": "video", "video": str(clips[0])}
     (first, answer), (second, _) = TURNS[0]
     asked = [{"role": "user", "content": [video, {"type": "text", "text": first}]}]
-    said = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
-    for messages in (asked, [*asked, said, {"role": "user", "content": [{"type": "text", "text": second}]}]):
+    reply = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+    for messages in (asked, [*asked, reply, {"role": "user", "content": [{"type": "text", "text": second}]}]):
         prompt = processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, processor_kwargs={"num_frames": 4}
         )
@@ -129,7 +129,7 @@ def test_a_batch_has_the_mean_loss_of_the_tokens_of_its_answers(chat, source):
     torch.testing.assert_close(whole.loss, total / count)
 
 
-def test_cached_windows_are_those_of_the_files(chat, source, tmp_path, monkeypatch, capsys):
+def test_cached_windows_equal_those_of_the_files(chat, source, tmp_path, monkeypatch, capsys):
     model, processor = chat
     raw, cached = (dataset_of(chat, source, num_frames=4, first_row=5) for _ in range(2))
     cached.use_cache(model, tmp_path / "cache", torch.float32)
@@ -155,7 +155,7 @@ def test_cached_windows_are_those_of_the_files(chat, source, tmp_path, monkeypat
         torch.testing.assert_close(model(**cached.model_inputs(cached.collate(items))).logits, wanted)
 
 
-def test_a_cache_that_was_interrupted_is_gone_on_with(chat, source, clips, tmp_path, monkeypatch):
+def test_an_interrupted_cache_resumes(chat, source, clips, tmp_path, monkeypatch):
     """In shards of three windows, so that the second clip is in two."""
     model, processor = chat
     monkeypatch.setattr(chat_task, "SHARD_WINDOWS", 3)
@@ -182,7 +182,7 @@ def test_a_cache_that_was_interrupted_is_gone_on_with(chat, source, clips, tmp_p
             file.unlink()
 
 
-def test_what_cannot_be_read_is_named(chat, source, clips, tmp_path):
+def test_unreadable_files_are_named(chat, source, clips, tmp_path):
     with pytest.raises(ValueError, match=r"chat\.json, row 0: .*1024"):
         dataset_of(chat, source, num_frames=160)[0]
     broken = tmp_path / "broken.mp4"

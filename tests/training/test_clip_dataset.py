@@ -64,10 +64,10 @@ def test_with_a_cache_no_clip_is_read_and_the_output_is_the_same(processor, sen_
     direct = ClipDataset(clips, processor)
     cached = ClipDataset(clips, processor, 0, tmp_path / "unreadable.txt")
     cached.use_cache(model, tmp_path / "cache", torch.float32)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     megabytes = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.safetensors")) / 1e6
-    assert said.startswith(f"{tmp_path}/cache: 5 of 5 clips to cache, ")
-    assert float(said.rpartition(",")[2].split()[0]) == pytest.approx(megabytes, rel=0.5, abs=0.1)
+    assert printed.startswith(f"{tmp_path}/cache: 5 of 5 clips to cache, ")
+    assert float(printed.rpartition(",")[2].split()[0]) == pytest.approx(megabytes, rel=0.5, abs=0.1)
     assert [cached[index][0] for index in range(len(cached))] == [0, 1, 2, 4]
     unread = LabelledClips(clips.source, clips.targets, clips.keys, lambda row: pytest.fail("a clip was read"))
     again = ClipDataset(unread, processor, first_row=5)  # as validation clips that follow the others

@@ -108,7 +108,7 @@ def test_a_data_set_of_the_hub_is_read_by_datasets(clips, monkeypatch):
     assert_same_clips(found, clips)
 
 
-def test_a_data_set_that_is_nowhere_is_one_error(tmp_path):
+def test_a_missing_data_set_is_one_error(tmp_path):
     pytest.importorskip("datasets")
     with pytest.raises(FileNotFoundError, match=r"^someone/clips: no such folder, table or data set on the Hub"):
         open_clips("someone/clips", "text")
@@ -150,12 +150,12 @@ def test_labels_of_the_world_are_of_the_only_or_the_sounding_object():
         ("world:holidays", "holidays"),
     ],
 )
-def test_wrong_words_for_the_world_are_named(source, message):
+def test_wrong_settings_of_the_world_are_named(source, message):
     with pytest.raises(ValueError, match=message):
         open_clips(source, "text")
 
 
-def test_what_is_wrong_with_a_table_is_named_by_file_row_and_column(clips, tmp_path):
+def test_errors_in_a_table_name_file_row_and_column(clips, tmp_path):
     path = write_table(tmp_path / "clips.csv", clips, caption=TEXTS)
     with pytest.raises(
         ValueError, match=r"clips\.csv: no column of the label \(label, class, category\), only video, cap"

@@ -58,6 +58,26 @@ def test_forward_on_cached_trunks_equals_forward_on_inputs(model, inputs, tmp_pa
             torch.testing.assert_close(found.neuron_states[name].answers, state.answers, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("prompt", ["queries", "tokens", "none"])
+def test_texts_of_batches_padded_to_different_lengths(prompt, make_sen, model, inputs, tmp_path):
+    model = random_weights(make_sen(neurons=model.config.neurons, prompt=prompt)).eval()
+    *_, words = model.config.neuron_specs
+    lengths = inputs[f"{words.name}_attention_mask"].sum(dim=1)
+
+    def padded_to_the_longest(rows):
+        found, keys = rows_of(inputs, rows), (f"{words.name}_input_ids", f"{words.name}_attention_mask")
+        return {**found, **{key: found[key][:, : lengths[list(rows)].max()] for key in keys}}
+
+    cache = FeatureCache(model, tmp_path, CLIPS, dtype=torch.float32, shard_clips=3)
+    cache.build(padded_to_the_longest, batch_size=2)
+    for rows in ([2], [2, 6], [6, 5, 2], [0, 2]):  # clip 2 is stored beside longer texts
+        with torch.no_grad():
+            expected, found = model(**padded_to_the_longest(rows)), model(trunks=cache.trunks(rows))
+        torch.testing.assert_close(found.fused_embeds, expected.fused_embeds, atol=1e-6, rtol=0)
+        state = found.neuron_states[words.name]
+        assert state.grid == (1, 1, state.last_hidden_state.shape[1])
+
+
 def test_without_a_second_look_cached_first_looks_are_asked_about_their_own_tokens(make_sen, model, inputs, tmp_path):
     model = random_weights(make_sen(neurons=model.config.neurons, prompt="none")).eval()
     cache, _ = build(model, tmp_path, inputs)

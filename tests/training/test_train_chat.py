@@ -116,7 +116,7 @@ def test_each_preset_trains_its_part_and_loads_as_it_was(how, start, source, tmp
 
 
 @pytest.mark.parametrize("how", HOWS)
-def test_an_interrupted_run_goes_on_bit_for_bit(how, start, source, tmp_path):
+def test_an_interrupted_run_resumes_bit_for_bit(how, start, source, tmp_path):
     whole, again, given = tmp_path / "whole", tmp_path / "again", settings(start, source, **HOW[how])
     train_chat(given, arguments(whole))
     shutil.copytree(whole, again)
@@ -190,7 +190,7 @@ def test_a_new_model_is_made_of_a_language_model_and_a_sen(make_sen, llm, source
     assert all(torch.equal(weight, expected[name]) for name, weight in model.language_model.state_dict().items())
 
 
-def test_the_language_model_has_a_rate_of_its_own(start, source, tmp_path, monkeypatch):
+def test_the_language_model_has_its_own_learning_rate(start, source, tmp_path, monkeypatch):
     runs = []
     monkeypatch.setattr(module, "run_and_save", lambda run, *_: runs.append(run))
     for rate in (None, 3e-4):
@@ -210,7 +210,7 @@ def test_the_language_model_has_a_rate_of_its_own(start, source, tmp_path, monke
         )
 
 
-def test_adapters_go_on(start, source, tmp_path):
+def test_existing_adapters_are_trained_further(start, source, tmp_path):
     pytest.importorskip("peft")
     first = train_chat(settings(start, source, **HOW["lora"]), arguments(tmp_path / "first", 1))
     second = train_chat(settings(first, source, **HOW["lora"]), arguments(tmp_path / "second", 2))

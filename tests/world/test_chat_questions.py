@@ -37,12 +37,12 @@ class Seen:
         sound = sound_of(scene).astype(float)
         spectrum = np.abs(np.fft.rfft(sound))
         pitch = (spectrum[1:].argmax() + 1) * 16_000 / len(sound)
-        self.heard = min(PITCHES, key=lambda colour: abs(np.log(PITCHES[colour] / pitch)))
+        self.sounding_colour = min(PITCHES, key=lambda colour: abs(np.log(PITCHES[colour] / pitch)))
 
     def find(self, name):
         """The object of a name such as "the nearest object", "the object that is left of the star"."""
         if "sound" in name:
-            return self.where("colour", self.heard)
+            return self.where("colour", self.sounding_colour)
         if name == "the nearest object":
             return max(self.items, key=lambda item: item["depth"])
         if match := re.fullmatch("the object that is (left of|right of|above|below) the (.+)", name):
@@ -109,7 +109,7 @@ class Seen:
         if asked in ("what is nearest", "which object is nearest", "what is closest to the camera"):
             return self.find("the nearest object")["shape"]
         if asked in ("which object sounds", "which object makes the sound", "where does the sound come from"):
-            item = self.where("colour", self.heard)
+            item = self.where("colour", self.sounding_colour)
             return f"{item['colour']} {item['shape']}"
         return "yes" if self.is_true(asked) else "no"
 
@@ -122,7 +122,7 @@ class Seen:
         if match := re.fullmatch("is the (.+) nearer than the (.+)", asked):
             return self.where("shape", match[1])["depth"] > self.where("shape", match[2])["depth"]
         if match := re.fullmatch(r"does the (\w+) (sound|make the sound|make a sound)", asked):
-            return self.where("shape", match[1])["colour"] == self.heard
+            return self.where("shape", match[1])["colour"] == self.sounding_colour
         asked = asked.replace("is the colour of ", "is ")
         for part, values in (("colour", COLOURS), ("motion", MOTIONS.values())):
             for value in values:
@@ -154,7 +154,7 @@ def test_in_every_clip_and_for_every_form_as_many_yes_as_no():
         assert all(count["yes"] == count["no"] for count in first_words.values()), index
 
 
-def test_which_of_the_two_statements_comes_first_says_nothing():
+def test_the_order_of_the_two_statements_is_random():
     firsts = Counter(
         next(one for one in chat_questions(make_scene("train", 0, index)) if one.kind == "yes_no").answer
         for index in range(400)

@@ -50,9 +50,9 @@ def test_presets_draw(name):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [(("train", 0), "num is 0"), (("dev", 3), "unknown split 'dev'"), (("train", 3, -1), "seed")],
 )
-def test_wrong_settings_are_named_at_once(arguments, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_settings_are_named_at_once(arguments, message):
+    with pytest.raises(ValueError, match=message):
         WorldClips(*arguments)

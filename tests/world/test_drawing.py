@@ -46,7 +46,7 @@ def test_shift_equals_bilinear_interpolation():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_coverage_is_smooth_centred_and_as_wide_as_said(shape):
+def test_coverage_is_smooth_centred_and_has_the_given_width(shape):
     coverage = shape_coverage(shape, 8 * UNIT)[1:, 1:] / 255
     middle = coverage.shape[0] // 2
     np.testing.assert_allclose(coverage, coverage[:, ::-1], atol=0.05)
@@ -78,14 +78,14 @@ def test_pixels_in_a_mask_have_the_colour_of_the_sprite():
             assert nearest == sprite.colour, (index, number)
 
 
-def test_every_sprite_is_seen_in_the_middle_frame_and_in_most_others():
+def test_every_sprite_is_visible_in_the_middle_frame_and_in_most_others():
     for split, num_objects in (("train", 4), ("unseen_pairs", 8)):
         for index in range(60):
             scene = make_scene(split, 3, index, num_objects=num_objects)
             masks = render(scene).masks
             for number, sprite in enumerate(scene.sprites):
-                alone = (shape_coverage(sprite.shape, sprite.radius) > 127).sum()
-                seen = (masks == number + 1).sum((1, 2)) / alone
+                area = (shape_coverage(sprite.shape, sprite.radius) > 127).sum()
+                seen = (masks == number + 1).sum((1, 2)) / area
                 assert seen[8] > 0.5
                 assert (seen > 0.3).mean() >= 0.6
 
@@ -106,9 +106,9 @@ def test_the_nearer_sprite_covers_the_farther_and_is_nearer_in_the_depth_map():
         clip = render(scene)
         seen = np.zeros_like(clip.masks)
         for number, sprite in enumerate(scene.sprites):
-            alone = render(replace(scene, sprites=(sprite,))).masks == 1
-            overlaps += (seen[alone] > 0).sum()
-            seen[alone] = number + 1
+            mask = render(replace(scene, sprites=(sprite,))).masks == 1
+            overlaps += (seen[mask] > 0).sum()
+            seen[mask] = number + 1
         np.testing.assert_array_equal(clip.masks, seen)
         depths = [clip.depth[clip.masks == label] for label in range(5)]
         for far, near in pairwise(depths):
@@ -137,7 +137,7 @@ def mean_colours():
 
 
 @pytest.mark.parametrize("weighting", LUMA)
-def test_grey_values_do_not_tell_the_colour(mean_colours, weighting):
+def test_grey_values_do_not_depend_on_the_colour(mean_colours, weighting):
     values, colours = mean_colours[0] @ np.array(LUMA[weighting]), mean_colours[1]
     half = len(values) // 2
     centres = np.array([values[:half][colours[:half] == colour].mean() for colour in range(8)])

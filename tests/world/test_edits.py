@@ -18,7 +18,7 @@ from modeling_sen.world import (
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("num_objects", [1, 3, 8])
-def test_the_prompt_says_what_changed_and_nothing_else_did(split, num_objects):
+def test_the_prompt_names_the_only_change(split, num_objects):
     for index in range(20):
         scene = make_scene(split, 0, index, num_objects=num_objects)
         change = edit(scene)
@@ -99,7 +99,7 @@ def test_one_attribute_of_one_thing_is_edited(num_objects):
 def test_an_edit_that_the_split_does_not_allow_is_refused():
     scene = make_scene("unseen_pairs", 0, 0)
     assert edit_attribute(scene, "background").scene.sprites == scene.sprites
-    with pytest.raises(ValueError, match="attribute is 'shape': the split unseen_pairs has one shape a colour"):
+    with pytest.raises(ValueError, match="attribute is 'shape': the split unseen_pairs has one shape per colour"):
         edit_attribute(scene, "shape")
     with pytest.raises(ValueError, match="attribute is 'motion': expected one of colour, shape, background"):
         edit_attribute(scene, "motion")

@@ -19,11 +19,11 @@ def test_a_written_clip_decodes_to_its_frames_times_and_sound(tmp_path):
     assert decoded.shape == frames.shape
     assert np.abs(decoded - frames).mean() < 4
     with av.open(str(tmp_path / "clip.mp4")) as container:
-        heard = np.concatenate([part.to_ndarray()[0] for part in container.decode(audio=0)])
+        decoded = np.concatenate([part.to_ndarray()[0] for part in container.decode(audio=0)])
         assert container.streams.audio[0].rate == 16_000
-    pitch = [np.abs(np.fft.rfft(wave[: len(sound)])).argmax() for wave in (heard, sound)]
+    pitch = [np.abs(np.fft.rfft(wave[: len(sound)])).argmax() for wave in (decoded, sound)]
     assert abs(pitch[0] - pitch[1]) <= 2
-    assert heard.std() * 32768 == pytest.approx(sound.std(), rel=0.05)
+    assert decoded.std() * 32768 == pytest.approx(sound.std(), rel=0.05)
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
@@ -34,14 +34,14 @@ def test_a_clip_without_sound_has_no_sound_track(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("frames", "told"),
+    ("frames", "message"),
     [
         (np.zeros((4, 64, 64, 3), dtype=np.float32), "float32"),
         (np.zeros((4, 3, 64, 64), dtype=np.uint8), r"\(T, H, W, 3\)"),
         (np.zeros((4, 64, 63, 3), dtype=np.uint8), "63x64"),
     ],
 )
-def test_frames_that_cannot_be_written_are_named(tmp_path, frames, told):
-    with pytest.raises(ValueError, match=told):
+def test_frames_that_cannot_be_written_are_named(tmp_path, frames, message):
+    with pytest.raises(ValueError, match=message):
         write_mp4(tmp_path / "clip.mp4", frames, 8)
     assert not list(tmp_path.iterdir())

@@ -65,7 +65,7 @@ def test_every_number_of_objects_occurs():
     assert {len(make_scene("train", 0, index, num_objects=(1, 8)).sprites) for index in range(100)} == set(range(1, 9))
 
 
-def test_sprites_stay_in_sight():
+def test_sprites_stay_visible():
     for index in range(100):
         scene = make_scene("train", 0, index)
         for sprite in scene.sprites:
@@ -90,7 +90,7 @@ def test_the_chain_length_does_not_change_the_clip():
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
-def test_motions_move_as_they_are_called(motion):
+def test_motions_match_their_names(motion):
     path = motion_path(motion, 10 * UNIT, 4 if motion == "shaking" else 8, 100, 16) / UNIT
     ways = {"left": (-10, 0), "right": (10, 0), "up": (0, -10), "down": (0, 10), "still": (0, 0)}
     if motion in ways:
@@ -109,7 +109,7 @@ def test_motions_move_as_they_are_called(motion):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"split": "training"}, "unknown split 'training': expected one of train, validation"),
         ({"seed": -1}, "seed is -1"),
@@ -122,6 +122,6 @@ def test_motions_move_as_they_are_called(motion):
         ({"hops": 4}, "hops is 4"),
     ],
 )
-def test_wrong_settings_are_named(options, told):
-    with pytest.raises(ValueError, match=told.replace("(", "\\(")):
+def test_wrong_settings_are_named(options, message):
+    with pytest.raises(ValueError, match=message.replace("(", "\\(")):
         make_scene(**{"split": "train", "seed": 0, "index": 0, **options})

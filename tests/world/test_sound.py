@@ -14,16 +14,16 @@ def test_the_sound_covers_the_clip():
     assert sound_of(make_scene("train", 0, 0, num_frames=24)).shape == (48_000,)
 
 
-def test_the_pitch_tells_the_colour_of_the_sounding_sprite():
-    heard = set()
+def test_the_pitch_encodes_the_colour_of_the_sounding_sprite():
+    colours = set()
     for index in range(150):
         scene = make_scene("train", 0, index, hops=1)
         pitch = loudest_pitch(sound_of(scene))
         nearest = min(PITCHES, key=lambda colour: abs(np.log(PITCHES[colour] / pitch)))
         assert nearest == scene.sounding_sprite.colour
         assert abs(pitch / PITCHES[nearest] - 1) < 0.015
-        heard.add(nearest)
-    assert heard == set(COLOURS)
+        colours.add(nearest)
+    assert colours == set(COLOURS)
 
 
 def test_loudness_is_well_within_range():

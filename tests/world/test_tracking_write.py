@@ -33,7 +33,7 @@ def test_the_truth_and_the_frames_of_a_row_can_be_read_and_drawn_again(written):
         assert abs(frames.astype(int) - clip.frames).mean() < 6, "the video is lossy, and of these frames"
 
 
-def test_clips_that_are_there_are_kept_and_more_can_be_added(written, tmp_path):
+def test_existing_clips_are_kept_and_more_can_be_added(written, tmp_path):
     write_tracking_world(tmp_path / "out", "base", 1)
     before = (tmp_path / "out/videos/000000.mp4").stat().st_mtime_ns
     summary = write_tracking_world(tmp_path / "out", "base", 2)

@@ -85,7 +85,7 @@ def test_every_answer_follows_from_the_objects():
         assert asked == len(scene.sprites)
 
 
-def test_objects_say_which_one_sounds():
+def test_objects_state_which_one_sounds():
     scene = make_scene("train", 0, 0, num_objects=3, hops=1)
     assert [item["sounding"] for item in objects(scene)].index(True) == scene.sounding
     assert sum(item["sounding"] for item in objects(scene)) == 1

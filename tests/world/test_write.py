@@ -19,7 +19,7 @@ def written(tmp_path_factory):
     return out
 
 
-def test_the_truth_files_hold_the_truth(written):
+def test_the_truth_files_contain_the_truth(written):
     for index, row in enumerate(rows_of(written)):
         scene = make_scene("test", 1, index, hops=2)
         clip, (points, visibility) = render(scene), tracks(scene)
@@ -88,7 +88,7 @@ def test_more_clips_can_be_added(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({"split": "dev"}, "unknown split 'dev'"),
         ({"num": 0}, "num is 0"),
@@ -96,13 +96,13 @@ def test_more_clips_can_be_added(tmp_path):
         ({"num_objects": 9}, "num_objects is 9"),
     ],
 )
-def test_wrong_settings_are_named_and_nothing_is_written(tmp_path, arguments, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_settings_are_named_and_nothing_is_written(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
         write_world(tmp_path / "out", **{"split": "train", "num": 1, **arguments})
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path, written):
+def test_a_folder_with_other_content_is_not_changed(tmp_path, written):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty"):
         write_world(tmp_path, "train", 1)

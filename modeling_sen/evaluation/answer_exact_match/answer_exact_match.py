@@ -8,14 +8,14 @@ import evaluate
 from modeling_sen.evaluation.answer_metrics import accuracy_with_error, exact_match
 
 _DESCRIPTION = (
-    "Share of open answers that equal the true answer once both are normalised by the rules of the VQA evaluation."
+    "Share of open answers that equal the true answer after normalisation by the rules of the VQA evaluation."
 )
 
 _KWARGS_DESCRIPTION = """
 Args:
     predictions: (questions,) answers in free text.
     references: (questions,) true answers.
-    clips: (questions,) what each question is about, for the standard error; by default each is about another clip.
+    clips: (questions,) clip of each question, for the standard error; by default all questions have different clips.
 Returns:
     `exact_match` in 0..1 and its `standard_error` over clips.
 Examples:

@@ -7,7 +7,7 @@ import evaluate
 
 from modeling_sen.evaluation.recognition_metrics import mean_class_accuracy
 
-_DESCRIPTION = "Accuracy of each class that has clips, averaged over these classes."
+_DESCRIPTION = "Mean accuracy over all classes with clips."
 
 _KWARGS_DESCRIPTION = """
 Args:

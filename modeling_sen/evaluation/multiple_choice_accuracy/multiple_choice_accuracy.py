@@ -8,16 +8,16 @@ import evaluate
 from modeling_sen.evaluation.answer_metrics import accuracy_with_error, read_choice
 
 _DESCRIPTION = (
-    "Share of answers, as a model writes them, that name the right option by its letter or its text; an answer that is "
-    "empty, names none or names several is wrong."
+    "Share of free-text answers that name the correct option by its letter or its text; an answer that is empty, or names "
+    "no option or several options, is wrong."
 )
 
 _KWARGS_DESCRIPTION = """
 Args:
     predictions: (questions,) answers in free text.
-    references: one dict for each question, `options` (texts) and `answer` (number of the right one, from 0).
-    clips: (questions,) what each question is about, for the standard error; by default each is about another clip.
-    letters: whether the options were shown with letters (default); otherwise only their texts are read.
+    references: a dict for each question, with `options` (texts) and `answer` (index of the correct one).
+    clips: (questions,) clip of each question, for the standard error; by default all questions have different clips.
+    letters: whether the prompt listed the options with letters (default); otherwise only their texts are read.
 Returns:
     `accuracy` in 0..1, its `standard_error` over clips, and `unreadable`, the number of answers that name no option.
 Examples:

@@ -9,7 +9,7 @@ import numpy as np
 from modeling_sen.evaluation.tracking_metrics import mean_over_clips, tracking_metrics
 
 _DESCRIPTION = """Average Jaccard, positions within 1 to 16 pixels, occlusion accuracy (TAP-Vid), temporal coherence
-(OmniMotion), and the first two after re-appearance: per clip, then the mean over clips."""
+(OmniMotion), and the first two after re-appearance, computed per clip and averaged over clips."""
 
 _KWARGS_DESCRIPTION = """
 Args:

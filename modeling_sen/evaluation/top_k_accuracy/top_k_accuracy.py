@@ -8,21 +8,21 @@ import evaluate
 from modeling_sen.evaluation.recognition_metrics import top_k_accuracy
 
 _DESCRIPTION = (
-    "Share of clips whose label is among the k best scored classes; ties count as the mean over their orders."
+    "Share of clips whose label is among the k highest scores; ties are scored as the mean over their possible orders."
 )
 
 _KWARGS_DESCRIPTION = """
 Args:
     predictions: (clips, classes) scores, higher is better.
     references: (clips,) class numbers.
-    k: numbers of classes that may be named, by default 1 and 5.
+    k: one or several numbers of classes, by default 1 and 5.
 Returns:
     `top{k}` for each k, in 0..1.
 Examples:
     >>> metric = TopKAccuracy()
     >>> metric.compute(predictions=[[0.7, 0.2, 0.1], [0.5, 0.1, 0.4]], references=[0, 2], k=[1, 2])
     {'top1': 0.5, 'top2': 1.0}
-    >>> metric.compute(predictions=[[1.0, 1.0, 1.0, 1.0]], references=[2], k=[1])  # says the same of every class
+    >>> metric.compute(predictions=[[1.0, 1.0, 1.0, 1.0]], references=[2], k=[1])  # equal scores for all classes
     {'top1': 0.25}
 """
 

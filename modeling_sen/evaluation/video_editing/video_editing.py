@@ -8,18 +8,18 @@ import numpy as np
 
 from modeling_sen.evaluation.editing_metrics import editing_metrics, mean_over_edits
 
-_DESCRIPTION = """Textual alignment and frame consistency as LOVEU-TGVE and as FateZero define them, directional similarity,
-PSNR and SSIM outside of a mask, warp error and motion fidelity of edited videos: of each, then the mean over videos."""
+_DESCRIPTION = """Text alignment and frame consistency as defined by LOVEU-TGVE and by FateZero, directional similarity, PSNR
+and SSIM outside a mask, warp error and motion fidelity, computed per edited video and averaged over videos."""
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: edited videos, a list of frames (H, W, 3) uint8 each.
-    references: one dict for each video, `frames` of the source, as many and as large; `mask`, a list of (H, W) uint8, not 0
-        where the edit may change pixels, or [] for nowhere; `source_prompt` and `edit_prompt`.
-    encoder: an `ImageTextEncoder`, with the name that the result states.
+    predictions: edited videos, each a list of frames (H, W, 3) uint8.
+    references: a dict for each video: `frames` of the source, in the same number and size; `mask`, a list of (H, W) uint8,
+        not 0 where the edit may change pixels, or [] for nowhere; `source_prompt` and `edit_prompt`.
+    encoder: an `ImageTextEncoder`; the result contains its name.
     track: a point tracker, (T, H, W, 3) uint8 frames and (N, 3) t, x, y queries -> an object with `tracks`, `visibility`.
 Returns:
-    `encoder` and all measures, in the order of `editing_metrics.NUMBERS`.
+    `encoder` and all metrics, in the order of `editing_metrics.NUMBERS`.
 Examples:
     >>> import numpy as np
     >>> from types import SimpleNamespace

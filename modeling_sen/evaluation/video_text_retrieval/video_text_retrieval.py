@@ -7,15 +7,15 @@ import evaluate
 
 from modeling_sen.evaluation.recognition_metrics import retrieval_metrics
 
-_DESCRIPTION = """How well videos are found by their texts, texts by their videos: recall at 1, 5, 10, median rank (MdR),
-mean rank (MnR); ties count as the mean over their orders."""
+_DESCRIPTION = """Retrieval of videos by their texts and of texts by their videos: recall at 1, 5, 10, median rank (MdR), mean
+rank (MnR); ties are scored as the mean over their possible orders."""
 
 _KWARGS_DESCRIPTION = """
 Args:
     predictions: (texts, videos) similarities, higher is better.
     references: (texts,) number of the video that each text describes.
 Returns:
-    `text_to_video_` and `video_to_text_` `R@1`, `R@5`, `R@10` in 0..1; `MdR`, `MnR` from 1 on.
+    `text_to_video_` and `video_to_text_` `R@1`, `R@5`, `R@10` in 0..1; `MdR`, `MnR` starting at 1.
 Examples:
     >>> metric = VideoTextRetrieval()
     >>> found = metric.compute(predictions=[[0.9, 0.1, 0.3], [0.8, 0.5, 0.2], [0.1, 0.4, 0.7]], references=[0, 1, 2])

@@ -19,12 +19,12 @@ from torch import Tensor
 from transformers import AutoConfig, BatchFeature, CLIPTokenizer, ProcessorMixin
 
 from modeling_sen.audio_io import read_audio
-from modeling_sen.checkpoint_folder import replaced_folder
 from modeling_sen.families.clip_pictures import by_shorter_side, by_shorter_side_of_video, centre, normalised
 from modeling_sen.families.languagebind.configuration_languagebind import LanguageBindConfig
 from modeling_sen.families.languagebind.feature_extraction_languagebind import LanguageBindFeatureExtractor
 from modeling_sen.hub_files import HubSource, naming_errors
 from modeling_sen.video_io import is_video_batch, read_video
+from modeling_sen.whole_file import replaced_folder
 
 SHALLOWEST = 0.01  # metres; depth maps are in millimetres
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from modeling_sen import checkpoint_folder
-from modeling_sen.checkpoint_folder import replaced_folder
+from modeling_sen import whole_file
+from modeling_sen.whole_file import replaced_folder
 
 
 def write(folder: Path, **files: str) -> None:
@@ -23,15 +23,11 @@ def content(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def no_exchange(*_):
-    return False
-
-
 @pytest.fixture(params=["exchange", "file by file"])
 def way(request, monkeypatch):
     """Both ways of replacing: in one system call, and where there is none."""
     if request.param == "file by file":
-        monkeypatch.setattr(checkpoint_folder, "_exchange", no_exchange)
+        monkeypatch.setattr(whole_file.ctypes, "CDLL", lambda name: None)
     elif not sys.platform.startswith("linux"):
         pytest.skip("the exchange is Linux's")
     return request.param
@@ -177,17 +173,34 @@ def test_a_checkpoint_survives_sigkill_at_twenty_moments(towers, tmp_path):
     assert seen["left"] == ["sen"]
 
 
-def test_what_another_process_writes_during_the_exchange_stays(tmp_path, monkeypatch):
-    target, exchange = tmp_path / "checkpoint", checkpoint_folder._exchange
-    target.mkdir()
-    (target / "model-00001-of-00002.safetensors").write_text("old")
+def test_without_hard_links_files_are_moved(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise PermissionError
 
-    def late(first, second):
-        (second / "rng_state_1.pth").write_text("of process 1")
-        return exchange(first, second)
+    write(tmp_path / "sen", config_json="old", README_md="kept")
+    monkeypatch.setattr(os, "link", no_links)
+    with replaced_folder(tmp_path / "sen") as folder:
+        write(folder, config_json="new")
+    assert content(tmp_path) == {"sen/README.md": "kept", "sen/config.json": "new"}
 
-    monkeypatch.setattr(checkpoint_folder, "_exchange", late)
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have no exchange")
+def test_new_files_are_never_seen_beside_old_ones(tmp_path, monkeypatch):
+    """At the moment of the exchange the new folder is complete, and the old one is as it was."""
+    target, library, seen = tmp_path / "sen", whole_file.ctypes.CDLL(None), []
+
+    class Library:
+        def renameat2(self, *arguments):
+            seen.extend([content(target), content(Path(os.fsdecode(arguments[3])))])
+            return library.renameat2(*arguments)
+
+    monkeypatch.setattr(whole_file.ctypes, "CDLL", lambda name: Library())
+    write(target, config_json="old", README_md="kept", neuron__vocab_txt="old")
+    target.chmod(0o750)
     with replaced_folder(target) as folder:
-        (folder / "model.safetensors").write_text("new")
-    assert {path.name for path in target.iterdir()} == {"model.safetensors", "rng_state_1.pth"}
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+        write(folder, config_json="new", neuron__config_json="new")
+    old = {"README.md": "kept", "config.json": "old", "neuron/vocab.txt": "old"}
+    new = {"README.md": "kept", "config.json": "new", "neuron/config.json": "new"}
+    assert seen == [old, new]
+    assert content(target) == new
+    assert target.stat().st_mode & 0o777 == 0o750
