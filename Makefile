@@ -8,12 +8,14 @@ PIP := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/pip
 # Files stay whole, in their order: what a file's tests share is made once, and long files do not come last.
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-LABELS := a blue circle moving down,a blue square shaking,a blue star moving right,a pink square shaking
+# A clip that the mean of the frozen encoders gets wrong, and the rounds right: chosen for that among the seeds 1 to 299.
+SEED := 30
+LABELS := a red cross moving right,a red cross moving in a circle,a red ring shaking,a blue heart moving in a circle,a cyan ring shaking
 
 .PHONY: demo test test-slow test-conformance lint clean
 
 demo: .venv/installed-plot
-	$(BIN)/sen world demo --split test --num 1 --objects 3 --hops 2 --seed 1
+	$(BIN)/sen world demo --split test --num 1 --objects 3 --hops 2 --seed $(SEED)
 	$(BIN)/sen classify demo/videos/000000.mp4 --plot demo/rounds.png --labels "$(LABELS)"
 	@echo "picture: demo/rounds.png"
 

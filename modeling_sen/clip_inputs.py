@@ -16,13 +16,15 @@ from PIL import Image
 from torch import Tensor
 
 from .configuration_sen import MODALITIES
-from .media_source import open_media_source
+from .media_source import local_path, open_media_source
 from .video_io import OpenedVideo, classify_video_input, is_video_batch, opened_video
 
 FARTHEST = 10_000  # millimetres
 # Pillow's modes of single-channel images with more than 8 bits, and the dtypes of their arrays.
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _WIDE_TYPES = ("uint16", "int32")
+# Of reading a clip, special ones first.
+_CLIP_ERRORS = (FileNotFoundError, IsADirectoryError, ConnectionError, TimeoutError, OSError, TypeError, ValueError)
 
 
 def clip_entries(clip: Any) -> dict[str, Any]:
@@ -95,10 +97,43 @@ def opened_clip(clip: Any) -> Iterator[dict[str, Any]]:
 
 
 def is_clip_batch(videos: Any) -> bool:
-    """Whether `videos` is a list of clips; a list of images or a dict of modalities is one clip."""
+    """Whether `videos` is a list of clips or a (clips, T, H, W, 3) array; a list of images or a dict of modalities is one
+    clip."""
     if isinstance(videos, list | tuple) and any(isinstance(video, Mapping) for video in videos):
         return True
+    if isinstance(videos, np.ndarray | Tensor) and videos.ndim == 5:
+        return True
     return is_video_batch(videos)
+
+
+def listed_clips(videos: Any, images: Any = None) -> list[Any]:
+    """The clips of a processor's arguments, of which one is given.
+
+    Args:
+        videos: a clip, or a batch (`is_clip_batch`).
+        images: an image, a list of images, or a (images, H, W, 3) array; each is a clip of one frame.
+
+    Raises:
+        ValueError: both are given.
+    """
+    if images is None:
+        return list(videos) if is_clip_batch(videos) else [videos]
+    if videos is not None:
+        raise ValueError("SENProcessor: expected videos or images, found both")
+    several = isinstance(images, list | tuple) or getattr(images, "ndim", None) == 4
+    return [{"image": image} for image in (images if several else [images])]
+
+
+@contextmanager
+def naming_clip(number: int, clips: int | None = None) -> Iterator[None]:
+    """Prefixes error messages with the position of a clip, if it is not the only one of `clips`."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        if clips == 1:
+            raise
+        kind = next(kind for kind in _CLIP_ERRORS if isinstance(error, kind))
+        raise kind(f"videos[{number}]: {error}") from error
 
 
 def is_file(entry: Any) -> bool:
@@ -127,7 +162,7 @@ def as_depth(entry: Any) -> Any:
     """
     if isinstance(entry, str | os.PathLike | bytes):
         try:
-            with Image.open(io.BytesIO(entry) if isinstance(entry, bytes) else entry) as image:
+            with Image.open(io.BytesIO(entry) if isinstance(entry, bytes) else local_path(entry)) as image:
                 if image.mode in _WIDE_MODES:
                     entry = np.array(image)
         except (OSError, ValueError):  # not an image; `read_video` raises if it is no video either
@@ -166,4 +201,14 @@ def _as_media(name: str, entry: Any) -> Any:
     raise ValueError(f"clip: expected {{'path', 'bytes'}} with one of them given as {name}, found {sorted(entry)}")
 
 
-__all__ = ["OpenedClip", "as_depth", "as_frames", "clip_entries", "is_clip_batch", "is_file", "opened_clip"]
+__all__ = [
+    "OpenedClip",
+    "as_depth",
+    "as_frames",
+    "clip_entries",
+    "is_clip_batch",
+    "is_file",
+    "listed_clips",
+    "naming_clip",
+    "opened_clip",
+]

@@ -3,7 +3,8 @@
 """SENEncoder: embeds clips as vectors, for retrieval, clustering and linear probes."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from modeling_sen.clip_inputs import is_clip_batch
+from modeling_sen.clip_inputs import listed_clips
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.presets import SEN_TINY
 from modeling_sen.processing_sen import SENProcessor
@@ -79,7 +80,7 @@ class SENEncoder:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
-        clips = inputs if is_clip_batch(inputs) else [inputs]
+        clips = listed_clips(inputs)
         batches = [clips[start : start + batch_size] for start in range(0, len(clips), batch_size)]
         rows = [np.empty((0, self.model.config.projection_dim), dtype=np.float32)]
         with tqdm(total=len(clips), unit="clip", disable=not show_progress) as progress:
@@ -136,11 +137,12 @@ class SENEncoder:
         return unit[0] @ unit[1].T
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Adds the column `embedding` (n, projection_dim) float32 to a batch of columns.
+        """Adds the column `embedding` (n, projection_dim) float32 to a batch of columns, or (projection_dim,) to one row.
 
         Args:
-            batch: name -> column, all of equal length. The columns `video`, `image`, `audio`, `depth`, `thermal`, `imu` and
-                `text` are the clips' parts, in any form that the processor takes, or `None` for absent ones.
+            batch: name -> column, all of equal length, or one row of a dataset. The columns `video`, `image`, `audio`,
+                `depth`, `thermal`, `imu` and `text` are the clips' parts, in any form that the processor takes, or `None`
+                for absent ones.
 
         Raises:
             ValueError: no such column.
@@ -148,6 +150,9 @@ class SENEncoder:
         columns = {name: batch[name] for name in COLUMNS if name in batch}
         if not columns:
             raise ValueError(f"batch: expected some of the columns {', '.join(COLUMNS)}, found {', '.join(batch)}")
+        if _is_row(batch, columns.values()):
+            row = self({name: [value] for name, value in columns.items()})
+            return {**batch, "embedding": row["embedding"][0]}
         clips = [
             {name: _from_nested_lists(value) for name, value in zip(columns, values, strict=True)}
             for values in zip(*columns.values(), strict=True)
@@ -173,6 +178,15 @@ class SENEncoder:
 def _as_rows(embeds: Tensor | None) -> np.ndarray:
     assert embeds is not None
     return embeds.float().cpu().numpy()
+
+
+def _is_row(batch: Mapping[str, Any], values: Iterable[Any]) -> bool:
+    """Whether `dataset.map` was called without `batched=True`, or a part of the clip cannot be a column."""
+    row_type = getattr(sys.modules.get("datasets.formatting.formatting"), "LazyRow", ())
+    return isinstance(batch, row_type) or any(
+        isinstance(value, str | bytes) or (value is not None and not isinstance(value, Sequence | np.ndarray))
+        for value in values
+    )
 
 
 def _from_nested_lists(value: Any) -> Any:

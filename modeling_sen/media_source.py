@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import unquote, urlsplit
 
 import av
 from av.container import InputContainer
@@ -118,6 +119,14 @@ def stored_packets(container: InputContainer, stream: Stream) -> Iterator[Packet
             yield packet
 
 
+def local_path(path: Any) -> Any:
+    """A `file://` URL or a path that begins with `~` as a path; others are unchanged."""
+    if not isinstance(path, str):
+        return path
+    url = urlsplit(path) if path.startswith("file:") else None
+    return os.path.expanduser(path) if url is None else unquote(url.path)
+
+
 @contextmanager
 def open_media_source(media: Any) -> Iterator[MediaSource]:
     """A source for a path, an http(s) URL, bytes, a binary file object, or a source, which is returned unchanged.
@@ -137,7 +146,7 @@ def open_media_source(media: Any) -> Iterator[MediaSource]:
     if isinstance(media, MediaSource):
         yield media
     elif isinstance(media, str | os.PathLike):
-        text = os.fspath(media)
+        text = local_path(os.fspath(media))
         if isinstance(text, str) and text.startswith(("http://", "https://")):
             with tempfile.NamedTemporaryFile(suffix=Path(text.split("?")[0]).suffix) as file:
                 _download(text, file)

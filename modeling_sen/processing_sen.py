@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.utils import logging
 
-from .clip_inputs import OpenedClip, as_depth, as_frames, is_clip_batch, opened_clip
+from .clip_inputs import OpenedClip, as_depth, as_frames, listed_clips, naming_clip, opened_clip
 from .clip_sound import sound_inputs
 from .configuration_sen import NeuronSpec, SENConfig
 from .depth_estimation import DepthEstimator
@@ -73,18 +73,21 @@ class SENProcessor(ProcessorMixin):
         text: str | Sequence[str] | None = None,
         num_views: int = 1,
         return_tensors: str = "pt",
+        images: Any = None,
+        padding: bool | str = True,
     ) -> BatchFeature:
         """
         Args:
-            videos: one clip or a list of clips. A clip is anything that `read_video` reads, or a dict with any of
-                `video`, `image`, `audio`, `depth`, `thermal` (as for `read_video` or `read_audio`), `imu` (channels,
-                samples), `text` (a string for text neurons) and `times` (seconds of array frames). Depth and thermal maps
-                may also be (T, H, W) uint8; (H, W, 3) is one frame in colour. Depth is brighter for nearer points, or
-                16-bit in millimetres. Files may be `{"path", "bytes"}` and sound `{"array", "sampling_rate"}`, the formats
-                of `datasets`.
+            videos: one clip, a list of clips or a (clips, T, H, W, 3) uint8 array. A clip is anything `read_video` reads,
+                or a dict with any of `video`, `image`, `audio`, `depth`, `thermal` (as for `read_video` or `read_audio`),
+                `imu` (channels, samples), `text` (a string for text neurons) and `times` (seconds of array frames). Depth
+                and thermal maps may also be (T, H, W) uint8; (H, W, 3) is one frame in colour. Depth is brighter for nearer
+                points, or 16-bit in millimetres. Files may be `{"path", "bytes"}`, sound `{"array", "sampling_rate"}`.
             text: class texts.
             num_views: number of temporal views per clip; each is a row, and rows of one clip are adjacent.
-            return_tensors: only `"pt"`.
+            return_tensors: `"pt"` or `"np"`.
+            images: one image, a list or an (images, H, W, 3) uint8 array, instead of videos; each is a clip of one frame.
+            padding: `True` or `"longest"`: rows of a batch are always padded to the longest.
 
         Returns:
             `{neuron}_pixel_values` (rows, T, 3, H, W) float32; `{neuron}_input_features` float32, the output of the neuron's
@@ -92,24 +95,28 @@ class SENProcessor(ProcessorMixin):
             `{neuron}_imu_values` (rows, channels, samples) float32;
             `{neuron}_input_ids` and `{neuron}_attention_mask` (rows, tokens or samples of sound) int64;
             `neuron_mask` (rows, neurons) bool; `frame_times` (rows, T) float64 seconds, of the neuron with the most frames,
-            padded with NaN; `text_input_ids` and `text_attention_mask` (texts, tokens) int64.
-            Neurons without inputs in any clip have no entries.
+            padded with NaN; `text_input_ids` and `text_attention_mask` (texts, tokens) int64; nothing
+            for neurons without inputs in any clip.
 
         Raises:
-            ValueError: no argument given, an unknown modality, a clip without inputs for any neuron, frames of two sizes;
-                see also `read_video`.
+            ValueError: no or bad arguments, an unknown modality, a clip without inputs for any neuron, frames of two sizes.
         """
-        if videos is None and text is None:
-            raise ValueError("SENProcessor: expected videos, text or both, found neither")
-        if return_tensors != "pt":
-            raise ValueError(f"return_tensors is {return_tensors!r}, expected 'pt'")
+        if videos is None and text is None and images is None:
+            raise ValueError("SENProcessor: expected videos, images or text, found none")
+        if return_tensors not in ("pt", "np"):
+            raise ValueError(f"return_tensors is {return_tensors!r}, expected 'pt' or 'np'")
+        if padding not in (True, "longest"):
+            raise ValueError(f"padding is {padding!r}, expected True or 'longest'")
         data: dict[str, Any] = {}
-        if videos is not None:
-            clips = videos if is_clip_batch(videos) else [videos]
-            data |= self.collate([row for clip in clips for row in self.read_clip(clip, num_views)])
+        if not (videos is None and images is None):
+            rows: list[dict[str, Any]] = []
+            for number, clip in enumerate(clips := listed_clips(videos, images)):
+                with naming_clip(number, len(clips)):
+                    rows += self.read_clip(clip, num_views)
+            data |= self.collate(rows)
         if text is not None:
             data |= self.tokenize(text)
-        return BatchFeature(data)
+        return BatchFeature(data if return_tensors == "pt" else {name: data[name].numpy() for name in data})
 
     def read_clip(
         self, clip: Any, num_views: int = 1, windows: Sequence[tuple[float, float]] | None = None
@@ -117,12 +124,9 @@ class SENProcessor(ProcessorMixin):
         """One clip's inputs: one dict per row, with neuron inputs without a batch dimension, and `frame_times` (T,).
 
         Args:
-            clip: as for a call.
+            clip: as for a call, with the same errors.
             num_views: number of rows; their frames interleave over the whole clip.
             windows: (start, end) seconds, one row each, instead of views. Each neuron gets frames and sound of the window.
-
-        Raises:
-            ValueError, OSError: as for a call.
         """
         with self.open_clip(clip) as opened:
             return self.read_views(opened, num_views) if windows is None else self.read_windows(opened, windows)

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import Pipeline
 from transformers.pipelines.pt_utils import KeyDataset, PipelineDataset, PipelineIterator
 
-from modeling_sen.clip_inputs import is_clip_batch
+from modeling_sen.clip_inputs import is_clip_batch, naming_clip
 from modeling_sen.processing_sen import SENProcessor
 
 
@@ -46,7 +46,8 @@ class VideoPipeline(Pipeline):
         Args:
             video: path, URL, bytes, file object, (T, H, W, 3) uint8 array, list of PIL images or (H, W, 3) arrays (one
                 video), or a dict of modalities (`video`, `audio`, `depth`, `thermal`, `imu`, `text`). Any other list, a
-                generator or a dataset is a batch; `[]` returns `[]`.
+                (clips, T, H, W, 3) array, a generator or a dataset is a batch; `[]` returns `[]`. The names `videos` and
+                `inputs` are accepted, too.
             kwargs: `batch_size`, `num_workers` and the options of the task. They may also be passed to `pipeline(...)` as
                 defaults.
 
@@ -57,8 +58,12 @@ class VideoPipeline(Pipeline):
             ValueError: an input that cannot be read.
             FileNotFoundError, ConnectionError, TypeError: see `read_video`.
         """
+        for name in ("videos", "inputs"):
+            video = kwargs.pop(name, video)
         if video is None:
             raise ValueError("video: expected a clip or several, found None")
+        if isinstance(video, np.ndarray | Tensor) and is_clip_batch(video):
+            video = list(video)
         if isinstance(video, list | tuple | KeyDataset) and not len(video):  # the base class would read the first item
             return []
         if isinstance(video, list | tuple) and not is_clip_batch(video):
@@ -93,7 +98,7 @@ class VideoPipeline(Pipeline):
     ) -> PipelineIterator:
         # The base class collates only with a tokenizer or a feature extractor; here the processor joins the rows.
         sized = hasattr(inputs, "__len__")
-        dataset = (PipelineDataset if sized else PipelineIterator)(inputs, self.preprocess, preprocess_params)
+        dataset = (_ListedClips if sized else _StreamedClips)(inputs, self.preprocess, preprocess_params)
         loader = DataLoader(
             dataset,
             num_workers=num_workers if sized else min(num_workers, 1),
@@ -117,6 +122,27 @@ class VideoPipeline(Pipeline):
             include_neurons, kwargs: arguments of the model's `push_to_hub`.
         """
         self.model.push_to_hub(repo_id, include_neurons=include_neurons, processor=self.processor, **kwargs)  # type: ignore
+
+
+class _ListedClips(PipelineDataset):
+    """Errors name the position of the clip."""
+
+    def __getitem__(self, i: int) -> Any:
+        with naming_clip(i, len(self)):
+            return super().__getitem__(i)
+
+
+class _StreamedClips(PipelineIterator):
+    """Errors name the position of the clip."""
+
+    def __iter__(self) -> "_StreamedClips":
+        self.number = -1
+        return super().__iter__()
+
+    def __next__(self) -> Any:
+        self.number += 1
+        with naming_clip(self.number):
+            return super().__next__()
 
 
 def _is_stream(video: Any) -> bool:

@@ -153,8 +153,8 @@ def _templates(templates: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{name} is {value}, expected at least 1")
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}, expected an integer of at least 1")
     return value
 
 

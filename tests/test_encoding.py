@@ -49,6 +49,18 @@ def test_one_clip_is_told_from_several_as_in_the_processor(encoder, clips, frame
     assert encoder.encode([]).shape == (0, width)
 
 
+def test_a_row_of_a_data_set_gets_one_vector(encoder, clips, frames):
+    paths = datasets.Dataset.from_dict({"video": [str(clips[0]), str(clips[1])]})
+    found = paths.map(encoder)["embedding"]
+    assert np.allclose(found, paths.map(encoder, batched=True)["embedding"], atol=1e-6)
+    arrays = datasets.Dataset.from_dict({"video": [frames.tolist()]})  # nested lists, in rows as in batches
+    assert np.allclose(arrays.map(encoder)["embedding"], encoder.encode(frames), atol=1e-6)
+    row = encoder({"video": str(clips[0]), "text": "a dog", "label": 3})
+    assert row["label"] == 3
+    assert row["embedding"].shape == (encoder.model.config.projection_dim,)
+    assert encoder.encode(np.stack([frames, frames])).shape == (2, encoder.model.config.projection_dim)
+
+
 def test_the_next_batch_is_read_in_the_background_while_the_model_runs(encoder, clips, monkeypatch):
     """The model's first run waits until the second batch is being read: in one thread that would never come."""
     reading, threads = threading.Event(), []

@@ -5,11 +5,13 @@ import http.server
 import io
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 import zipfile
+from pathlib import Path
 
 import av
 import numpy as np
@@ -67,6 +69,14 @@ def test_names_that_look_like_protocols_or_patterns_are_plain_names(clip, tmp_pa
     odd = tmp_path / "http:x %03d ü.mp4"
     odd.write_bytes(clip.read_bytes())
     assert _stamps(odd) == [59, 3]
+
+
+def test_home_folders_and_file_addresses_are_paths(clip, tmp_path, monkeypatch):
+    path = Path(shutil.copy(clip, tmp_path / "a clip #1.mp4"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    expected = read_frames(path, [0]).frames
+    for given in ("~/a clip #1.mp4", path.as_uri()):
+        assert np.array_equal(read_frames(given, [0]).frames, expected)
 
 
 def test_a_file_object_is_read_whole_and_left_where_it_was(clip):

@@ -188,6 +188,30 @@ def test_depth_maps_may_have_one_channel(towers, frames):
     )
 
 
+def test_usual_arguments_of_processors_are_accepted(processor, frames):
+    batch = np.stack([frames, frames[::-1]])
+    expected = processor(videos=list(batch))
+    for found in (processor(videos=batch), processor(videos=torch.from_numpy(batch), padding=True)):
+        for name, values in expected.items():
+            torch.testing.assert_close(found[name], values, equal_nan=True)
+    arrays = processor(videos=batch, padding="longest", return_tensors="np")
+    for name, values in expected.items():
+        np.testing.assert_array_equal(arrays[name], values.numpy())
+    images = processor(videos=[{"image": frames[0]}, {"image": frames[1]}])
+    for given in (frames[:2], [Image.fromarray(frame) for frame in frames[:2]]):
+        assert torch.equal(processor(images=given)["image_pixel_values"], images["image_pixel_values"])
+    assert torch.equal(processor(images=frames[0])["image_pixel_values"], images["image_pixel_values"][:1])
+
+
+def test_a_bad_clip_of_a_batch_is_named_by_its_position(processor, frames, tmp_path):
+    with pytest.raises(ValueError, match=r"^videos\[1\]: video: expected .* found \(\d+, \d+, \d+, 2\)"):
+        processor(videos=[frames, frames[..., :2]])
+    with pytest.raises(FileNotFoundError, match=rf"^videos\[0\]: {tmp_path}/none.mp4: no such file"):
+        processor(videos=[str(tmp_path / "none.mp4"), frames])
+    with pytest.raises(FileNotFoundError, match=rf"^{tmp_path}/none.mp4"):
+        processor(videos=[str(tmp_path / "none.mp4")])
+
+
 @pytest.mark.parametrize(
     ("clip", "message"),
     [
@@ -209,10 +233,14 @@ def test_clips_of_a_wrong_form_are_refused(processor, clip, message):
 
 
 def test_calls_without_sense_are_refused(processor, clips):
-    with pytest.raises(ValueError, match="found neither"):
+    with pytest.raises(ValueError, match="expected videos, images or text, found none"):
         processor()
-    with pytest.raises(ValueError, match="'np', expected 'pt'"):
-        processor(videos=clips[0], return_tensors="np")
+    with pytest.raises(ValueError, match="'tf', expected 'pt' or 'np'"):
+        processor(videos=clips[0], return_tensors="tf")
+    with pytest.raises(ValueError, match="padding is 'max_length', expected True or 'longest'"):
+        processor(videos=clips[0], padding="max_length")
+    with pytest.raises(ValueError, match="expected videos or images, found both"):
+        processor(videos=clips[0], images=clips[0])
     with pytest.raises(ValueError, match="at least one string"):
         processor(text=[])
 

@@ -3,7 +3,7 @@
 """`sen classify`: runs the zero-shot pipeline on files and prints tables or JSON, or draws a plot."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,13 +70,31 @@ def classify(
             pipeline.postprocess({"probabilities": torch.from_numpy(rounds.fused[-1])}, rounds.labels, top_k)
         ]
     else:
-        results = pipeline((video for video in videos), batch_size=min(batch_size, len(videos)))
+        results = _by_batches(pipeline, videos, batch_size)
     shown = tqdm(results, total=len(videos), desc="videos", unit="video", disable=len(videos) == 1 or None)
-    scores = [{"video": video, "scores": ranked} for video, ranked in zip(videos, shown, strict=True)]
+    scores, failure = [], None
+    try:
+        for video, ranked in zip(videos, shown, strict=True):
+            scores.append({"video": video, "scores": ranked})
+    except (ValueError, OSError) as error:  # after the scores of the videos before
+        failure = error
     if as_json:
         print(json.dumps(scores))
     else:
         _print_tables(scores)
+    if failure is not None:
+        raise failure
+
+
+def _by_batches(pipeline: Any, videos: Sequence[str], batch_size: int) -> Iterator[Any]:
+    """Scores of one video after the other. A batch with a bad video is read again, one by one, up to that video."""
+    for start in range(0, len(videos), batch_size):
+        batch = list(videos[start : start + batch_size])
+        try:
+            scores = pipeline(batch, batch_size=len(batch))
+        except (ValueError, OSError):
+            scores = (pipeline(video) for video in batch)
+        yield from scores
 
 
 def _print_tables(results: Sequence[dict[str, Any]]) -> None:

@@ -20,6 +20,17 @@ def test_scores_of_all_labels_are_printed_as_json(sen_folder, clips, capsys):
         assert sum(score["score"] for score in entry["scores"]) == pytest.approx(1, abs=1e-6)
 
 
+def test_good_videos_are_scored_before_the_error_of_a_bad_one(sen_folder, clips, capsys):
+    names = [str(clip) for clip in clips]
+    given = [*names[:2], "none.mp4", names[2]]
+    with pytest.raises(FileNotFoundError, match=r"^none.mp4: no such file"):
+        classify(given, labels="a dog,a cat", model=str(sen_folder), as_json=True)
+    assert [entry["video"] for entry in json.loads(capsys.readouterr().out)] == names[:2]
+    with pytest.raises(FileNotFoundError, match=r"^none.mp4: no such file"):
+        classify(given, labels="a dog,a cat", model=str(sen_folder), batch_size=1)
+    assert capsys.readouterr().out.splitlines()[::3] == names[:2]
+
+
 def test_tables_show_the_best_labels_of_each_video(sen_folder, clips, capsys):
     classify([str(clips[0]), str(clips[1])], labels="a dog,[red]a cat", model=str(sen_folder), top_k=1, views=2)
     lines = capsys.readouterr().out.splitlines()

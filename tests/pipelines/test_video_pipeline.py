@@ -86,6 +86,24 @@ def test_other_lists_are_batches_of_any_clips(embed, clips, frames, batch_size):
         assert same(results, [embed(clip) for clip in batch])
 
 
+def test_arrays_of_clips_and_other_names_of_the_argument(embed, frames):
+    expected = [embed(frames), embed(frames[::-1].copy())]
+    assert same(embed(np.stack([frames, frames[::-1]])), expected)
+    assert same(embed(videos=[frames, frames[::-1].copy()]), expected)
+    assert same([embed(inputs=frames)], expected[:1])
+
+
+def test_a_bad_clip_of_a_batch_is_named_by_its_position(embed, clips, frames):
+    batch = [clips[0], frames, "none.mp4"]
+    for batch_size in (1, 3):
+        with pytest.raises(FileNotFoundError, match=r"^videos\[2\]: none.mp4: no such file"):
+            embed(batch, batch_size=batch_size)
+        with pytest.raises(FileNotFoundError, match=r"^videos\[2\]: none.mp4: no such file"):
+            list(embed((clip for clip in batch), batch_size=batch_size))
+    with pytest.raises(FileNotFoundError, match=r"^none.mp4"):
+        embed(["none.mp4"])
+
+
 def test_an_empty_list_returns_an_empty_list_and_none_is_refused(embed):
     assert embed([]) == []
     assert embed(()) == []
