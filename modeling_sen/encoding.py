@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from modeling_sen.clip_inputs import listed_clips
+from modeling_sen.clip_inputs import listed_clips, naming_clip
 from modeling_sen.modeling_sen import SENModel
 from modeling_sen.presets import SEN_TINY
 from modeling_sen.processing_sen import SENProcessor
@@ -81,10 +81,10 @@ class SENEncoder:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         clips = listed_clips(inputs)
-        batches = [clips[start : start + batch_size] for start in range(0, len(clips), batch_size)]
+        batches = [range(len(clips))[start : start + batch_size] for start in range(0, len(clips), batch_size)]
         rows = [np.empty((0, self.model.config.projection_dim), dtype=np.float32)]
         with tqdm(total=len(clips), unit="clip", disable=not show_progress) as progress:
-            for batch, read in zip(batches, self._read_ahead(batches), strict=True):
+            for batch, read in zip(batches, self._read_ahead(clips, batches), strict=True):
                 rows.append(self._embed(read))
                 progress.update(len(batch))
         return np.concatenate(rows)
@@ -159,12 +159,20 @@ class SENEncoder:
         ]
         return {**batch, "embedding": self.encode(clips, batch_size=max(1, len(clips)))}
 
-    def _read_ahead(self, batches: Sequence[Sequence[Any]]) -> Iterator[Mapping[str, Tensor]]:
+    def _read(self, clips: Sequence[Any], numbers: Iterable[int]) -> dict[str, Tensor]:
+        """The inputs of some of the clips; errors name the position of a clip among all."""
+        rows = []
+        for number in numbers:
+            with naming_clip(number, len(clips)):
+                rows += self.processor.read_clip(clips[number])
+        return self.processor.collate(rows)
+
+    def _read_ahead(self, clips: Sequence[Any], batches: Sequence[Sequence[int]]) -> Iterator[Mapping[str, Tensor]]:
         """Each batch's inputs; a background thread reads the next batch while the caller processes the current one."""
         with ThreadPoolExecutor(max_workers=1) as reader:
             ahead = None
             for batch in batches:
-                current, ahead = ahead, reader.submit(self.processor, videos=list(batch))
+                current, ahead = ahead, reader.submit(self._read, clips, batch)
                 if current is not None:
                     yield current.result()
             if ahead is not None:

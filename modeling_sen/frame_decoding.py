@@ -4,20 +4,19 @@ Damaged runs are decoded again with one thread, because with several threads the
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from threading import Lock
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.packet import Packet
 from av.video.stream import VideoStream
 
-from .frame_index import FrameIndex, PacketTable
-from .media_source import MediaSource, stored_packets
+from .frame_index import FrameIndex, PacketTable, packets_from
+from .media_source import MediaSource
 from .video_decoder import decoded_frames, granted_threads, spoils, upright, use_threads, video_stream
 
 logger = logging.getLogger(__name__)
@@ -129,7 +128,7 @@ def _decode_run(
     can_skip = context.name == "h264"
     clean, put = not packets.is_damaged[run.start : run.last + 1].any(), 0
     for position, packet in enumerate(
-        chain(_packets_from(container, stream, packets, run.start, run.last, fresh), [None]), start=run.start
+        chain(packets_from(container, stream, packets, run.start, run.last, fresh), [None]), start=run.start
     ):
         if can_skip and packet is not None:
             context.skip_frame = "DEFAULT" if position in run.slots else "NONREF"
@@ -160,7 +159,7 @@ def _decode_single_threaded(source: MediaSource, packets: PacketTable, run: _Run
     with source.container() as container:
         stream = video_stream(container, source.name)
         use_threads(stream.codec_context, 1)
-        stored = _packets_from(container, stream, packets, start, run.last, fresh=True)
+        stored = packets_from(container, stream, packets, start, run.last, fresh=True)
         for position, packet in enumerate(chain(stored, [None]), start=start):
             try:
                 frames = stream.codec_context.decode(packet)
@@ -180,31 +179,6 @@ def _decode_single_threaded(source: MediaSource, packets: PacketTable, run: _Run
     for position, slot in run.slots.items():
         keyframe = packets.last_keyframe(position)
         store.damaged[slot] = position in damaged or any(keyframe <= earlier < position for earlier in spoilt)
-
-
-def _packets_from(
-    container: InputContainer, stream: VideoStream, packets: PacketTable, start: int, last: int, fresh: bool
-) -> Iterator[Packet]:
-    """Packets from position `start` to `last` in decoding order; none if no seek leads there.
-
-    `fresh` is true if nothing has been read from the container yet; then no seek is needed to start at 0, which image files
-    do not support.
-    """
-    if fresh and start == 0:
-        return islice(stored_packets(container, stream), last + 1)
-    second = round(1 / stream.time_base)  # type: ignore[operator]
-    # Containers seek by different clocks and may land too late; then try earlier times.
-    for goal in (packets.pts[start], packets.pts[start] - second, packets.pts.min() - second):
-        try:
-            container.seek(int(goal), stream=stream)
-        except av.FFmpegError:
-            continue
-        stored = stored_packets(container, stream)
-        first = next(stored, None)
-        reached = None if first is None or first.pts is None else packets.position(first.pts)
-        if first is not None and reached is not None and reached <= start:
-            return islice(chain([first], stored), start - reached, last - reached + 1)
-    return iter(())
 
 
 def _decode_by_count(

@@ -6,8 +6,9 @@ frames (AVI with B-frames, raw streams, damaged files) are decoded once instead.
 
 import logging
 from array import array
-from dataclasses import dataclass
-from itertools import islice, pairwise
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, islice, pairwise
 
 import av
 import numpy as np
@@ -15,6 +16,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from .frame_times import mended_times, warn_once
 from .media_source import MediaSource, stored_packets
 from .video_decoder import decoded_frames, granted_threads, use_threads, video_stream
 
@@ -24,6 +26,10 @@ logger = logging.getLogger(__name__)
 REORDER_LIMIT = 64
 # Seconds; a longer clip has damaged timestamps.
 LONGEST_CLIP = 1e6
+# The end of a clip is decoded for its index if that takes at most this many packets, or if the last packet has at most this
+# many bytes: packets without a frame (a delimiter, a picture that is not coded) are small, but so are a few frames.
+CHEAP_TAIL = 16
+SMALL_PACKET = 32
 # Frames per second if neither the timestamps nor the header give a rate.
 USUAL_RATE = 24.0
 
@@ -102,8 +108,10 @@ def index_frames(source: MediaSource, by_decoding: bool = False) -> FrameIndex:
     """
     with source.container() as container:
         stream = video_stream(container, source.name)
-        index = None if by_decoding else _index_by_packets(container, stream)
+        index, is_tail_small = (None, False) if by_decoding else _index_by_packets(container, stream)
         promised = (stream.frames, _promised_duration(container, stream))
+    if index is not None:
+        index = _without_empty_tail(source, index, is_tail_small)
     if index is None:
         index = _index_by_decoding(source)
     if index is None:
@@ -113,16 +121,19 @@ def index_frames(source: MediaSource, by_decoding: bool = False) -> FrameIndex:
     return index
 
 
-def _index_by_packets(container: InputContainer, stream: VideoStream) -> FrameIndex | None:
+def _index_by_packets(container: InputContainer, stream: VideoStream) -> tuple[FrameIndex | None, bool]:
+    """The index, `None` if the packets do not determine it, and whether the last packet is small."""
     pts, is_keyframe, is_shown, is_corrupt = array("q"), bytearray(), bytearray(), bytearray()
+    last_size = 0
     last_shown, last_duration = None, 0
     if _guesses_times(container, stream):
-        return None
+        return None, False
     for packet in stored_packets(container, stream):
         if packet.pts is None:
-            return None
+            return None, False
         shown = not packet.is_discard and not _is_hidden(packet, stream)
         pts.append(packet.pts)
+        last_size = packet.size
         is_keyframe.append(packet.is_keyframe)
         is_shown.append(shown)
         is_corrupt.append(packet.is_corrupt)
@@ -133,14 +144,14 @@ def _index_by_packets(container: InputContainer, stream: VideoStream) -> FrameIn
     packet_pts = np.frombuffer(pts, dtype=np.int64)
     shown_packets = np.flatnonzero(np.frombuffer(is_shown, dtype=bool))
     if len(shown_packets) == 0:
-        return None
+        return None, False
     order = np.argsort(packet_pts[shown_packets], kind="stable")
     if len(np.unique(packet_pts)) < len(packet_pts) or np.abs(order - np.arange(len(order))).max() > REORDER_LIMIT:
-        return None
+        return None, False
     packet_of_frame = shown_packets[order]
     frame_pts = packet_pts[packet_of_frame]
     if (int(frame_pts[-1]) - int(frame_pts[0]) + last_duration) * stream.time_base > LONGEST_CLIP:  # type: ignore[operator]
-        return None
+        return None, False
     times = (frame_pts - frame_pts[0]) * float(stream.time_base)  # type: ignore[arg-type]
     duration = _duration(times, last_duration * float(stream.time_base), stream)  # type: ignore[arg-type]
     is_damaged = np.frombuffer(is_corrupt, dtype=bool).copy()
@@ -148,7 +159,72 @@ def _index_by_packets(container: InputContainer, stream: VideoStream) -> FrameIn
     table = PacketTable(
         packet_pts, np.argsort(packet_pts), np.frombuffer(is_keyframe, dtype=bool), is_damaged, packet_of_frame
     )
-    return FrameIndex(times, duration, table)
+    return FrameIndex(times, duration, table), last_size <= SMALL_PACKET
+
+
+def _without_empty_tail(source: MediaSource, index: FrameIndex, is_tail_small: bool) -> FrameIndex:
+    """Drops the file's last packets from the index where they give no frame, as bytes after a still image do.
+
+    Decodes the end of the clip if that is cheap or the last packet is small. Others are noticed only when they are read.
+    """
+    packets = index.packets
+    assert packets is not None
+    last = len(packets.pts) - 1
+    # One keyframe earlier, so that at least one frame is decoded where decoding works at all.
+    start = packets.entry_point(max(0, packets.entry_point(last) - 1))
+    if last - start > CHEAP_TAIL and not is_tail_small:
+        return index
+    decoded: set[int] = set()
+    with source.container() as container:
+        stream = video_stream(container, source.name)
+        use_threads(stream.codec_context, granted_threads())
+        for packet in chain(packets_from(container, stream, packets, start, last, fresh=True), [None]):
+            try:
+                decoded.update(frame.pts for frame in stream.codec_context.decode(packet) if frame.pts is not None)
+            except av.FFmpegError:
+                continue
+    if not decoded:
+        return index
+    shown = set(packets.of_frame.tolist())
+    empty = set()
+    for position in range(last, start - 1, -1):
+        if position in shown:
+            if int(packets.pts[position]) in decoded:
+                break
+            empty.add(position)
+    if not empty:
+        return index
+    is_frame = np.array([position not in empty for position in packets.of_frame])
+    times = index.times[is_frame]
+    ends = np.append(index.times[1:], index.duration)[is_frame]
+    return FrameIndex(
+        times - times[0], float(ends[-1] - times[0]), replace(packets, of_frame=packets.of_frame[is_frame])
+    )
+
+
+def packets_from(
+    container: InputContainer, stream: VideoStream, packets: PacketTable, start: int, last: int, fresh: bool
+) -> Iterator[Packet]:
+    """Packets from position `start` to `last` in decoding order; none if no seek leads there.
+
+    `fresh` is true if nothing has been read from the container yet; then no seek is needed to start at 0, which image files
+    do not support.
+    """
+    if fresh and start == 0:
+        return islice(stored_packets(container, stream), last + 1)
+    second = round(1 / stream.time_base)  # type: ignore[operator]
+    # Containers seek by different clocks and may land too late; then try earlier times.
+    for goal in (packets.pts[start], packets.pts[start] - second, packets.pts.min() - second):
+        try:
+            container.seek(int(goal), stream=stream)
+        except av.FFmpegError:
+            continue
+        stored = stored_packets(container, stream)
+        first = next(stored, None)
+        reached = None if first is None or first.pts is None else packets.position(first.pts)
+        if first is not None and reached is not None and reached <= start:
+            return islice(chain([first], stored), start - reached, last - reached + 1)
+    return iter(())
 
 
 def _index_by_decoding(source: MediaSource, single_threaded: bool = False) -> FrameIndex | None:
@@ -164,23 +240,32 @@ def _index_by_decoding(source: MediaSource, single_threaded: bool = False) -> Fr
             if frame is not None:
                 pts.append(frame.pts)
         if (single_threaded or not damaged) and pts:
-            times = _decoded_times(source.name, pts, stream)
+            times = _decoded_times(source.name, pts, stream, _guesses_times(container, stream))
             return FrameIndex(times, _duration(times, 0.0, stream))
     return _index_by_decoding(source, single_threaded=True) if damaged and not single_threaded else None
 
 
-def _decoded_times(name: str, pts: list[int | None], stream: VideoStream) -> np.ndarray:
-    """(frames,) seconds of decoded frames from the first frame; computed from the frame rate if timestamps are unusable."""
+def _decoded_times(name: str, pts: list[int | None], stream: VideoStream, is_guess: bool) -> np.ndarray:
+    """(frames,) seconds of decoded frames from the first frame; computed from the frame rate if timestamps are unusable.
+
+    Timestamps that do not increase are sorted, and equal ones spread; `is_guess` if no file of this kind has true ones.
+    """
     # Frames are decoded in presentation order, even if timestamps (AVI) are attached in decoding order.
     stamps = sorted(stamp for stamp in pts if stamp is not None)
     tick = float(stream.time_base)  # type: ignore[arg-type]
     steps = np.array([later - earlier for earlier, later in pairwise(stamps)], dtype=np.float64) * tick
     span = steps.sum()
-    if len(stamps) == len(pts) and span <= LONGEST_CLIP and (steps > 0).all():
-        return (np.array(stamps, dtype=np.int64) - stamps[0]) * tick
-    usual = steps[(steps > 0) & (steps <= 4 * np.median(steps))] if len(steps) else steps
+    usual = steps[(steps > 0) & (steps <= 4 * np.median(steps[steps > 0]))] if (steps > 0).any() else steps[:0]
     rates = (1 / usual.mean() if len(usual) else 0.0, float(stream.average_rate or 0))
     rate = next((rate for rate in rates if 1e-3 <= rate <= 1e3), USUAL_RATE)
+    if len(stamps) == len(pts) and span <= LONGEST_CLIP and ((steps > 0).all() or not is_guess):
+        disorder = sum(later <= earlier for earlier, later in pairwise(pts))  # type: ignore[operator]
+        if disorder and not is_guess:
+            warn_once(
+                f"{name}: {disorder} of its {len(pts)} frame times do not increase; they are sorted, and equal ones are "
+                "spread evenly up to the next"
+            )
+        return mended_times((np.array(stamps, dtype=np.int64) - stamps[0]) * tick, 1 / rate)
     if span > LONGEST_CLIP:
         logger.warning(
             "%s: its timestamps are damaged (%.3g s of video); its %d frames are put at %.4g per second",
@@ -214,6 +299,8 @@ def _promised_duration(container: InputContainer, stream: VideoStream) -> float:
         promised = float(stream.duration * stream.time_base)  # type: ignore[operator]
     else:
         promised = (container.duration or 0) / av.time_base
+        if container.format.name.startswith("matroska"):  # its duration is the time at which the last frame ends
+            promised -= (container.start_time or 0) / av.time_base
     return promised if promised <= LONGEST_CLIP else 0.0
 
 

@@ -8,7 +8,7 @@ Every load uses one [`HubSource`]. Hub errors are converted to one sentence that
 import importlib.util
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -286,6 +286,18 @@ def readable_weights(where: str) -> Iterator[None]:
         raise OSError(f"{where}: damaged safetensors file ({error}); save or download it again") from error
     except RuntimeError as error:
         raise CheckpointError(f"{where}: {error}") from error
+
+
+def check_shapes(where: str, mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> None:
+    """Checks Transformers' list of weights whose shapes differ: (name, shape in the checkpoint, shape in the model).
+
+    Raises:
+        CheckpointError: there are any; names one, and both shapes.
+    """
+    if different := sorted((name, tuple(found), tuple(expected)) for name, found, expected in mismatched):
+        name, found, expected = different[0]
+        more = f", like {len(different) - 1} more weights" if len(different) > 1 else ""
+        raise CheckpointError(f"{where}: {name} has shape {found}, expected {expected}{more}")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from transformers.generation import LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging
 
 from .configuration_sen import NeuronSpec
-from .hub_files import CheckpointError, HubSource, naming_errors, quiet_transformers, readable_weights
+from .hub_files import CheckpointError, HubSource, check_shapes, naming_errors, quiet_transformers, readable_weights
 from .tower_weights import all_weights, loaded_name
 
 logger = logging.get_logger(__name__)
@@ -55,9 +55,11 @@ def load_language_model(
         source = source.at_commit()
         source.prefetch_model(kwargs)
         arguments = {"dtype": settings.get("dtype") or "auto", **kwargs, **source.arguments}
+        arguments["ignore_mismatched_sizes"] = True  # checked below
         with quiet_transformers(), readable_weights(source.location):
             loaded: Any = AutoModelForCausalLM.from_pretrained(source.location, output_loading_info=True, **arguments)
     model, loading = loaded
+    check_shapes(where, loading["mismatched_keys"])
     if missing := sorted(loading["missing_keys"]):
         raise CheckpointError(f"{where}: {len(missing)} weights are missing (e.g. {missing[0]}) and would stay random")
     return model.requires_grad_(False).eval(), source

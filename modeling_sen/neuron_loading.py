@@ -20,7 +20,15 @@ from transformers.activations import ACT2FN
 from transformers.utils import cached_file, logging
 
 from .configuration_sen import NeuronSpec
-from .hub_files import CheckpointError, HubSource, family_classes, naming_errors, quiet_transformers, readable_weights
+from .hub_files import (
+    CheckpointError,
+    HubSource,
+    check_shapes,
+    family_classes,
+    naming_errors,
+    quiet_transformers,
+    readable_weights,
+)
 from .neuron import Neuron, is_dispatched
 from .neuron_by_rule import adapter_for
 from .neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, checkpoint_spec
@@ -49,7 +57,8 @@ def load_neuron(
     Raises:
         OSError: the checkpoint cannot be found or read.
         ImportError: it is quantised by a library that is not installed.
-        RuntimeError: the checkpoint lacks weights of the tower (Transformers would leave them random).
+        RuntimeError: the checkpoint lacks weights of the tower (Transformers would leave them random), or has them in
+            another shape.
         ValueError: the class, the submodule, the width or the modality does not fit the checkpoint; its sentence-transformers
             layout is not supported.
     """
@@ -68,13 +77,13 @@ def load_neuron(
         with quiet_transformers(), readable_weights(source.location):
             model, loading = tower_class.from_pretrained(source.location, output_loading_info=True, **settings)
     missing = _missing_keys(spec, model, loading["missing_keys"])
-    mismatched = sorted(key for key, *_ in loading.get("mismatched_keys", ()))
-    if missing or mismatched:
+    if missing:
         raise CheckpointError(
-            f"neuron {spec.name!r}: {spec.hub_id} has no weights for {len(missing + mismatched)} parameters of "
-            f"{spec.class_name} (e.g. {(missing + mismatched)[0]}), which would stay random; expected a checkpoint of that "
-            "class, or key_mapping / submodule to cut it out"
+            f"neuron {spec.name!r}: {spec.hub_id} has no weights for {len(missing)} parameters of {spec.class_name} (e.g. "
+            f"{missing[0]}), which would stay random; expected a checkpoint of that class, or key_mapping / submodule to cut "
+            "it out"
         )
+    check_shapes(f"neuron {spec.name!r} ({spec.hub_id})", loading.get("mismatched_keys", ()))
     tower = _part(spec, model, spec.submodule or "")
     width = adapter_for(tower).width
     if width is None and tower.config.model_type in NEURON_ADAPTERS:  # else a guess, which the first pass checks

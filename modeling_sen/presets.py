@@ -43,10 +43,28 @@ class SENPreset:
     conversion: str | None = None
 
     @property
+    def licences(self) -> dict[str, str | None]:
+        """Hub id -> licence of each checkpoint; `None` if its page states none, or none is recorded in `LICENCES`."""
+        return {part["hub_id"]: LICENCES.get(part["hub_id"]) for part in [*self.neurons, self.text_tower]}
+
+    @property
     def weight_memory(self) -> int:
         """Size of all weights in float32, in bytes."""
         return 4 * sum(self.parameters.values())
 
+
+# Licences of weights: as the page of each checkpoint on the Hub states them; of ImageBind and LanguageBind, as their
+# repositories do. The page of OpenAI's CLIP states none.
+LICENCES = {
+    "microsoft/xclip-base-patch16": "mit",
+    "MCG-NJU/videomae-base": "cc-by-nc-4.0",
+    "MCG-NJU/videomae-small-finetuned-kinetics": "cc-by-nc-4.0",
+    "MIT/ast-finetuned-audioset-10-10-0.4593": "bsd-3-clause",
+    "openai/whisper-small": "apache-2.0",
+    "openai/whisper-tiny": "apache-2.0",
+    "imagebind_huge": "cc-by-nc-sa-4.0",
+    **{f"LanguageBind/LanguageBind_{part}": "mit" for part in ("Image", "Video_FT", "Audio_FT", "Depth", "Thermal")},
+}
 
 _CLIP_IMAGE = {
     "name": "image",
@@ -329,4 +347,4 @@ def list_presets() -> dict[str, str]:
     return {name: preset.description for name, preset in PRESETS.items()}
 
 
-__all__ = ["PRESETS", "SEN_TINY", "SENPreset", "list_presets", "resolve_checkpoint"]
+__all__ = ["LICENCES", "PRESETS", "SEN_TINY", "SENPreset", "list_presets", "resolve_checkpoint"]

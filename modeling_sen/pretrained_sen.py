@@ -27,6 +27,7 @@ from .hub_files import (
     FETCH_ARGUMENTS,
     CheckpointError,
     HubSource,
+    check_shapes,
     commit_folder,
     naming_hub_errors,
     quiet_transformers,
@@ -71,7 +72,8 @@ class SENPreTrainedModel(PreTrainedModel):
 
         Raises:
             OSError: the checkpoint, or a neuron's, cannot be found or read.
-            RuntimeError: the checkpoint lacks weights of the association or the head, which would stay random.
+            RuntimeError: the checkpoint lacks weights of the association or the head, which would stay random, or has them
+                in another shape.
             ValueError: the checkpoint is of another model, or of an adapter.
         """
         name = pretrained_model_name_or_path
@@ -96,7 +98,11 @@ class SENPreTrainedModel(PreTrainedModel):
         with quiet_transformers(), readable_weights(f"{name}"), naming_hub_errors(f"{name}"):
             if source is not None:
                 source.prefetch_model(kwargs)
-            model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+            # Transformers' own error about shapes refers to its report; the check below names weight and shapes.
+            settings = {**kwargs, "ignore_mismatched_sizes": True}
+            model, info = super().from_pretrained(name, *args, output_loading_info=True, **settings)
+        if not kwargs.get("ignore_mismatched_sizes"):
+            check_shapes(f"{name}", info["mismatched_keys"])
         if info["missing_keys"] and source is not None:
             missing = sorted(info["missing_keys"])
             raise CheckpointError(

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from .frame_decoding import UndecodableFrames, decode_frames
 from .frame_index import FrameIndex, index_frames
 from .frame_sampling import FrameRequest, requested_indices
+from .frame_times import mended_times, warn_once
 from .media_source import MediaSource, open_media_source
 
 logger = logging.getLogger(__name__)
@@ -76,8 +77,8 @@ def read_video(
             frames of files are rotated and mirrored according to their metadata (EXIF, display matrix).
         num_frames: number of frames; a shorter clip repeats frames.
         sampling: a rule of `SAMPLING_RULES`: "uniform", "linspace", "stride:16", "fps:2", ...
-        times: (T,) increasing times in seconds of the frames of an array or list; default: 1 / ARRAY_FRAME_RATE apart.
-            Must be `None` for files.
+        times: (T,) increasing seconds of the frames of an array or list; default: 1 / ARRAY_FRAME_RATE apart. Some times that
+            do not increase are replaced, with a warning. Must be `None` for files.
 
     Raises:
         FileNotFoundError, IsADirectoryError: no such file.
@@ -145,8 +146,8 @@ class OpenedVideo:
         try:
             return self._decode(self._source, requests)
         except UndecodableFrames as error:
+            self._index = index_frames(self._source, by_decoding=True)  # raises if there are none
             logger.warning("%s; only frames that can be decoded are sampled", error)
-            self._index = index_frames(self._source, by_decoding=True)
             return self._decode(self._source, requests)
 
     def _decode(self, source: MediaSource, requests: Sequence[FrameRequest]) -> list[VideoFrames]:
@@ -268,10 +269,19 @@ def _array_video(video: Any, times: Any) -> tuple[np.ndarray, np.ndarray]:
     if times is None:
         return frames, np.arange(len(frames)) / ARRAY_FRAME_RATE
     frame_times = np.asarray(times, dtype=np.float64)
-    if frame_times.shape != (len(frames),) or not (np.diff(frame_times) > 0).all():
-        raise ValueError(
-            f"times: expected {len(frames)} increasing seconds, one per frame, found shape {frame_times.shape}"
+    if frame_times.shape != (len(frames),):
+        raise ValueError(f"times: expected {len(frames)} seconds, one per frame, found shape {frame_times.shape}")
+    if not np.isfinite(frame_times).all():
+        raise ValueError(f"times: expected finite seconds, found {frame_times[~np.isfinite(frame_times)][0]}")
+    steps = np.diff(frame_times)
+    if disorder := int((steps <= 0).sum()):
+        if 2 * disorder > len(steps):
+            raise ValueError(f"times: expected increasing seconds, found {disorder} of {len(steps)} steps that do not")
+        warn_once(
+            f"times: {disorder} of {len(frames)} do not increase; a time that is not above all earlier ones is replaced by "
+            "one between its neighbours"
         )
+        frame_times = mended_times(frame_times, float(np.median(steps[steps > 0])))
     return frames, frame_times - frame_times[0]
 
 

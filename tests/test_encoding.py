@@ -64,27 +64,28 @@ def test_a_row_of_a_data_set_gets_one_vector(encoder, clips, frames):
 def test_the_next_batch_is_read_in_the_background_while_the_model_runs(encoder, clips, monkeypatch):
     """The model's first run waits until the second batch is being read: in one thread that would never come."""
     reading, threads = threading.Event(), []
-    read, embed = encoder.processor.__class__.__call__, encoder._embed
+    read, embed = encoder._read, encoder._embed
 
-    def reads(self, videos):
+    def reads(*clips):
         threads.append(threading.current_thread())
         if len(threads) == 2:
             reading.set()
-        return read(self, videos=videos)
+        return read(*clips)
 
     def embeds(inputs):
         assert reading.wait(timeout=20)
         return embed(inputs)
 
-    monkeypatch.setattr(encoder.processor.__class__, "__call__", reads)
+    monkeypatch.setattr(encoder, "_read", reads)
     monkeypatch.setattr(encoder, "_embed", embeds)
     assert len(encoder.encode(clips, batch_size=1)) == 3
     assert threading.main_thread() not in threads
 
 
 def test_a_clip_that_cannot_be_read_raises(encoder, clips, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"gone\.mp4"):
-        encoder.encode([clips[0], tmp_path / "gone.mp4", clips[1]], batch_size=1)
+    for batch_size in (1, 2, 8):
+        with pytest.raises(FileNotFoundError, match=r"^videos\[2\]: .*gone\.mp4: no such file"):
+            encoder.encode([clips[0], clips[1], tmp_path / "gone.mp4"], batch_size=batch_size)
     with pytest.raises(ValueError, match="batch_size is 0"):
         encoder.encode(clips, batch_size=0)
 

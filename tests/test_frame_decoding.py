@@ -73,7 +73,7 @@ def hour(clip, tmp_path_factory):
 
 def test_an_hour_is_sampled_by_decoding_a_few_groups_of_pictures(hour, monkeypatch):
     fed = []
-    monkeypatch.setattr(frame_decoding, "_packets_from", _counting(frame_decoding._packets_from, fed))
+    monkeypatch.setattr(frame_decoding, "packets_from", _counting(frame_decoding.packets_from, fed))
     video = read_video(hour, 8)
     assert video.num_frames_total == 108_000
     assert video.duration == pytest.approx(3600)
@@ -91,7 +91,7 @@ def _counting(packets_from, fed):
 
 
 def test_a_seek_that_never_lands_early_enough_falls_back_to_the_beginning(clip, monkeypatch):
-    monkeypatch.setattr(frame_decoding, "_packets_from", _only_from_the_beginning(frame_decoding._packets_from))
+    monkeypatch.setattr(frame_decoding, "packets_from", _only_from_the_beginning(frame_decoding.packets_from))
     assert read_stamps(read_frames(clip, [80, 30]).frames) == [80, 30]
 
 

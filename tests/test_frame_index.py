@@ -14,8 +14,9 @@ from frame_stamps import (
     read_stamps,
     write_clip,
 )
+from PIL import Image
 
-from modeling_sen.frame_index import first_frame_time
+from modeling_sen.frame_index import SMALL_PACKET, first_frame_time
 from modeling_sen.frame_sampling import FrameRequest
 from modeling_sen.video_io import read_frames, read_video, read_video_requests
 
@@ -219,3 +220,84 @@ def test_a_damaged_first_timestamp_is_not_when_the_clip_begins(tmp_path, mkv):
     clip = move_times(mkv, tmp_path / "clip.mkv", {number: 2 * 10**9 + 33 * number for number in range(1, 60)})
     with av.open(str(clip)) as container:
         assert first_frame_time(container, container.streams.video[0]) == pytest.approx(2e6 + 0.033)
+
+
+def write_with_last_packet(clip, target, content):
+    """Copies a clip's video with other content in its last packet; returns the number of that packet's frame."""
+    with av.open(str(clip)) as container, av.open(str(target), "w") as output:
+        stream = output.add_stream_from_template(container.streams.video[0])
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        last = av.Packet(content)
+        last.pts, last.dts, last.duration = packets[-1].pts, packets[-1].dts, packets[-1].duration
+        last.time_base = packets[-1].time_base
+        for packet in [*packets[:-1], last]:
+            packet.stream = stream
+            output.mux(packet)
+    return sorted(packet.pts for packet in packets).index(last.pts)
+
+
+@pytest.mark.parametrize("name", ["mp4", "mp4 without B-frames", "mkv", "avi"])
+def test_a_last_packet_without_a_frame_is_not_counted(tmp_path, clips, caplog, name):
+    delimiter = b"\x00\x00\x00\x02\x09\x10"  # of H.264; no picture in any codec
+    clip = tmp_path / f"clip{CLIP_KINDS[name].suffix}"
+    lost = write_with_last_packet(clips(name), clip, delimiter)
+    with caplog.at_level(logging.WARNING):
+        first, whole = read_video(clip, 4), read_video(clip, NUM_FRAMES)
+    assert first.num_frames_total == whole.num_frames_total == NUM_FRAMES - 1
+    assert set(read_stamps(whole.frames)) == set(range(NUM_FRAMES)) - {lost}
+    assert whole.duration == pytest.approx((NUM_FRAMES - (lost == NUM_FRAMES - 1)) / 30, abs=2e-3)
+    assert not [record for record in caplog.records if "cannot be decoded" in record.getMessage()]
+
+
+def test_a_last_frame_of_few_bytes_is_counted(tmp_path):
+    image = np.zeros((64, 64, 3), np.uint8)
+    clip = tmp_path / "black.mp4"
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.gop_size = 250
+        for _ in range(60):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    with av.open(str(clip)) as container:
+        assert [packet.size for packet in container.demux(video=0) if packet.size][-1] <= SMALL_PACKET
+    assert read_video(clip, 4).num_frames_total == 60
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
+def test_bytes_after_a_still_image_are_no_frame(tmp_path, caplog, suffix):
+    image = tmp_path / f"still.{suffix}"
+    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(image)
+    image.write_bytes(image.read_bytes() + bytes(5000))
+    with caplog.at_level(logging.WARNING):
+        assert read_video(image, 4).num_frames_total == 1
+        assert read_video(image.read_bytes(), 4).num_frames_total == 1
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", ["mkv", "webm of VP9"])
+def test_a_clip_that_starts_late_is_not_truncated(tmp_path, clips, caplog, name):
+    late = tmp_path / f"late{CLIP_KINDS[name].suffix}"
+    with av.open(str(clips(name))) as container, av.open(str(late), "w") as output:
+        stream = output.add_stream_from_template(container.streams.video[0])
+        for packet in container.demux(video=0):
+            if packet.size:
+                packet.pts += 36_000_000
+                packet.dts = None if packet.dts is None else packet.dts + 36_000_000
+                packet.stream = stream
+                output.mux(packet)
+    with caplog.at_level(logging.WARNING):
+        video = read_video(late, 4)
+    assert video.duration == pytest.approx(NUM_FRAMES / 30, abs=2e-3)
+    assert not caplog.records
+
+
+def test_equal_times_are_spread_and_this_is_logged_once(tmp_path, mkv, caplog):
+    clip = move_times(mkv, tmp_path / "clip.mkv", {10: 300})  # as frame 9
+    with caplog.at_level(logging.WARNING):
+        videos = [read_frames(clip, range(60)) for _ in range(2)]
+    for video in videos:
+        assert read_stamps(video.frames) == list(range(60))
+        np.testing.assert_allclose(video.times, np.arange(60) / 30, atol=2e-3)
+    assert len(caplog.records) == 1
+    assert "clip.mkv: 1 of its 60 frame times do not increase" in caplog.text

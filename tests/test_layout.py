@@ -46,6 +46,7 @@ GROUPS = {
         "frame_index",
         "frame_decoding",
         "frame_sampling",
+        "frame_times",
         "video_io",
         "audio_io",
         "clip_inputs",

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -150,7 +151,7 @@ def test_a_single_image_is_a_clip_of_one_frame(frames):
         assert len(given_frames(image)) == 1
         assert read_audio(image, 16000).samples.shape == (round(16000 / ARRAY_FRAME_RATE),)
     assert classify_video_input(Image.fromarray(frames[7])) == "images"
-    with pytest.raises(ValueError, match="times: expected 1 increasing"):
+    with pytest.raises(ValueError, match="times: expected 1 seconds, one per frame"):
         read_video(frames[7], 2, times=[0, 1])
 
 
@@ -159,9 +160,28 @@ def test_times_of_arrays_are_taken_where_given(frames):
     read = read_video(frames, 3, "fps:5", times=times)
     np.testing.assert_allclose(read.times, [0, 0.2, 0.4])
     assert read.duration == pytest.approx(2.0)
-    for wrong in (times[:-1], times[::-1]):
-        with pytest.raises(ValueError, match="times: expected 20 increasing seconds"):
+    for wrong, message in (
+        (times[:-1], r"expected 20 seconds, one per frame, found shape \(19,\)"),
+        (times[::-1], "expected increasing seconds, found 19 of 19 steps that do not"),
+        (np.where(times > 6, np.nan, times), "expected finite seconds, found nan"),
+    ):
+        with pytest.raises(ValueError, match=f"times: {message}"):
             read_video(frames, 3, times=wrong)
+
+
+def test_some_times_of_an_array_that_do_not_increase_are_replaced_and_this_is_logged_once(frames, caplog):
+    times = np.arange(20) / 10
+    times[7] = times[6]
+    times[12] = 0.3
+    with caplog.at_level(logging.WARNING):
+        reads = [read_frames_with(frames, times) for _ in range(2)]
+    for read in reads:
+        np.testing.assert_allclose(read.times, np.arange(20) / 10)
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == ["times: 2 of 20 do not increase"]
+
+
+def read_frames_with(frames, times):
+    return read_video(frames, len(frames), times=times)
 
 
 def test_times_for_a_file_are_refused(clip):

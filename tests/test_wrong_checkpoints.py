@@ -208,3 +208,35 @@ def test_a_revision_that_does_not_exist_is_named(towers, tmp_path):
     assert SENModel.from_neurons([sight], neuron_kwargs=kwargs, **SMALL).neurons["image"].commit == COMMIT
     with pytest.raises(OSError, match=r"org/sight.*no-such-revision"):
         SENModel.from_neurons([{**sight, "revision": "no-such-revision"}], neuron_kwargs=kwargs, **SMALL)
+
+
+# --- shapes ----------------------------------------------------------------------------------------------------------
+
+
+def reshaped(file: Path) -> tuple[str, tuple, tuple]:
+    """Adds a row to one weight of a file; returns its name, the shape now and the shape before."""
+    weights = load_file(file)
+    name = next(name for name, weight in weights.items() if weight.ndim == 2)
+    before = tuple(weights[name].shape)
+    weights[name] = torch.zeros(before[0] + 1, before[1])
+    save_file(weights, file, {"format": "pt"})
+    return name, tuple(weights[name].shape), before
+
+
+def test_a_weight_of_another_shape_is_named_with_both_shapes(towers, tmp_path):
+    SENModel.from_neurons([towers["clip"]], **SMALL).save_pretrained(tmp_path / "sen", include_neurons=True)
+    for part in ("model.safetensors", "neuron_image/model.safetensors"):
+        folder = Path(shutil.copytree(tmp_path / "sen", tmp_path / part.replace("/", "_")))
+        name, found, expected = reshaped(folder / part)
+        with pytest.raises(RuntimeError) as caught:
+            SENModel.from_pretrained(folder)
+        assert f"{name} has shape {found}, expected {expected}" in str(caught.value)
+        assert ("neuron 'image'" if "/" in part else str(folder)) in str(caught.value)
+
+
+def test_a_configuration_of_another_width_names_a_weight(towers, tmp_path):
+    SENModel.from_neurons([towers["clip"]], **SMALL).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "hidden_size": 16}))
+    with pytest.raises(RuntimeError, match=r"has shape \(.*8.*\), expected \(.*16.*\), like \d+ more weights"):
+        SENModel.from_pretrained(tmp_path)

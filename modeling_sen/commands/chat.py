@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modeling_sen.commands.model_options import Device, Dtype, model_arguments
+from modeling_sen.commands.video_paths import listed_videos
 from modeling_sen.presets import SEN_TINY_CHAT, resolve_checkpoint
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ SHOWN_TIMES = 16
 
 
 def chat(
-    videos: Annotated[list[str], typer.Argument(metavar="VIDEO", help="Paths or http(s) URLs.")],
+    videos: Annotated[list[str], typer.Argument(metavar="VIDEO", help="Paths, folders or http(s) URLs.")],
     question: Annotated[
         list[str] | None, typer.Option("--question", "-q", help="Question to answer; may be given several times.")
     ] = None,
@@ -44,6 +45,7 @@ def chat(
     from modeling_sen.media_source import open_media_source
     from modeling_sen.video_windows import check_sampling
 
+    videos = listed_videos(videos)
     # Options are checked before any work is done.
     check_sampling(num_frames, fps, start, end)
     for asked in question or []:

@@ -11,6 +11,7 @@ import typer
 from tqdm import tqdm
 
 from modeling_sen.commands.model_options import Device, Dtype, model_arguments
+from modeling_sen.commands.video_paths import listed_videos
 from modeling_sen.presets import resolve_checkpoint
 from modeling_sen.templates import DEFAULT_TEMPLATE
 from modeling_sen.text_tables import read_labels
@@ -19,7 +20,7 @@ BAR_WIDTH = 24
 
 
 def classify(
-    videos: Annotated[list[str], typer.Argument(metavar="VIDEO", help="Paths or http(s) URLs.")],
+    videos: Annotated[list[str], typer.Argument(metavar="VIDEO", help="Paths, folders or http(s) URLs.")],
     labels: Annotated[str | None, typer.Option(help="Comma-separated labels.")] = None,
     labels_file: Annotated[
         Path | None, typer.Option(help="File with one label per line, or csv file with a column name, label or class.")
@@ -38,6 +39,7 @@ def classify(
     plot: Annotated[Path | None, typer.Option(help="Draw frames, sound and scores of each round (one video).")] = None,
 ) -> None:
     """Score free-text labels for videos with sound."""
+    videos = listed_videos(videos)
     if (labels is None) == (labels_file is None):
         raise ValueError("expected either --labels or --labels-file")
     candidates = labels.split(",") if labels is not None else read_labels(labels_file)  # type: ignore[arg-type]

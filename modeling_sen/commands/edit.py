@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modeling_sen.commands.model_options import Device, Dtype, model_arguments
+from modeling_sen.commands.video_paths import named_videos, output_for
 from modeling_sen.presets import SEN_TINY_EDITING, resolve_checkpoint
 
 if TYPE_CHECKING:
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
 
 
 def edit(
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path or http(s) URL.")],
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path, folder of videos or http(s) URL.")],
     source: Annotated[str, typer.Option(help="Description of the video.")],
     prompt: Annotated[
         list[str], typer.Option("--prompt", "-p", help="Description of the edit; may be given several times.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="An mp4 file; for several prompts NAME-1.mp4, NAME-2.mp4, ...")
+        Path,
+        typer.Option(
+            "--output", "-o", help="An mp4 file; for several prompts NAME-1.mp4, for a folder NAME-VIDEO.mp4."
+        ),
     ] = Path("edited.mp4"),
     compare: Annotated[
         Path | None, typer.Option(help="An mp4 file to write with source and edits side by side.")
@@ -63,41 +67,47 @@ def edit(
     # Options are checked before any work is done.
     if adapter is not None and tune_steps:
         raise ValueError(f"--adapter, --tune-steps: expected one of them, found {adapter} and {tune_steps} steps")
-    paths = output_paths(output, len(prompt))
-    for path in [*paths, *([compare] if compare is not None else [])]:
+    for path in [output, *([compare] if compare is not None else [])]:
         check_video_path(path)
     sampling: dict[str, Any] = {"inversion": inversion, "num_inference_steps": steps, "guidance_scale": guidance}
-    with open_media_source(video) as opened:  # opened once: a pipe or URL is read for editing and for its sound
-        pipeline = _load(resolve_checkpoint(model, SEN_TINY_EDITING), **model_arguments(device, dtype))
-        from modeling_sen.editing.editing_output import save_comparison
-        from modeling_sen.editing.tuning_record import settings_for
+    pipeline, results = None, []
+    for one, name in named_videos(video).items():
+        paths = output_paths(output_for(output, name), len(prompt))
+        compared = None if compare is None else output_for(compare, name)
+        with open_media_source(one) as opened:  # opened once: a pipe or URL is read for editing and for its sound
+            if pipeline is None:
+                pipeline = _load(resolve_checkpoint(model, SEN_TINY_EDITING), **model_arguments(device, dtype))
+            from modeling_sen.editing.editing_output import save_comparison
+            from modeling_sen.editing.tuning_record import settings_for
 
-        edits = pipeline(
-            opened,
-            source,
-            prompt,
-            adapter=adapter,
-            tune=None if tune_steps is None else tune_steps > 0,
-            tuning=settings_for(pipeline.model, steps=tune_steps or None, seed=seed),
-            scorer=scorer,
-            mask=mask,
-            negative_prompt=negative,
-            start=start,
-            end=end,
-            fps=fps,
-            seed=seed,
-            **{name: value for name, value in sampling.items() if value is not None},
-        )
-        for edited, path in zip(edits, paths, strict=True):
-            edited.save(path)
-            edited.save_record(path.with_suffix(".json"))
-        if compare is not None:
-            save_comparison(compare, edits)
+            edits = pipeline(
+                opened,
+                source,
+                prompt,
+                adapter=adapter,
+                tune=None if tune_steps is None else tune_steps > 0,
+                tuning=settings_for(pipeline.model, steps=tune_steps or None, seed=seed),
+                scorer=scorer,
+                mask=mask,
+                negative_prompt=negative,
+                start=start,
+                end=end,
+                fps=fps,
+                seed=seed,
+                **{option: value for option, value in sampling.items() if value is not None},
+            )
+            for edited, path in zip(edits, paths, strict=True):
+                edited.save(path)
+                edited.save_record(path.with_suffix(".json"))
+            if compared is not None:
+                save_comparison(compared, edits)
+        if as_json:
+            records = [{"output": str(path), **edited.record()} for edited, path in zip(edits, paths, strict=True)]
+            results.append({"compare": None if compared is None else str(compared), "edits": records})
+        else:
+            _print(edits, paths, compared)
     if as_json:
-        records = [{"output": str(path), **edited.record()} for edited, path in zip(edits, paths, strict=True)]
-        print(json.dumps({"compare": None if compare is None else str(compare), "edits": records}))
-    else:
-        _print(edits, paths, compare)
+        print(json.dumps(results if Path(video).is_dir() else results[0]))
 
 
 def output_paths(output: Path, count: int) -> list[Path]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modeling_sen.commands.model_options import Device, Dtype, model_arguments
+from modeling_sen.commands.video_paths import listed_videos
 from modeling_sen.presets import resolve_checkpoint
 from modeling_sen.whole_file import whole_file
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def encode(
-    videos: Annotated[list[str], typer.Argument(metavar="VIDEO", help="Paths or http(s) URLs.")],
+    videos: Annotated[list[str], typer.Argument(metavar="VIDEO", help="Paths, folders or http(s) URLs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A file ending in .parquet or .npz.")],
     model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny (included).")] = "sen-tiny",
     batch_size: Annotated[int, typer.Option(help="Videos per forward pass.", min=1)] = 8,
@@ -25,7 +26,7 @@ def encode(
     dtype: Dtype = None,
 ) -> None:
     """Embed videos: writes the columns `path` and `embedding` (float32, length 1)."""
-    write = _writer(output)
+    write, videos = _writer(output), listed_videos(videos)
     from modeling_sen.encoding import SENEncoder
 
     encoder = SENEncoder.from_pretrained(resolve_checkpoint(model), **model_arguments(device, dtype))

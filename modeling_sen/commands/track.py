@@ -3,6 +3,7 @@
 """`sen track`: runs the tracking pipeline on a file, and writes a table of positions and a video with the points."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from tqdm import tqdm
 
 from modeling_sen.commands.model_options import Device, Dtype, model_arguments
+from modeling_sen.commands.video_paths import named_videos, output_for
 from modeling_sen.presets import SEN_TINY_TRACKING, resolve_checkpoint
 
 if TYPE_CHECKING:
@@ -17,8 +19,11 @@ if TYPE_CHECKING:
 
 
 def track(
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path or http(s) URL.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A file ending in .csv, .json or .npz.")],
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path, folder of videos or http(s) URL.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="A file ending in .csv, .json or .npz; for a folder NAME-VIDEO.csv, ..."),
+    ],
     points: Annotated[
         Path | None, typer.Option(help="A csv, json or npy file of points: x, y on frame 0, or t, x, y.")
     ] = None,
@@ -51,39 +56,46 @@ def track(
         "mask": None if mask is None else as_mask(mask),
         "query_frame": query_frame,
     }
-    with open_media_source(video) as source:  # opened once: a pipe or URL is read for tracking and for drawing
-        num_frames, *size = clip_shape(source)
-        queries = resolve_query_points(num_frames, (size[0], size[1]), **options)
-        pipeline = _load(resolve_checkpoint(model, SEN_TINY_TRACKING), **model_arguments(device, dtype))
-        needed = _memory(pipeline.model, num_frames, (size[0], size[1]), len(queries))
-        what = f"{num_frames} frames of {size[1]} x {size[0]}, {len(queries)} points"
-        typer.echo(f"{what}: about {needed / 1e6:,.0f} MB of memory, besides the model's", err=True)
-        with tqdm(desc="track", disable=None) as bar:
-
-            def show(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            tracked = pipeline(source, progress=show, query_points=queries)
-        tracked.save(output)
-        if render is not None:
-            tracked.render(source, render)
-    num_frames, num_points = tracked.visibility.shape
-    visible = float(tracked.visibility.mean())  # there is at least one point
+    pipeline, summaries = None, []
+    for one, name in named_videos(video).items():
+        tracks = output_for(output, name)
+        drawn = None if render is None else output_for(render, name)
+        with open_media_source(one) as source:  # opened once: a pipe or URL is read for tracking and for drawing
+            num_frames, *size = clip_shape(source)
+            queries = resolve_query_points(num_frames, (size[0], size[1]), **options)
+            if pipeline is None:
+                pipeline = _load(resolve_checkpoint(model, SEN_TINY_TRACKING), **model_arguments(device, dtype))
+            needed = _memory(pipeline.model, num_frames, (size[0], size[1]), len(queries))
+            what = f"{num_frames} frames of {size[1]} x {size[0]}, {len(queries)} points"
+            typer.echo(f"{what}: about {needed / 1e6:,.0f} MB of memory, besides the model's", err=True)
+            with tqdm(desc="track", disable=None) as bar:
+                tracked = pipeline(source, progress=partial(_show, bar), query_points=queries)
+            tracked.save(tracks)
+            if drawn is not None:
+                tracked.render(source, drawn)
+        num_frames, num_points = tracked.visibility.shape
+        visible = float(tracked.visibility.mean())  # there is at least one point
+        summaries.append(
+            {
+                "video": one,
+                "output": str(tracks),
+                "render": None if drawn is None else str(drawn),
+                "frames": num_frames,
+                "points": num_points,
+                "visible": visible,
+            }
+        )
+        if not as_json:
+            print(f"{tracks}: {num_points} points in {num_frames} frames, visible in {100 * visible:.0f} % of them")
+            if drawn is not None:
+                print(drawn)
     if as_json:
-        summary = {
-            "video": video,
-            "output": str(output),
-            "render": None if render is None else str(render),
-            "frames": num_frames,
-            "points": num_points,
-            "visible": visible,
-        }
-        print(json.dumps(summary))
-    else:
-        print(f"{output}: {num_points} points in {num_frames} frames, visible in {100 * visible:.0f} % of them")
-        if render is not None:
-            print(render)
+        print(json.dumps(summaries if Path(video).is_dir() else summaries[0]))
+
+
+def _show(bar: Any, done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
 
 
 def _memory(model: Any, num_frames: int, size: tuple[int, int], num_points: int) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modeling_sen.commands.model_options import Device, Dtype, model_arguments
+from modeling_sen.commands.video_paths import named_videos
 from modeling_sen.presets import SEN_TINY_EDITING, resolve_checkpoint
 
 if TYPE_CHECKING:
@@ -19,10 +20,13 @@ RUN = "tuning"  # subfolder of the checkpoint for an unfinished run
 
 
 def tune(
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path or http(s) URL.")],
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Path, folder of videos or http(s) URL.")],
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="Description of the video.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the checkpoint; resumes an interrupted run in it.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder of the checkpoint, or of one for each video; resumes an interrupted run."
+        ),
     ],
     model: Annotated[str, typer.Option(help="Checkpoint folder or Hub id, or sen-tiny (included).")] = "sen-tiny",
     steps: Annotated[int | None, typer.Option(help="Maximum steps; stops earlier on overfitting.", min=1)] = None,
@@ -40,29 +44,32 @@ def tune(
 
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"{output}: found a file, expected a folder to save to")
-    with open_media_source(video) as opened:
-        pipeline = _load(resolve_checkpoint(model, SEN_TINY_EDITING), **model_arguments(device, dtype))
-        from modeling_sen.editing.tuning_record import settings_for
+    records = []
+    for one, name in named_videos(video).items():
+        folder = output / name
+        with open_media_source(one) as opened:
+            pipeline = _load(resolve_checkpoint(model, SEN_TINY_EDITING), **model_arguments(device, dtype))
+            from modeling_sen.editing.tuning_record import settings_for
 
-        settings = settings_for(pipeline.model, steps=steps, learning_rate=learning_rate, seed=seed)
-        result = pipeline.tune(
-            opened,
-            prompt,
-            settings,
-            start=start,
-            end=end,
-            fps=fps,
-            output_dir=output / RUN,
-        )
-    pipeline.save_pretrained(output)
-    shutil.rmtree(output / RUN)
-    record = pipeline.model.adapter.config.tuning
+            settings = settings_for(pipeline.model, steps=steps, learning_rate=learning_rate, seed=seed)
+            result = pipeline.tune(
+                opened,
+                prompt,
+                settings,
+                start=start,
+                end=end,
+                fps=fps,
+                output_dir=folder / RUN,
+            )
+        pipeline.save_pretrained(folder)
+        shutil.rmtree(folder / RUN)
+        record = pipeline.model.adapter.config.tuning
+        records.append({"folder": str(folder), **record, "validation_losses": result.validation_losses})
+        if not as_json:
+            best = record["best_step"]
+            print(f"{folder}: tuned on {record['frames']} frames, best after {best} of {result.steps} steps")
     if as_json:
-        print(json.dumps({"folder": str(output), **record, "validation_losses": result.validation_losses}))
-    else:
-        print(
-            f"{output}: tuned on {record['frames']} frames, best after {record['best_step']} of {result.steps} steps"
-        )
+        print(json.dumps(records if Path(video).is_dir() else records[0]))
 
 
 def _load(checkpoint: str, device: str | None, dtype: str | None) -> "SENVideoEditingPipeline":

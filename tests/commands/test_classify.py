@@ -81,3 +81,13 @@ def test_labels_come_from_one_place():
         classify(["a.mp4"])
     with pytest.raises(ValueError, match="either --labels or --labels-file"):
         classify(["a.mp4"], labels="a", labels_file="b")
+
+
+def test_a_folder_is_all_its_videos(sen_folder, clips, tmp_path, capsys):
+    (tmp_path / "more").mkdir()
+    for name in ("b.mp4", "a.mp4", "more/c.mp4"):
+        (tmp_path / name).write_bytes(clips[0].read_bytes())
+    (tmp_path / "notes.txt").write_text("no video")
+    classify([str(tmp_path), str(clips[1])], labels="a dog,a cat", model=str(sen_folder), as_json=True)
+    names = [entry["video"] for entry in json.loads(capsys.readouterr().out)]
+    assert names == [str(tmp_path / name) for name in ("a.mp4", "b.mp4", "more/c.mp4")] + [str(clips[1])]

@@ -247,3 +247,18 @@ def test_an_interrupted_tuning_resumes(checkpoint, clips, tmp_path, monkeypatch,
     name = "adapter/diffusion_pytorch_model.safetensors"
     found, expected = load_file(tmp_path / "tuned" / name), load_file(f"{tuned}/{name}")
     assert all(weight.equal(found[key]) for key, weight in expected.items())
+
+
+def test_each_video_of_a_folder_is_tuned_and_edited(checkpoint, clips, tmp_path, capsys):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (folder / name).write_bytes(clips[0].read_bytes())
+    options = {"model": checkpoint, "end": 0.5, "as_json": True}
+    edit(str(folder), SOURCE, [EDIT], tmp_path / "out.mp4", tune_steps=0, **options)
+    found = json.loads(capsys.readouterr().out)
+    assert [Path(each["edits"][0]["output"]).name for each in found] == ["out-a.mp4", "out-b.mp4"]
+    tune(str(folder), SOURCE, tmp_path / "tuned", steps=1, **options)
+    found = json.loads(capsys.readouterr().out)
+    assert [each["folder"] for each in found] == [str(tmp_path / "tuned" / name) for name in "ab"]
+    assert all(Path(each["folder"], "adapter/config.json").is_file() for each in found)

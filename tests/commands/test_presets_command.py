@@ -15,6 +15,9 @@ def test_every_preset_is_listed_with_what_it_needs(capsys):
     assert aligned["openai/clip-vit-base-patch16"]
     assert not aligned["MCG-NJU/videomae-base"]
     assert row["text_tower"]["hub_id"] == "openai/clip-vit-base-patch16"
+    licences = {neuron["hub_id"]: neuron["licence"] for neuron in row["neurons"]}
+    assert licences["MCG-NJU/videomae-base"] == "cc-by-nc-4.0"
+    assert licences["openai/clip-vit-base-patch16"] is None
     towers = sum(neuron["parameters"] for neuron in [*row["neurons"], row["text_tower"]])
     assert row["parameters"] == towers + row["trainable_parameters"]
     assert row["weight_memory"] == 4 * row["parameters"]
@@ -26,6 +29,8 @@ def test_every_preset_is_listed_with_what_it_needs(capsys):
         "openai/clip-vit-base-patch16",
         "shares the text space",
         "class texts",
+        "bsd-3-clause",
+        "unknown",
         "modeling-sen[pe]",
         "made by sen convert",
     ):

@@ -149,3 +149,16 @@ def test_a_sen_without_a_tracking_head_is_refused(sen_folder, clips, tmp_path):
 def test_the_included_model_is_the_default(clips, tmp_path):
     track(str(clips[0]), tmp_path / "tracks.json", grid=2)
     assert len(queries_of(tmp_path / "tracks.json")) == 4
+
+
+def test_each_video_of_a_folder_is_tracked(tracker_folder, clips, tmp_path, capsys):
+    folder = tmp_path / "clips"
+    (folder / "day2").mkdir(parents=True)
+    for name in ("a.mp4", "day2/b.mp4"):
+        (folder / name).write_bytes(clips[0].read_bytes())
+    drawn = tmp_path / "drawn.mp4"
+    track(str(folder), tmp_path / "tracks.csv", grid=2, model=tracker_folder, render=drawn, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert [summary["video"] for summary in found] == [str(folder / "a.mp4"), str(folder / "day2/b.mp4")]
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert names == {"tracks-a.csv", "tracks-day2-b.csv", "drawn-a.mp4", "drawn-day2-b.mp4"}
