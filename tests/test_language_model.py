@@ -111,6 +111,18 @@ def test_missing_weights_are_an_error(chat, tmp_path, missing):
         SENForConditionalGeneration.from_pretrained(tmp_path)
 
 
+def test_a_weight_of_the_language_model_of_another_shape_is_named(chat, tmp_path):
+    chat.save_pretrained(tmp_path, include_neurons=True)
+    file = tmp_path / "language_model" / "model.safetensors"
+    weights = load_file(file)
+    rows, width = weights["model.embed_tokens.weight"].shape
+    weights["model.embed_tokens.weight"] = torch.zeros(rows + 1, width)
+    save_file(weights, file, metadata={"format": "pt"})
+    message = rf"language model .*embed_tokens.weight has shape \({rows + 1}, {width}\), expected \({rows}, {width}\)"
+    with pytest.raises(RuntimeError, match=message):
+        SENForConditionalGeneration.from_pretrained(tmp_path)
+
+
 def test_state_dicts_are_strict_but_for_the_language_model(chat):
     weights = chat.state_dict()
     chat.load_state_dict(weights)
