@@ -240,5 +240,5 @@ def test_weights_of_another_size_are_an_error_of_the_checkpoint(sen_folder, tmp_
     folder = shutil.copytree(sen_folder, tmp_path / "sen")
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**settings, "hidden_size": 32}))
-    with pytest.raises(CheckpointError, match=f"{folder}: .*size mismatch|{folder}: .*mismatched"):
+    with pytest.raises(CheckpointError, match=rf"{folder}: .* has shape \(.*\), expected \("):
         SENModel.from_pretrained(folder)

@@ -85,7 +85,7 @@ def test_frames_of_files_and_arrays_are_those_of_the_stretch(clip):
 def test_an_opened_video_is_indexed_once_and_an_hour_of_it_decoded_in_part(clip, tmp_path, monkeypatch):
     hour = repeat_clip(clip, tmp_path / "hour.mp4", 1200)
     indexed, fed = [], []
-    index_frames, packets_from = video_io.index_frames, frame_decoding._packets_from
+    index_frames, packets_from = video_io.index_frames, frame_decoding.packets_from
 
     def counting(*arguments, **named):
         for packet in packets_from(*arguments, **named):
@@ -93,7 +93,7 @@ def test_an_opened_video_is_indexed_once_and_an_hour_of_it_decoded_in_part(clip,
             yield packet
 
     monkeypatch.setattr(video_io, "index_frames", lambda source: indexed.append(source) or index_frames(source))
-    monkeypatch.setattr(frame_decoding, "_packets_from", counting)
+    monkeypatch.setattr(frame_decoding, "packets_from", counting)
     with opened_video(hour) as video:
         assert video.duration == pytest.approx(3600)
         for window in WindowPlan(0.0, video.duration, 3).windows:
