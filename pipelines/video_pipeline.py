@@ -58,10 +58,13 @@ class VideoPipeline(Pipeline):
             ValueError: an input that cannot be read.
             FileNotFoundError, ConnectionError, TypeError: see `read_video`.
         """
-        for name in ("videos", "inputs"):
-            video = kwargs.pop(name, video)
-        if video is None:
-            raise ValueError("video: expected a clip or several, found None")
+        given = [
+            clips for clips in (video, kwargs.pop("videos", None), kwargs.pop("inputs", None)) if clips is not None
+        ]
+        if len(given) != 1:
+            found = "several of video, videos and inputs" if given else "None"
+            raise ValueError(f"video: expected a clip or several, found {found}")
+        video = given[0]
         if isinstance(video, np.ndarray | Tensor) and is_clip_batch(video):
             video = list(video)
         if isinstance(video, list | tuple | KeyDataset) and not len(video):  # the base class would read the first item

@@ -91,6 +91,8 @@ def test_arrays_of_clips_and_other_names_of_the_argument(embed, frames):
     assert same(embed(np.stack([frames, frames[::-1]])), expected)
     assert same(embed(videos=[frames, frames[::-1].copy()]), expected)
     assert same([embed(inputs=frames)], expected[:1])
+    with pytest.raises(ValueError, match="found several of video, videos and inputs"):
+        embed(frames, videos=frames)
 
 
 def test_a_bad_clip_of_a_batch_is_named_by_its_position(embed, clips, frames):
