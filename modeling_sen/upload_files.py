@@ -80,9 +80,15 @@ def check_loads_elsewhere(folder: Path, with_code: bool = False) -> None:
         with_code: whether it must also load without the package.
 
     Raises:
-        ValueError: a tower, a language model or the base model of video editing is a local folder; or a tower is part of the
-            package, if `with_code`.
+        ValueError: a tower, a language model or the base model of video editing is a local folder; or, if `with_code`, a
+            tower is part of the package or the model edits videos, which needs the package.
     """
+    settings = read_settings(folder)
+    if with_code and settings["model_type"] == SENEditingConfig.model_type:
+        raise ValueError(
+            "with_code: found a model of video editing, which needs the package modeling-sen in any case; push it without "
+            "with_code (sen push without --with-code)"
+        )
     config = saved_config(folder)
     for spec in [*config.neuron_specs, *([config.text_tower_spec] if config.text_tower_spec else [])]:
         if Path(spec.hub_id).is_dir() and not spec.is_relative:
@@ -101,7 +107,7 @@ def check_loads_elsewhere(folder: Path, with_code: bool = False) -> None:
             f"language model: it is the folder {hub_id} of this machine, which others do not have; upload it too, by "
             "include_neurons (sen push --include-neurons)"
         )
-    base = read_settings(folder).get("base_model_id")
+    base = settings.get("base_model_id")
     if base is not None and not base.startswith("./") and Path(base).is_dir():
         raise ValueError(
             f"base_model_id: the base model is the folder {base} of this machine, which others do not have; expected the "

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from benchmarks.association.ablation_report import write_report, write_tables
 from benchmarks.association.association_clips import VALUES
 from benchmarks.association.association_task import TEST_SETS, AssociationTask, all_present
-from benchmarks.association.association_towers import EMBEDDING, LAYERS, SEES, ClipBatches
+from benchmarks.association.association_towers import EMBEDDING, LAYERS, SEES, TOWER_KINDS, ClipBatches
 from benchmarks.association.train_association_towers import draw_clips, train_towers
 from modeling_sen.configuration_sen import SENConfig
 from modeling_sen.evaluation.baselines import FrozenMean, LateFusion
@@ -47,7 +47,7 @@ class AblationRun:
 
     Attributes:
         model: an entry of `MODELS`.
-        towers: "global" or "local".
+        towers: one of `TOWER_KINDS`.
         seed: of weights and order of clips.
         steps, batch_size, learning_rate: of training; a warm-up of a tenth of the steps, then a cosine.
         clips: training clips.
@@ -56,6 +56,7 @@ class AblationRun:
         aligned: whether the fused embedding starts as the towers' mean, behind a gate.
         supervised: what the loss looks at in a SEN: "rounds", the fused embedding and association alone in every round (as
             `SENModel` itself has it); "last", association alone in the last round only; "fused", the fused embedding only.
+        output_layers: neuron -> the inner layer that it reads instead of its tower's output.
         config: fields of the [`SENConfig`].
         options: arguments of the baseline.
         row: what the run is called in the table; runs that differ by their seed only are one row.
@@ -72,6 +73,7 @@ class AblationRun:
     distractor: str | None = None
     aligned: bool = True
     supervised: str = "rounds"
+    output_layers: dict[str, int] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     row: str = ""
@@ -80,8 +82,8 @@ class AblationRun:
         object.__setattr__(self, "neurons", tuple(self.neurons))
         if self.model not in MODELS:
             raise ValueError(f"model is {self.model!r}, expected one of {', '.join(MODELS)}")
-        if self.towers not in ("global", "local"):
-            raise ValueError(f"towers is {self.towers!r}, expected 'global' or 'local'")
+        if self.towers not in TOWER_KINDS:
+            raise ValueError(f"towers is {self.towers!r}, expected one of {', '.join(TOWER_KINDS)}")
         if self.supervised not in ("rounds", "last", "fused"):
             raise ValueError(f"supervised is {self.supervised!r}, expected 'rounds', 'last' or 'fused'")
         if unknown := set(self.neurons) - set(SEES):
@@ -235,7 +237,7 @@ def run_one(root: Path, run: AblationRun, output: Path, threads: int = 1) -> dic
         return json.loads(path.read_text())
     torch.set_num_threads(threads)
     torch.manual_seed(run.seed)
-    task = AssociationTask(root, run.towers, run.neurons, run.distractor, run.aligned, **run.config)
+    task = AssociationTask(root, run.towers, run.neurons, run.distractor, run.aligned, run.output_layers, **run.config)
     for name in ("train", *TEST_SETS):
         task.open(name)
     module = TrainedOnTask(task, run)

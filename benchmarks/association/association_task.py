@@ -26,10 +26,11 @@ class AssociationTask:
 
     Args:
         root: folder of the study, see `train_association_towers`.
-        kind: "global" or "local" towers.
+        kind: one of `TOWER_KINDS`.
         neurons: which of the four towers are neurons.
         distractor: a tower that is one more neuron, shown the picture or sound of another clip.
-        aligned: whether the neurons count as aligned with the words.
+        aligned: whether the neurons count as aligned with the words; those with an inner layer never do.
+        output_layers: neuron -> the layer whose output is its tokens, see [`NeuronSpec`].
         config: further fields of the [`SENConfig`].
     """
 
@@ -40,11 +41,14 @@ class AssociationTask:
         neurons: Sequence[str] = tuple(SEES),
         distractor: str | None = None,
         aligned: bool = True,
+        output_layers: Mapping[str, int] | None = None,
         **config,
     ):
         self.root, self.kind = root, kind
         specs = {spec.name: spec for spec in tower_specs((root / kind).resolve())}
-        chosen: list[NeuronSpec] = [replace(specs[name], aligned=aligned) for name in neurons]
+        for name, layer in (output_layers or {}).items():
+            specs[name] = replace(specs[name], output_layer=layer, aligned=False, projection=None)
+        chosen: list[NeuronSpec] = [replace(specs[name], aligned=aligned and specs[name].aligned) for name in neurons]
         if distractor is not None:
             chosen.append(replace(specs[distractor], name=DISTRACTOR))
         self.distractor = distractor

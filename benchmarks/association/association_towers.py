@@ -54,6 +54,9 @@ DENSE_WEIGHT = 20.0
 BACKGROUND_WEIGHT = 0.1  # most patches show background
 
 
+TOWER_KINDS = ("global", "local", "background")
+
+
 class AssociationTowers(nn.Module):
     """Four towers and the embeddings of all words. Called on rows of `clip_arrays` it returns the losses.
 
@@ -196,11 +199,21 @@ def tower_inputs(batch: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Each neuron's inputs, as its tower takes them with a time axis for pictures, from fields of `clip_arrays`."""
     ids = batch["legend_ids"].long()
     return {
-        "image": {"pixel_values": normalise(batch["image"].movedim(-1, 1), PICTURE_MEAN, PICTURE_STD)[:, None]},
-        "video": {"pixel_values": normalise(batch["grey"], PICTURE_MEAN, PICTURE_STD)[:, :, None]},
+        "image": {"pixel_values": image_pixels(batch["image"])[:, None]},
+        "video": {"pixel_values": video_pixels(batch["grey"])},
         "audio": {"input_features": batch["log_mel"].float()},
         "legend": {"input_ids": ids, "attention_mask": (ids > 0).long()},
     }
+
+
+def image_pixels(frames: Tensor) -> Tensor:
+    """(batch, H, W, 3) uint8 -> (batch, 3, H, W) float32, as the image tower takes them."""
+    return normalise(frames.movedim(-1, 1), PICTURE_MEAN, PICTURE_STD)
+
+
+def video_pixels(frames: Tensor) -> Tensor:
+    """(batch, T, H, W) uint8 -> (batch, T, 1, H, W) float32, as the video tower takes them."""
+    return normalise(frames, PICTURE_MEAN, PICTURE_STD)[:, :, None]
 
 
 def tower_targets(clips: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -16,12 +16,14 @@ from safetensors.torch import load_file, save_file
 from benchmarks.association.association_clips import read_clips, write_clips
 from benchmarks.association.association_towers import (
     SEES,
+    TOWER_KINDS,
     AssociationTowers,
     ClipBatches,
     save_towers,
     seen_shares,
     tower_targets,
 )
+from benchmarks.association.background_towers import train_background_towers
 from recipes.sen_tiny.numbered_batches import numbered_arguments, train_on_numbers
 
 # Clips: split, seed, how many, objects in each (None: 3 to 8). Towers and association are trained on different clips.
@@ -79,12 +81,14 @@ def train_towers(output: Path, kind: str, threads: int = 1) -> None:
     """Trains one set of towers on the clips in `output` and saves it to `output`/`kind`; a second call resumes.
 
     Args:
-        kind: "global" or "local"; global towers start from the local ones, which are trained first.
+        kind: one of `TOWER_KINDS`; all others start from the local ones, which are trained first.
     """
-    if kind not in ("global", "local"):
-        raise ValueError(f"kind is {kind!r}, expected 'global' or 'local'")
-    if kind == "global" and not (output / "local" / "words.json").exists():
+    if kind not in TOWER_KINDS:
+        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(TOWER_KINDS)}")
+    if kind != "local" and not (output / "local" / "words.json").exists():
         train_towers(output, "local", threads)
+    if kind == "background":
+        return train_background_towers(output, threads)
     for stage in STAGES:
         if stage.kind == kind:
             towers = train_stage(output, stage, threads)

@@ -197,7 +197,7 @@ def test_the_study_of_association_is_a_grid():
     [
         ("{rounds: 3}", r"grid.yaml: runs\[0\] has unknown fields \['rounds'\]"),
         ("{model: mean}", r"grid.yaml: runs\[0\]: model is 'mean', expected one of sen, frozen_mean"),
-        ("{towers: big}", r"runs\[0\]: towers is 'big', expected 'global' or 'local'"),
+        ("{towers: big}", r"runs\[0\]: towers is 'big', expected one of global, local, background"),
         ("{neurons: [image, smell]}", r"neurons: unknown \['smell'\]"),
     ],
 )

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import sen_cli
-from modeling_sen import SEN_TINY, publishing
+from modeling_sen import SEN_TINY, SEN_TINY_EDITING, publishing
 from modeling_sen.card_example import run_example
 
 
@@ -57,6 +57,7 @@ def test_as_json(quick, monkeypatch, capsys):
         (["no-such-folder", "org/sen"], "sen push: no-such-folder: found no config.json"),
         ([SEN_TINY, "sen"], "sen push: repository 'sen', expected ORGANISATION/NAME"),
         ([SEN_TINY, "org/tiny", "--with-code"], "sen push: neuron 'image': its tower is part of the package"),
+        ([SEN_TINY_EDITING, "org/edit", "--with-code"], "sen push: with_code: found a model of video editing"),
         ([SEN_TINY], "sen push: Missing argument 'ORG/NAME'"),
     ],
 )
