@@ -86,18 +86,36 @@ def differences(results: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in DIFFERENCES:
         seeds = [seed for seed in seeds_of(results, "sen_3") if seed in seeds_of(results, row)]
-        if not seeds:
-            continue
-        own, others = (clips_of(results, name, EDITED_ATTRIBUTES, seeds) for name in ("sen_3", row))
-        gaps = [
-            {name: own[clip][name] - others[clip][name] for name in COLUMNS} for clip in own.keys() & others.keys()
-        ]
+        gaps = gaps_of(results, row, seeds)
         if not gaps:
             continue
         mean, errors = mean_over_clips(gaps), standard_errors(gaps)
         cells = [cell(mean[name], errors[name], *COLUMNS[name][1:]) for name in COLUMNS]
         lines.append(f"| {ROWS[row].words} | {len(seeds)} | {len(gaps)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def gaps_of(results: Sequence[Mapping[str, Any]], row: str, seeds: Sequence[int]) -> list[dict[str, float]]:
+    """Numbers of each clip: SEN with three rounds minus this row, on these seeds."""
+    own, others = (clips_of(results, name, EDITED_ATTRIBUTES, seeds) for name in ("sen_3", row))
+    return [{name: own[clip][name] - others[clip][name] for name in COLUMNS} for clip in own.keys() & others.keys()]
+
+
+def spread_over_seeds(results: Sequence[Mapping[str, Any]]) -> str:
+    """The same differences, mean and standard deviation over seeds of the mean over clips."""
+    lines = []
+    for row in DIFFERENCES:
+        seeds = [seed for seed in seeds_of(results, "sen_3") if seed in seeds_of(results, row)]
+        if len(seeds) < 2:
+            continue
+        means = [mean_over_clips(gaps_of(results, row, [seed])) for seed in seeds]
+        cells = [
+            f"{head} {cell(float(np.mean(values)), float(np.std(values, ddof=1)), factor, decimals)}"
+            for name, (head, factor, decimals) in COLUMNS.items()
+            if not np.isnan(values := [mean[name] for mean in means]).any()
+        ]
+        lines.append(f"- Over {len(seeds)} seeds, minus {ROWS[row].words}: {', '.join(cells)}\n")
+    return "".join(lines)
 
 
 def relative_gains(results: Sequence[Mapping[str, Any]]) -> str:
@@ -143,6 +161,7 @@ def report(results: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) ->
         "but alignment (100 x cosine), PSNR (dB) and warp error (x 1000; of the source as of the copy).\n",
         table(results),
         differences(results),
+        spread_over_seeds(results),
         relative_gains(results),
     ]
     parts += [f"Edits of the {kind}:\n\n{table(results, [kind], BY_KIND)}" for kind in EDITED_ATTRIBUTES]

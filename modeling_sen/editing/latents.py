@@ -125,6 +125,7 @@ def edit_size(height: int, width: int, vae: Any, unet: Any) -> tuple[int, int]:
         for high in _multiples(height, scale, step)
         for wide in _multiples(width, scale, step)
     ]
+    sizes = [size for size in sizes if min(size) > 0]  # the multiples above may leave no pixels for the longer side
     return min(sizes, key=lambda size: (abs(math.log(size[0] * width / (size[1] * height))), -size[0]))
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from benchmarks import editing_study
 from benchmarks.editing_study import Places, Study, Unit, pretrain, pretrainings_of, run_study, run_unit, units_of
-from benchmarks.editing_study_report import COLUMNS, clips_of, differences, relative_gains, table
+from benchmarks.editing_study_report import COLUMNS, clips_of, differences, relative_gains, spread_over_seeds, table
 from benchmarks.editing_study_rows import (
     FRAMES,
     ROWS,
@@ -207,4 +207,8 @@ def test_tables_of_known_numbers():
     assert "| SEN, K = 3 | 2 | 2 | - |" in table(results, ["shape"], ["edit_accuracy"])
     # 3 on the first clip, 4 on the second
     assert "| Tune-A-Video | 2 | 2 | 3.5 ± 0.5 | 0.0 ± 0.0 |" in differences(results)
+    # 3 with the first seed, 4 with the second
+    assert spread_over_seeds(results).startswith(
+        "- Over 2 seeds, minus Tune-A-Video: alignment 3.5 ± 0.7, consistency"
+    )
     assert "alignment +5.8 % (the paper, on its own data: +6.4 %)" in relative_gains(results)

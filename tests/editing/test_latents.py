@@ -156,6 +156,13 @@ def test_sizes_fit_the_base_and_about_keep_the_aspect_ratio():
             assert 0.8 < high / wide * width / height < 1.25
 
 
+@pytest.mark.parametrize("size", [(64, 64), (1080, 1920), (200, 100), (5000, 64)])
+def test_a_base_of_one_position_in_the_lowest_block_edits_at_its_own_size(size):
+    vae, unet = stable_diffusion()
+    unet.register_to_config(sample_size=8)
+    assert edit_size(*size, vae, unet) == (64, 64)
+
+
 def test_frames_smaller_than_the_lowest_block_are_an_error():
     with pytest.raises(ValueError, match="expected at least 64 pixels a side for this base model, found 63 x 500"):
         edit_size(63, 500, *stable_diffusion())
