@@ -46,7 +46,7 @@ class Repository:
         refs: branch, tag or pull request -> commit.
         gated: nobody may read the files, as if the user had not accepted the terms.
         private: the repository is visible only with a token.
-"""
+    """
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Hub:
         large_file: minimum size in bytes of files that are transferred by LFS.
         requests: all requests so far, including failed ones.
         stored: sha256 -> content of large files.
-"""
+    """
 
     url: str
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -126,7 +126,9 @@ Answer = tuple[int, dict[str, str], Any]  # status, headers, content: bytes, or 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # with Nagle's algorithm the body would wait 40 ms for the acknowledgement of the headers
+    disable_nagle_algorithm = (
+        True  # with Nagle's algorithm the body would wait 40 ms for the acknowledgement of the headers
+    )
     hub: Hub
 
     def _answer(self) -> None:

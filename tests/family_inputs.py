@@ -23,7 +23,7 @@ class Family:
         written_out: `written_out(tower, tower_inputs, through)`; `None` for towers that take no prompts.
         causal: whether tokens attend only to earlier tokens.
         build: builds the tower where the checkpoint needs a package that not every environment has.
-"""
+    """
 
     checkpoint: str
     inputs: Callable[[torch.Generator, int], dict[str, Tensor]]

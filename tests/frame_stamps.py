@@ -133,7 +133,7 @@ def repeat_clip(clip: Path, target: Path, times: int) -> Path:
 
 
 def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
-    """Write a display matrix into an mp4: a stored point (x, y) is shown at (a x + c y, b x + d y); phones rotate this way."""
+    """Write a display matrix into an mp4: a stored point (x, y) is shown at (a x + c y, b x + d y), as for phone videos."""
     matrix = np.array([a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30], dtype=">i4")
     content = bytearray(path.read_bytes())
     start = content.index(b"tkhd") + 4 + 40  # version 0: the matrix follows after 40 bytes

@@ -17,7 +17,7 @@ class Fault:
         sent: the connection is closed after this many bytes of the answer's body.
         pause: seconds without an answer; with `sent`, the pause is in the middle of the body.
         headers: headers that replace those of the answer.
-"""
+    """
 
     kind: str
     file: str = ""

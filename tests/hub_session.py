@@ -30,7 +30,7 @@ def connected(hub: Hub, home: Path, token: str | None = None) -> Iterator[None]:
     Args:
         home: replaces `HF_HOME`; temporary folders are created in `home/temporary`.
         token: the token of the logged-in user.
-"""
+    """
     (home / "temporary").mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", False)

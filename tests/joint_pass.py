@@ -63,7 +63,7 @@ def joint_pass(neuron: Neuron, inputs: dict[str, Tensor], prompts: Tensor) -> tu
 
     Returns:
         The first look of the copy, and the prompts' outputs of the crown's last layer (batch * frames, prompt_tokens, width).
-"""
+    """
     neuron = copy.deepcopy(neuron)
     neuron.tower.set_attn_implementation(NAME)
     look, count = neuron.first_look(inputs), prompts.shape[1]

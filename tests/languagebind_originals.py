@@ -54,7 +54,7 @@ def add_lora(folder: Path, model, targets: list[str], rank: int, alpha: int, wra
 
     Returns:
         The folder, and the output of peft's model for `pixels_of(model)`: normalised embeddings.
-"""
+    """
     torch.manual_seed(3)
     settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, bias="none")
     model.vision_model.encoder = get_peft_model(model.vision_model.encoder, settings)

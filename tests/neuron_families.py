@@ -173,7 +173,7 @@ def _build_pe_video() -> PreTrainedModel:
     """PE video's image model is a timm model; timm needs torchvision, which breaks Transformers if versions differ.
 
     A ViT replaces it here. Prompting, and everything after the image model, is PE video's own code.
-"""
+    """
     torch.manual_seed(0)
     config = PeVideoEncoderConfig(**LAYERS, head_dim=8)
     config.vision_config = ViTConfig(**VISION, num_labels=6)

@@ -56,7 +56,7 @@ def make_base(folder, vae="kl", prediction="epsilon", kind="sd1"):
         vae: "kl" (`AutoencoderKL`, 4 channels) or "unshuffle" (`PixelUnshuffle`, 48 channels).
         prediction: "epsilon" (scheduler of Stable Diffusion 1) or "v_prediction" (zero terminal signal-to-noise ratio).
         kind: the UNet, "sd1" (text width 12) or "sd2" (20).
-"""
+    """
     import diffusers
 
     folder = Path(folder)

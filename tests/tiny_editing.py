@@ -18,7 +18,7 @@ def save_tiny_editing(folder, sen_folder, size=32) -> str:
 
     Args:
         size: the longer side of resized frames, in pixels, is at most this.
-"""
+    """
     folder = Path(folder)
     base = make_base(folder.with_name(f"{folder.name}-base"), vae="unshuffle", prediction="v_prediction")
     file = Path(base, "unet", "config.json")
