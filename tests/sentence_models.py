@@ -51,9 +51,8 @@ def make_backbones(folder: Path) -> dict[str, str]:
         model.save_pretrained(folder / name)
         paths[name] = folder / name
     for name, path in paths.items():
-        words = (
-            ["[UNK]", "[PAD]", *WORDS[2:]] if name == "mpnet" else WORDS
-        )  # MPNet's positions count from the padding id, 1
+        # MPNet's positions count from the padding id, 1.
+        words = ["[UNK]", "[PAD]", *WORDS[2:]] if name == "mpnet" else WORDS
         longest = {} if name == "bert" else {"model_max_length": 32}
         tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)}, **longest)
         if name == "causal":

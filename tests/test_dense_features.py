@@ -137,9 +137,8 @@ def test_gradients_reach_modulation_answers_and_every_round(make_sen):
     inputs = random_inputs()
     features = model.dense_features("image", model(**inputs))
     (features.tokens.square().sum() + features.answers.square().sum()).backward()
-    assert (
-        model.modulation["image"].weight.grad.abs().sum() > 0
-    )  # at the start the tokens depend on no other parameter
+    # At the start the tokens depend on no other parameter.
+    assert model.modulation["image"].weight.grad.abs().sum() > 0
     readers = [block.answer_readers["image"] for block in model.blocks]
     assert readers[-1].key.weight.grad.abs().sum() > 0
     random_weights(model).zero_grad()

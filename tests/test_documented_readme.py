@@ -120,8 +120,7 @@ def test_commands_print_the_shown_output(verb, demo, monkeypatch, capsys):
         sen_cli.main()
     assert not stop.value.code
     output, errors = capsys.readouterr()
-    printed = (
-        output if verb == "classify" else errors.splitlines()[-1] + "\n" + output
-    )  # chat prints the frames to stderr
+    # Chat prints the frames to stderr.
+    printed = output if verb == "classify" else errors.splitlines()[-1] + "\n" + output
     shown = re.search(rf"^sen {verb} .*?\n```\n\n```\w*\n(.*?)```", README, re.DOTALL | re.MULTILINE)[1]
     assert [line.split() for line in printed.splitlines()] == [line.split() for line in shown.splitlines()]

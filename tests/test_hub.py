@@ -210,9 +210,8 @@ def test_a_pushed_sen_gives_the_same_outputs_after_loading(online, hub):
     (files,) = list(hub.repositories["org/pushed"].commits.values())[-1:]
     assert {"config.json", "model.safetensors", "neuron_image/model.safetensors", "README.md"} <= set(files)
     assert "processor_config.json" in files
-    assert (
-        json.loads(files["config.json"])["neurons"][0]["hub_id"] == "./neuron_image"
-    )  # relative, as the model wrote it
+    # Relative, as the model wrote it.
+    assert json.loads(files["config.json"])["neurons"][0]["hub_id"] == "./neuron_image"
 
 
 def test_only_a_changed_tower_is_pushed(online, hub):

@@ -167,9 +167,8 @@ def test_placeholders_are_never_generated_and_are_hidden_from_logits_processors(
         ids, inputs = prompt(model), random_inputs(1)
         best = logits_of(model, ids, **inputs)[0, -1]
         if token == 33:
-            direction = (
-                torch.linalg.pinv(model.language_model.lm_head.weight) @ best
-            )  # makes this token the most likely one
+            # Makes this token the most likely one.
+            direction = torch.linalg.pinv(model.language_model.lm_head.weight) @ best
             model.language_model.lm_head.weight.data[33] = direction * 100
             assert logits_of(model, ids, **inputs)[0, -1].argmax() == 33
         assert token not in answer(model, ids, repetition_penalty=1.5, no_repeat_ngram_size=2, **inputs)

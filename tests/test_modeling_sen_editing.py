@@ -154,7 +154,7 @@ def test_a_saved_model_gives_the_same_output(make_sen, base, tmp_path):
     assert all(parameter.requires_grad for parameter in found.adapter.parameters())
 
 
-def test_a_base_model_beside_the_checkpoint_goes_along(make_sen, base, tmp_path):
+def test_a_base_model_in_the_checkpoint_folder_is_copied_when_saved_again(make_sen, base, tmp_path):
     model = trained(make_editing(random_weights(make_sen()), base))
     (tmp_path / "base" / "scheduler").mkdir()
     (tmp_path / "base" / "scheduler" / "scheduler_config.json").write_text("{}")
@@ -169,7 +169,7 @@ def test_a_base_model_beside_the_checkpoint_goes_along(make_sen, base, tmp_path)
     assert torch.equal(predicted(found, None), predicted(model, None))
 
 
-def test_a_unet_can_be_given(editing, tmp_path):
+def test_a_unet_can_be_passed(editing, tmp_path):
     trained(editing).save_pretrained(tmp_path)
     found = SENForVideoEditing.from_pretrained(tmp_path, unet=make_unet())
     assert torch.equal(predicted(found, None), predicted(editing, None))

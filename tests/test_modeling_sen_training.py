@@ -34,9 +34,8 @@ def test_towers_stay_in_evaluation_mode(make_sen, towers):
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing:FutureWarning")
-@pytest.mark.parametrize(
-    ("prompt", "recomputed"), [("tokens", 3), ("queries", 0)]
-)  # queries are few and are not recomputed
+# Queries are few and are not recomputed.
+@pytest.mark.parametrize(("prompt", "recomputed"), [("tokens", 3), ("queries", 0)])
 def test_activation_checkpointing_recomputes_and_gives_the_same_gradients(prompt, recomputed, make_sen):
     model, inputs = random_weights(make_sen(prompt=prompt, prompt_depth=2)).train(), random_inputs()
     loss, gradients = loss_and_gradients(model, inputs)

@@ -98,9 +98,8 @@ def test_a_tower_is_frozen_and_stays_in_evaluation_mode(towers):
     neuron.train()
     assert not neuron.tower.training
     assert not any(module.training for module in neuron.modules() if isinstance(module, nn.Dropout))
-    assert all(
-        layer.training for layer in neuron.prompted_tower.all_layers
-    )  # activation checkpointing requires this flag
+    # Activation checkpointing requires this flag.
+    assert all(layer.training for layer in neuron.prompted_tower.all_layers)
     assert not any(layer.training for layer in neuron.eval().prompted_tower.all_layers)
 
 

@@ -140,11 +140,8 @@ def test_towers_from_whole_checkpoints_equal_the_stock_ones(towers):
 
 def test_every_checkpoint_type_names_an_existing_model_class():
     for (model_type, role), fields in CHECKPOINT_SPECS.items():
-        assert role in (
-            "tower",
-            "text_tower",
-            *MODALITIES,
-        )  # a modality where the checkpoint has one tower per modality
+        # A modality where the checkpoint has one tower per modality.
+        assert role in ("tower", "text_tower", *MODALITIES)
         spec = NeuronSpec("a", "image", "a/b", hidden_size=1, class_name=fields["class_name"])
         assert issubclass(tower_class_of(spec, False), PreTrainedModel), model_type
 

@@ -107,9 +107,8 @@ def test_each_frame_is_decoded_once_for_all_neurons(processor, clips, monkeypatc
         modeling_sen.clip_inputs, "open_media_source", lambda media: opened.append(media) or open_source(media)
     )
     processor(videos=clips[0])
-    assert decoded == [
-        [2, 4, 6, 10, 12, 14]
-    ]  # frames 4 and 12 for the image tower, 2, 6, 10 and 14 for the video tower
+    # Frames 4 and 12 for the image tower, 2, 6, 10 and 14 for the video tower.
+    assert decoded == [[2, 4, 6, 10, 12, 14]]
     assert opened == [clips[0]]
 
 

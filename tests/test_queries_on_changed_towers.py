@@ -80,9 +80,8 @@ def test_a_compiled_sen_gives_the_same_outputs_and_compiles_once(depth, wrapped,
         counts.append(graphs())
     assert_same_gradients(*({n: p.grad for n, p in blocks.named_parameters()} for blocks in (own, plain.blocks)))
     assert counts[0] == counts[1] == counts[2] > 0
-    if (
-        not wrapped
-    ):  # one graph for layers below the prompts, one for recording layers, one for prompts alone in all rounds
+    # One graph for layers below the prompts, one for recording layers, one for prompts alone in all rounds.
+    if not wrapped:
         assert counts[0] == (3 if depth == 1 else 2)
 
 

@@ -68,9 +68,8 @@ def test_the_association_reads_pooled_outputs_of_the_towers_width(sen, sentences
 def test_first_looks_are_stored_in_a_cache_and_loaded(sen, tmp_path):
     processor = SENProcessor(sen.config)
     cache = FeatureCache(sen, tmp_path, ["0", "1"], torch.float32)
-    cache.build(
-        lambda rows: processor(videos=[CLIPS[row] for row in rows]), batch_size=1
-    )  # texts of different lengths
+    # The texts have different lengths.
+    cache.build(lambda rows: processor(videos=[CLIPS[row] for row in rows]), batch_size=1)
     expected = sen(**processor(videos=CLIPS[::-1]))
     found = sen(trunks=cache.trunks([1, 0]))
     torch.testing.assert_close(found.fused_embeds, expected.fused_embeds, atol=1e-5, rtol=1e-4)

@@ -285,9 +285,8 @@ def test_a_given_width_is_used_if_none_can_be_derived(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"neuron 'image': hidden_size is 7, but .*tower has 128"):
         SENModel.from_neurons([{"hub_id": folder, "hidden_size": 7}], **SMALL)
     monkeypatch.setattr(neuron_by_rule, "_TRIALS", {})
-    monkeypatch.setattr(
-        neuron_by_rule, "_try", lambda tower, modality: Trial()
-    )  # as for a tower on which trial runs fail
+    # As for a tower on which trial runs fail.
+    monkeypatch.setattr(neuron_by_rule, "_try", lambda tower, modality: Trial())
     with pytest.raises(
         ValueError, match="'efficientnet' has no width of tokens in its configuration; give hidden_size"
     ):

@@ -37,7 +37,7 @@ def warnings(caplog):
     return lambda: [record.getMessage() for record in caplog.records if record.name == "modeling_sen.text_reader"]
 
 
-def doors(model, processor):
+def label_functions(model, processor):
     """All functions that take labels."""
     return {
         "pipeline": lambda labels, template: ZeroShotVideoClassificationPipeline(model=model, processor=processor)(
@@ -48,21 +48,21 @@ def doors(model, processor):
     }
 
 
-@pytest.mark.parametrize("door", ["pipeline", "encoder", "explain"])
-def test_labels_that_differ_only_after_the_limit_are_refused(door, loaded, processor):
+@pytest.mark.parametrize("name", ["pipeline", "encoder", "explain"])
+def test_labels_that_differ_only_after_the_limit_are_refused(name, loaded, processor):
     with pytest.raises(
         ValueError, match=rf"labels '{LONG}a' and '{LONG}b' differ only after the first 32 tokens.* 63 and 63"
     ):
-        doors(loaded, processor)[door]([f"{LONG}a", "a dog", f"{LONG}b"], "{}")
+        label_functions(loaded, processor)[name]([f"{LONG}a", "a dog", f"{LONG}b"], "{}")
     with pytest.raises(ValueError, match=r"labels 'a' and 'b' differ only .*a shorter template"):
-        doors(loaded, processor)[door](["a", "b"], LONG + " {}")
+        label_functions(loaded, processor)[name](["a", "b"], LONG + " {}")
     with pytest.raises(ValueError, match=r"labels 'x+' and 'x+ y' differ only .* have 32 and 33"):
-        doors(loaded, processor)[door](["x" * 30, "x" * 30 + " y"], "{}")
+        label_functions(loaded, processor)[name](["x" * 30, "x" * 30 + " y"], "{}")
 
 
-@pytest.mark.parametrize("door", ["pipeline", "encoder", "explain"])
-def test_a_truncated_label_is_named_in_one_warning(door, loaded, processor, warnings):
-    doors(loaded, processor)[door](["a dog", f"{LONG}a", f"b{LONG}"], "of {}")
+@pytest.mark.parametrize("name", ["pipeline", "encoder", "explain"])
+def test_a_truncated_label_is_named_in_one_warning(name, loaded, processor, warnings):
+    label_functions(loaded, processor)[name](["a dog", f"{LONG}a", f"b{LONG}"], "of {}")
     assert warnings() == [
         f"label '{LONG}a': its text has 65 tokens, of which the text tower takes 32; the rest is cut off, like the texts of "
         "1 more labels"

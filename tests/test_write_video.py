@@ -50,9 +50,8 @@ def test_a_file_has_the_frames_size_and_times_of_the_clip(tmp_path):
     assert drawn.duration == pytest.approx(0.8, abs=1e-9)
     assert read_stamps(drawn.frames) == list(range(20))
     expected = render.query_colours(np.float32([[0, 100, 70]]), 80)[0]
-    assert drawn.frames[:, 70, 100].mean(axis=0) == pytest.approx(
-        expected, abs=25
-    )  # H.264 stores colours at half resolution
+    # H.264 stores colours at half resolution.
+    assert drawn.frames[:, 70, 100].mean(axis=0) == pytest.approx(expected, abs=25)
 
 
 def test_uneven_times_are_kept(tmp_path):
@@ -114,12 +113,8 @@ SOUNDS = {
     "mp4": (".mp4", "aac", CLIP_KINDS["mp4"], True),
     "mp4 of mp3": (".mp4", "libmp3lame", CLIP_KINDS["mp4"], True),
     "mkv": (".mkv", "aac", CLIP_KINDS["mkv"], True),
-    "transport stream": (
-        ".ts",
-        "aac",
-        CLIP_KINDS["transport stream"],
-        False,
-    ),  # re-encoded, since a copy would lack headers
+    # Re-encoded, since a copy would lack headers.
+    "transport stream": (".ts", "aac", CLIP_KINDS["transport stream"], False),
     "flv": (".flv", "libmp3lame", ClipKind(".flv", "flv1"), True),
     "webm": (".webm", "libopus", CLIP_KINDS["webm of VP8"], False),
     "mov": (".mov", "pcm_s16le", CLIP_KINDS["mp4"], False),
