@@ -1,14 +1,14 @@
-"""What tests of chat sessions compare with: the model alone, and counts of what it is given."""
+"""Reference and counters for tests of chat sessions: answers recomputed from scratch, encoded windows and read tokens."""
 
 from contextlib import contextmanager
 
 from modeling_sen import ChatSession
 
-LENGTH = 10  # of answers
+LENGTH = 10  # new tokens per answer
 
 
 def recomputed(session: ChatSession, question: str, video=None, **options) -> dict:
-    """The answer of the model alone, from pixels and all tokens."""
+    """The answer that the model gives from pixels and all tokens, without the session's caches."""
     content = [*([] if video is None else [{"type": "video", "video": video}]), {"type": "text", "text": question}]
     messages = [*session.messages, {"role": "user", "content": content}]
     processor = session.processor
@@ -22,7 +22,7 @@ def recomputed(session: ChatSession, question: str, video=None, **options) -> di
 
 @contextmanager
 def counted(session: ChatSession):
-    """Counts windows that are encoded and tokens that the language model reads."""
+    """Counts the windows that are encoded and the tokens that the language model reads."""
     found = {"windows": 0, "read": []}
 
     def on_sen(module, arguments, keywords, output):

@@ -9,7 +9,7 @@ from modeling_sen.processing_sen_chat import SENChatProcessor
 
 
 def make_tokenizer():
-    """A token for each byte."""
+    """A byte-level tokenizer: one token for each byte."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {name: number for number, name in enumerate(["<pad>", "<end>", *letters])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -19,7 +19,7 @@ def make_tokenizer():
 
 
 def make_chat_parts(sen, folder, **settings):
-    """A chat model with a random language model whose answers depend on all that it reads, and its processor."""
+    """A chat model and its processor; the random language model's answers depend on its whole input."""
     tokenizer = make_tokenizer()
     torch.manual_seed(3)
     llm = Qwen3ForCausalLM(

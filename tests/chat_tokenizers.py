@@ -6,14 +6,14 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from modeling_sen import SENChatConfig, SENChatProcessor
 
-# Content is a string: of SmolLM2.
+# SmolLM2: content is a string.
 STRING_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou are helpful<|im_end|>\n' }}{% endif %}"
     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# Content is a string or a list of parts, videos with a markup of their own: of Qwen2-VL.
+# Qwen2-VL: content is a string or a list of parts, and the template prints its own markup for videos.
 PARTS_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
@@ -22,12 +22,12 @@ PARTS_TEMPLATE = (
     "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Content is a list of parts, of which all but text are left out.
+# Content is a list of parts; the template prints the text parts and drops the others.
 TEXT_PARTS_TEMPLATE = (
     "{% for message in messages %}[{{ message['role'] }}]{% for part in message['content'] %}"
     "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
 )
-# Content is a string, and nothing is printed for anything else: of Qwen3.
+# Qwen3: content is a string; the template prints nothing for other types.
 SILENT_TEMPLATE = (
     "{% for message in messages %}[{{ message.role }}]"
     "{% if message.content is string %}{{ message.content }}{% endif %}{% endfor %}"
@@ -54,7 +54,7 @@ def byte_tokenizer(
 
 
 VOCABULARY = 272
-# Two steps of four visual tokens, and two of answers: 10 in each window, and `<0.5s>` twice.
+# Tokens per window: two time steps of four visual tokens, two answer tokens, and `<0.5s>` twice.
 WINDOW = 10 + 2 * 6
 
 

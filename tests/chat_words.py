@@ -1,4 +1,4 @@
-"""A tokenizer whose tokens are bytes, and a language model of a few thousand random weights for it."""
+"""A byte-level tokenizer and a small random language model (a few thousand weights) for it."""
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -9,7 +9,7 @@ END = 256
 
 
 def byte_tokenizer(**arguments) -> PreTrainedTokenizerFast:
-    """Token n is the byte n; 256 ends a text and pads, 257 starts a message."""
+    """Token n is the byte n; token 256 ends a text and is the padding, token 257 starts a message."""
     vocab = {letter: byte for byte, letter in bytes_to_unicode().items()} | {"<|end|>": END, "<|turn|>": 257}
     words = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -24,7 +24,7 @@ def byte_tokenizer(**arguments) -> PreTrainedTokenizerFast:
 
 
 def tiny_language_model(**settings) -> LlamaForCausalLM:
-    """Weights are large, so that answers depend on what was asked."""
+    """The weights are large, so that answers depend on the question."""
     config = {
         "vocab_size": 258,
         "hidden_size": 32,
@@ -43,6 +43,6 @@ def tiny_language_model(**settings) -> LlamaForCausalLM:
     torch.manual_seed(11)
     model = LlamaForCausalLM(LlamaConfig(**config)).eval()
     torch.set_rng_state(state)
-    # Answers are letters, digits and signs, whose tokens are the same when the text is tokenized again.
+    # Answers contain only printable ASCII characters; tokenizing such a text again gives the same tokens.
     model.generation_config.suppress_tokens = [*range(32), *range(127, 256), 257]
     return model

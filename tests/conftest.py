@@ -5,7 +5,7 @@ import json
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that share tiny tensors only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads are slower on tensors this small
 
 from pathlib import Path
 
@@ -28,19 +28,19 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def towers(tmp_path_factory) -> dict[str, str]:
-    """Family -> folder of a whole random checkpoint."""
+    """Family -> folder of a complete random checkpoint."""
     return make_towers(tmp_path_factory.mktemp("towers"))
 
 
 @pytest.fixture(scope="session")
 def built() -> dict:
-    """What was asked of `make_sen` -> the SEN and the state of torch's generator after it was built."""
+    """Arguments of `make_sen` -> the SEN and the state of torch's generator after it was built."""
     return {}
 
 
 @pytest.fixture
 def make_sen(towers, built):
-    """Builds a SEN over CLIP frames, VideoMAE motion and AST sound, all tiny: a copy of one built once a session."""
+    """Builds a tiny SEN of CLIP frames, VideoMAE motion and AST sound; each call returns a copy of one built per session."""
 
     def make(**overrides) -> "modeling_sen.SENModel":
         key = json.dumps(overrides, sort_keys=True)
@@ -61,7 +61,7 @@ def make_sen(towers, built):
 
 @pytest.fixture(scope="session")
 def sen_folder(towers, tmp_path_factory) -> Path:
-    """A saved SEN that stands alone: frames, motion, sound, words; its gate is open, so that association shows."""
+    """A saved SEN that needs no other folder: frames, motion, sound, words; its gate is open, so association has effect."""
     torch.manual_seed(1)
     image = {"hub_id": towers["clip"], "num_frames": 2}
     neurons = [image, towers["videomae"], towers["ast"], towers["bert"]]
@@ -75,7 +75,7 @@ def sen_folder(towers, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def worded_config(towers) -> "modeling_sen.SENConfig":
-    """Of a SEN like `sen_folder`, whose towers are not beside it."""
+    """The configuration of a SEN like `sen_folder`; the paths of its towers do not exist."""
     neurons = [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"], towers["bert"]]
     return modeling_sen.SENModel.from_neurons(neurons, text_tower=towers["clip"], **SMALL).config
 
@@ -87,7 +87,7 @@ def built_trackers() -> dict:
 
 @pytest.fixture
 def pixel_tracker(make_sen, built_trackers) -> "modeling_sen.SENForVideoTracking":
-    """A tracker with random networks of pixels, which reads no neuron."""
+    """A tracker with random pixel networks that reads no neuron."""
     if "pixels" not in built_trackers:
         torch.manual_seed(3)
         config = modeling_sen.SENTrackingConfig(sen_config=make_sen().config.to_dict(), window=4, refinement_steps=2)
@@ -97,7 +97,7 @@ def pixel_tracker(make_sen, built_trackers) -> "modeling_sen.SENForVideoTracking
 
 @pytest.fixture
 def tiny_tracker(make_sen, pixel_tracker, built_trackers) -> "modeling_sen.SENForVideoTracking":
-    """The same networks of pixels, with untrained features of tiny CLIP frames and VideoMAE motion."""
+    """The same pixel networks, with untrained features of tiny CLIP frames and VideoMAE motion."""
     if "tokens" not in built_trackers:
         torch.manual_seed(4)
         built_trackers["tokens"] = modeling_sen.SENForVideoTracking.from_sen(make_sen(), pixel_tracker, window=4)

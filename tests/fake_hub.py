@@ -1,7 +1,7 @@
-"""A small Hub on this machine: what `from_pretrained` and `push_to_hub` ask of the real one, answered from memory.
+"""A small local Hub: it answers the requests of `from_pretrained` and `push_to_hub` from memory.
 
-It serves the part of the HTTP interface that those two use, and fails on request (`Hub.fail`). Files of `large_file` bytes
-and more go the way of LFS: their content is stored and served under the name of another host, which gets no token.
+It implements the part of the HTTP interface that those two use, and fails on request (`Hub.fail`). Files of `large_file`
+bytes or more are transferred by LFS: their content is stored and served under another host name, which receives no token.
 """
 
 import base64
@@ -22,7 +22,7 @@ import yaml
 from hub_faults import Fault
 
 _REPO = r"(?P<repo>[^/]+/[^/]+)"
-# Kind of request -> its path. `head` is the same as `file`, asked by HEAD; `store` the same as `storage`, by PUT.
+# Kind of request -> its path. `head` has the path of `file`, with method HEAD; `store` that of `storage`, with PUT.
 _ROUTES = {
     "whoami": r"/api/whoami-v2",
     "validate": r"/api/validate-yaml",
@@ -35,7 +35,7 @@ _ROUTES = {
     "file": rf"/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<name>.+)",
 }
 _WRITES = ("create", "preupload", "commit", "branch", "tag", "batch")
-_SIGNED = ("storage", "store", "no route")  # asked without a token
+_SIGNED = ("storage", "store", "no route")  # requested without a token
 
 
 @dataclass
@@ -44,8 +44,8 @@ class Repository:
 
     Attributes:
         refs: branch, tag or pull request -> commit.
-        gated: files are given to nobody, as where a user has not accepted the terms.
-        private: it is shown to nobody without a token.
+        gated: nobody may read the files, as if the user had not accepted the terms.
+        private: the repository is visible only with a token.
     """
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -60,12 +60,12 @@ class Repository:
         return sha
 
     def at(self, revision: str) -> str | None:
-        """The commit that a revision names."""
+        """The commit of a revision."""
         return self.refs.get(revision, revision if revision in self.commits else None)
 
     @property
     def files(self) -> dict[str, bytes]:
-        """Of the last commit on `main`."""
+        """The files of the last commit on `main`."""
         return self.commits[self.refs["main"]]
 
 
@@ -81,9 +81,9 @@ class Request:
 class Hub:
     """
     Attributes:
-        tokens: token -> `"read"` or `"write"`. While it is empty, everybody may do everything.
-        large_file: bytes from which a file goes the way of LFS.
-        requests: all that were made, failed ones too.
+        tokens: token -> `"read"` or `"write"`. While it is empty, every request is permitted.
+        large_file: minimum size in bytes of files that are transferred by LFS.
+        requests: all requests so far, including failed ones.
         stored: sha256 -> content of large files.
     """
 
@@ -96,7 +96,7 @@ class Hub:
     faults: list[Fault] = field(default_factory=list)
 
     def upload(self, repo_id: str, folder: str | Path, gated: bool = False) -> str:
-        """A folder as a new commit; returns its sha."""
+        """Commits the files of a folder; returns the commit's sha."""
         files = {
             path.relative_to(folder).as_posix(): path.read_bytes()
             for path in Path(folder).rglob("*")
@@ -106,7 +106,7 @@ class Hub:
         return repository.commit(files)
 
     def fail(self, kind: str, **settings: Any) -> None:
-        """Lets requests fail until `faults` is cleared; the settings are those of `Fault`."""
+        """Makes requests fail until `faults` is cleared; the settings are those of `Fault`."""
         self.faults.append(Fault(kind, **settings))
 
 
@@ -118,15 +118,17 @@ class Refusal(Exception):
 
 
 class _Cut(Exception):
-    """The connection ends here."""
+    """The connection is closed here."""
 
 
-Answer = tuple[int, dict[str, str], Any]  # status, headers, content: bytes, or what becomes JSON
+Answer = tuple[int, dict[str, str], Any]  # status, headers, content: bytes, or an object to be sent as JSON
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # an answer's body would wait 40 ms for the client's acknowledgement of its headers
+    disable_nagle_algorithm = (
+        True  # with Nagle's algorithm the body would wait 40 ms for the acknowledgement of the headers
+    )
     hub: Hub
 
     def _answer(self) -> None:
@@ -192,10 +194,10 @@ class _Handler(BaseHTTPRequestHandler):
             threading.Event().wait(fault.pause)
         if (
             fault.sent is not None or fault.headers
-        ):  # after a length that is wrong, nobody knows where the next answer begins
+        ):  # after a wrong length the client cannot find the start of the next answer
             raise _Cut
 
-    # --- who may do what ---------------------------------------------------------------------------------------------
+    # --- permissions -------------------------------------------------------------------------------------------------
 
     def _authorize(self, kind: str) -> None:
         tokens, token = self.hub.tokens, self.token
@@ -328,7 +330,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._range(self.hub.stored[found["oid"]], {})
 
     def _range(self, content: bytes, headers: dict[str, str]) -> Answer:
-        """A file's content, from the byte that the client asks for."""
+        """The content of a file, starting at the byte that the client requests."""
         if (asked := self.headers.get("Range")) is None:
             return 200, headers, content
         start = int(asked.removeprefix("bytes=").rstrip("-"))
@@ -340,7 +342,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _oid(self, content: bytes) -> str:
         if len(content) >= self.hub.large_file:
             return hashlib.sha256(content).hexdigest()
-        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # as git has it
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # git's object id
 
     def _storage_url(self, oid: str, name: str) -> str:
         return f"{self.hub.url.replace('127.0.0.1', 'localhost')}/storage/{oid}/{quote(name)}"
@@ -353,7 +355,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *args: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # of a client that hangs up nothing is printed
+        if not isinstance(sys.exception(), ConnectionError):  # a client that disconnects is not reported
             super().handle_error(*args)
 
 

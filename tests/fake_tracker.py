@@ -1,4 +1,4 @@
-"""A point tracker of a few lines: each point moves by the same step a frame, and is hidden outside of it."""
+"""A minimal point tracker: each point moves by a fixed step per frame and is hidden outside of the frame."""
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class FakeTracker(PreTrainedModel):
 
 
 def save_fake_tracker(folder) -> str:
-    """Registers the type with the Auto classes and writes a checkpoint."""
+    """Registers the type with the Auto classes and saves a checkpoint."""
     AutoConfig.register("fake_tracker", FakeTrackerConfig, exist_ok=True)
     AutoModel.register(FakeTrackerConfig, FakeTracker, exist_ok=True)
     FakeTracker(FakeTrackerConfig()).save_pretrained(folder)

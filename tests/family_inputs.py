@@ -1,4 +1,4 @@
-"""What a family of towers is to the tests, and inputs of every kind."""
+"""How the tests describe a family of towers, and inputs for each modality."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ Outputs = tuple[Tensor, Tensor | None]  # last_hidden_state, pooler_output
 
 @dataclass(frozen=True)
 class Family:
-    """How to build one type and feed it.
+    """How to build one neuron type and its inputs.
 
     Attributes:
         checkpoint: key of `tiny_towers.make_towers`.
         given: fields of the neuron's specification.
-        role: of `resolve_spec`.
-        inputs: `inputs(generator, batch_size)`, as a SEN hands them to the neuron.
+        role: the role passed to `resolve_spec`.
+        inputs: `inputs(generator, batch_size)`; the inputs in the form that a SEN passes to the neuron.
         written_out: `written_out(tower, tower_inputs, through)`; `None` for towers that take no prompts.
-        causal: whether tokens see only what stands before them.
-        build: makes the tower itself, where what the checkpoint needs is not installed in every environment.
+        causal: whether tokens attend only to earlier tokens.
+        build: builds the tower where the checkpoint needs a package that not every environment has.
     """
 
     checkpoint: str

@@ -1,4 +1,4 @@
-"""The oracle of the media tests: clips whose pixels tell each frame's number, and sound whose pitch tells the time."""
+"""Media with known content for the media tests: each frame shows its number, and the pitch of the sound encodes the time."""
 
 import io
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ BITS_PER_ROW = 6
 
 
 def stamped_image(number: int, width: int, height: int) -> np.ndarray:
-    """(height, width, 3) uint8: a moving texture with the frame's number in black and white blocks at the top left."""
+    """(height, width, 3) uint8: a moving texture with the frame number as black and white blocks at the top left."""
     rows, columns = np.mgrid[0:height, 0:width]
     texture = 128 + 60 * np.sin((columns + 3 * number) / 7) + 40 * np.cos((rows - 2 * number) / 5)
     image = np.stack([texture, texture[::-1], 255 - texture], axis=2).astype(np.uint8)
@@ -27,7 +27,7 @@ def stamped_image(number: int, width: int, height: int) -> np.ndarray:
 
 
 def read_stamp(frame: np.ndarray) -> int:
-    """The number painted into a frame; ValueError where a block is neither black nor white."""
+    """The number painted into a frame; ValueError if a block is neither black nor white."""
     number = 0
     for bit in range(STAMP_BITS):
         top, left = bit // BITS_PER_ROW * BLOCK, bit % BITS_PER_ROW * BLOCK
@@ -44,7 +44,7 @@ def read_stamps(frames: np.ndarray) -> list[int]:
 
 @dataclass(frozen=True)
 class ClipKind:
-    """How to write a clip: container and codec with everything that makes their timing or frame order special."""
+    """How to write a clip: the container, the codec, and options that affect timing or frame order."""
 
     suffix: str
     codec: str
@@ -56,7 +56,7 @@ class ClipKind:
     container_options: dict[str, str] = field(default_factory=dict)
 
 
-# One entry per way in which frame numbers and times have been seen to go wrong.
+# One entry for each way in which frame numbers or times have been wrong.
 CLIP_KINDS: dict[str, ClipKind] = {
     "mp4": ClipKind(".mp4", "libx264"),
     "mp4 without B-frames": ClipKind(".mp4", "libx264", b_frames=0),
@@ -117,7 +117,7 @@ def write_clip(
 
 
 def repeat_clip(clip: Path, target: Path, times: int) -> Path:
-    """Write the packets of a clip this many times over: a long clip without encoding one."""
+    """Write the packets of a clip `times` times in a row: a long clip without encoding one."""
     with av.open(str(clip)) as container, av.open(str(target), "w") as output:
         stream = output.add_stream_from_template(container.streams.video[0])
         packets = [packet for packet in container.demux() if packet.size]
@@ -133,16 +133,16 @@ def repeat_clip(clip: Path, target: Path, times: int) -> Path:
 
 
 def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
-    """Write into an mp4's track header that a stored point (x, y) is shown at (a x + c y, b x + d y), as phones do."""
+    """Write a display matrix into an mp4: a stored point (x, y) is shown at (a x + c y, b x + d y), as for phone videos."""
     matrix = np.array([a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30], dtype=">i4")
     content = bytearray(path.read_bytes())
-    start = content.index(b"tkhd") + 4 + 40  # version 0: 40 bytes before the matrix
+    start = content.index(b"tkhd") + 4 + 40  # version 0: the matrix follows after 40 bytes
     content[start : start + 36] = matrix.tobytes()
     path.write_bytes(content)
 
 
 def flip_bits(path: Path, target: Path, packets: Sequence[int], seed: int = 0, flips: int = 6) -> Path:
-    """Write a copy of a file with some bits flipped in these packets of its video, their first 20 bytes left alone."""
+    """Copy a file and flip bits in the given packets of its video; the first 20 bytes of each packet stay."""
     generator, content = np.random.default_rng(seed), bytearray(path.read_bytes())
     with av.open(str(path)) as container:
         stored = [packet for packet in container.demux(video=0) if packet.size]
@@ -154,7 +154,7 @@ def flip_bits(path: Path, target: Path, packets: Sequence[int], seed: int = 0, f
 
 
 def move_times(clip: Path, target: Path, pts: dict[int, int]) -> Path:
-    """Write the packets of a clip's video again, some (by their place in decoding order) with other timestamps."""
+    """Copy the video packets of a clip and change the timestamps of some (key: position in decoding order)."""
     with av.open(str(clip)) as container, av.open(str(target), "w") as output:
         stream = output.add_stream_from_template(container.streams.video[0])
         for number, packet in enumerate(packet for packet in container.demux(video=0) if packet.size):
@@ -166,7 +166,7 @@ def move_times(clip: Path, target: Path, pts: dict[int, int]) -> Path:
 
 
 def write_flv_with_late_sound(path: Path, folder: Path) -> Path:
-    """Write 13 s of stamped frames whose header tells of no sound, though some comes after 10 s."""
+    """Write 13 s of stamped frames; the header announces no sound, but a sound stream starts after 10 s."""
     clip = write_clip(folder / "clip.flv", ClipKind(".flv", "flv1"), range(400)).read_bytes()
     write_sound(folder / "sound.flv", "libmp3lame", seconds=1, rate=44100)
     pictures = [tag for tag in _flv_tags(clip) if tag[0] == 9]
@@ -186,7 +186,7 @@ def _flv_tags(content: bytes) -> list[bytes]:
 
 
 def delay_by_edit_list(path: Path, ticks: int) -> None:
-    """Make an mp4 begin later in its media by moving the start of its one edit by some ticks."""
+    """Shift the start of an mp4's only edit by some ticks, so that the video begins later in its media."""
     content = bytearray(path.read_bytes())
     start = content.index(b"elst") + 4 + 4 + 4 + 4  # version and flags, count, segment duration
     moved = int.from_bytes(content[start : start + 4], "big") + ticks
@@ -195,12 +195,12 @@ def delay_by_edit_list(path: Path, ticks: int) -> None:
 
 
 def rising_pitch(times: np.ndarray) -> np.ndarray:
-    """A tone whose pitch in Hz is 300 + 200 per second: any stretch of it tells where it was cut from."""
+    """A tone with a pitch of 300 + 200 t Hz at time t (s): the pitch of an excerpt gives its time."""
     return 0.5 * np.sin(2 * np.pi * (300 * times + 100 * times**2))
 
 
 def heard_time(samples: np.ndarray, sampling_rate: int) -> float:
-    """The time in seconds at the middle of a stretch of `rising_pitch`, from its mean pitch."""
+    """The time in seconds at the middle of an excerpt of `rising_pitch`, computed from its mean pitch."""
     size = 1 << len(samples).bit_length()
     spectrum = np.fft.rfft(samples * np.hanning(len(samples)), n=size)
     middle = np.average(np.arange(len(spectrum)), weights=np.abs(spectrum) ** 2)
@@ -219,7 +219,7 @@ def write_sound(
     sound_start: float = 0.0,
     loudness: float = 1.0,
 ) -> None:
-    """Write `rising_pitch` as sound, alone or with a stamped 30 fps clip; pitch and stamps start at their own starts."""
+    """Write `rising_pitch` as sound, with or without a stamped 30 fps clip; each stream starts at its own start time."""
     with av.open(str(target) if isinstance(target, Path) else target, "w", format=container_format) as container:
         sound: Any = container.add_stream(codec, rate=rate, layout=layout)
         video: Any = None

@@ -1,4 +1,4 @@
-"""What goes wrong with requests to the small Hub of `fake_hub`."""
+"""Faults of requests to the small Hub of `fake_hub`."""
 
 from dataclasses import dataclass, field
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 class Fault:
     """
     Attributes:
-        kind: of the requests: `create`, `validate`, `preupload`, `batch`, `store` (upload of a large file), `commit`, `info`,
-            `tree`, `head` (of a file), `file` (download), `storage` (download of a large file).
-        file: only of files whose name ends so.
-        skip: so many requests of the kind are answered first.
-        times: so many fail, by default all.
-        status: the answer, e.g. 503.
-        received: the connection is cut after so many bytes of the request's body.
-        sent: the connection is cut after so many bytes of the answer's body.
-        pause: seconds without an answer, in the middle of the body where `sent` is given.
-        headers: of the answer, in place of the right ones.
+        kind: which requests fail: `create`, `validate`, `preupload`, `batch`, `store` (upload of a large file), `commit`,
+            `info`, `tree`, `head` (of a file), `file` (download), `storage` (download of a large file).
+        file: only files whose name ends with this.
+        skip: number of requests of the kind that are answered before the first fault.
+        times: number of requests that fail; by default all.
+        status: HTTP status of the answer, e.g. 503.
+        received: the connection is closed after this many bytes of the request's body.
+        sent: the connection is closed after this many bytes of the answer's body.
+        pause: seconds without an answer; with `sent`, the pause is in the middle of the body.
+        headers: headers that replace those of the answer.
     """
 
     kind: str
@@ -30,7 +30,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
 
     def hits(self, kind: str, name: str) -> bool:
-        """Whether it is this request's turn; counts it."""
+        """Whether the fault applies to this request; counts the request."""
         if kind != self.kind or not name.endswith(self.file) or self.times == 0:
             return False
         if self.skip:

@@ -1,4 +1,4 @@
-"""This process as a client of a small Hub (the tests are offline otherwise), and the ways to push to it."""
+"""Connects this process to a small local Hub (other tests are offline), and lists the objects that can be pushed to it."""
 
 import tempfile
 import time
@@ -19,17 +19,17 @@ from test_pretrained_sen import load_toy_head
 from modeling_sen import SENModel, SENProcessor, publishing
 from modeling_sen.pipelines.video_pipeline import VideoPipeline
 
-# Of users who may write, may only read, and are not known.
+# Tokens of a user with write access, of one with read access, and of an unknown user.
 WRITER, READER, STRANGER = "hf_of_a_writer_secret", "hf_of_a_reader_secret", "hf_of_a_stranger_secret"
 
 
 @contextmanager
 def connected(hub: Hub, home: Path, token: str | None = None) -> Iterator[None]:
-    """Hub calls of this process go to `hub`, with a cache of its own, and do not wait before they try again.
+    """Redirects the Hub calls of this process to `hub`, with a separate cache and without waiting before retries.
 
     Args:
-        home: in place of `HF_HOME`; temporary folders are made in `home/temporary`.
-        token: the one that a user has logged in with.
+        home: replaces `HF_HOME`; temporary folders are created in `home/temporary`.
+        token: the token of the logged-in user.
     """
     (home / "temporary").mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -39,8 +39,8 @@ def connected(hub: Hub, home: Path, token: str | None = None) -> Iterator[None]:
         patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
         patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        patch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)  # of functions such as `file_exists`
-        patch.setattr(transformers.utils.hub, "_hf_api", None)  # it remembers the Hub that it was made for
+        patch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)  # used by functions such as `file_exists`
+        patch.setattr(transformers.utils.hub, "_hf_api", None)  # it caches the endpoint at its creation
         patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(home / "modules"))
         patch.setattr(tempfile, "tempdir", str(home / "temporary"))
         patch.setattr(time, "sleep", lambda seconds: None)
@@ -70,7 +70,7 @@ def as_toy_head(model: SENModel) -> Any:
 
 @dataclass
 class AsFolder:
-    """Saved to a folder, and that pushed, as by `sen push`; the example of its card is not run."""
+    """Saves the model to a folder and pushes that, as `sen push` does; the example of its card is not run."""
 
     model: SENModel
 
@@ -81,7 +81,7 @@ class AsFolder:
             return publishing.push_folder(folder, repo_id, include_neurons=include_neurons, **arguments).url
 
 
-# Name -> what is pushed of a SEN; each has `push_to_hub(repo_id, **arguments)`.
+# Name -> the object that is pushed for a SEN; each has `push_to_hub(repo_id, **arguments)`.
 PUSHED: dict[str, Callable[[SENModel], Any]] = {
     "model": lambda model: model,
     "processor": lambda model: SENProcessor(model.config),

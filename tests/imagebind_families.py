@@ -1,4 +1,4 @@
-"""ImageBind's towers as neurons, written out by hand."""
+"""Forward passes of ImageBind's towers, written out by hand."""
 
 import torch
 from family_inputs import Family, Outputs, frames_of, sound_of, words_of

@@ -1,7 +1,7 @@
-"""The reference of prompts that run alone: all tokens run with the prompts, and no token attends to a prompt.
+"""Reference for prompts that run alone: tokens and prompts run together, and no token attends to a prompt.
 
-Attention is written out here and registered with Transformers under a name of its own, so that nothing of `prompt_queries.py`
-takes part. What the second look of a tower gives with prompt `tokens` is tested apart, against towers written out by hand.
+Attention is written out here and registered with Transformers under its own name, so that no code of `prompt_queries.py`
+is used. Other tests compare the second look with prompt `tokens` with towers written out by hand.
 """
 
 import copy
@@ -16,36 +16,36 @@ from modeling_sen.first_look import FirstLook
 from modeling_sen.neuron import Neuron
 
 NAME = "written_out"
-_PROMPTS: list[slice] = []  # where prompts stand, while tokens do not attend to them
+_PROMPTS: list[slice] = []  # positions of the prompts, while tokens do not attend to them
 
 
 def _attention(module, query, key, value, attention_mask, scaling=None, softcap=None, position_bias=None, **kwargs):
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    if position_bias is not None:  # T5 by rule: prompts, which have no place, get none
+    if position_bias is not None:  # relative bias of T5: prompts have no position and get no bias
         for prompts in _PROMPTS:
             position_bias = position_bias.index_fill(2, torch.arange(query.shape[2])[prompts], 0.0)
         scores = scores + position_bias
     if attention_mask is not None:
         scores = scores + attention_mask
-    # Over the frames of a clip each place, and each prompt, attends to itself: nothing has to be hidden.
+    # In attention over the frames of a clip, each patch and each prompt attends to itself: nothing to mask.
     for prompts in () if getattr(module, "attends_over_frames", False) else _PROMPTS:
         is_token = torch.ones(query.shape[2], dtype=torch.bool)
         is_token[prompts] = False
         hidden = is_token[:, None] & ~is_token
-        hidden = torch.nn.functional.pad(hidden, (0, scores.shape[-1] - len(hidden)))  # rows that a layer adds
+        hidden = torch.nn.functional.pad(hidden, (0, scores.shape[-1] - len(hidden)))  # for rows that a layer adds
         scores = scores.masked_fill(hidden, -math.inf)
     weights = scores.softmax(dim=-1)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
 AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, eager_mask)  # masks are added, and there is one wherever attention is causal
+AttentionMaskInterface.register(NAME, eager_mask)  # additive masks; causal attention always has one
 
 
 def record_outputs(layer: nn.Module) -> list[Tensor]:
-    """What the layer itself puts out from now on, prompts included."""
+    """Records the outputs of the layer from now on, prompts included."""
     outputs: list[Tensor] = []
     forward = layer.forward
 
@@ -59,7 +59,7 @@ def record_outputs(layer: nn.Module) -> list[Tensor]:
 
 
 def joint_pass(neuron: Neuron, inputs: dict[str, Tensor], prompts: Tensor) -> tuple[FirstLook, Tensor]:
-    """Prompts (batch, prompt_tokens, width) and tokens through the crown of a copy of the neuron.
+    """Runs prompts (batch, prompt_tokens, width) and tokens through the crown of a copy of the neuron.
 
     Returns:
         The first look of the copy, and the prompts' outputs of the crown's last layer (batch * frames, prompt_tokens, width).

@@ -1,4 +1,4 @@
-"""Kaldi's log mel filter bank written out in float64, the reference of both families that read sound by it."""
+"""Kaldi's log mel filter bank written out in float64: the reference for both families that use it for sound."""
 
 import numpy as np
 

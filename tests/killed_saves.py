@@ -1,7 +1,7 @@
-"""Savers killed at any moment: two models are saved in turn over one folder, which is looked at after each kill.
+"""Kills processes during saves: two models are saved in turn to one folder, which is checked after each kill.
 
-Model k (1 or 2) has k rounds in its configuration, k as its gate and k in its tower, so that a mixture shows. Savers are
-forked, so this runs in a process of its own without threads: `killed_saves.py CLIP_TOWER TARGET KILLS`.
+Model k (1 or 2) has k rounds in its configuration, k as its gate and k in its tower, so that a mixture is detected. Savers
+are forked, so this script runs in its own process without threads: `killed_saves.py CLIP_TOWER TARGET KILLS`.
 """
 
 import json
@@ -29,7 +29,7 @@ def make_model(tower: str, number: int) -> SENModel:
 
 
 def which(target: Path) -> int:
-    """The model in the folder; raises where it is not whole."""
+    """The number of the model in the folder; raises if the folder is incomplete or mixed."""
     rounds = json.loads((target / "config.json").read_text())["num_rounds"]
     weights = load_file(target / "model.safetensors")
     towers = load_file(target / "neuron_image" / "model.safetensors")
@@ -50,7 +50,7 @@ def save_until_killed(models: list[SENModel], target: Path, pipe: int) -> None:
 
 
 def kill_savers(tower: str, target: Path, kills: int) -> dict:
-    """Which model was there after each kill, how many kills cut a save in half, and the most that one left behind."""
+    """The model found after each kill, the number of interrupted saves, and the most files that one of them left behind."""
     torch.set_num_threads(1)
     models = [make_model(tower, 1), make_model(tower, 2)]
     models[0].save_pretrained(target, include_neurons=True)
@@ -60,7 +60,7 @@ def kill_savers(tower: str, target: Path, kills: int) -> dict:
         child = os.fork()
         if child == 0:
             save_until_killed(models, target, write)
-        os.read(read, 1)  # the first save is done: now in the middle of some later one
+        os.read(read, 1)  # the first save is complete, so the kill interrupts a later one
         time.sleep(moments.uniform(0, 0.25))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -1,4 +1,4 @@
-"""LanguageBind checkpoints in the layout that its authors published: `pytorch_model.bin`, and a config.json of that time."""
+"""LanguageBind checkpoints in the layout of the authors: `pytorch_model.bin`, and a config.json of that time."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ PARITY = (*TOWERS, "video_vl_new")
 
 
 def parity_folder(shared_data: Path, tower: str) -> Path:
-    """A folder with small random weights, inputs, and what the original code makes of them."""
+    """A folder with small random weights, inputs, and the outputs of the original code."""
     folder = shared_data / "parity" / f"languagebind_{tower}"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not here")
@@ -32,7 +32,7 @@ KINDS = ("input.", "output.")
 
 
 def write_original(model, folder: Path, **tower_settings) -> Path:
-    """Writes a model as its authors would have: with position ids, and `clip_vision_model` as the tower's type."""
+    """Writes a model in the authors' layout: with position ids, and `clip_vision_model` as the tower's type."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     for part in ("text_model", "vision_model"):
@@ -40,20 +40,20 @@ def write_original(model, folder: Path, **tower_settings) -> Path:
         weights[f"{part}.embeddings.position_ids"] = torch.arange(places)[None]
     config = model.config.to_dict()
     config["vision_config"] |= {"model_type": "clip_vision_model", "force_patch_dropout": 0.5, **tower_settings}
-    config["text_config"]["eos_token_id"] = 49407  # whatever it is, the highest id ends a text
+    config["text_config"]["eos_token_id"] = 49407  # its value is ignored: the highest id ends a text
     (folder / "config.json").write_text(json.dumps(config))
     torch.save(weights, folder / "pytorch_model.bin")
     return folder
 
 
 def add_lora(folder: Path, model, targets: list[str], rank: int, alpha: int, wrapped: bool) -> tuple[Path, Tensor]:
-    """Puts peft's LoRA around the encoder of a model in the published way, and saves it.
+    """Adds peft's LoRA to the encoder of a model in the published way, and saves it.
 
     Args:
-        wrapped: in the layout of today's peft, `q_proj.base_layer.weight`; else in that of 2023, `q_proj.weight`.
+        wrapped: use the layout of current peft, `q_proj.base_layer.weight`; otherwise that of 2023, `q_proj.weight`.
 
     Returns:
-        The folder, and what peft's model gives for `pixels_of(model)`: normalised embeddings.
+        The folder, and the output of peft's model for `pixels_of(model)`: normalised embeddings.
     """
     torch.manual_seed(3)
     settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, bias="none")

@@ -65,7 +65,7 @@ SOUND_CODECS = {
 
 
 def valid_files(folder: Path, small: bool = False) -> Iterator[Path]:
-    """Write clips of 24 frames and sounds of half a second; `small` is a few."""
+    """Write clips of 24 frames and sounds of half a second; with `small` only a few of them."""
     kinds = {**CLIP_KINDS, **MORE_KINDS}
     for number, (name, kind) in enumerate(kinds.items()):
         if not small or name in ("mp4", "mkv", "webm of VP8", "avi", "transport stream", "flv"):
@@ -115,7 +115,7 @@ def valid_files(folder: Path, small: bool = False) -> Iterator[Path]:
 
 
 def broken_files(folder: Path, whole: list[Path], per_file: int) -> Iterator[Path]:
-    """Write truncated and otherwise damaged copies of files, the same ones every time."""
+    """Write truncated and otherwise damaged copies of files; every run writes the same."""
     for number, path in enumerate(whole):
         content, generator = path.read_bytes(), np.random.default_rng(number)
         for variant in range(per_file):
@@ -143,7 +143,7 @@ def broken_files(folder: Path, whole: list[Path], per_file: int) -> Iterator[Pat
 
 
 def odd_files(folder: Path) -> Iterator[Path]:
-    """Write files that are no media, or barely."""
+    """Write files that are not media, or nearly empty media."""
     for name, content in {
         "empty.mp4": b"",
         "noise.mp4": np.random.default_rng(0).bytes(20_000),

@@ -1,6 +1,6 @@
-"""A process that reads media files: paths come in as lines of JSON, what became of each goes out as a line of JSON.
+"""A process that reads media files: one JSON line with a path per input, one JSON line with the outcome per output.
 
-Run by test_media_corpus.py, so that signals and hangs end this process and are counted there.
+test_media_corpus.py runs it as a separate process and counts its crashes and timeouts.
 """
 
 import json
@@ -43,7 +43,7 @@ def frames_of(path: str, valid: bool) -> str:
 
 
 def _compare(path: str, frames: dict[int, np.ndarray]) -> None:
-    """With a plain decode from the beginning, frame by number; every number must come."""
+    """Compare with a sequential decode from the beginning, frame by frame; no frame may be missing."""
     with av.open(path, metadata_errors="replace") as container:
         stream = video_stream(container, path)
         stream.codec_context.thread_type = "NONE"

@@ -1,7 +1,7 @@
-"""Every registered neuron type on tiny random weights, with its tower written out by hand: the reference of prompting.
+"""Every registered neuron type with tiny random weights, and its tower written out by hand as the reference for prompting.
 
-A forward written out takes the tower, its inputs and `through`, which runs the layers: `through(layers, hidden_states)`,
-with `arguments(layer)` for what a layer takes beyond tokens and mask.
+A written-out forward takes the tower, its inputs and `through`, which runs the layers: `through(layers, hidden_states)`,
+with `arguments(layer)` for the layer's arguments besides tokens and mask.
 """
 
 import copy
@@ -71,7 +71,7 @@ def _siglip_text(tower, inputs, through) -> Outputs:
 
 
 def _siglip2_image(tower, inputs, through) -> Outputs:
-    # Four patches of 8 x 8 pixels, each a row of values by place and then channel.
+    # Four patches of 8 x 8 pixels; each row holds values by position, then by channel.
     rows = [
         inputs["pixel_values"][:, :, top : top + 8, left : left + 8] for top, left in ((0, 0), (0, 8), (8, 0), (8, 8))
     ]
@@ -82,7 +82,7 @@ def _siglip2_image(tower, inputs, through) -> Outputs:
 
 
 def _dinov3(tower, inputs, through) -> Outputs:
-    turns = tower.rope_embeddings(inputs["pixel_values"])  # of the patches, which stand last
+    turns = tower.rope_embeddings(inputs["pixel_values"])  # of the patches, which are the last tokens
     hidden = tower.embeddings(inputs["pixel_values"])
     hidden = tower.norm(through(tower.model.layer, hidden, arguments=lambda layer: {"position_embeddings": turns}))
     return hidden, hidden[:, 0]
@@ -112,7 +112,7 @@ def _whisper(tower, inputs, through) -> Outputs:
 
 
 def _of_samples(inputs) -> Tensor | None:
-    """(batch, tokens) of Wav2Vec2's two convolutions: a token hears what starts inside of the sound."""
+    """(batch, tokens) mask after Wav2Vec2's two convolutions: a token counts if its receptive field lies in the sound."""
     mask = inputs.get("attention_mask")
     if mask is None:
         return None
@@ -170,8 +170,10 @@ def _modernbert(tower, inputs, through) -> Outputs:
 
 
 def _build_pe_video() -> PreTrainedModel:
-    """Its image model is a timm model, and timm needs torchvision, which breaks Transformers where versions differ: here
-    a ViT stands in. What is prompted, and all that follows the image model, is PE video's own."""
+    """PE video's image model is a timm model; timm needs torchvision, which breaks Transformers if versions differ.
+
+    A ViT replaces it here. Prompting, and everything after the image model, is PE video's own code.
+    """
     torch.manual_seed(0)
     config = PeVideoEncoderConfig(**LAYERS, head_dim=8)
     config.vision_config = ViTConfig(**VISION, num_labels=6)
@@ -233,7 +235,7 @@ _LOADED: dict[tuple, Neuron] = {}
 def make_neuron(
     model_type: str, towers: Mapping[str, str], prompt_depth: int | str | None = None, attention: str | None = None
 ) -> Neuron:
-    """A neuron of the type; the tower is loaded once for a session, and each call gets a copy of its own."""
+    """A neuron of the type; the tower is loaded once per session, and each call gets its own copy."""
     family = FAMILIES[model_type]
     if attention == "sdpa" and model_type in EAGER_ONLY:
         pytest.skip("Transformers has this type with eager attention only")
@@ -255,7 +257,7 @@ def make_inputs(model_type: str, batch_size: int = 2, seed: int = 0) -> dict[str
 
 
 def prompted_from_raw_inputs(model_type: str, neuron: Neuron, inputs: dict[str, Tensor], prompts: Tensor, site: int):
-    """The whole tower again, layer by layer, with prompts joining at the site.
+    """The whole tower, layer by layer, with prompts inserted at the site.
 
     Returns:
         last_hidden_state (batch * frames, tokens, width), pooler_output or `None`.
@@ -285,7 +287,7 @@ def prompted_from_raw_inputs(model_type: str, neuron: Neuron, inputs: dict[str, 
                 if "position_embeddings" in given:
                     given["position_embeddings"] = _unturned(given["position_embeddings"], tokens, count)
             if bias := given.pop("position_bias", None):
-                # Prompts have places before the sound only where the first layer, which gives them, sees prompts.
+                # Prompts take positions before the sound only if they enter at the first layer, which computes the bias.
                 given["position_bias"] = (
                     bias(count + tokens) if site == 0 else _unbiased(bias(tokens), index, site, count)
                 )
@@ -304,7 +306,7 @@ def _unbiased(bias: Tensor, index: int, site: int, count: int) -> Tensor:
 
 def _unturned(position_embeddings: tuple[Tensor, Tensor], tokens: int, count: int) -> tuple[Tensor, Tensor]:
     cosine, sine = position_embeddings
-    if cosine.shape[-2] != tokens:  # DINOv3: of the patches alone
+    if cosine.shape[-2] != tokens:  # DINOv3: rotary embeddings of the patches only
         return cosine, sine
     still = cosine.new_ones(*cosine.shape[:-2], count, cosine.shape[-1])
     return torch.cat([still, cosine], dim=-2), torch.cat([torch.zeros_like(still), sine], dim=-2)
@@ -318,7 +320,7 @@ def _as_read(visible: Tensor | None, neuron: Neuron) -> Tensor | None:
 
 
 def _visible(attention_mask: Tensor | None, tokens: int, causal: bool, window: Tensor | None) -> Tensor | None:
-    """(batch, 1, queries, keys) bool: which token sees which."""
+    """(batch, 1, queries, keys) bool: whether a query attends to a key."""
     visible = None if attention_mask is None else attention_mask.bool()[:, None, None, :].expand(-1, 1, tokens, -1)
     for rule in (torch.ones(tokens, tokens, dtype=torch.bool).tril() if causal else None, window):
         if rule is not None:
@@ -327,7 +329,7 @@ def _visible(attention_mask: Tensor | None, tokens: int, causal: bool, window: T
 
 
 def _with_prompts(visible: Tensor, count: int) -> Tensor:
-    """Prompts in front: all see them, and they see every token that is not padding."""
+    """Prompts in front: all tokens attend to them, and they attend to every token that is not padding."""
     batch, _, tokens, _ = visible.shape
     wider = torch.ones(batch, 1, count + tokens, count + tokens, dtype=torch.bool)
     wider[:, :, count:, count:] = visible
@@ -336,12 +338,12 @@ def _with_prompts(visible: Tensor, count: int) -> Tensor:
 
 
 def look_again(neuron: Neuron, look: FirstLook, prompts: Tensor, prompt: str = "tokens") -> NeuronState:
-    """A second look with given prompts (batch, prompt_tokens, width), as the variant of PROMPT takes it."""
+    """A second look with given prompts (batch, prompt_tokens, width), in the form that the variant of PROMPT takes."""
     if neuron.prompted_tower is None:
         width = neuron.spec.hidden_size
         config = SENConfig(neurons=[neuron.spec.to_dict()], bottleneck_size=width, num_prompt_tokens=1)
         after = AfterTower(config, neuron.spec)
-        with torch.no_grad():  # so that prompts are the shift itself
+        with torch.no_grad():  # so that the prompts are exactly the shift
             after.up.weight.copy_(torch.eye(width))
             after.weight.copy_(torch.eye(width))
         return after(neuron, look, prompts)

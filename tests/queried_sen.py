@@ -1,4 +1,4 @@
-"""A SEN whose prompts run alone through the crown, with weights as after training, its inputs and its gradients."""
+"""A SEN whose prompts run alone through the crown, with weights as after training; its inputs and its gradients."""
 
 import torch
 from random_sen import random_inputs, random_weights

@@ -1,4 +1,4 @@
-"""Tables of questions about one synthetic video, for the tests of question sets and of what measures with them."""
+"""Tables of questions about one synthetic video, for tests of question sets and of their metrics."""
 
 import json
 import tempfile
@@ -27,7 +27,7 @@ def video_bytes() -> bytes:
 
 
 def put_videos(folder: Path, *names: str) -> Path:
-    """The clip under these names in `folder / "videos"`, which is returned."""
+    """Writes the clip under these names in `folder / "videos"`, which is returned."""
     for name in names:
         path = folder / "videos" / name
         path.parent.mkdir(parents=True, exist_ok=True)

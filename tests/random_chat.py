@@ -1,4 +1,4 @@
-"""Tiny random language models, a chat model of one, and prompts for it."""
+"""Tiny random language models, a chat model that uses one, and prompts for it."""
 
 import torch
 import transformers
@@ -17,7 +17,7 @@ LANGUAGE_MODELS = {
 
 
 def make_language_model(kind="qwen3"):
-    """With weights so large that answers depend on the prompt."""
+    """The weights are large, so that answers depend on the prompt."""
     class_name, settings = LANGUAGE_MODELS[kind]
     model_class = getattr(transformers, class_name)
     torch.manual_seed(11)
@@ -30,7 +30,7 @@ def make_language_model(kind="qwen3"):
 
 
 def make_chat(sen, llm, **settings):
-    """Two steps of 2 x 2 cells for each window; the projector's maps are larger than at the start of training."""
+    """Two steps of 2 x 2 cells per window; the projector's weights are larger than at the start of training."""
     settings = {"window_frames": 2, "tokens_per_frame": 4, **settings}
     model = modeling_sen.SENForConditionalGeneration.from_llm(llm, sen, **settings)
     generator = torch.Generator().manual_seed(7)
@@ -42,7 +42,7 @@ def make_chat(sen, llm, **settings):
 
 
 def prompt(model, windows=1, question=(5, 6, 7), seed=0):
-    """(1, tokens): a beginning, the placeholders of some windows, and a question."""
+    """(1, tokens): a first token, the placeholders of the windows, and a question."""
     return torch.tensor(
         [[2, 9 + seed, *[model.config.video_token_id] * model.config.visual_tokens * windows, *question]]
     )

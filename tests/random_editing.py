@@ -1,4 +1,4 @@
-"""Tiny random UNets of the kinds of Stable Diffusion, an editing model of one, and inputs for it."""
+"""Tiny random UNets like those of Stable Diffusion, an editing model that uses one, and inputs for it."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ SIZES = {
     "norm_num_groups": 4,
     "cross_attention_dim": 12,
 }
-# As Stable Diffusion 1, whose `attention_head_dim` is the number of heads, and as 2, which has linear projections.
+# As Stable Diffusion 1, whose `attention_head_dim` is the number of heads, and 2, which has linear projections.
 UNETS = {
     "sd1": {"attention_head_dim": 2},
     "sd2": {"attention_head_dim": (2, 4), "use_linear_projection": True, "cross_attention_dim": 20},
@@ -32,7 +32,7 @@ def make_unet(kind="sd1", **settings):
 
 
 def randomize(adapter, scale=0.3):
-    """As after training: every weight of the adapter is something."""
+    """As after training: no weight of the adapter is zero."""
     generator = torch.Generator().manual_seed(6)
     with torch.no_grad():
         for parameter in adapter.parameters():
@@ -41,7 +41,7 @@ def randomize(adapter, scale=0.3):
 
 
 def make_editing(sen, base=None, **settings):
-    """Reads the tiny SEN's frames and motion in windows of four frames."""
+    """The adapter reads the tiny SEN's frames and motion in windows of four frames."""
     base = make_unet() if base is None else base
     torch.manual_seed(8)
     return modeling_sen.SENForVideoEditing.from_base(base, sen, **{"num_frames": 4, **settings})
@@ -56,7 +56,7 @@ def random_step(batch=2, frames=3, size=(8, 8), text_width=12, seed=0):
 
 
 def per_frame(unet, latents, timesteps, text_states):
-    """The UNet without an adapter, on each frame by itself."""
+    """The UNet without an adapter, applied to each frame separately."""
     frames = latents.shape[2]
     folded = latents.transpose(1, 2).flatten(0, 1)
     times, texts = timesteps.repeat_interleave(frames), text_states.repeat_interleave(frames, dim=0)
@@ -66,7 +66,7 @@ def per_frame(unet, latents, timesteps, text_states):
 
 
 def tuned_weights():
-    """State dict of a UNet that Tune-A-Video tuned: names and shapes are those of its UNet3DConditionModel."""
+    """State dict of a UNet as Tune-A-Video saves it: names and shapes of its UNet3DConditionModel."""
     from modeling_sen.editing.edit_adapter import unet_shape
 
     unet = make_unet()
@@ -86,7 +86,7 @@ def tuned_weights():
 
 
 def save_tuned(weights, folder, kind="bin"):
-    """The part of a pipeline's folder that is read; returns the folder."""
+    """Saves the part of a pipeline's folder that is read; returns the folder."""
     file = Path(folder, "unet", f"diffusion_pytorch_model.{kind}")
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save(weights, file) if kind == "bin" else save_file(weights, file)
@@ -94,12 +94,12 @@ def save_tuned(weights, folder, kind="bin"):
 
 
 def gaussian_predictor(scheduler, mean, variance):
-    """The exact prediction for data of a Gaussian: (sample, timestep) -> noise or velocity, as the scheduler has it."""
+    """The exact prediction for Gaussian data: (sample, timestep) -> noise or velocity, as the scheduler is configured."""
 
     def predict(sample, timestep):
         product = scheduler.alphas_cumprod[timestep].item()
         alpha, sigma = product**0.5, (1 - product) ** 0.5
-        # Posterior mean of the noise, by regression of the noise on the sample.
+        # Posterior mean of the noise: linear regression of the noise on the sample.
         noise = sigma / (product * variance + 1 - product) * (sample - alpha * mean)
         if scheduler.config.prediction_type == "epsilon":
             return noise

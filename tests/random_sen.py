@@ -1,4 +1,4 @@
-"""Sizes, inputs and weights of the small random SEN that tests share, and a check of gradients."""
+"""Sizes, inputs and weights of the small random SEN that tests share, and a gradient check."""
 
 import torch
 
@@ -17,7 +17,7 @@ def random_inputs(batch_size: int = 2, seed: int = 0, frames: int = 2) -> dict[s
 
 
 def random_weights(model: "modeling_sen.SENModel", gate: float = 0.7) -> "modeling_sen.SENModel":
-    """As after training: every association weight is something, and the gate is open."""
+    """As after training: no association weight is zero, and the gate is open."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -29,7 +29,7 @@ def random_weights(model: "modeling_sen.SENModel", gate: float = 0.7) -> "modeli
 
 
 def assert_gradient_is_that_of_finite_differences(parameter: torch.Tensor, loss, message: str | None = None) -> None:
-    """Of one element in the middle of a float64 parameter whose gradient of `loss()` was computed before."""
+    """Checks one element in the middle of a float64 parameter; the gradient of `loss()` must be in `parameter.grad`."""
     index, step, values = tuple(size // 2 for size in parameter.shape), 1e-5, []
     with torch.no_grad():
         for sign in (1, -2):

@@ -1,9 +1,9 @@
 """Trained encoders for slow tests, in the folder that `SEN_REAL_MODELS` names.
 
-`vit` is a Dinov2Model (ViT-S/14) fine-tuned for saliency, whose middle layers describe frames better than its last; `cnn` an
-EfficientNetForImageClassification of ImageNet with names of classes; `speech` a WhisperForConditionalGeneration (tiny.en);
-`text` the BertModel of all-MiniLM-L6-v2; `llm` a causal language model with a chat template. Each folder is a Transformers
-checkpoint with its processor or tokenizer.
+`vit` is a Dinov2Model (ViT-S/14) fine-tuned for saliency, whose middle layers describe frames better than its last; `cnn` is
+an EfficientNetForImageClassification of ImageNet with class names; `speech` is a WhisperForConditionalGeneration
+(tiny.en); `text` is the BertModel of all-MiniLM-L6-v2; `llm` is a causal language model with a chat template. Each folder
+is a Transformers checkpoint with its processor or tokenizer.
 """
 
 import json
@@ -16,13 +16,13 @@ MODELS = Path(os.environ.get("SEN_REAL_MODELS", ""))
 
 
 def needs_models(*names: str) -> pytest.MarkDecorator:
-    """Skips a test where one of the checkpoints is absent."""
+    """Skips a test if one of the checkpoints is absent."""
     missing = [name for name in names if "SEN_REAL_MODELS" not in os.environ or not (MODELS / name).is_dir()]
     return pytest.mark.skipif(bool(missing), reason=f"SEN_REAL_MODELS names no folder with {', '.join(missing)}")
 
 
 def sentence_model(folder: Path) -> str:
-    """`text` as a whole checkpoint of sentence-transformers: its files, and the settings of its pooling."""
+    """`text` as a complete sentence-transformers checkpoint: its files, and the settings of its pooling."""
     (folder / "1_Pooling").mkdir(parents=True)
     for file in (MODELS / "text").iterdir():
         if file.is_file():

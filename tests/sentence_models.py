@@ -1,4 +1,4 @@
-"""Tiny models of sentence-transformers, saved by that library, and their towers as neurons."""
+"""Tiny sentence-transformers models, saved by that library, and their towers as neurons."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ WORDS = [
     *SPECIAL,
     *["a", "b", "c", "d", "e", "f", "dog", "barks", "man", "speaks", "about", "query", "the", "cat", ":"],
 ]
-# Of different lengths; the last is longer than the tiny towers' 32 tokens.
+# Texts of different lengths; the last has more than the tiny towers' 32 tokens.
 TEXTS = ["a dog barks", "man", "the cat speaks about a dog", "c d e f a b c d", " ".join(["dog man"] * 30)]
 SIZES = {
     "vocab_size": 40,
@@ -32,7 +32,7 @@ SIZES = {
 
 
 def make_backbones(folder: Path) -> dict[str, str]:
-    """Towers with a tokenizer of these words, not yet of sentence-transformers: name -> folder."""
+    """Towers with a tokenizer of these words, before sentence-transformers is applied: name -> folder."""
     paths = {}
     ends = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
     windows = {"global_attn_every_n_layers": 2, "local_attention": 4}
@@ -46,12 +46,13 @@ def make_backbones(folder: Path) -> dict[str, str]:
         config = {**SIZES, "pad_token_id": 0, "max_position_embeddings": 32, **settings}
         model = model_class(model_class.config_class(**config))
         for parameter in model.parameters():
-            if parameter.ndim == 2:  # so that texts differ well
+            if parameter.ndim == 2:  # large, so that embeddings of texts differ clearly
                 nn.init.normal_(parameter, std=0.5)
         model.save_pretrained(folder / name)
         paths[name] = folder / name
     for name, path in paths.items():
-        words = ["[UNK]", "[PAD]", *WORDS[2:]] if name == "mpnet" else WORDS  # whose positions count from padding, 1
+        # MPNet's positions count from the padding id, 1.
+        words = ["[UNK]", "[PAD]", *WORDS[2:]] if name == "mpnet" else WORDS
         longest = {} if name == "bert" else {"model_max_length": 32}
         tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)}, **longest)
         if name == "causal":
@@ -62,7 +63,7 @@ def make_backbones(folder: Path) -> dict[str, str]:
 
 
 def saved(folder: Path, backbone: str, *modules: nn.Module, prompt: str = "") -> tuple[SentenceTransformer, str]:
-    """The library's model of a tower and modules with random weights, and the folder it was saved to."""
+    """Builds a model of a tower and modules with random weights; returns it and the folder where the library saved it."""
     torch.manual_seed(3)
     for module in modules:
         for parameter in module.parameters():
@@ -79,14 +80,14 @@ def load(folder: str, **arguments) -> Neuron:
 
 
 def look_at(neuron: Neuron, texts=TEXTS) -> FirstLook:
-    """At the texts, all in one batch."""
+    """The first look at all texts in one batch."""
     tokens = SENProcessor(SENConfig(text_tower=neuron.spec.to_dict())).tokenize(texts)
     return neuron.first_look({name.removeprefix("text_"): value for name, value in tokens.items()})
 
 
 @torch.no_grad()
 def encoded(folder: str, texts=TEXTS) -> np.ndarray:
-    """Embeddings without the normalisation that a SEN ends with."""
+    """Embeddings without the normalisation that a SEN adds at the end."""
     neuron = load(folder)
     return neuron.project(look_at(neuron, texts).state.pooler_output).numpy()
 

@@ -1,4 +1,4 @@
-"""peft's adapters on a SEN: trained with gradients that are right, saved without the towers, the same when they come back."""
+"""peft's adapters on a SEN: their gradients, their training, saving without the towers, and loading."""
 
 import warnings
 
@@ -17,7 +17,7 @@ peft = pytest.importorskip("peft")
 
 TEXTS = {"text_input_ids": torch.tensor([[512, 5, 9, 513], [512, 40, 7, 513], [512, 8, 8, 513]])}
 LABELS = {"labels": torch.tensor([0, 2])}
-TOWERS = ["q_proj", "v_proj"]  # of the frames', the sound's and the class texts' tower
+TOWERS = ["q_proj", "v_proj"]  # maps of the frame, sound and class text towers
 ASSOCIATION = ["down", "linear"]
 
 
@@ -37,7 +37,7 @@ def outputs(model) -> torch.Tensor:
 
 
 def trained(model, steps: int = 3):
-    """After some steps in training mode; returns the trained parameters, with their values before."""
+    """Trains a few steps; returns the trained parameters and their values before."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     before = {name: p.detach().clone() for name, p in parameters.items()}
     optimizer = torch.optim.SGD(parameters.values(), lr=0.5)
@@ -62,7 +62,7 @@ def trained(model, steps: int = 3):
     ],
     ids=["towers", "association", "both", "whole modules"],
 )
-def test_adapters_are_trained_saved_and_come_back(settings, expected, saved, tmp_path):
+def test_adapters_are_trained_saved_and_loaded(settings, expected, saved, tmp_path):
     model = peft.get_peft_model(
         SENModel.from_pretrained(saved), peft.LoraConfig(r=2, init_lora_weights=False, **settings)
     )
@@ -101,8 +101,8 @@ def test_merged_adapters_are_saved_with_their_towers(saved, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sen_is_saved_without_the_adapters_on_it(saved, tmp_path, caplog):
-    """By its own `save_pretrained`: its towers as they were loaded, and a word on what is not there."""
+def test_save_pretrained_of_the_sen_leaves_its_adapters_out(saved, tmp_path, caplog):
+    """The SEN's own `save_pretrained` saves the towers without adapters and warns for each neuron that had some."""
     plain = outputs(SENModel.from_pretrained(saved))
     model = SENModel.from_pretrained(saved)
     peft.get_peft_model(model, peft.LoraConfig(target_modules=TOWERS, init_lora_weights=False))
@@ -119,8 +119,8 @@ def test_a_sen_is_saved_without_the_adapters_on_it(saved, tmp_path, caplog):
         assert torch.equal(outputs(SENModel.from_pretrained(tmp_path / "again")), plain)
 
 
-def test_gradients_of_adapters_are_those_of_finite_differences(saved):
-    """In all layers: also below the prompts, where frozen towers run without gradients, and in the tower of class texts."""
+def test_gradients_of_adapters_equal_finite_differences(saved):
+    """Also in layers below the prompts, where frozen towers run without gradients, and in the tower of class texts."""
     model = SENModel.from_pretrained(saved, dtype=torch.float64)
     model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=TOWERS, init_lora_weights=False))
     inputs = {name: value.double() for name, value in random_inputs().items()}
@@ -166,8 +166,8 @@ def test_frozen_towers_still_run_without_gradients(saved):
         assert not model.neurons["image"].first_look(inputs["image"]).state.pooler_output.requires_grad
 
 
-def test_the_adapters_of_transformers_itself(saved, tmp_path, monkeypatch):
-    """`add_adapter`, `save_pretrained`, `load_adapter`; of peft they want a version that may not be out yet."""
+def test_add_adapter_and_load_adapter_of_transformers_work(saved, tmp_path, monkeypatch):
+    """`add_adapter`, `save_pretrained`, `load_adapter`; they require a version of peft that may not be released yet."""
     monkeypatch.setattr(transformers_peft, "MIN_PEFT_VERSION", "0.18.0")
     model = SENModel.from_pretrained(saved)
     model.add_adapter(peft.LoraConfig(target_modules=[*TOWERS, *ASSOCIATION], init_lora_weights=False))
@@ -187,7 +187,7 @@ def test_the_adapters_of_transformers_itself(saved, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_adapter_on_one_tower_leaves_its_own_saving_alone(saved, tmp_path, monkeypatch):
+def test_an_adapter_of_transformers_on_one_tower_is_left_out_when_the_sen_is_saved(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(transformers_peft, "MIN_PEFT_VERSION", "0.18.0")
     model = SENModel.from_pretrained(saved)
     model.neurons["image"].tower.add_adapter(peft.LoraConfig(target_modules=TOWERS, init_lora_weights=False))
@@ -196,7 +196,7 @@ def test_an_adapter_on_one_tower_leaves_its_own_saving_alone(saved, tmp_path, mo
     assert torch.equal(outputs(SENModel.from_pretrained(tmp_path / "whole")), outputs(SENModel.from_pretrained(saved)))
 
 
-def test_strict_loading_misses_adapters_and_not_towers(saved):
+def test_strict_loading_requires_the_adapters_but_not_the_towers(saved):
     model = SENModel.from_pretrained(saved)
     association = model.state_dict()
     peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))
@@ -207,7 +207,7 @@ def test_strict_loading_misses_adapters_and_not_towers(saved):
     assert model.load_state_dict(model.state_dict()).missing_keys == []
 
 
-def test_first_looks_of_a_tower_that_is_trained_are_not_stored(saved, tmp_path):
+def test_first_looks_of_a_trained_tower_are_not_stored(saved, tmp_path):
     model = SENModel.from_pretrained(saved)
     digests = set(FeatureCache(model, tmp_path, ["a"]).folders.values())
     model.neurons["video"].tower.requires_grad_(True)
@@ -216,14 +216,14 @@ def test_first_looks_of_a_tower_that_is_trained_are_not_stored(saved, tmp_path):
     model.neurons["video"].tower.requires_grad_(False)
     next(model.neurons["video"].tower.parameters()).data.mul_(1.5)
     changed = set(FeatureCache(model, tmp_path, ["a"]).folders.values())
-    assert len(changed - digests) == 1  # of that tower a cache of its own
+    assert len(changed - digests) == 1  # only the changed tower gets another cache folder
     peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], inference_mode=True))
     with pytest.raises(ValueError, match=r"neuron 'image': its tower has adapters \(e.g. tower.*lora_A"):
         FeatureCache(model, tmp_path, ["a"])
 
 
 @pytest.mark.slow
-def test_a_trainers_checkpoints_hold_the_adapters(saved, tmp_path):
+def test_checkpoints_of_the_trainer_contain_the_adapters(saved, tmp_path):
     rows = [
         {**{name: value[0] for name, value in random_inputs(1, seed).items()}, "labels": seed % 3} for seed in range(4)
     ]

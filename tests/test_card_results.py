@@ -1,4 +1,4 @@
-"""From the JSON of `sen eval` to entries of a card, and which of those that stand there already are kept."""
+"""Entries of a model card made from the JSON of `sen eval`, and which of the existing entries are kept."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ def entries(**changes):
     )
 
 
-def test_one_entry_for_each_metric_with_all_that_it_depends_on():
+def test_each_metric_gives_an_entry_with_all_settings_of_the_measurement():
     top1, rank = entries()
     assert (top1.metric_type, top1.metric_name, top1.metric_value) == ("accuracy", "top1", 2 / 7)
     assert (rank.metric_type, rank.metric_value) == ("text_to_video_MdR", 1.5)
@@ -34,7 +34,7 @@ def test_one_entry_for_each_metric_with_all_that_it_depends_on():
     }
 
 
-def test_several_splits_are_their_mean_with_its_spread():
+def test_several_splits_give_one_entry_with_mean_and_standard_deviation():
     splits = [{"source": f"world:test?num=4&seed={seed}", "clips": 4} for seed in (1, 2)]
     (entry,) = entries(splits=splits, mean={"top1": 0.5}, std={"top1": 0.25}, data=[{"classes": 2}, {"classes": 3}])
     assert entry.dataset_name == "world:test?num=4&seed=1, world:test?num=4&seed=2"
@@ -44,14 +44,14 @@ def test_several_splits_are_their_mean_with_its_spread():
     assert results_table([entry]).endswith("| 8 | 3 | own, version 1 | top1 | 50.00 ± 25.00 % over 2 splits |")
 
 
-def test_a_data_set_of_the_hub_has_its_id_and_commit():
+def test_a_data_set_of_the_hub_is_listed_with_id_and_commit():
     listed = [{"listed": [{"id": "org/clips", "revision": "c" * 40}], "classes": 3}]
     top1, _ = entries(data=listed, dataset="hmdb51", num=5, seed=3)
     assert (top1.dataset_type, top1.dataset_name, top1.dataset_revision) == ("org/clips", "hmdb51", "c" * 40)
     assert (top1.dataset_args["drawn"], top1.dataset_args["seed"]) == (5, 3)
 
 
-def test_results_of_the_same_weights_are_kept_and_those_measured_again_replaced():
+def test_results_of_the_same_weights_are_kept_unless_they_were_measured_again():
     there = [*entries(), *entries(dataset="ucf101"), *entries(dataset="old", model={"sha1": "0" * 40})]
     again = entries(mean={"top1": 1.0}, std={"top1": None})
     kept = merged(again, there, SHA1)
@@ -64,12 +64,12 @@ def test_results_of_the_same_weights_are_kept_and_those_measured_again_replaced(
     }
 
 
-def test_results_of_a_fitted_head_are_not_the_checkpoints():
+def test_results_of_a_fitted_head_do_not_count_as_results_of_the_checkpoint():
     assert is_of_checkpoint(RESULTS)
     assert not is_of_checkpoint({**RESULTS, "head": {"kind": "linear"}})
 
 
-def test_they_are_found_in_the_folder_of_the_checkpoint(tmp_path):
+def test_results_are_found_in_the_folder_of_the_checkpoint(tmp_path):
     assert read_results(tmp_path) == {}
     for place in ("evaluation", "evaluation/hmdb51"):
         (tmp_path / place).mkdir()
@@ -78,7 +78,7 @@ def test_they_are_found_in_the_folder_of_the_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"mean": {}}', '{"model": null}'])
-def test_a_file_that_is_none_is_refused_by_name(tmp_path, content):
+def test_a_file_without_results_is_named_in_the_error(tmp_path, content):
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "results.json").write_text(content)
     with pytest.raises(ValueError, match=r"evaluation/results.json: expected the results of `sen eval`"):
@@ -96,5 +96,5 @@ def test_a_file_that_is_none_is_refused_by_name(tmp_path, content):
         ("data/of/me.csv", "me.csv"),
     ],
 )
-def test_paths_of_this_machine_are_not_told(source, shown):
+def test_local_paths_are_reduced_to_file_names(source, shown):
     assert shown_source(source) == shown

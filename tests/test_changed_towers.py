@@ -1,4 +1,4 @@
-"""Towers whose weights are not their checkpoint's any more are saved beside the association; all others are not."""
+"""Towers whose weights differ from their checkpoint are saved beside the association; the others are not."""
 
 import copy
 import os
@@ -32,7 +32,7 @@ def in_place(model):
 
 
 def through_data(model):
-    """Which no counter of changes sees; so peft merges adapters."""
+    """The tensor's version counter does not register this change; peft merges adapters in this way."""
     model.neurons["image"].tower.get_parameter("encoder.layers.0.self_attn.q_proj.weight").data += 0.1
 
 
@@ -49,7 +49,7 @@ def by_a_state_dict(model):
 
 
 def by_a_swap_of_rows(model):
-    """As many values of each kind as before."""
+    """The tensor keeps the same values, in other rows."""
     weight = model.neurons["image"].tower.get_parameter("encoder.layers.2.self_attn.v_proj.weight")
     weight.data[[0, 1]] = weight.data[[1, 0]]
 
@@ -81,7 +81,7 @@ def test_a_changed_tower_is_saved(change, model, tmp_path, caplog):
     assert (tmp_path / "sen" / "neuron_image" / "preprocessor_config.json").is_file()
 
 
-def test_towers_that_hold_what_a_reload_brings_are_not_saved(model, tmp_path):
+def test_towers_equal_to_their_checkpoint_are_not_saved(model, tmp_path):
     model.neurons["image"].tower.requires_grad_(True)  # not trained yet
     with torch.no_grad():
         weight = next(model.neurons["video"].tower.parameters())
@@ -94,7 +94,7 @@ def test_towers_that_hold_what_a_reload_brings_are_not_saved(model, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
-def test_a_cast_is_no_change_and_its_dtype_is_kept(dtype, model, tmp_path):
+def test_a_cast_does_not_count_as_a_change_and_its_dtype_is_kept(dtype, model, tmp_path):
     model.neurons["image"].to(dtype)
     model.neurons["video"].tower.to(dtype)
     model.save_pretrained(tmp_path / "cast")
@@ -114,7 +114,7 @@ def test_a_cast_is_no_change_and_its_dtype_is_kept(dtype, model, tmp_path):
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-def test_a_changed_tower_of_several_neurons_is_compared_and_saved_once(towers, tmp_path, caplog):
+def test_a_changed_tower_that_several_neurons_share_is_compared_and_saved_once(towers, tmp_path, caplog):
     depth = {"hub_id": towers["clip"], "name": "depth", "modality": "depth", "num_frames": 2}
     neurons = [{"hub_id": towers["clip"], "num_frames": 2}, depth]
     model = SENModel.from_neurons(neurons, projection_dim=12, **SMALL)
@@ -130,8 +130,8 @@ def test_a_changed_tower_of_several_neurons_is_compared_and_saved_once(towers, t
 
 
 @pytest.mark.slow
-def test_what_follows_a_text_tower_is_saved_as_it_is(tmp_path):
-    """Of a sentence-transformers checkpoint: a linear layer behind the pooling."""
+def test_modules_after_a_text_tower_are_saved_with_it(tmp_path):
+    """A sentence-transformers checkpoint with a linear layer after the pooling."""
     pytest.importorskip("sentence_transformers")
     from sentence_models import make_backbones
     from sentence_transformers import SentenceTransformer
@@ -154,7 +154,7 @@ def test_what_follows_a_text_tower_is_saved_as_it_is(tmp_path):
     assert not torch.allclose(plain, expected)
 
 
-def test_a_tower_whose_checkpoint_is_gone_is_saved(towers, tmp_path, caplog):
+def test_a_tower_whose_checkpoint_was_deleted_is_saved(towers, tmp_path, caplog):
     folder = shutil.copytree(towers["clip"], tmp_path / "clip")
     model = SENModel.from_neurons([{"hub_id": str(folder), "num_frames": 2}], projection_dim=12, **SMALL)
     shutil.rmtree(folder)
@@ -167,8 +167,8 @@ def test_a_tower_whose_checkpoint_is_gone_is_saved(towers, tmp_path, caplog):
     torch.testing.assert_close(found.fused_embeds, expected.fused_embeds)
 
 
-def test_weights_that_only_training_reads_may_differ(towers, tmp_path):
-    """Of a checkpoint that lacks them they are random in each load; and no random number of the caller's is used."""
+def test_different_values_of_weights_used_only_in_training_do_not_count_as_a_change(towers, tmp_path):
+    """If a checkpoint lacks them, each load draws them at random. The check leaves torch's generator as it was."""
     from safetensors.torch import load_file, save_file
 
     folder = shutil.copytree(towers["hubert"], tmp_path / "hubert")
@@ -182,7 +182,7 @@ def test_weights_that_only_training_reads_may_differ(towers, tmp_path):
     assert list((tmp_path / "sen").glob("neuron_*")) == []
 
 
-def test_quantised_towers_are_taken_for_what_they_were(model, tmp_path, monkeypatch):
+def test_quantised_towers_do_not_count_as_changed(model, tmp_path, monkeypatch):
     monkeypatch.setattr(
         model.neurons["image"].tower.config, "quantization_config", {"quant_method": "x"}, raising=False
     )
@@ -190,7 +190,7 @@ def test_quantised_towers_are_taken_for_what_they_were(model, tmp_path, monkeypa
     assert model.neurons._difference(model.neurons["image"]) is None
 
 
-def test_towers_with_weights_on_the_disk(model, tmp_path):
+def test_towers_with_weights_on_disk_do_not_count_as_changed(model, tmp_path):
     pytest.importorskip("accelerate")
     model.save_pretrained(tmp_path / "sen")
     kwargs = {"video": {"device_map": {"": "disk"}, "offload_folder": str(tmp_path / "offload")}}
@@ -200,7 +200,7 @@ def test_towers_with_weights_on_the_disk(model, tmp_path):
     assert list((tmp_path / "again").glob("neuron_*")) == []
 
 
-def test_a_tower_without_its_lower_layers_is_not_written(model, tmp_path):
+def test_a_tower_without_its_lower_layers_is_not_saved(model, tmp_path):
     model.neurons["image"].prompted_tower.drop_trunk()
     model.save_pretrained(tmp_path / "sen")
     assert list((tmp_path / "sen").glob("neuron_*")) == []
@@ -212,7 +212,7 @@ def test_a_tower_without_its_lower_layers_is_not_written(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trainer_takes_trained_towers_up_again(make_sen, tmp_path):
+def test_a_trainer_resumes_with_trained_towers(make_sen, tmp_path):
     rows = [
         {**{name: value[0] for name, value in random_inputs(1, seed).items()}, "labels": seed % 3} for seed in range(4)
     ]

@@ -1,4 +1,4 @@
-"""The card of a chat model: its language model stands among the base models, and the run says what was trained."""
+"""The card of a chat model: the language model is among the base models, and the training run is described."""
 
 import pytest
 import yaml
@@ -38,25 +38,25 @@ def test_the_language_model_is_a_base_model_with_its_licence(chat, monkeypatch):
     assert "are the association and projector" in section(card, "Trained")
 
 
-def test_a_language_model_beside_the_checkpoint_is_named(chat):
+def test_a_language_model_in_the_repository_is_named(chat):
     chat.config.language_model = {"hub_id": "./language_model"}
     card = card_of(chat)
     assert "This repository holds language_model, in `language_model`." in card.text
     assert "org/llm" not in card.text
 
 
-def test_adapters_are_counted_apart(chat):
+def test_parameters_of_adapters_are_counted_separately(chat):
     peft = pytest.importorskip("peft")
     size = sum(weight.numel() for weight in chat.language_model.parameters())
     assert "Adapters" not in section(card_of(chat), "Trained")
     chat.add_language_model_adapter(peft.LoraConfig(r=2, target_modules=["q_proj"]))
     card = card_of(chat)
     assert f"| {size:,} |" in section(card, "Base models").splitlines()[-3]
-    # In two layers, from and to a width of 32.
+    # Maps in two layers, with 32 inputs and outputs.
     assert "Adapters of the language model, 256 more parameters" in section(card, "Trained")
 
 
-def test_the_run_says_what_was_trained_from_what(tmp_path):
+def test_the_card_names_task_models_and_settings_of_the_run(tmp_path):
     settings = {
         "task": "chat",
         "train": "/home/me/chat.json",

@@ -1,4 +1,4 @@
-"""Chats as prompts: chat templates of every kind, and messages and arguments that are refused."""
+"""Chats become prompts: every kind of chat template, and errors for wrong messages and arguments."""
 
 import re
 
@@ -66,19 +66,19 @@ IM = "<|im_start|>"
         ),
     ],
 )
-def test_every_kind_of_chat_template_gets_its_videos(worded_config, tmp_path, template, expected):
+def test_every_kind_of_chat_template_includes_the_videos(worded_config, tmp_path, template, expected):
     processor = make_processor(worded_config, tmp_path, template)
     assert processor.chat_template == (template or DEFAULT_TEMPLATE)
-    chat = CHAT[1:] if template == TEXT_PARTS_TEMPLATE else CHAT  # it takes no strings
+    chat = CHAT[1:] if template == TEXT_PARTS_TEMPLATE else CHAT  # it takes no strings as content
     assert processor.apply_chat_template(chat, add_generation_prompt=True) == expected
     assert processor.apply_chat_template([chat, chat[-1:]], add_generation_prompt=True)[0] == expected
 
 
-def test_a_list_printed_as_it_is_is_no_way_to_take_parts():
+def test_a_template_that_prints_a_list_as_python_code_gets_strings():
     assert rendered(lambda messages: str(messages[0]["content"]), [asked(video("a"), words("b"))]) == f"{VIDEO}\nb"
 
 
-def test_a_chat_is_read_tokenized_and_its_arguments_are_left_alone(processor, clips):
+def test_a_chat_is_tokenized_with_its_videos_and_the_arguments_are_not_modified(processor, clips):
     messages = [asked(video(clips[0], "path"), words("What moves?"))]
     arguments = {"num_frames": 4}
     inputs = processor.apply_chat_template(
@@ -104,7 +104,7 @@ def test_the_last_message_can_be_continued(processor):
 
 @pytest.mark.parametrize("placeholder", [VIDEO, VIDEO_PAD])
 @pytest.mark.parametrize("role", ["user", "assistant", "system"])
-def test_placeholders_typed_by_a_user_are_refused(processor, placeholder, role):
+def test_placeholders_in_a_users_text_are_refused(processor, placeholder, role):
     with pytest.raises(ValueError, match=re.escape(f"messages: found {placeholder!r} in a text")):
         processor.apply_chat_template([asked(words(f"what is {placeholder}?"), role=role)])
     with pytest.raises(ValueError, match=re.escape(f"messages: found {placeholder!r} in a text")):
@@ -126,12 +126,12 @@ def test_placeholders_typed_by_a_user_are_refused(processor, placeholder, role):
         ([asked({"type": "text", "text": None})], "messages: expected a string in a part of type 'text', found None"),
     ],
 )
-def test_messages_of_another_form_are_refused(processor, messages, message):
+def test_malformed_messages_are_refused(processor, messages, message):
     with pytest.raises(ValueError, match=message):
         processor.apply_chat_template(messages)
 
 
-# --- wrong input -----------------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -155,12 +155,12 @@ def test_messages_of_another_form_are_refused(processor, messages, message):
         ({"text": VIDEO, "videos": "a.mp4", "start": 2, "end": 1}, r"^start: expected less than end"),
     ],
 )
-def test_wrong_arguments_are_named(processor, arguments, message):
+def test_wrong_arguments_are_named_in_the_error(processor, arguments, message):
     with pytest.raises(ValueError, match=message):
         processor(**arguments)
 
 
-def test_stretches_outside_of_the_video_are_named(processor, silent):
+def test_spans_outside_of_the_video_are_named_in_the_error(processor, silent):
     for sampling, message in (
         ({"start": 3.0}, r"^start: expected less than the video's duration of 3.000 s, found 3.0 s"),
         ({"start": 1.0, "end": 5.0}, r"^end: expected at most the video's duration of 3.000 s, found 5.0 s"),
@@ -172,7 +172,7 @@ def test_stretches_outside_of_the_video_are_named(processor, silent):
             processor.read_video(silent, **sampling)
 
 
-def test_files_that_cannot_be_read_are_named(processor, tmp_path):
+def test_unreadable_files_are_named_in_the_error(processor, tmp_path):
     corrupt = tmp_path / "corrupt.mp4"
     corrupt.write_bytes(b"\0" * 1000)
     with pytest.raises(ValueError, match=f"^{re.escape(str(corrupt))}: expected a video"):

@@ -1,4 +1,4 @@
-"""A chat model that travels with its code: it answers where the package is not installed."""
+"""A chat model that is saved with its code answers without the package."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ assert torch.equal(again.generate(input_ids=ids, max_new_tokens=5, do_sample=Fal
 
 
 @pytest.mark.slow
-def test_a_chat_model_with_code_works_without_the_package(make_sen, tmp_path):
+def test_a_chat_model_saved_with_code_works_without_the_package(make_sen, tmp_path):
     model = make_chat(random_weights(make_sen()), make_language_model())
     model.save_pretrained(tmp_path / "chat", include_neurons=True)
     add_code(model, tmp_path / "chat")

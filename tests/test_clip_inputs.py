@@ -1,4 +1,4 @@
-"""In which forms people may give the parts of a clip, and that each form means the same through every door."""
+"""The accepted forms of a clip's parts; every function that takes a clip treats a form in the same way."""
 
 import io
 
@@ -30,7 +30,7 @@ def test_a_single_image_is_one_frame_of_any_modality(name, form):
 
 
 @pytest.mark.parametrize("make", [np.asarray, torch.from_numpy])
-def test_maps_of_one_channel_are_repeated(make):
+def test_maps_of_one_channel_become_frames_of_three_equal_channels(make):
     maps = IMAGE.transpose(2, 0, 1).copy()  # three maps of 24 x 40
     read = read_frames(as_frames(make(maps)), [2, 0])
     assert np.array_equal(read.frames, np.repeat(maps[[2, 0]][..., None], 3, axis=-1))
@@ -55,7 +55,7 @@ def test_a_single_image_and_a_list_of_it_give_the_same_inputs_and_scores(sen_fol
     assert pipeline(FORMS[form]) == pipeline([IMAGE])
 
 
-def test_files_of_a_clip_are_opened_once(tmp_path):
+def test_the_files_of_a_clip_are_opened_once(tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", CLIP_KINDS["mp4"], range(3))
     with opened_clip({"video": clip, "times": None}) as entries:
         assert isinstance(entries["video"], MediaSource)
@@ -65,7 +65,7 @@ def test_files_of_a_clip_are_opened_once(tmp_path):
         assert read_frames(entries["video"], [0]).num_frames_total == 3
 
 
-def test_unknown_and_contradictory_entries_are_refused():
+def test_unknown_and_contradictory_entries_raise():
     with pytest.raises(ValueError, match=r"unknown entries \['vidoe'\]"):
         clip_entries({"vidoe": IMAGE})
     with pytest.raises(ValueError, match="found both"):

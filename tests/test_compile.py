@@ -1,4 +1,4 @@
-"""Compiled towers: every type gives what it gives uncompiled, and neither rounds nor calls compile anything again."""
+"""Compiled towers: every type gives the same outputs as uncompiled, and further rounds and calls compile nothing again."""
 
 import copy
 import shutil
@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 
 @pytest.fixture(autouse=True)
 def graphs():
-    """Says how many graphs were compiled since the test began."""
+    """Returns the number of graphs compiled since the test began."""
     torch._dynamo.reset()
     counters.clear()
     yield lambda: counters["stats"]["unique_graphs"]
@@ -36,13 +36,13 @@ def assert_close(found, expected):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-# One of each kind: prompts in front and behind, masks, relative positions, turned positions, after the tower.
+# Over all types: prompts in front or at the end, masks, relative positions, rotary positions, prompts after the tower.
 KINDS = ("clip_vision_model", "timesformer")
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in KINDS]  # seconds each
 
 
 @pytest.mark.parametrize("model_type", [*KINDS, *OTHERS])
-def test_compiled_looks_are_the_uncompiled_ones(model_type, towers, graphs):
+def test_compiled_towers_give_the_uncompiled_outputs_and_compile_once(model_type, towers, graphs):
     plain, compiled = make_neuron(model_type, towers, 2), make_neuron(model_type, towers, 2)
     compiled.compile(backend="eager")
     assert_close(looks(compiled, 0), looks(plain, 0))
@@ -53,7 +53,7 @@ def test_compiled_looks_are_the_uncompiled_ones(model_type, towers, graphs):
 
 
 def small(make_sen, towers, *others: str):
-    """Of an image neuron and others: what each type of tower is compiled to is tested above."""
+    """An image neuron and others; the compilation of each type of tower is tested above."""
     return random_weights(make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 2}, *map(towers.get, others)]))
 
 
@@ -85,7 +85,7 @@ def test_a_compiled_sen_gives_the_same_outputs_and_gradients(wrapped, make_sen, 
 
 
 @pytest.mark.slow
-def test_activation_checkpointing_works_compiled(make_sen, towers):
+def test_activation_checkpointing_works_in_a_compiled_sen(make_sen, towers):
     plain, model = small(make_sen, towers, "videomae", "ast"), small(make_sen, towers, "videomae", "ast")
     model.compile(backend="eager")
     model.activation_checkpointing_enable({"use_reentrant": False})
@@ -95,7 +95,7 @@ def test_activation_checkpointing_works_compiled(make_sen, towers):
     assert_close([x.grad for x in model.blocks.parameters()], [x.grad for x in plain.blocks.parameters()])
 
 
-def test_a_compiled_sen_is_copied_and_saved_as_it_was(make_sen, towers, tmp_path):
+def test_a_compiled_sen_can_be_copied_and_saved(make_sen, towers, tmp_path):
     plain, model = small(make_sen, towers), small(make_sen, towers)
     model.compile(backend="eager")
     expected = outputs(plain)
@@ -108,7 +108,7 @@ def test_a_compiled_sen_is_copied_and_saved_as_it_was(make_sen, towers, tmp_path
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("model_type", ["clip_vision_model", "videomae", "audio-spectrogram-transformer", "bert"])
-def test_inductor_agrees(model_type, towers):
+def test_inductor_gives_the_uncompiled_outputs(model_type, towers):
     plain, compiled = make_neuron(model_type, towers, 2), make_neuron(model_type, towers, 2)
     compiled.compile()
     assert_close(looks(compiled, 0), looks(plain, 0))

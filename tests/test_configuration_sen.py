@@ -37,7 +37,7 @@ def image(**changes) -> dict:
         {"distribute": "moe"},
         {"prompt": "deep"},
         {"read_answers": "yes"},
-        {"prompt": "none", "read_answers": False},  # neither prompted nor asked
+        {"prompt": "none", "read_answers": False},  # it neither takes prompts nor is read by answers
         {"active_fraction": 0.0},
         {"active_fraction": 1.5},
         {"prompt_depth": 0},
@@ -57,12 +57,12 @@ def test_wrong_types_raise_on_assignment():
         config.num_rounds = "3"
 
 
-def test_unknown_fields_raise_and_are_named():
+def test_unknown_fields_are_named_in_the_error():
     with pytest.raises(ValueError, match=r"num_round'.*num_rounds"):
         SENConfig(neurons=[image()], num_round=3)
 
 
-def test_what_transformers_itself_writes_to_config_json_is_known(tmp_path):
+def test_fields_that_transformers_adds_to_config_json_are_accepted(tmp_path):
     SENConfig(neurons=[image()]).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     extra = {
@@ -102,7 +102,7 @@ def test_what_transformers_itself_writes_to_config_json_is_known(tmp_path):
         ({"colour": "red"}, "colour"),
     ],
 )
-def test_a_bad_neuron_raises_and_is_named(changes, message):
+def test_a_wrong_neuron_is_named_in_the_error(changes, message):
     with pytest.raises(ValueError, match=message):
         SENConfig(neurons=[image(**changes)])
 
@@ -119,24 +119,24 @@ def test_duplicate_and_reserved_names_raise():
         SENConfig(neurons=[image(name="class_text")])
 
 
-def test_text_tower_is_always_called_class_text():
+def test_the_text_tower_is_always_named_class_text():
     config = SENConfig(neurons=[image()], text_tower=image(name="image", modality="text"))
     assert config.text_tower_spec.name == "class_text"
 
 
-def test_spec_keeps_only_what_differs_from_the_defaults():
+def test_a_spec_saves_only_fields_that_differ_from_the_defaults():
     spec = NeuronSpec.from_dict(image(aligned=True))
     assert spec.to_dict() == image(aligned=True, num_frames=1)
     assert NeuronSpec.from_dict(spec.to_dict()) == spec
 
 
-def test_frames_are_sampled_only_from_clips():
+def test_only_modalities_with_frames_have_num_frames():
     counts = {"image": 1, "video": 8, "depth": 8, "thermal": 8, "audio": None, "imu": None, "text": None}
     assert {kind: NeuronSpec.from_dict(image(modality=kind)).num_frames for kind in counts} == counts
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_builds_and_survives_json(preset, tmp_path):
+def test_every_preset_builds_and_is_unchanged_after_saving_and_loading(preset, tmp_path):
     checkpoint = "converted" if PRESETS[preset].conversion else None
     config = SENConfig.from_preset(preset, checkpoint=checkpoint)
     assert any(spec.aligned for spec in config.neuron_specs)
@@ -148,11 +148,11 @@ def test_every_preset_builds_and_survives_json(preset, tmp_path):
     assert list_presets()[preset]
 
 
-def test_presets_take_variants_and_overrides_without_being_changed():
+def test_variants_and_overrides_do_not_modify_the_preset():
     before = json.dumps(PRESETS["clip-videomae-ast"].neurons)
     config = SENConfig.from_preset("clip-videomae-ast", variants="paper_reading", num_rounds=2, hidden_size=64)
     assert (config.prompt_depth, config.read_answers, config.integrate) == ("all", False, "mean")
-    assert (config.num_rounds, config.hidden_size) == (2, 64)  # overrides win
+    assert (config.num_rounds, config.hidden_size) == (2, 64)  # overrides take precedence over the variants
     config.neurons[0]["name"] = "changed"
     assert json.dumps(PRESETS["clip-videomae-ast"].neurons) == before
     assert "paper_reading" in VARIANT_SETS
@@ -167,7 +167,7 @@ def test_unknown_preset_variants_and_overrides_raise():
         SENConfig.from_preset("clip-videomae-ast", depth=3)
 
 
-def test_transformers_does_not_take_a_field_for_a_text_config():
+def test_get_text_config_returns_the_config_itself():
     config = SENConfig.from_preset("clip-videomae-ast")
     assert config.get_text_config() is config
     assert config.get_text_config(decoder=True) is config

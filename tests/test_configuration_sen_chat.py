@@ -1,4 +1,4 @@
-"""The configuration of a chat model: the number of visual tokens, the neurons that are read, settings that do not fit."""
+"""The configuration of a chat model: the number of visual tokens, the neurons that are read, wrong settings."""
 
 import pytest
 from random_chat import make_chat, make_language_model
@@ -44,7 +44,7 @@ def test_the_number_of_visual_tokens_does_not_depend_on_the_neurons(make_sen, to
         ({"question_neuron": "question"}, r"no neurons \['question'\]"),
     ],
 )
-def test_bad_settings_are_errors(asking, settings, message):
+def test_wrong_settings_raise(asking, settings, message):
     given = asking.config.to_dict()
     with pytest.raises(ValueError, match=message):
         SENChatConfig(**{**given, **settings})

@@ -1,4 +1,4 @@
-"""Cost estimates: exact counts of matrix products, without weights."""
+"""Cost estimates: exact operation counts of the matrix products, computed without weights."""
 
 import json
 import shutil
@@ -19,11 +19,11 @@ from modeling_sen import PRESETS, SEN_TINY, NeuronSpec, SENConfig, SENModel, SEN
 from modeling_sen.cost import describe, neuron_cost
 from modeling_sen.prompting import PROMPT
 
-WIDTH, MLP, PATCHES, PATCH = 16, 32, 4, 3 * 8 * 8  # of the tiny towers
+WIDTH, MLP, PATCHES, PATCH = 16, 32, 4, 3 * 8 * 8  # sizes of the tiny towers
 
 
 def layer_flops(tokens: int) -> int:
-    """Four projections and the MLP for each token, and attention among all."""
+    """Four projections and the MLP for each token, and attention between all tokens."""
     return 2 * tokens * (4 * WIDTH**2 + 2 * WIDTH * MLP) + 4 * tokens**2 * WIDTH
 
 
@@ -32,7 +32,7 @@ def costs_of(model: SENModel) -> dict:
     return {spec.name: neuron_cost(spec, processor) for spec in model.config.neuron_specs}
 
 
-def test_an_image_tower_costs_its_layers_and_its_patches(make_sen):
+def test_an_image_tower_costs_its_layers_and_its_patch_embedding(make_sen):
     cost = costs_of(make_sen(num_prompt_tokens=3, prompt="tokens"))["image"]
     assert cost.unknown is None
     assert (cost.layers, cost.prompt_depth, cost.prompt) == (4, 1, "tokens")
@@ -43,7 +43,7 @@ def test_an_image_tower_costs_its_layers_and_its_patches(make_sen):
 
 
 @pytest.mark.parametrize("depth", [1, "all"])
-def test_queries_cost_the_prompts_and_hold_keys_and_values(depth, make_sen):
+def test_queries_cost_only_the_prompts_and_cache_keys_and_values(depth, make_sen):
     cost = costs_of(make_sen(num_prompt_tokens=3, prompt="queries", prompt_depth=depth))["image"]
     frames, tokens, layers = 2, PATCHES + 1, 4 if depth == "all" else 1
     of_prompts = 2 * 3 * (4 * WIDTH**2 + 2 * WIDTH * MLP) + 4 * 3 * (tokens + 3) * WIDTH
@@ -51,7 +51,7 @@ def test_queries_cost_the_prompts_and_hold_keys_and_values(depth, make_sen):
     assert cost.cache_bytes == 4 * layers * frames * 2 * tokens * WIDTH  # float32
 
 
-def test_keys_and_values_are_held_in_the_dtype_of_the_tower(make_sen, towers):
+def test_cached_keys_and_values_have_the_dtype_of_the_tower(make_sen, towers):
     neurons = [{"hub_id": towers["clip"], "num_frames": 2, "dtype": "bfloat16"}]
     model = make_sen(neurons=neurons, prompt="queries")
     cost = costs_of(model)["image"]
@@ -62,18 +62,18 @@ def test_keys_and_values_are_held_in_the_dtype_of_the_tower(make_sen, towers):
     assert cost.cache_bytes == sum(call.keys.nbytes + call.values.nbytes for call in calls) == 2 * 2 * 2 * 5 * WIDTH
 
 
-def test_crowns_grow_with_the_prompt_depth(make_sen, towers):
+def test_the_cost_of_the_crown_grows_with_the_prompt_depth(make_sen, towers):
     neurons = [{"hub_id": towers["clip"], "num_frames": 2}]
     quarter, half, everything = (
         costs_of(make_sen(neurons=neurons, prompt="tokens", prompt_depth=depth))["image"].round_flops
         for depth in (None, 2, "all")
     )
     assert half == 2 * quarter
-    assert everything == 4 * quarter  # patches are embedded once
+    assert everything == 4 * quarter  # the patch embedding is not repeated
 
 
 def test_counts_equal_those_of_the_loaded_neurons(make_sen, towers, clips):
-    """Run for real on a clip of any size: the tower's input has one size."""
+    """On a real clip, which the processor resizes to the tower's input size."""
     model = make_sen(
         neurons=[{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"], towers["xclip"]],
         prompt="tokens",
@@ -100,14 +100,14 @@ def test_parameters_equal_those_of_the_loaded_neurons(make_sen):
     assert text.first_pass_flops is None  # class texts are embedded once, not for each clip
 
 
-def test_neurons_re_associated_after_their_tower_cost_nothing_more(make_sen, towers):
+def test_neurons_with_prompts_after_the_tower_add_no_cost_per_round(make_sen, towers):
     spec = {"hub_id": towers["clip"], "prompt_side": "after", "num_frames": 2}
     cost = costs_of(make_sen(neurons=[spec]))["image"]
     assert (cost.prompt, cost.layers, cost.prompt_depth, cost.round_flops) == ("after", None, None, 0)
     assert cost.first_pass_flops > 0
 
 
-def test_a_variant_of_a_users_own_needs_no_product_of_its_own(make_sen, monkeypatch):
+def test_a_registered_variant_without_its_own_count_is_counted_like_tokens(make_sen, monkeypatch):
     class FixedPrompts(torch.nn.Module):
         records = PROMPT["tokens"].records
 
@@ -123,21 +123,21 @@ def test_a_variant_of_a_users_own_needs_no_product_of_its_own(make_sen, monkeypa
     assert {name: cost.round_flops for name, cost in costs.items()} == {n: c.round_flops for n, c in tokens.items()}
 
 
-def test_without_prompts_no_crown_runs_again(make_sen):
+def test_without_prompts_rounds_cost_nothing(make_sen):
     prompted = costs_of(make_sen())
     for name, cost in costs_of(make_sen(prompt="none")).items():
         assert cost.first_pass_flops == prompted[name].first_pass_flops
         assert (cost.prompt, cost.prompt_depth, cost.round_flops) == ("none", None, 0)
 
 
-def test_what_cannot_be_known_is_said(towers, tmp_path):
+def test_unknown_figures_are_none_and_the_reason_is_given(towers, tmp_path):
     spec = NeuronSpec("eye", "image", "nobody/nothing", 16, "CLIPVisionModel")
     cost = neuron_cost(spec, SENProcessor(SENConfig(neurons=[spec.to_dict()])))
     assert cost.parameters is None
     assert cost.first_pass_flops is None
     assert "cached files" in cost.unknown
 
-    # A tower without a processor's file: its size is known, its input is not.
+    # A tower without a processor file: its size is known, the size of its input is not.
     folder = shutil.copytree(towers["clip"], tmp_path / "clip")
     (folder / "preprocessor_config.json").unlink()
     spec = NeuronSpec("eye", "image", str(folder), 16, "CLIPVisionModel")
@@ -148,7 +148,7 @@ def test_what_cannot_be_known_is_said(towers, tmp_path):
 
 
 @pytest.mark.parametrize("depth", [5, 100])
-def test_a_prompt_depth_beyond_the_tower_is_said(make_sen, depth):
+def test_a_prompt_depth_beyond_the_tower_is_reported(make_sen, depth):
     config = make_sen().config
     config.prompt_depth = depth
     assert f"prompt_depth is {depth}" in neuron_cost(config.neuron_specs[0], SENProcessor(config)).unknown
@@ -157,7 +157,7 @@ def test_a_prompt_depth_beyond_the_tower_is_said(make_sen, depth):
 # --- a whole SEN -----------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_is_described_without_its_weights(sen_folder, tmp_path):
+def test_describing_a_checkpoint_reads_no_weights(sen_folder, tmp_path):
     folder = shutil.copytree(sen_folder, tmp_path / "sen")
     for path in folder.rglob("*.safetensors"):
         path.unlink()
@@ -181,7 +181,7 @@ def test_a_checkpoint_is_described_without_its_weights(sen_folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def full_size(tmp_path_factory) -> list[dict]:
-    """Neurons of the size of a preset's: configurations only, no weights."""
+    """Neurons of the size of a preset's, from configurations without weights."""
     folder = tmp_path_factory.mktemp("full_size")
     clip = CLIPConfig(vision_config={"patch_size": 16})
     for name, config in (("clip", clip), ("videomae", VideoMAEConfig()), ("ast", ASTConfig())):
@@ -204,8 +204,8 @@ def full_size(tmp_path_factory) -> list[dict]:
         pytest.param("all", 3.9, 4.1, marks=pytest.mark.slow),
     ],
 )
-def test_the_recursion_is_nearly_free(full_size, depth, lowest, highest, tmp_path):
-    """Three rounds over the upper quarter cost 3/4 of a pass, and a little for the prompt tokens."""
+def test_three_rounds_add_about_the_cost_of_the_repeated_layers(full_size, depth, lowest, highest, tmp_path):
+    """Three rounds over the upper quarter of the layers cost 3/4 of a pass, plus a little for the prompt tokens."""
     config = SENConfig(neurons=full_size, prompt="tokens", prompt_depth=depth)
     config.save_pretrained(tmp_path / "sen")
     found = describe(str(tmp_path / "sen"))
@@ -213,11 +213,11 @@ def test_the_recursion_is_nearly_free(full_size, depth, lowest, highest, tmp_pat
     assert lowest <= found["cost_ratio"] <= highest
 
 
-def test_the_checkpoint_inside_has_a_name():
+def test_the_packaged_checkpoint_can_be_described_by_its_name():
     assert describe("sen-tiny") == describe(SEN_TINY) | {"model": "sen-tiny"}
 
 
-def test_a_preset_offline_says_what_is_not_at_hand():
+def test_an_offline_preset_reports_what_is_not_cached():
     found = describe("clip-videomae-ast")
     assert found["trainable_parameters"] * 4 <= 20 * 2**20  # float32: at most 20 MB for three base-size towers
     assert found["parameters"] is None
@@ -225,7 +225,7 @@ def test_a_preset_offline_says_what_is_not_at_hand():
     assert all("cached files" in neuron["unknown"] for neuron in found["neurons"])
 
 
-def test_what_is_no_sen_is_refused(towers, tmp_path):
+def test_a_path_without_a_sen_is_refused(towers, tmp_path):
     with pytest.raises(ValueError, match="model type is 'bert'"):
         describe(towers["bert"])
     with pytest.raises(FileNotFoundError, match="no such checkpoint folder"):

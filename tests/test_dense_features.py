@@ -1,4 +1,4 @@
-"""Dense features: the frozen tokens at first, and what association learned to make of them."""
+"""Dense features: equal to the frozen tokens without training, and changed by the trained modulation."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ NEURONS = ("image", "video", "audio")
 
 @pytest.fixture
 def modulated(make_sen):
-    """As after training, with modulation of two neurons."""
+    """A SEN with weights as after training, and modulation of two neurons."""
     model = make_sen()
     model.add_dense_modulation("image", "video")
     return random_weights(model)
@@ -25,11 +25,11 @@ def same_features(first: DenseFeatures, second: DenseFeatures) -> bool:
     return torch.equal(first.tokens, second.tokens) and torch.equal(first.answers, second.answers)
 
 
-# --- at the start ----------------------------------------------------------------------------------------------------
+# --- without training ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prompt", PROMPT)
-def test_untrained_tokens_are_those_of_the_state(make_sen, prompt):
+def test_untrained_features_are_the_tokens_and_answers_of_the_state(make_sen, prompt):
     model = make_sen(prompt=prompt)
     model.add_dense_modulation(*NEURONS)
     with torch.no_grad():
@@ -45,8 +45,8 @@ def test_untrained_tokens_are_those_of_the_state(make_sen, prompt):
 
 @pytest.mark.parametrize("name", NEURONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_untrained_sen_without_prompts_hands_on_the_frozen_tokens(make_sen, name, dtype):
-    """The tower's dtype holds, whatever the association's is."""
+def test_an_untrained_sen_without_prompts_returns_the_frozen_tokens(make_sen, name, dtype):
+    """Features have the tower's dtype, even if the association has another."""
     model = make_sen(prompt="none")
     model.neurons.to(dtype)
     model.add_dense_modulation(name)
@@ -59,7 +59,7 @@ def test_an_untrained_sen_without_prompts_hands_on_the_frozen_tokens(make_sen, n
     assert model.gate.dtype == torch.float32
 
 
-def test_without_modulation_tokens_stay_as_they_are_after_training(make_sen):
+def test_without_modulation_training_does_not_change_tokens(make_sen):
     model = random_weights(make_sen())
     with torch.no_grad():
         output = model(**random_inputs())
@@ -70,7 +70,7 @@ def test_without_modulation_tokens_stay_as_they_are_after_training(make_sen):
 
 
 @pytest.mark.parametrize("overrides", [{"num_rounds": 0}, {"prompt": "tokens", "read_answers": False}])
-def test_where_nothing_is_asked_there_are_no_answers(make_sen, overrides):
+def test_there_are_no_answers_without_rounds_or_answer_readers(make_sen, overrides):
     model = make_sen(**overrides)
     model.add_dense_modulation("image")
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_where_nothing_is_asked_there_are_no_answers(make_sen, overrides):
     assert torch.equal(features.tokens, output.neuron_states["image"].last_hidden_state)
 
 
-def test_padding_of_text_is_named(make_sen, towers):
+def test_features_of_text_include_the_padding_mask(make_sen, towers):
     model = make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 2}, towers["bert"]])
     words = {"words_input_ids": torch.tensor([[2, 5, 6, 3], [2, 8, 3, 0]])}
     words["words_attention_mask"] = words["words_input_ids"] > 0
@@ -117,8 +117,8 @@ def test_modulation_scales_and_shifts_by_the_summary_of_the_last_round(make_sen,
     assert (features.tokens - tokens).abs().max() > 0.1
 
 
-def test_small_scales_are_not_lost_in_bfloat16(make_sen):
-    """1 + 1/512 would be 1 there, and the sum with a shift of 1/256 too."""
+def test_small_scales_are_not_rounded_away_in_bfloat16(make_sen):
+    """In bfloat16, 1 + 1/512 would round to 1, also after adding a shift of 1/256."""
     model = make_sen()
     model.add_dense_modulation("image")
     part, width = model.modulation["image"], 16
@@ -137,7 +137,8 @@ def test_gradients_reach_modulation_answers_and_every_round(make_sen):
     inputs = random_inputs()
     features = model.dense_features("image", model(**inputs))
     (features.tokens.square().sum() + features.answers.square().sum()).backward()
-    assert model.modulation["image"].weight.grad.abs().sum() > 0  # the only one that tokens reach at the start
+    # At the start the tokens depend on no other parameter.
+    assert model.modulation["image"].weight.grad.abs().sum() > 0
     readers = [block.answer_readers["image"] for block in model.blocks]
     assert readers[-1].key.weight.grad.abs().sum() > 0
     random_weights(model).zero_grad()
@@ -148,7 +149,7 @@ def test_gradients_reach_modulation_answers_and_every_round(make_sen):
     assert all(parameter.grad is None for parameter in model.neurons.parameters())
 
 
-def test_a_sample_without_the_neuron_changes_no_other(modulated):
+def test_a_sample_without_the_neuron_does_not_change_the_other_samples(modulated):
     inputs, mask = random_inputs(), torch.tensor([[True, True, True], [False, True, True]])
     inputs["image_pixel_values"][1] = 0
     with torch.no_grad():
@@ -159,17 +160,17 @@ def test_a_sample_without_the_neuron_changes_no_other(modulated):
 
 
 @pytest.mark.parametrize("prompt", ["tokens", "queries"])
-def test_modulation_of_three_base_size_towers_fits_into_20_megabytes(prompt):
+def test_modulation_of_three_base_size_towers_takes_at_most_20_megabytes(prompt):
     with torch.device("meta"):
         model = SENModel(SENConfig.from_preset("clip-videomae-ast", prompt=prompt))
         model.add_dense_modulation(*model.specs)
     assert 4 * sum(parameter.numel() for parameter in model.parameters()) <= 20e6
 
 
-# --- which neurons ---------------------------------------------------------------------------------------------------
+# --- selection of neurons --------------------------------------------------------------------------------------------
 
 
-def test_modulation_that_is_there_is_kept(modulated):
+def test_existing_modulation_is_kept_when_more_is_added(modulated):
     before = {name: weight.clone() for name, weight in modulated.modulation.state_dict().items()}
     modulated.add_dense_modulation("audio", "image")
     assert modulated.config.dense_neurons == ["image", "video", "audio"]
@@ -190,7 +191,7 @@ def test_added_modulation_has_the_associations_dtype_device_and_initialisation(m
     assert all(parameter.is_meta for parameter in elsewhere.modulation["video"].parameters())
 
 
-def test_a_checkpoint_brings_its_modulation_back(modulated, tmp_path):
+def test_modulation_is_saved_and_loaded_with_the_checkpoint(modulated, tmp_path):
     modulated.save_pretrained(tmp_path)
     loaded = SENModel.from_pretrained(tmp_path)
     assert loaded.config.dense_neurons == ["image", "video"]
@@ -211,7 +212,7 @@ def test_modulation_that_a_checkpoint_lacks_is_an_error(modulated, tmp_path):
         SENModel.from_pretrained(tmp_path)
 
 
-def test_bad_names_raise(make_sen):
+def test_names_of_absent_neurons_raise(make_sen):
     model = make_sen()
     inputs = random_inputs()
     del inputs["audio_input_features"]
@@ -233,7 +234,7 @@ def test_bad_names_raise(make_sen):
 
 
 def patches_and_clip(count: int, seed: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Frames of four grey patches, clips of one grey, and (count, 4) which patches are on the clip's side of medium grey."""
+    """Frames of four grey patches, clips of one grey, and (count, 4): whether patch and clip are both light or dark."""
     generator = torch.Generator().manual_seed(seed)
     patches = torch.rand(count, 2, 2, generator=generator) * 2 - 1
     clip = torch.rand(count, generator=generator) * 2 - 1
@@ -245,8 +246,8 @@ def patches_and_clip(count: int, seed: int) -> tuple[dict[str, torch.Tensor], to
     return inputs, (patches.flatten(1) > 0) == (clip[:, None] > 0)
 
 
-def test_a_head_learns_of_each_token_what_another_neuron_has_seen(towers):
-    """A frozen token holds its patch, and nothing of the clip: alone it is right by chance."""
+def test_a_head_on_dense_features_uses_what_another_neuron_has_encoded(towers):
+    """A frozen token encodes its patch only, not the clip: a head on frozen tokens stays at chance level."""
     torch.manual_seed(1)
     neurons = [{"hub_id": towers["clip"], "num_frames": 1}, towers["videomae"]]
     model = SENModel.from_neurons(neurons, prompt="none", **SMALL)

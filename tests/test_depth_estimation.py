@@ -1,4 +1,4 @@
-"""Depth maps for clips that bring none."""
+"""Estimated depth maps for clips without depth."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def frames():
     return np.random.default_rng(0).integers(0, 255, (3, 40, 56, 3), dtype=np.uint8)
 
 
-def test_maps_are_the_models_own_scaled_over_the_clip(towers, frames):
+def test_maps_equal_the_models_output_scaled_over_the_clip(towers, frames):
     depth = DepthEstimator(towers["depth_anything"])(frames)
     assert depth.dtype == np.uint8
     assert depth.shape[0] == 3
@@ -30,7 +30,7 @@ def test_maps_are_the_models_own_scaled_over_the_clip(towers, frames):
     assert np.abs(scaled.numpy() - depth).max() <= 0.51
 
 
-def test_a_model_of_distances_is_turned_so_that_near_is_bright(tmp_path, frames):
+def test_distances_are_inverted_so_that_near_is_bright(tmp_path, frames):
     config = GLPNConfig(
         hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 1, 1], decoder_hidden_size=8
     )
@@ -45,14 +45,14 @@ def test_a_model_of_distances_is_turned_so_that_near_is_bright(tmp_path, frames)
     assert depth.flat[distance.argmax()] == 0
 
 
-def test_a_clip_is_estimated_once(towers, frames):
+def test_the_depth_of_a_clip_is_estimated_once(towers, frames):
     estimator = DepthEstimator(towers["depth_anything"])
     first = estimator(frames)
     estimator._model.forward = None  # calling it again would fail
     assert estimator(frames.copy()) is first
 
 
-def test_the_processor_makes_depth_only_where_a_clip_has_none(towers, frames):
+def test_the_processor_estimates_depth_only_for_clips_without_depth(towers, frames):
     neurons = [
         resolve_spec({"hub_id": towers["clip"], "num_frames": 2}).to_dict(),
         resolve_spec({"hub_id": towers["depth_anything"], "modality": "depth", "num_frames": 2}).to_dict(),
@@ -69,6 +69,6 @@ def test_the_processor_makes_depth_only_where_a_clip_has_none(towers, frames):
     assert not torch.equal(black, inputs["depth_pixel_values"])
 
 
-def test_a_missing_model_is_named(frames):
+def test_a_missing_model_is_named_in_the_error(frames):
     with pytest.raises(OSError, match="depth_estimator"):
         DepthEstimator("nobody/no-such-depth-model")(frames)

@@ -1,4 +1,4 @@
-"""Single neurons under a device map of accelerate's, weights on the disk included: same outputs, and all else still works."""
+"""Neurons with a device map of accelerate, also with weights on disk: same outputs, gradients and saved files."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def saved(make_sen, tmp_path):
 
 
 def check(model, plain, folder) -> None:
-    """Outputs and gradients as of the plain model, also after moves and when saved whole."""
+    """Compares outputs and gradients with the plain model, also after moves and after saving with towers."""
     expected = outputs(plain)
     assert torch.equal(outputs(model), expected)
     for each in (model, plain):
@@ -47,11 +47,11 @@ def check(model, plain, folder) -> None:
     assert torch.equal(outputs(SENModel.from_pretrained(folder / "whole")), expected)
 
 
-# "auto" puts the whole tower on the processor, too, where there is no accelerator.
+# Without an accelerator "auto" also puts the whole tower on the CPU.
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ("cpu", "whole") else []) for name in MAPS]
 )
-def test_a_tower_under_a_device_map_is_the_same(name, saved, tmp_path):
+def test_a_tower_with_a_device_map_gives_the_same_outputs(name, saved, tmp_path):
     plain, folder = saved
     kwargs = {"device_map": MAPS[name], "offload_folder": str(tmp_path / "offload")}
     model = SENModel.from_pretrained(folder, neuron_kwargs={"video": kwargs})
@@ -61,7 +61,7 @@ def test_a_tower_under_a_device_map_is_the_same(name, saved, tmp_path):
 
 
 @pytest.mark.slow
-def test_towers_cut_out_of_larger_checkpoints_too(saved, tmp_path):
+def test_towers_from_larger_checkpoints_can_be_offloaded(saved, tmp_path):
     plain, folder = saved
     kwargs = {
         name: {"device_map": {"": "disk"}, "offload_folder": str(tmp_path / name)}
@@ -70,14 +70,12 @@ def test_towers_cut_out_of_larger_checkpoints_too(saved, tmp_path):
     model = SENModel.from_pretrained(folder, neuron_kwargs=kwargs)
     assert all(parameter.is_meta for parameter in model.neurons.parameters())
     check(model, plain, tmp_path)
-    again = SENModel.from_pretrained(
-        tmp_path / "whole", neuron_kwargs=kwargs
-    )  # its projections are files of their own
+    again = SENModel.from_pretrained(tmp_path / "whole", neuron_kwargs=kwargs)  # the projections are in separate files
     assert torch.equal(outputs(again), outputs(plain))
 
 
 @pytest.mark.parametrize("kind", ["cpu", "disk"])
-def test_towers_offloaded_by_hand(kind, saved, tmp_path):
+def test_towers_offloaded_by_hand_give_the_same_outputs(kind, saved, tmp_path):
     plain, folder = saved
     model = SENModel.from_pretrained(folder)
     tower, place = model.neurons["video"].tower, torch.device("cpu")
@@ -97,7 +95,7 @@ def test_an_offloaded_tower_keeps_its_dtype(saved, tmp_path):
     torch.testing.assert_close(outputs(model).float(), outputs(plain), atol=0.3, rtol=0.05)
 
 
-def test_a_device_that_is_not_there_is_named_with_its_neuron(saved):
+def test_an_unavailable_device_is_named_with_its_neuron(saved):
     _, folder = saved
     with pytest.raises(ValueError, match=r"neuron 'video' \(.*found nowhere"):
         SENModel.from_pretrained(folder, neuron_kwargs={"video": {"device_map": "nowhere"}})

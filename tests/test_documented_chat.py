@@ -1,4 +1,4 @@
-"""docs/chat.md runs as it is written; with a tiny random chat model, as nothing that is shown depends on the model."""
+"""The code in docs/chat.md runs, with a tiny random chat model; nothing that the page shows depends on the model."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ def chat_folder(towers, tmp_path_factory) -> str:
     return save_chat_model(make_tiny_sen(towers), tmp_path_factory.mktemp("chat") / "tiny")
 
 
-def test_the_python_runs_and_does_what_its_comments_say(chat_folder, tmp_path, monkeypatch, capsys):
+def test_the_python_code_runs_and_gives_the_shown_results(chat_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     default = {"model": (chat_folder, None)}
     monkeypatch.setitem(PIPELINE_REGISTRY.supported_tasks["video-chat"], "default", default)
@@ -32,7 +32,7 @@ def test_the_python_runs_and_does_what_its_comments_say(chat_folder, tmp_path, m
     exec(blocks[0], names)
     shown, expected = blocks[0].strip().splitlines()[-1].split("  # ")
     assert eval(shown, names) == ast.literal_eval(expected)
-    names["chat"]._forward_params["max_new_tokens"] = 8  # a random model ends no answer
+    names["chat"]._forward_params["max_new_tokens"] = 8  # a random model never ends an answer
     for block in blocks[1:]:
         exec(block, names)
     assert capsys.readouterr().out.endswith(" length ")
@@ -53,7 +53,7 @@ def test_the_commands_run(chat_folder, tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
-def test_figures_are_those_of_the_code():
+def test_figures_equal_those_in_the_code():
     assert f"answer at most: {generate_answer.MAX_NEW_TOKENS}, or a quarter" in PAGE
     assert session.TEXT_SHARE == 0.25
     assert "at most three quarters of the context" in PAGE

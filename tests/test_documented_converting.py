@@ -1,4 +1,4 @@
-"""docs/converting.md runs as it is written, on a tiny checkpoint."""
+"""The code in docs/converting.md runs, on a tiny checkpoint."""
 
 import re
 from pathlib import Path
@@ -31,25 +31,25 @@ def ran(towers, tmp_path, monkeypatch):
     return run_code(NEURONS)
 
 
-def test_the_pages_code_gives_probabilities(ran):
+def test_the_code_of_the_page_gives_probabilities(ran):
     assert ran["probabilities"].shape == ran["scores"].shape == (1, 2)
     assert ran["probabilities"].sum().item() == pytest.approx(1)
     assert [spec.name for spec in ran["sen"].config.neuron_specs] == ["video", "audio", "imu"]
     assert all(spec.aligned for spec in ran["sen"].config.neuron_specs)
-    # Untrained, a SEN is the mean of its aligned neurons: here of the one that the clip has something for.
+    # An untrained SEN is the mean of its aligned neurons; only one of them has input from this clip.
     text, vision = ran["embeds"].text_embeds, ran["embeds"].vision_embeds
     expected = (vision @ text.T / text.norm(dim=-1)).argmax()
     assert ran["scores"].argmax() == expected
 
 
-def test_languagebinds_code_gives_the_same_in_a_sen(ran):
+def test_the_code_for_languagebind_gives_the_same_in_a_sen(ran):
     probabilities, scores = ran["thermal_probabilities"], ran["thermal_scores"]
     assert probabilities.shape == scores.shape == (1, 2)
-    # A black picture is the same at any size, so that nothing is rounded.
+    # A black image is the same at any size, so resizing rounds nothing.
     assert (probabilities - scores).abs().max() < 1e-4
 
 
-def test_tune_a_videos_code_predicts_the_same_twice(tmp_path, monkeypatch):
+def test_the_code_for_tune_a_video_predicts_the_same_twice(tmp_path, monkeypatch):
     pytest.importorskip("diffusers")
     monkeypatch.chdir(tmp_path)
     make_unet().save_pretrained("base/unet")
@@ -63,7 +63,7 @@ def test_tune_a_videos_code_predicts_the_same_twice(tmp_path, monkeypatch):
     assert torch.equal(found["noise"], again)
 
 
-def test_the_pages_options_are_the_verbs():
+def test_the_options_of_the_page_are_those_of_the_command():
     app = typer.Typer()
     app.command()(convert)
     options = {name for parameter in get_command(app).params for name in parameter.opts if name.startswith("--")}

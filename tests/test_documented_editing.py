@@ -1,4 +1,4 @@
-"""docs/editing.md runs as it is written; with a tiny random model, as nothing that is shown depends on the weights."""
+"""The code in docs/editing.md runs, with a tiny random model; nothing that the page shows depends on the weights."""
 
 import ast
 import inspect
@@ -31,7 +31,7 @@ def checkpoint(tmp_path_factory, sen_folder) -> str:
     return save_tiny_editing(tmp_path_factory.mktemp("editing") / "checkpoint", sen_folder, size=64)
 
 
-def test_the_python_does_what_its_comment_says(checkpoint, tmp_path, monkeypatch):
+def test_the_python_code_gives_the_shown_result(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(PIPELINE_REGISTRY.supported_tasks["video-editing"], "default", {"model": (checkpoint, None)})
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -57,7 +57,7 @@ def test_the_commands_run(checkpoint, tmp_path, monkeypatch):
     assert {"edited.mp4", "edited.json", "out-1.mp4", "out-2.mp4", "out-2.json", "compare.mp4", "tuned"} <= names
 
 
-def test_every_option_is_in_the_table():
+def test_the_table_lists_every_option():
     rows = re.findall(r"^\| (`.*?) \| (.*?) \|", PAGE.split("## Options")[1].split("### Masks")[0], re.MULTILINE)
     python = {name for row, _ in rows for name in re.findall(r"`(\w+)`", row)}
     assert python == {*video_editing.OPTIONS} - {"progress"}
@@ -68,7 +68,7 @@ def test_every_option_is_in_the_table():
     assert shell == options - {"--output", "--compare", "--model", "--device", "--dtype", "--json"}
 
 
-def test_figures_are_those_of_the_code():
+def test_figures_equal_those_in_the_code():
     defaults = {name: p.default for name, p in inspect.signature(SENVideoEditingPipeline.edit).parameters.items()}
     assert f"noise levels, {defaults['num_inference_steps']} |" in PAGE
     assert f"classifier-free guidance, {defaults['guidance_scale']}; 1 is none" in PAGE

@@ -1,4 +1,4 @@
-"""docs/evaluation.md runs as it is written, and the commands print what it says."""
+"""The code in docs/evaluation.md runs, and the commands print the shown output."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ def test_every_protocol_prompt_and_mapping_is_explained():
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
-def test_the_python_does_what_its_comment_says(code, tmp_path, monkeypatch):
+def test_the_python_code_gives_the_shown_result(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     *lines, call = code.strip().splitlines()
     names: dict = {}
@@ -31,7 +31,7 @@ def test_the_python_does_what_its_comment_says(code, tmp_path, monkeypatch):
     assert eval(shown, names) == ast.literal_eval(expected)
 
 
-CLIPS_THAT_MAY_DIFFER = 3.0  # of a hundred, between machines and versions of Transformers
+CLIPS_THAT_MAY_DIFFER = 3.0  # in percentage points, between machines and versions of Transformers
 
 
 def numbers_of(text):
@@ -39,14 +39,14 @@ def numbers_of(text):
 
 
 def assert_as_shown(printed, shown):
-    """The same words, and figures that a few clips may change."""
+    """The words are equal, and the figures differ by at most a few clips."""
     words = [re.sub(r"\d+\.\d+|\+-", "", re.sub(r" +", " ", text)).split() for text in (printed, shown)]
     assert words[0] == words[1]
     for found, expected in zip(numbers_of(printed), numbers_of(shown), strict=True):
         assert found == pytest.approx(expected, abs=CLIPS_THAT_MAY_DIFFER)
 
 
-def test_a_figure_that_is_off_is_found():
+def test_a_wrong_figure_fails_the_comparison():
     assert_as_shown("top1   92.0 % +- 0.4 over 2 splits", "top1 93.5 % +- 0.7 over 2 splits")
     for wrong in ("top1 89.0 % +- 0.7 over 2 splits", "top5 93.5 % +- 0.7 over 2 splits"):
         with pytest.raises(AssertionError):
@@ -55,7 +55,7 @@ def test_a_figure_that_is_off_is_found():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_commands_print_what_is_shown(tmp_path):
+def test_commands_print_the_shown_output(tmp_path):
     printed = []
     for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL):
         for line in block.strip().splitlines():

@@ -1,4 +1,4 @@
-"""docs/extending.md runs as it is written."""
+"""The code in docs/extending.md runs."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ BLOCKS = re.findall(
 
 @pytest.fixture(scope="module")
 def names():
-    """What the page's code defines; what it registers for neurons and steps is gone after the tests."""
+    """The names that the page's code defines; the fixture removes the registered neuron and step afterwards."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         for registry, name in ((NEURON_ADAPTERS, "vit"), (DISTRIBUTE, "gated")):
             monkeypatch.setitem(registry, name, None)
@@ -27,7 +27,7 @@ def names():
         yield found
 
 
-def test_a_type_a_variant_and_a_head_are_added(names, tmp_path):
+def test_the_type_the_variant_and_the_head_of_the_page_work(names, tmp_path):
     assert NEURON_ADAPTERS["vit"].folds_frames
     config = SENConfig.from_pretrained(SEN_TINY, distribute="gated")
     assert type(SENModel(config).blocks[0].distribution["image"]).__name__ == "GatedDistribution"
@@ -42,7 +42,7 @@ def test_a_type_a_variant_and_a_head_are_added(names, tmp_path):
         assert torch.equal(names["AutoModel"].from_pretrained(tmp_path)(**inputs)["logits"], logits)
 
 
-def test_a_head_reads_dense_features(names, tmp_path):
+def test_the_head_on_dense_features_works(names, tmp_path):
     sen = SENModel.from_pretrained(SEN_TINY)
     inputs = {"image_pixel_values": torch.randn(2, 1, 3, 64, 64, generator=torch.Generator().manual_seed(0))}
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_a_head_reads_dense_features(names, tmp_path):
     model = names["patch_labeller"](sen).eval()
     logits = model(**inputs)["logits"]
     expected = model.classifier(state.last_hidden_state)
-    assert torch.equal(logits, expected.reshape(2, *state.grid, 3))  # at first, of the tokens as they are
+    assert torch.equal(logits, expected.reshape(2, *state.grid, 3))  # untrained, so the tokens are unchanged
     model(labels=torch.zeros(2, *state.grid, dtype=torch.long), **inputs)["loss"].backward()
     weight = model.sen.modulation["image"].weight
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""docs/publishing.md says what there is."""
+"""docs/publishing.md agrees with the code."""
 
 import inspect
 import re
@@ -17,7 +17,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_the_blocks_run(monkeypatch, capsys):
+def test_the_python_code_runs(monkeypatch, capsys):
     monkeypatch.setattr(publishing, "run_example", lambda *_, **__: "")
     names: dict = {}
     for block in blocks("python"):
@@ -30,7 +30,7 @@ def test_the_blocks_run(monkeypatch, capsys):
     assert names["with_card"](Trainer()).create_model_card.func is publishing.write_trainer_card
 
 
-def test_options_and_sections_are_those_that_there_are():
+def test_options_and_sections_are_those_in_the_code():
     table = PAGE.split("| `sen push DIR ORG/NAME` |")[1].split("\n\n")[0]
     parameters = inspect.signature(push).parameters.values()
     named = {meta.default for each in parameters for meta in each.annotation.__metadata__}
@@ -40,7 +40,7 @@ def test_options_and_sections_are_those_that_there_are():
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/publishing.md"])
-def test_files_that_are_linked_exist(name):
+def test_linked_files_exist(name):
     page = Path(__file__).parents[1] / name
     links = re.findall(r"\]\(((?!http)[^)#]+)", page.read_text())
     assert links

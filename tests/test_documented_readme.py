@@ -1,4 +1,4 @@
-"""README.md and the pages without a test of their own: commands, links and figures are right, the clip of `make demo` too."""
+"""README.md and the pages without their own test: commands, links and figures, and the clip of `make demo`, are right."""
 
 import ast
 import re
@@ -31,7 +31,7 @@ def commands_of(page):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
-    """The folder in which `make demo` has drawn its clip."""
+    """The folder with the clip that `make demo` draws."""
     folder = tmp_path_factory.mktemp("readme")
     seed = int(re.search(r"^SEED := (\d+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1])
     write_world(folder / "demo", "test", 1, seed, num_objects=3, hops=2)
@@ -49,7 +49,7 @@ def test_the_options_of_commands_exist(page):
         get_command(app).make_context(verb, arguments)  # raises for an unknown or a missing option
 
 
-def test_every_command_has_a_recipe():
+def test_every_command_has_a_section_in_the_recipes():
     headings = re.findall(r"^### (.*)$", (ROOT / "docs" / "recipes.md").read_text(), re.MULTILINE)
     assert {verb for heading in headings for verb in re.split(r", | and ", heading)} == set(sen_cli.VERBS)
     assert {verb for _, verb, *_ in commands_of("docs/recipes.md")} == set(sen_cli.VERBS)
@@ -67,7 +67,7 @@ def test_linked_files_and_headings_exist(page):
             assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, target
 
 
-def test_presets_have_the_figures_that_are_recorded():
+def test_the_figures_of_presets_equal_the_recorded_ones():
     page = (ROOT / "docs" / "presets.md").read_text()
     rows = re.findall(r"^\| `([\w-]+)` \| .*? \| ([\d,]+) M \| ([\d.]+) M \| ([\d.]+) GB \|", page, re.MULTILINE)
     assert {name for name, *_ in rows} == set(PRESETS) - {"imagebind", "languagebind"}
@@ -78,7 +78,7 @@ def test_presets_have_the_figures_that_are_recorded():
         assert float(weights) == pytest.approx(preset.weight_memory / 1e9, abs=0.06)
 
 
-def test_the_mean_gets_the_clip_of_the_demo_wrong_and_the_rounds_get_it_right(demo):
+def test_association_corrects_the_result_of_the_mean_on_the_demo_clip(demo):
     labels = re.search(r"^LABELS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split(",")
     model, processor = SENModel.from_pretrained(SEN_TINY), SENProcessor.from_pretrained(SEN_TINY)
     scores = explain(model, processor, str(demo / "demo" / "videos" / "000000.mp4"), labels)
@@ -94,7 +94,7 @@ def test_the_mean_gets_the_clip_of_the_demo_wrong_and_the_rounds_get_it_right(de
 
 
 @pytest.mark.parametrize("task", ["classify", "chat"])
-def test_python_prints_what_its_comment_says(task, demo, monkeypatch):
+def test_the_python_code_gives_the_shown_result(task, demo, monkeypatch):
     monkeypatch.chdir(demo)
     (block,) = (
         block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if f"\n{task}(" in f"\n{block}"
@@ -112,7 +112,7 @@ def test_python_prints_what_its_comment_says(task, demo, monkeypatch):
 
 
 @pytest.mark.parametrize("verb", ["classify", "chat"])
-def test_commands_print_what_is_shown(verb, demo, monkeypatch, capsys):
+def test_commands_print_the_shown_output(verb, demo, monkeypatch, capsys):
     monkeypatch.chdir(demo)
     (words,) = (words for words in commands_of("README.md") if words[1] == verb)
     monkeypatch.setattr(sys, "argv", words)
@@ -120,6 +120,7 @@ def test_commands_print_what_is_shown(verb, demo, monkeypatch, capsys):
         sen_cli.main()
     assert not stop.value.code
     output, errors = capsys.readouterr()
-    printed = output if verb == "classify" else errors.splitlines()[-1] + "\n" + output  # chat names the frames there
+    # Chat prints the frames to stderr.
+    printed = output if verb == "classify" else errors.splitlines()[-1] + "\n" + output
     shown = re.search(rf"^sen {verb} .*?\n```\n\n```\w*\n(.*?)```", README, re.DOTALL | re.MULTILINE)[1]
     assert [line.split() for line in printed.splitlines()] == [line.split() for line in shown.splitlines()]

@@ -1,4 +1,4 @@
-"""docs/tracking.md runs as it is written; with a small fake tracker, as nothing that is shown depends on the model."""
+"""The code in docs/tracking.md runs, with a small fake tracker; nothing that the page shows depends on the model."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "tracking.md").read_text()
 USE = PAGE.split("\n## ")[1]
 
 
-def test_the_python_does_what_its_comment_says(tmp_path, monkeypatch):
+def test_the_python_code_gives_the_shown_result(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     default = {"model": (save_fake_tracker(tmp_path / "tracker"), None)}
     monkeypatch.setitem(PIPELINE_REGISTRY.supported_tasks["video-tracking"], "default", default)
@@ -50,7 +50,7 @@ def test_the_commands_run(tmp_path, monkeypatch):
     assert {"tracks.csv", "tracks.json", "tracks.npz", "tracked.mp4"} <= written
 
 
-def test_figures_are_those_of_the_code():
+def test_figures_equal_those_in_the_code():
     assert f"may come to {clip_frames.LARGEST_CLIP >> 30} GiB" in USE
     assert clip_frames.LARGEST_CLIP // (1920 * 1080 * 3 * 30) == 46
     assert f"over the last {render.TRAIL} frames" in USE

@@ -1,4 +1,4 @@
-"""docs/training.md runs as it is written."""
+"""The code and the commands in docs/training.md run."""
 
 import re
 import shlex
@@ -19,8 +19,8 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_the_stock_trainer_trains_validates_saves_and_loads(tmp_path, monkeypatch):
-    """At its defaults: no column is lost, `eval_loss` is there, and checkpoints hold the processor."""
+def test_the_stock_trainer_trains_validates_saves_and_loads_with_default_arguments(tmp_path, monkeypatch):
+    """No column is dropped, `eval_loss` is reported, and checkpoints contain the processor."""
     from modeling_sen import SEN_TINY, SENModel, SENProcessor
     from modeling_sen.world.write import write_world
 
@@ -45,7 +45,7 @@ def test_the_stock_trainer_trains_validates_saves_and_loads(tmp_path, monkeypatc
     SENProcessor.from_pretrained(state.best_model_checkpoint)
 
 
-def test_adapters_are_put_on_saved_and_merged(tmp_path, monkeypatch):
+def test_adapters_are_added_saved_and_merged(tmp_path, monkeypatch):
     peft = pytest.importorskip("peft")
     from modeling_sen import SENModel
 
@@ -59,7 +59,7 @@ def test_adapters_are_put_on_saved_and_merged(tmp_path, monkeypatch):
     )
 
 
-def test_the_flags_on_the_page_are_flags():
+def test_the_flags_on_the_page_exist():
     from modeling_sen.commands.train import read_arguments
 
     (torchrun,) = [block for block in blocks("bash") if block.startswith("torchrun")]
@@ -81,8 +81,8 @@ def parser_flags():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_commands_lead_from_clips_to_a_checkpoint_that_answers(tmp_path):
-    """As documented, on fewer clips."""
+def test_the_commands_train_a_checkpoint_from_clips(tmp_path):
+    """The documented commands, on fewer clips."""
     script = re.sub(r"--num \d+", "--num 40", blocks("bash")[0])
     script = script.replace("--num_train_epochs 4", "--num_train_epochs 1 --per_device_train_batch_size 8")
     for line in script.splitlines():

@@ -1,4 +1,4 @@
-"""The card of an editing model: its base model with licence and commit, what the adapter was tuned on, what is uploaded."""
+"""The card of an editing model: its base model with licence and commit, the clip of the tuning, and the uploaded files."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_the_diffusion_model_is_a_base_model_with_its_licence(editing, monkeypat
     assert "pip install 'modeling-sen[editing]'" in card.text
 
 
-def test_an_untuned_adapter_is_said_to_be_tuned_on_each_clip(editing):
+def test_the_card_of_an_untuned_adapter_says_that_it_is_tuned_on_each_clip(editing):
     card = card_of(editing)
     size = editing.adapter.num_parameters()
     assert f"The adapter of the diffusion model, {size:,} more parameters, is in `adapter`. It is tuned on each" in (
@@ -63,7 +63,7 @@ def test_an_untuned_adapter_is_said_to_be_tuned_on_each_clip(editing):
     assert 'source_prompt="a person cooking"' in section(card, "Use")
 
 
-def test_what_the_adapter_was_tuned_on_is_said(editing):
+def test_the_card_names_the_clip_that_the_adapter_was_tuned_on(editing):
     editing.adapter.register_to_config(tuning=RECORD)
     card = card_of(editing)
     assert section(card, "Training data") == (
@@ -77,7 +77,7 @@ def test_what_the_adapter_was_tuned_on_is_said(editing):
     assert section(card_of(editing), "Training data") == "The adapter was tuned with Tune-A-Video, and converted."
 
 
-def test_the_record_is_saved_with_the_adapter(editing, tmp_path):
+def test_the_record_of_the_tuning_is_saved_with_the_adapter(editing, tmp_path):
     editing.adapter.register_to_config(tuning=RECORD)
     editing.save_pretrained(tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "adapter" / "config.json").read_text())["tuning"] == RECORD
@@ -85,7 +85,7 @@ def test_the_record_is_saved_with_the_adapter(editing, tmp_path):
     assert found.adapter.config.tuning == RECORD
 
 
-def test_the_adapter_is_uploaded_and_a_base_model_of_this_machine_is_refused(make_sen, tmp_path, monkeypatch):
+def test_the_adapter_is_uploaded_and_a_local_base_model_is_refused(make_sen, tmp_path, monkeypatch):
     monkeypatch.setattr(publishing, "run_example", lambda *_, **__: "")
     make_unet().save_pretrained(tmp_path / "base" / "unet")
     model = make_editing(make_sen(), str(tmp_path / "base"))
@@ -112,7 +112,7 @@ def test_the_adapter_is_uploaded_and_a_base_model_of_this_machine_is_refused(mak
 
 
 def test_the_example_on_the_card_runs_on_a_clip(sen_folder, tmp_path):
-    """On 16 frames in 20 steps, with a base model of a few thousand weights."""
+    """With 16 frames and 20 steps, and a base model of a few thousand weights."""
     folder = Path(save_tiny_editing(tmp_path / "checkpoint", sen_folder))
     file = folder / "adapter" / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "tuning": RECORD}))

@@ -1,4 +1,4 @@
-"""An editing model on the Hub: the commit of its base model is pinned, and a push takes the adapter along."""
+"""An editing model on the Hub: the commit of its base model is pinned, and the adapter is uploaded with the model."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def predicted(model):
         return model.predict(*random_step(2, 3), model.video_features(FRAMES))
 
 
-def test_what_is_pushed_gives_the_same_output(hub, tmp_path):
+def test_a_pushed_model_gives_the_same_output_after_the_base_model_has_changed(hub, tmp_path):
     commit = hub.repositories["org/base"].refs["main"]
     with connected(hub, tmp_path / "author", WRITER):
         model = of_the_hub()
@@ -55,14 +55,14 @@ def test_what_is_pushed_gives_the_same_output(hub, tmp_path):
     other = make_unet()
     other.conv_out.weight.data.neg_()
     other.save_pretrained(tmp_path / "other" / "unet")
-    hub.upload("org/base", tmp_path / "other")  # the branch goes on
+    hub.upload("org/base", tmp_path / "other")  # a newer commit on the branch
     with connected(hub, tmp_path / "reader", READER):
         found = SENForVideoEditing.from_pretrained("org/editing")
         assert torch.equal(predicted(found), expected)
         assert found.config.base_model_revision == commit
 
 
-def test_a_base_model_beside_a_repository_goes_along(hub, tmp_path):
+def test_a_base_model_in_the_repository_is_loaded_and_saved_with_it(hub, tmp_path):
     with connected(hub, tmp_path / "author", WRITER):
         model = of_the_hub()
         expected = predicted(model)
@@ -81,7 +81,7 @@ def test_a_base_model_beside_a_repository_goes_along(hub, tmp_path):
         torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_base_model_that_does_not_exist_is_named(hub, tmp_path):
+def test_a_missing_base_model_is_named_in_the_error(hub, tmp_path):
     with (
         connected(hub, tmp_path / "reader", READER),
         pytest.raises(OSError, match=r"base model org/none.*no such repo"),
@@ -90,7 +90,7 @@ def test_a_base_model_that_does_not_exist_is_named(hub, tmp_path):
 
 
 def test_a_pushed_adapter_gives_the_same_frames(towers, tmp_path):
-    """Saved, loaded, pushed and pulled, with the base model by its id; its card says what it was tuned on."""
+    """After saving, loading, pushing and pulling, with the base model by its id; the card describes the tuning."""
     base = make_base(tmp_path / "base", vae="unshuffle", prediction="v_prediction")
     clip = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     options = {"num_inference_steps": 2, "guidance_scale": 2.0, "progress": False}

@@ -1,4 +1,4 @@
-"""SENEncoder: clips in, one vector each out, also as the function of `datasets.map`."""
+"""SENEncoder returns one vector per clip, and can be used as the function of `datasets.map`."""
 
 import pickle
 import threading
@@ -23,7 +23,7 @@ def frames() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (9, 31, 45, 3), dtype=np.uint8)
 
 
-def test_embeddings_are_the_models_video_features(encoder, clips):
+def test_embeddings_equal_the_models_video_features(encoder, clips):
     with torch.no_grad():
         expected = encoder.model.get_video_features(**encoder.processor(videos=clips)).pooler_output
     embeddings = encoder.encode(clips)
@@ -40,7 +40,7 @@ def test_embeddings_do_not_depend_on_the_batch_size(encoder, clips, frames):
         assert np.allclose(encoder.encode(mixed, batch_size=batch_size), expected, atol=1e-6)
 
 
-def test_one_clip_is_told_from_several_as_in_the_processor(encoder, clips, frames):
+def test_single_clips_and_lists_of_clips_are_distinguished_as_by_the_processor(encoder, clips, frames):
     width = encoder.model.config.projection_dim
     assert encoder.encode(clips[0]).shape == (1, width)
     assert encoder.encode([Image.fromarray(frame) for frame in frames]).shape == (1, width)
@@ -53,7 +53,7 @@ def test_a_row_of_a_data_set_gets_one_vector(encoder, clips, frames):
     paths = datasets.Dataset.from_dict({"video": [str(clips[0]), str(clips[1])]})
     found = paths.map(encoder)["embedding"]
     assert np.allclose(found, paths.map(encoder, batched=True)["embedding"], atol=1e-6)
-    arrays = datasets.Dataset.from_dict({"video": [frames.tolist()]})  # nested lists, in rows as in batches
+    arrays = datasets.Dataset.from_dict({"video": [frames.tolist()]})  # nested lists, in rows and in batches
     assert np.allclose(arrays.map(encoder)["embedding"], encoder.encode(frames), atol=1e-6)
     row = encoder({"video": str(clips[0]), "text": "a dog", "label": 3})
     assert row["label"] == 3
@@ -62,7 +62,7 @@ def test_a_row_of_a_data_set_gets_one_vector(encoder, clips, frames):
 
 
 def test_the_next_batch_is_read_in_the_background_while_the_model_runs(encoder, clips, monkeypatch):
-    """The model's first run waits until the second batch is being read: in one thread that would never come."""
+    """The first model call waits until the second batch is being read; with one thread it would wait forever."""
     reading, threads = threading.Event(), []
     read, embed = encoder._read, encoder._embed
 
@@ -90,7 +90,7 @@ def test_a_clip_that_cannot_be_read_raises(encoder, clips, tmp_path):
         encoder.encode(clips, batch_size=0)
 
 
-def test_progress_goes_to_stderr_when_asked_for(encoder, clips, capsys):
+def test_progress_is_printed_to_stderr_on_request(encoder, clips, capsys):
     encoder.encode(clips, show_progress=True)
     shown = capsys.readouterr()
     assert "3/3" in shown.err
@@ -99,7 +99,7 @@ def test_progress_goes_to_stderr_when_asked_for(encoder, clips, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_texts_share_the_space_of_clips(encoder, clips):
+def test_texts_are_embedded_in_the_space_of_clips(encoder, clips):
     with torch.no_grad():
         inputs = encoder.processor(videos=clips, text=["a dog", "a man"])
         output = encoder.model(**inputs)
@@ -113,7 +113,7 @@ def test_texts_share_the_space_of_clips(encoder, clips):
     assert np.allclose(many, texts[0], atol=1e-6)
 
 
-def test_similarity_is_the_cosine_whatever_the_lengths(encoder):
+def test_similarity_is_the_cosine_also_of_unnormalised_vectors(encoder):
     first, second = np.array([[3.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 1.0]])
     assert np.allclose(encoder.similarity(first, second), [[0.5**0.5], [0.5**0.5]])
 
@@ -126,7 +126,7 @@ def test_device_and_dtype_are_passed_on(sen_folder, clips, encoder):
     assert (embeddings * encoder.encode(clips)).sum(axis=1) == pytest.approx(1, abs=0.02)
 
 
-def test_it_can_be_sent_to_another_process(encoder, clips):
+def test_an_encoder_can_be_pickled(encoder, clips):
     sent = pickle.loads(pickle.dumps(encoder))
     assert np.array_equal(sent.encode(clips), encoder.encode(clips))
 
@@ -143,7 +143,7 @@ def test_a_batch_of_columns_gets_an_embedding(encoder, clips, frames):
     assert np.allclose(found["embedding"], encoder.encode(expected), atol=1e-6)
 
 
-def test_columns_of_numpy_arrays_are_read_as_ray_gives_them(encoder, clips, frames):
+def test_columns_of_numpy_arrays_are_read(encoder, clips, frames):
     found = encoder({"video": np.array([str(clip) for clip in clips], dtype=object)})
     assert np.allclose(found["embedding"], encoder.encode(clips), atol=1e-6)
     found = encoder({"video": np.stack([frames, frames[::-1]])})
@@ -155,7 +155,7 @@ def test_a_batch_without_a_known_column_is_refused(encoder):
         encoder({"clip": ["a.mp4"]})
 
 
-def test_it_maps_a_video_folder(encoder, tmp_path):
+def test_an_encoder_maps_a_video_folder(encoder, tmp_path):
     write_world(tmp_path / "world", "test", 3, size=32)
     folder = datasets.load_dataset(
         "videofolder", data_dir=str(tmp_path / "world"), split="train", cache_dir=str(tmp_path)
@@ -168,7 +168,7 @@ def test_it_maps_a_video_folder(encoder, tmp_path):
     assert mapped["caption"] == folder["caption"]
 
 
-def test_it_maps_a_dataset_of_arrays(encoder, clips, tmp_path):
+def test_an_encoder_maps_a_dataset_of_arrays(encoder, clips, tmp_path):
     seen = [read_video(clip, 4).frames for clip in clips]
     features = datasets.Features({"video": datasets.Array4D((4, 32, 32, 3), "uint8")})
     arrays = datasets.Dataset.from_dict({"video": seen}, features=features)

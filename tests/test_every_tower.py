@@ -1,4 +1,4 @@
-"""Any checkpoint by its folder alone, in the layout that the Hub has it: loads, looks, is saved and comes back."""
+"""Every checkpoint in the Hub's layout is loaded from its folder, runs on a clip, and is saved and loaded again."""
 
 import copy
 
@@ -32,11 +32,11 @@ DUAL_ENCODERS = (
 
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
-def test_a_folder_is_enough_from_the_clip_to_the_saved_model(checkpoint, towers, clips, tmp_path):
+def test_a_checkpoint_runs_on_clips_and_is_saved_with_only_its_folder_given(checkpoint, towers, clips, tmp_path):
     model = SENModel.from_neurons([towers[checkpoint]], **SMALL).eval()
     spec = model.config.neuron_specs[0]
     clip = {"video": clips[0], "depth": clips[0], "thermal": clips[0], "text": "a dog barks"}
-    if checkpoint == "siglip2":  # its own frames are larger than the tiny tower's pixels need to be
+    if checkpoint == "siglip2":  # its default size is larger than the tiny tower needs
         assert spec.preprocessing == {"size": [256, 256]}
         model.config.neurons[0]["preprocessing"] = {"size": [16, 16]}
     inputs = SENProcessor(model.config)(
@@ -57,7 +57,7 @@ def test_a_folder_is_enough_from_the_clip_to_the_saved_model(checkpoint, towers,
 
 
 @pytest.mark.parametrize("checkpoint", DUAL_ENCODERS)
-def test_dual_encoders_give_both_their_towers_aligned(checkpoint, towers, clips, tmp_path):
+def test_dual_encoders_provide_an_aligned_neuron_and_a_text_tower(checkpoint, towers, clips, tmp_path):
     model = SENModel.from_neurons(
         [{"hub_id": towers[checkpoint], "preprocessing": None if checkpoint == "clap" else {"size": [16, 16]}}],
         text_tower=towers[checkpoint],
@@ -74,7 +74,7 @@ def test_dual_encoders_give_both_their_towers_aligned(checkpoint, towers, clips,
     torch.testing.assert_close(again, logits, atol=0, rtol=0)
 
 
-def test_clap_embeds_sound_and_text_as_transformers_does(towers):
+def test_clap_embeds_sound_and_text_as_in_transformers(towers):
     whole = ClapModel.from_pretrained(towers["clap"]).eval()
     model = SENModel.from_neurons([towers["clap"]], text_tower=towers["clap"], hidden_size=8).eval()
     sound = (np.random.default_rng(0).normal(size=48_000).astype(np.float32) / 4, 48_000)
@@ -89,7 +89,7 @@ def test_clap_embeds_sound_and_text_as_transformers_does(towers):
 
 
 @pytest.mark.parametrize("checkpoint", ["wav2vec2", "wavlm"])
-def test_waveforms_of_different_length_are_padded_and_masked(checkpoint, towers):
+def test_waveforms_of_different_lengths_are_padded_and_masked(checkpoint, towers):
     model = SENModel.from_neurons([towers[checkpoint]], **SMALL).eval()
     processor = SENProcessor(model.config)
     noise = np.random.default_rng(0).normal(size=16_000).astype(np.float32) / 4
@@ -102,7 +102,7 @@ def test_waveforms_of_different_length_are_padded_and_masked(checkpoint, towers)
     torch.testing.assert_close(together.fused_embeds[:1], single.fused_embeds, atol=1e-5, rtol=0)
 
 
-def test_a_clip_without_sound_changes_nothing_for_the_others(towers, clips):
+def test_a_clip_without_sound_does_not_change_the_other_clips(towers, clips):
     model = SENModel.from_neurons([towers["clip"], towers["wav2vec2"]], **SMALL).eval()
     processor = SENProcessor(model.config)
     inputs = processor(videos=[np.zeros((8, 16, 16, 3), dtype=np.uint8), clips[0]])
@@ -114,15 +114,15 @@ def test_a_clip_without_sound_changes_nothing_for_the_others(towers, clips):
 
 
 @pytest.mark.parametrize("checkpoint", ["wav2vec2", "whisper", "clap", "pe_audio"])
-def test_no_more_sound_is_read_than_a_tower_has_room_for(checkpoint, towers):
+def test_sound_is_cut_to_the_longest_input_of_the_tower(checkpoint, towers):
     processor = SENProcessor(SENModel.from_neurons([towers[checkpoint]], **SMALL).config)
     features = processor(videos={"audio": (np.zeros(40 * 16_000, dtype=np.float32), 16_000)})["audio_input_features"]
     longest = {"wav2vec2": (1, 480_000), "whisper": (1, 8, 100), "clap": (1, 4, 101, 16), "pe_audio": (1, 1, 480_000)}
     assert tuple(features.shape) == longest[checkpoint]
 
 
-def test_pe_audio_is_cut_out_of_an_audio_video_checkpoint(tmp_path):
-    """Only the sound's tower is built: the pictures' would need timm, for which a ViT stands in here."""
+def test_pe_audio_is_loaded_from_an_audio_video_checkpoint(tmp_path):
+    """Only the audio tower is built. The image model would need timm, so the checkpoint contains a ViT in its place."""
     _, settings = CHECKPOINTS["pe_audio"]
     audio = PeAudioConfig(**copy.deepcopy(settings))
     video = PeVideoEncoderConfig(**LAYERS, head_dim=8)

@@ -1,4 +1,4 @@
-"""What association changed, as numbers and as a picture."""
+"""The effect of association, as numbers and as a plot."""
 
 import sys
 
@@ -37,7 +37,7 @@ def made_up(
     )
 
 
-def test_the_last_round_is_the_result_and_the_first_the_frozen_encoders(sen, clips):
+def test_the_first_round_equals_the_frozen_encoders_and_the_last_the_result(sen, clips):
     model, processor = sen
     scores = explain(model, processor, clips[0], LABELS)
     with torch.no_grad():
@@ -51,35 +51,35 @@ def test_the_last_round_is_the_result_and_the_first_the_frozen_encoders(sen, cli
     assert scores.fused.shape == (model.config.num_rounds + 1, 3)
     assert np.allclose(scores.fused.sum(axis=1), 1, atol=1e-5)
     assert np.allclose(scores.fused[-1], output.logits_per_video.softmax(dim=-1)[0].numpy(), atol=1e-6)
-    assert list(scores.neurons) == ["image"]  # the only one in the text tower's space
+    assert list(scores.neurons) == ["image"]  # the only neuron in the text tower's space
     assert scores.neurons["image"].shape == scores.fused.shape
     assert np.allclose(scores.neurons["image"][0], scores_of_image.numpy(), atol=1e-6)
     assert np.allclose(scores.frozen_mean, scores_of_image.numpy(), atol=1e-6)
-    # Of a tower whose tokens stay those of the first look the embedding stays, too.
+    # Prompts with `queries` leave the tokens of the first look unchanged, and so the embedding.
     assert np.array_equal(scores.neurons["image"][0], scores.neurons["image"][-1])
 
 
-def test_a_crown_that_runs_again_changes_what_its_neuron_finds_alone(make_sen, clips):
+def test_repeating_the_crown_changes_the_scores_of_the_single_neuron(make_sen, clips):
     model = random_weights(make_sen(prompt="tokens"))
     scores = explain(model, SENProcessor(model.config), clips[0], LABELS)
     assert not np.allclose(scores.neurons["image"][0], scores.neurons["image"][-1], atol=1e-6)
 
 
-def test_an_untrained_sen_stays_at_the_mean_of_its_frozen_neurons(make_sen, clips):
+def test_the_scores_of_an_untrained_sen_equal_the_mean_of_its_frozen_neurons(make_sen, clips):
     model = make_sen()
     scores = explain(model, SENProcessor(model.config), clips[0], LABELS)
     assert np.allclose(scores.fused, scores.frozen_mean, atol=1e-6)
 
 
-def test_frames_and_sound_are_those_of_the_clip(sen, clips):
+def test_frames_and_sound_come_from_the_clip(sen, clips):
     scores = explain(*sen, clips[0], LABELS)
-    assert scores.frames.shape == (4, 32, 32, 3)  # as many as the neuron with the most frames sees
+    assert scores.frames.shape == (4, 32, 32, 3)  # as many as the neuron with the most frames takes
     assert scores.frame_times.tolist() == [0.25, 0.75, 1.25, 1.75]
     assert scores.sound_start == 0.0
     assert np.array_equal(scores.sound, read_audio(clips[0], 16_000, (0.0, 2.0)).samples)
 
 
-def test_clips_without_sound_or_pictures(sen, clips):
+def test_clips_without_sound_or_without_frames_are_explained(sen, clips):
     frames = np.random.default_rng(0).integers(0, 256, (5, 20, 20, 3), dtype=np.uint8)
     silent = explain(*sen, frames, LABELS)
     assert silent.sound is None
@@ -87,12 +87,12 @@ def test_clips_without_sound_or_pictures(sen, clips):
     with_sound = explain(*sen, {"audio": clips[0], "text": "a dog"}, LABELS)
     assert len(with_sound.frames) == 0
     assert len(with_sound.sound) > 16_000
-    assert with_sound.neurons == {}  # the aligned neuron saw nothing
+    assert with_sound.neurons == {}  # the aligned neuron had no input
     assert with_sound.frozen_mean is None
     assert with_sound.fused.shape == silent.fused.shape
 
 
-def test_of_long_sound_alone_the_start_is_shown(sen, tmp_path):
+def test_only_the_start_of_a_long_sound_is_shown(sen, tmp_path):
     write_sound(tmp_path / "long.wav", "pcm_s16le", 70, rate=16_000, layout="mono")
     with_sound = explain(*sen, {"audio": tmp_path / "long.wav", "text": "a dog"}, LABELS)
     assert np.array_equal(with_sound.sound, read_audio(tmp_path / "long.wav", 16_000).samples[: 60 * 16_000])
@@ -117,7 +117,7 @@ def test_templates_are_averaged(sen, clips):
     ],
     ids=["one label, no sound", "long labels", "very short sound", "no pictures, no aligned neuron", "no rounds"],
 )
-def test_pictures_are_drawn_of_every_kind_of_clip(scores, tmp_path, recwarn):
+def test_every_kind_of_clip_is_plotted(scores, tmp_path, recwarn):
     plot_rounds(scores, tmp_path / "rounds.png", title="a $clip_ named oddly" * 10)
     with Image.open(tmp_path / "rounds.png") as picture:
         colours = len(picture.convert("RGB").getcolors(1 << 24))
@@ -127,7 +127,7 @@ def test_pictures_are_drawn_of_every_kind_of_clip(scores, tmp_path, recwarn):
     assert not [str(warning.message) for warning in recwarn]
 
 
-def test_no_text_lies_on_another_or_off_the_page(tmp_path, monkeypatch):
+def test_texts_of_the_plot_do_not_overlap_or_leave_the_page(tmp_path, monkeypatch):
     from matplotlib.text import Text
 
     boxes = {}
@@ -156,14 +156,14 @@ def test_no_text_lies_on_another_or_off_the_page(tmp_path, monkeypatch):
         assert (common <= 0.5).any(1).all(), text
 
 
-def test_a_bad_path_is_refused_before_any_work(tmp_path):
+def test_a_wrong_path_is_refused_before_anything_is_computed(tmp_path):
     with pytest.raises(ValueError, match=r"picture ending in one of .*png.*, found 'mp4'"):
         check_plot_path(tmp_path / "rounds.mp4")
     with pytest.raises(FileNotFoundError, match="no folder"):
         check_plot_path(tmp_path / "nowhere" / "rounds.png")
 
 
-def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
+def test_without_matplotlib_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"modeling-sen\[plot\]"):
         check_plot_path(tmp_path / "rounds.png")

@@ -1,4 +1,4 @@
-"""A first look becomes tensors and comes back: later looks are the same, whatever batches its rows came from."""
+"""First looks are packed into tensors and unpacked; later looks are the same, also if the rows come from several batches."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def rows_of(tensors, rows):
 
 def both_looks(neuron, look):
     prompts = torch.randn(look.batch_size, 2 if neuron.prompted_tower else 1, neuron.spec.hidden_size)
-    prompts = torch.arange(prompts.numel()).view_as(prompts).sin()  # the same for all calls
+    prompts = torch.arange(prompts.numel()).view_as(prompts).sin()  # the same in all calls
     return look.state, look_again(neuron, look, prompts)
 
 
@@ -27,7 +27,7 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_rows_of_a_packed_first_look_are_the_looks_at_these_clips(model_type, towers):
+def test_rows_of_packed_first_looks_equal_first_looks_at_these_clips(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers), make_inputs(model_type, batch_size=3)
     packed = neuron.first_look(inputs).pack()
     assert all(len(value) == 3 for value in packed.values())
@@ -48,14 +48,14 @@ def test_pixels_and_sound_are_not_stored(towers):
         assert f"input.{name}.values" not in packed
 
 
-def test_shapes_of_what_stands_below_the_layers_come_back():
+def test_shapes_of_outputs_below_the_layers_are_packed_and_unpacked():
     batch = 2
     output = (torch.empty(4, 3, 8, device="meta"), None, (torch.ones(2, 5, dtype=torch.bool), torch.empty(7, 6)))
     packed = pack_shapes("below.0", output, batch)
     again = unpack_shapes("below.0", {name: value[[1, 0, 1]] for name, value in packed.items()}, torch.device("cpu"))
-    assert again[0].shape == (6, 3, 8)  # two frames a clip
+    assert again[0].shape == (6, 3, 8)  # two frames per clip
     assert again[1] is None
     assert again[2][0].tolist() == [[True] * 5] * 3
-    assert again[2][1].shape == (7, 6)  # the same for all clips
+    assert again[2][1].shape == (7, 6)  # equal for all clips
     with pytest.raises(ValueError, match=r"below\.0: found int, expected tensors"):
         pack_shapes("below.0", 3, batch)

@@ -1,4 +1,4 @@
-"""Which packets are decoded for the frames wanted, and what becomes of damaged ones."""
+"""Which packets are decoded for the requested frames, and how damaged packets are handled."""
 
 import logging
 
@@ -23,7 +23,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def single_threaded(monkeypatch):
-    """Which runs were decoded again without threads."""
+    """The runs that were decoded a second time without threads."""
     runs, decode = [], frame_decoding._decode_single_threaded
     monkeypatch.setattr(
         frame_decoding, "_decode_single_threaded", lambda *arguments: (runs.append(arguments[2]), decode(*arguments))
@@ -39,7 +39,7 @@ def four_threads():
     torch.set_num_threads(granted)
 
 
-def test_each_wanted_frame_is_decoded_and_converted_once(clip, monkeypatch):
+def test_each_requested_frame_is_decoded_and_converted_once(clip, monkeypatch):
     converted = []
     put = frame_decoding._FrameStore.put
     monkeypatch.setattr(
@@ -51,15 +51,15 @@ def test_each_wanted_frame_is_decoded_and_converted_once(clip, monkeypatch):
     assert [len(video.frames) for video in videos] == [8, 16, 8, 200]
 
 
-def test_only_the_packets_needed_are_decoded(clip):
-    """Two frames far apart: not more than their own groups of pictures."""
+def test_only_the_necessary_packets_are_decoded(clip):
+    """Two frames far apart need no more than their own groups of pictures."""
     with open_media_source(clip) as source:
         index = index_frames(source)
         runs = frame_decoding._plan_runs(index.packets, index.packets.of_frame[[5, 77]])
     assert [run.last - run.start + 1 <= 12 for run in runs] == [True, True]
 
 
-def test_frames_close_together_are_reached_by_decoding_on(clip):
+def test_nearby_frames_are_decoded_in_one_run(clip):
     with open_media_source(clip) as source:
         index = index_frames(source)
         assert len(frame_decoding._plan_runs(index.packets, index.packets.of_frame)) == 1
@@ -67,7 +67,7 @@ def test_frames_close_together_are_reached_by_decoding_on(clip):
 
 @pytest.fixture(scope="module")
 def hour(clip, tmp_path_factory):
-    """The packets of a clip 1200 times over."""
+    """The packets of a clip, repeated 1200 times."""
     return repeat_clip(clip, tmp_path_factory.mktemp("hour") / "hour.mp4", 1200)
 
 
@@ -90,7 +90,7 @@ def _counting(packets_from, fed):
     return counted
 
 
-def test_a_seek_that_never_lands_early_enough_falls_back_to_the_beginning(clip, monkeypatch):
+def test_decoding_starts_at_the_beginning_if_a_seek_lands_too_late(clip, monkeypatch):
     monkeypatch.setattr(frame_decoding, "packets_from", _only_from_the_beginning(frame_decoding.packets_from))
     assert read_stamps(read_frames(clip, [80, 30]).frames) == [80, 30]
 
@@ -115,7 +115,7 @@ DAMAGED_PACKETS = [5, 12, 19, 26, 33]
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
-    """Name of a kind -> (path of a whole clip of 48 frames, path of a damaged copy)."""
+    """Name of a kind -> (path of an intact clip of 48 frames, path of a damaged copy)."""
     folder, written = tmp_path_factory.mktemp("damaged"), {}
 
     def make(name):
@@ -129,14 +129,14 @@ def damaged(tmp_path_factory):
     return make
 
 
-def test_a_damaged_file_gives_the_same_frames_every_time(damaged, four_threads):
+def test_repeated_reads_of_a_damaged_file_give_the_same_frames(damaged, four_threads):
     _, path = damaged("H.264")
     assert len({read_frames(path, range(48)).frames.tobytes() for _ in range(5)}) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGED_KINDS)
-def test_a_damaged_file_gives_the_same_frames_a_hundred_times(damaged, four_threads, name):
+def test_a_hundred_reads_of_a_damaged_file_give_the_same_frames(damaged, four_threads, name):
     _, path = damaged(name)
     for numbers in (range(48), range(0, 48, 7)):
         assert len({read_frames(path, numbers).frames.tobytes() for _ in range(100)}) == 1
@@ -151,14 +151,14 @@ def test_damaged_frames_are_counted_in_one_warning(damaged, caplog, name):
     differ = int((np.abs(frames - good).mean(axis=(1, 2, 3)) > 0.5).sum())
     assert len(caplog.records) == 1
     counted = int(caplog.text.split(f"{path.name}: ")[1].split(" of the 48 frames read are damaged")[0])
-    # Few build on a damaged B-frame: those that do are not counted.
+    # Not counted: the few frames that refer to a damaged B-frame.
     assert 0.7 * differ <= counted <= 1.3 * differ
     assert 10 < differ < 48
 
 
 @pytest.mark.parametrize("codec", ["libx264", pytest.param("libx265", marks=pytest.mark.slow)])
-def test_lost_pieces_of_a_transport_stream_are_noticed(tmp_path, four_threads, caplog, codec):
-    """The demuxer marks them: decoders conceal a lost frame without a word, and HEVC's any damage."""
+def test_lost_packets_of_a_transport_stream_are_reported(tmp_path, four_threads, caplog, codec):
+    """The demuxer flags them; decoders conceal a lost frame without an error, and HEVC's conceals any damage."""
     options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
     whole = write_clip(
         tmp_path / "whole.ts", ClipKind(".ts", codec, size=(320, 240), codec_options=options), range(48)
@@ -176,7 +176,7 @@ def test_lost_pieces_of_a_transport_stream_are_noticed(tmp_path, four_threads, c
     assert 0 < differ <= counted < 24
 
 
-def test_frames_apart_from_the_damage_are_good_and_raise_no_warning(damaged, caplog):
+def test_frames_outside_of_the_damage_are_intact_and_cause_no_warning(damaged, caplog):
     whole, path = damaged("H.264")
     with caplog.at_level(logging.WARNING):
         frames = read_frames(path, [0, 1, 37, 47]).frames
@@ -184,19 +184,19 @@ def test_frames_apart_from_the_damage_are_good_and_raise_no_warning(damaged, cap
     assert caplog.text == ""
 
 
-def test_a_clip_of_damaged_frames_alone_is_refused(damaged, tmp_path):
+def test_a_request_for_only_damaged_frames_is_refused(damaged, tmp_path):
     whole, _ = damaged("H.264")
-    # An encoder's bytes differ from run to run, and few flipped bits may happen to make another valid picture.
+    # The encoder's output varies between runs, and with few flipped bits a packet may still decode without an error.
     path = flip_bits(whole, tmp_path / "damaged.mp4", DAMAGED_PACKETS, flips=200)
     with pytest.raises(ValueError, match=rf"{path.name}: all 3 frames wanted of it are damaged"):
         read_frames(path, [8, 9, 10])
 
 
 @pytest.mark.parametrize("name", CLIP_KINDS)
-def test_good_files_are_decoded_once(tmp_path, single_threaded, name):
+def test_intact_files_are_decoded_once(tmp_path, single_threaded, name):
     kind = CLIP_KINDS[name]
     good = write_clip(tmp_path / f"clip{kind.suffix}", kind, range(40))
     read_frames(good, range(40))
     read_frames(good, [3, 20])
-    # Where the picture is renewed bit by bit no keyframe is complete: that is seen while decoding.
+    # With intra refresh no keyframe is complete; this is detected only while decoding.
     assert name == "mp4 with intra refresh" or single_threaded == []

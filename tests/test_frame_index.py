@@ -1,4 +1,4 @@
-"""The frame with number i is the i-th frame shown, whatever the container, the codec and the order of storage."""
+"""Frame number i is the i-th frame in presentation order, for every container, codec and storage order."""
 
 import logging
 
@@ -26,7 +26,7 @@ SAMPLINGS = ["uniform", "linspace", "stride:7", "fps:4"]
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """Name of a clip kind -> a clip of 90 frames at 30 per second, stamped 0..89."""
+    """Name of a clip kind -> a clip of 90 frames at 30 per second with the stamps 0..89."""
     folder, written = tmp_path_factory.mktemp("clips"), {}
 
     def clip(name):
@@ -39,7 +39,7 @@ def clips(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CLIP_KINDS)
-def test_every_frame_is_found_in_any_order(clips, name):
+def test_frames_are_found_in_any_order(clips, name):
     order = np.random.default_rng(0).permutation(NUM_FRAMES)
     video = read_frames(clips(name), order)
     assert read_stamps(video.frames) == order.tolist()
@@ -50,21 +50,21 @@ def test_every_frame_is_found_in_any_order(clips, name):
 
 
 @pytest.mark.parametrize("name", CLIP_KINDS)
-def test_every_sampling_rule_gets_the_frames_it_names(clips, name):
+def test_every_sampling_rule_returns_the_frames_of_its_indices(clips, name):
     requests = [FrameRequest(8, sampling) for sampling in SAMPLINGS]
     for video in read_video_requests(clips(name), requests):
         assert read_stamps(video.frames) == video.indices.tolist()
 
 
 @pytest.mark.parametrize("name", ["mp4", "mp4 with open GOPs", "mkv", "transport stream", "webm of VP9"])
-def test_a_single_frame_is_the_same_wherever_decoding_starts(clips, name):
+def test_a_single_frame_does_not_depend_on_the_start_of_decoding(clips, name):
     whole = read_frames(clips(name), range(NUM_FRAMES)).frames
     for number in (0, 1, 11, 12, 13, 40, 88, 89):
         assert np.array_equal(read_frames(clips(name), [number]).frames[0], whole[number])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 8])
-def test_threads_change_nothing(clips, threads):
+def test_frames_do_not_depend_on_the_number_of_threads(clips, threads):
     granted = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -74,8 +74,8 @@ def test_threads_change_nothing(clips, threads):
 
 
 @pytest.mark.parametrize("name", ["mp4", "mkv", "transport stream", "webm of VP8"])
-def test_variable_rate_and_a_late_start_keep_their_true_times(tmp_path, name):
-    # A clock that jumps about, from 2 s on: true times are relative to the first frame.
+def test_times_are_right_with_a_variable_rate_and_a_late_start(tmp_path, name):
+    # Irregular times that start at 2 s; the expected times are relative to the first frame.
     times = 2 + np.cumsum(np.random.default_rng(1).integers(10, 200, 40)) / 1000
     clip = write_clip(tmp_path / f"clip{CLIP_KINDS[name].suffix}", CLIP_KINDS[name], range(40), times)
     video = read_frames(clip, [39, 0, 20, 7])
@@ -83,7 +83,7 @@ def test_variable_rate_and_a_late_start_keep_their_true_times(tmp_path, name):
     np.testing.assert_allclose(video.times, (times - times[0])[[39, 0, 20, 7]], atol=1.1e-3)
 
 
-def test_sampling_by_rate_follows_the_clock_and_not_the_count(tmp_path):
+def test_sampling_by_rate_uses_times_instead_of_frame_numbers(tmp_path):
     times = np.concatenate([np.arange(20) * 0.04, 0.8 + np.arange(20) * 0.2])
     clip = write_clip(tmp_path / "clip.mp4", CLIP_KINDS["mp4"], range(40), times)
     video = read_video(clip, 6, "fps:1.25")
@@ -91,7 +91,7 @@ def test_sampling_by_rate_follows_the_clock_and_not_the_count(tmp_path):
     assert read_stamps(video.frames) == [0, 20, 24, 28, 32, 36]
 
 
-def test_an_edit_list_hides_frames_that_are_only_decoded(tmp_path):
+def test_frames_before_the_start_of_the_edit_list_are_not_counted(tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", CLIP_KINDS["mp4 without B-frames"], range(NUM_FRAMES))
     with av.open(str(clip)) as container:
         frame_ticks = round(1 / 30 / container.streams.video[0].time_base)
@@ -102,7 +102,7 @@ def test_an_edit_list_hides_frames_that_are_only_decoded(tmp_path):
     np.testing.assert_allclose(video.times, [0, 1, 2.4], atol=1e-6)
 
 
-def test_packets_that_show_nothing_are_not_counted(tmp_path):
+def test_packets_of_hidden_frames_are_not_counted(tmp_path):
     kind = ClipKind(".webm", "libvpx")
     source, clip = write_clip(tmp_path / "source.webm", kind, range(40)), tmp_path / "clip.webm"
     hidden = [number for number in range(40) if number % 12 == 5]
@@ -120,7 +120,7 @@ def test_packets_that_show_nothing_are_not_counted(tmp_path):
     assert read_stamps(read_frames(clip, range(len(shown))).frames) == shown
 
 
-def test_a_stream_that_changes_its_size_is_brought_to_that_of_its_first_wanted_frame(tmp_path):
+def test_frames_are_resized_to_the_first_requested_frame_if_the_stream_changes_its_size(tmp_path):
     small, large = (
         write_clip(tmp_path / f"{width}.h264", ClipKind(".h264", "libx264", size=(width, 80), b_frames=0), range(20))
         for width in (112, 144)
@@ -132,14 +132,14 @@ def test_a_stream_that_changes_its_size_is_brought_to_that_of_its_first_wanted_f
     assert video.num_frames_total == 40
 
 
-def test_a_raw_stream_without_any_clock_is_counted(tmp_path):
+def test_frames_of_a_raw_stream_without_timestamps_are_counted(tmp_path):
     clip = write_clip(tmp_path / "clip.h264", ClipKind(".h264", "libx264"), range(40))
     video = read_frames(clip, [33, 2])
     assert read_stamps(video.frames) == [33, 2]
     assert (np.diff(read_frames(clip, range(40)).times) > 0).all()
 
 
-def test_a_frame_that_cannot_be_decoded_is_sampled_around_and_not_made_up(tmp_path, clips, caplog):
+def test_an_undecodable_frame_is_skipped_by_sampling_and_refused_on_request(tmp_path, clips, caplog):
     content = bytearray(clips("mov of ProRes").read_bytes())
     with av.open(str(clips("mov of ProRes"))) as container:
         damaged = [packet for packet in container.demux() if packet.size][25]
@@ -155,7 +155,7 @@ def test_a_frame_that_cannot_be_decoded_is_sampled_around_and_not_made_up(tmp_pa
     np.testing.assert_allclose(video.times * 30, read_stamps(video.frames), atol=1e-6)
 
 
-def test_a_truncated_file_gives_the_frames_it_still_has(tmp_path, clips, caplog):
+def test_a_truncated_file_gives_its_remaining_frames(tmp_path, clips, caplog):
     whole = clips("mp4 with the index in front").read_bytes()
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole[: len(whole) * 6 // 10])
@@ -163,13 +163,13 @@ def test_a_truncated_file_gives_the_frames_it_still_has(tmp_path, clips, caplog)
         video = read_video(cut, 8)
     assert 20 < video.num_frames_total < 80
     assert read_stamps(video.frames)[:6] == video.indices[:6].tolist()
-    # Of the last frames stored, some are shown after others that are lost: their times still tell which they are.
+    # Near the cut some frames are missing, so numbers differ there; times still identify the frames.
     np.testing.assert_allclose(video.times * 30, read_stamps(video.frames), atol=1e-3)
     assert "its header counts 90 frames" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["mkv", "webm of VP9"])
-def test_a_truncated_file_without_a_frame_count_is_noticed_by_its_duration(tmp_path, clips, caplog, name):
+def test_a_truncated_file_without_a_frame_count_is_detected_by_its_duration(tmp_path, clips, caplog, name):
     whole = clips(name).read_bytes()
     cut = tmp_path / f"cut{CLIP_KINDS[name].suffix}"
     cut.write_bytes(whole[: len(whole) // 2])
@@ -179,9 +179,9 @@ def test_a_truncated_file_without_a_frame_count_is_noticed_by_its_duration(tmp_p
     assert "its header promises 3.0 s" in caplog.text
 
 
-def test_an_avi_header_that_counts_too_many_frames_is_not_believed(tmp_path, clips, caplog):
+def test_a_too_large_frame_count_in_an_avi_header_is_corrected(tmp_path, clips, caplog):
     content = clips("avi").read_bytes()
-    assert content.count((90).to_bytes(4, "little"), 0, 400) == 2  # the file's and the stream's count
+    assert content.count((90).to_bytes(4, "little"), 0, 400) == 2  # the counts of the file and of the stream
     clip = tmp_path / "clip.avi"
     clip.write_bytes(content[:400].replace((90).to_bytes(4, "little"), (500).to_bytes(4, "little")) + content[400:])
     with caplog.at_level(logging.WARNING):
@@ -205,7 +205,7 @@ def mkv(tmp_path_factory):
     ],
     ids=["the last", "the tail", "all"],
 )
-def test_timestamps_that_cannot_be_true_are_replaced_by_the_frame_rate(tmp_path, mkv, caplog, pts):
+def test_impossible_timestamps_are_replaced_by_the_frame_rate(tmp_path, mkv, caplog, pts):
     clip = move_times(mkv, tmp_path / "clip.mkv", pts)
     with caplog.at_level(logging.WARNING):
         video = read_frames(clip, range(60))
@@ -216,14 +216,14 @@ def test_timestamps_that_cannot_be_true_are_replaced_by_the_frame_rate(tmp_path,
     assert "clip.mkv: its timestamps are damaged" in caplog.text
 
 
-def test_a_damaged_first_timestamp_is_not_when_the_clip_begins(tmp_path, mkv):
+def test_a_damaged_first_timestamp_is_not_the_start_of_the_clip(tmp_path, mkv):
     clip = move_times(mkv, tmp_path / "clip.mkv", {number: 2 * 10**9 + 33 * number for number in range(1, 60)})
     with av.open(str(clip)) as container:
         assert first_frame_time(container, container.streams.video[0]) == pytest.approx(2e6 + 0.033)
 
 
 def write_with_last_packet(clip, target, content):
-    """Copies a clip's video with other content in its last packet; returns the number of that packet's frame."""
+    """Copies a clip's video and replaces the content of the last packet; returns the frame number of that packet."""
     with av.open(str(clip)) as container, av.open(str(target), "w") as output:
         stream = output.add_stream_from_template(container.streams.video[0])
         packets = [packet for packet in container.demux(video=0) if packet.size]
@@ -238,7 +238,7 @@ def write_with_last_packet(clip, target, content):
 
 @pytest.mark.parametrize("name", ["mp4", "mp4 without B-frames", "mkv", "avi"])
 def test_a_last_packet_without_a_frame_is_not_counted(tmp_path, clips, caplog, name):
-    delimiter = b"\x00\x00\x00\x02\x09\x10"  # of H.264; no picture in any codec
+    delimiter = b"\x00\x00\x00\x02\x09\x10"  # access unit delimiter of H.264; no codec decodes a picture from it
     clip = tmp_path / f"clip{CLIP_KINDS[name].suffix}"
     lost = write_with_last_packet(clips(name), clip, delimiter)
     with caplog.at_level(logging.WARNING):
@@ -249,7 +249,7 @@ def test_a_last_packet_without_a_frame_is_not_counted(tmp_path, clips, caplog, n
     assert not [record for record in caplog.records if "cannot be decoded" in record.getMessage()]
 
 
-def test_a_last_frame_of_few_bytes_is_counted(tmp_path):
+def test_a_last_frame_of_a_few_bytes_is_counted(tmp_path):
     image = np.zeros((64, 64, 3), np.uint8)
     clip = tmp_path / "black.mp4"
     with av.open(str(clip), "w") as container:
@@ -265,7 +265,7 @@ def test_a_last_frame_of_few_bytes_is_counted(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
-def test_bytes_after_a_still_image_are_no_frame(tmp_path, caplog, suffix):
+def test_bytes_after_a_still_image_do_not_count_as_a_frame(tmp_path, caplog, suffix):
     image = tmp_path / f"still.{suffix}"
     Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(image)
     image.write_bytes(image.read_bytes() + bytes(5000))
@@ -276,7 +276,7 @@ def test_bytes_after_a_still_image_are_no_frame(tmp_path, caplog, suffix):
 
 
 @pytest.mark.parametrize("name", ["mkv", "webm of VP9"])
-def test_a_clip_that_starts_late_is_not_truncated(tmp_path, clips, caplog, name):
+def test_a_clip_with_a_late_start_does_not_count_as_truncated(tmp_path, clips, caplog, name):
     late = tmp_path / f"late{CLIP_KINDS[name].suffix}"
     with av.open(str(clips(name))) as container, av.open(str(late), "w") as output:
         stream = output.add_stream_from_template(container.streams.video[0])
@@ -292,8 +292,8 @@ def test_a_clip_that_starts_late_is_not_truncated(tmp_path, clips, caplog, name)
     assert not caplog.records
 
 
-def test_equal_times_are_spread_and_this_is_logged_once(tmp_path, mkv, caplog):
-    clip = move_times(mkv, tmp_path / "clip.mkv", {10: 300})  # as frame 9
+def test_equal_times_are_spread_and_logged_once(tmp_path, mkv, caplog):
+    clip = move_times(mkv, tmp_path / "clip.mkv", {10: 300})  # the time of frame 9
     with caplog.at_level(logging.WARNING):
         videos = [read_frames(clip, range(60)) for _ in range(2)]
     for video in videos:

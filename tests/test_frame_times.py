@@ -1,4 +1,4 @@
-"""Repaired frame times increase, and times that increase are kept."""
+"""Repaired frame times increase; times that increase already are unchanged."""
 
 import numpy as np
 import pytest
@@ -18,5 +18,5 @@ from modeling_sen.frame_times import mended_times
         ([7], [7]),
     ],
 )
-def test_times_that_do_not_increase_are_put_between_their_neighbours(times, expected):
+def test_times_that_do_not_increase_are_replaced_by_interpolated_ones(times, expected):
     np.testing.assert_allclose(mended_times(np.array(times, np.float64), step=0.5), expected)

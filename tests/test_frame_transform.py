@@ -1,4 +1,4 @@
-"""Frames become a neuron's pixel values exactly as its hub processor makes them, in one path without torchvision."""
+"""A FrameTransform gives the same pixel values as the stock processor from the Hub, without torchvision."""
 
 import json
 import pickle
@@ -48,16 +48,16 @@ PROCESSORS = {
     "poolformer_oblong": PoolFormerImageProcessorPil(size={"height": 40, "width": 50}, crop_size=40),
     "not_normalised": CLIPImageProcessorPil(do_normalize=False),
     "not_rescaled": SiglipImageProcessorPil(do_rescale=False),
-    "efficientnet": EfficientNetImageProcessorPil(size={"height": 40, "width": 50}),  # divided by the deviation twice
+    "efficientnet": EfficientNetImageProcessorPil(size={"height": 40, "width": 50}),  # divides by the deviation twice
     "efficientnet_offset": EfficientNetImageProcessorPil(
         size={"height": 40, "width": 50}, include_top=False, rescale_offset=True, rescale_factor=1 / 127.5
     ),
-    "vivit": VivitImageProcessor(),  # rescaled to -1..1 before it is normalised
+    "vivit": VivitImageProcessor(),  # rescales to -1..1 and then normalises
 }
 
 
 def frames_like_a_film(height: int, width: int, count: int = 2) -> np.ndarray:
-    """Smooth blobs with some grain: (count, height, width, 3) uint8."""
+    """Smooth blobs with noise: (count, height, width, 3) uint8."""
     generator = np.random.default_rng(height * 1000 + width)
     coarse = generator.integers(0, 256, (count, 9, 11, 3), dtype=np.uint8)
     smooth = np.stack(
@@ -92,7 +92,7 @@ CLASSES = {
     for model_type, classes in IMAGE_PROCESSOR_MAPPING_NAMES.items()
     if model_type in TOWERS
 }
-# In torchvision only; NaFlex, whose frames are as large as its neuron's preprocessing says.
+# DINOv3's needs torchvision; the size of Siglip2's NaFlex images comes from the neuron's preprocessing.
 NOT_COMPARED = {"DINOv3ViTImageProcessor", "Siglip2ImageProcessorPil"}
 
 
@@ -103,7 +103,7 @@ def settings_of(folder, settings, model_type=None):
 
 
 @pytest.mark.parametrize("class_name", sorted(CLASSES - NOT_COMPARED))
-def test_every_tower_type_gets_what_its_stock_processor_makes_by_default(class_name, caplog):
+def test_defaults_of_every_stock_processor_give_the_same_pixel_values(class_name, caplog):
     stock = getattr(transformers, class_name)()
     transform = FrameTransform.from_settings(stock.to_dict(), spec())
     assert not caplog.records
@@ -113,13 +113,13 @@ def test_every_tower_type_gets_what_its_stock_processor_makes_by_default(class_n
         ours = transform(frames)
         assert ours.shape[1:] == theirs.shape[-3:]
         assert (ours - theirs.reshape(ours.shape)).abs().max() <= 1e-5
-    again = pickle.loads(pickle.dumps(transform))  # as workers of a data loader get it
+    again = pickle.loads(pickle.dumps(transform))  # as when sent to the workers of a data loader
     assert torch.equal(again(frames), ours)
 
 
 COLOURS = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.25, 0.3], "do_normalize": True, "do_resize": True}
 CROP = {**COLOURS, "do_center_crop": True, "resample": 3}
-SHORT_FILES = {  # that leave to the class what it does by default; one number for a size is a square or the shorter side
+SHORT_FILES = {  # files that rely on defaults of their class; a single number as size is a square or the shorter side
     "clip": {**CROP, "feature_extractor_type": "CLIPFeatureExtractor", "size": 224, "crop_size": 224},
     "deit": {**CROP, "feature_extractor_type": "DeiTFeatureExtractor", "size": 256, "crop_size": 224},
     "levit": {**CROP, "feature_extractor_type": "LevitFeatureExtractor", "size": 224},
@@ -141,7 +141,7 @@ SHORT_FILES = {  # that leave to the class what it does by default; one number f
 
 
 @pytest.mark.parametrize("model_type", SHORT_FILES)
-def test_what_a_file_leaves_out_is_the_default_of_its_class(model_type, tmp_path):
+def test_fields_missing_in_a_file_take_the_defaults_of_its_class(model_type, tmp_path):
     classes = {"deit": "DeiTImageProcessorPil", "vivit": "VivitImageProcessor"}
     stock_class = getattr(transformers, classes.get(model_type) or IMAGE_PROCESSOR_MAPPING_NAMES[model_type]["pil"])
     stock = stock_class.from_dict(SHORT_FILES[model_type])
@@ -153,7 +153,7 @@ def test_what_a_file_leaves_out_is_the_default_of_its_class(model_type, tmp_path
     assert (ours - theirs.reshape(ours.shape)).abs().max() <= 1e-5
 
 
-def test_a_file_of_an_unknown_class_is_read_as_it_stands(tmp_path, caplog):
+def test_the_file_of_an_unknown_class_is_read_without_defaults(tmp_path, caplog):
     mine = {**COLOURS, "image_processor_type": "MyImageProcessor", "size": 40, "crop_size": 32}
     transform = FrameTransform.from_settings(settings_of(tmp_path, mine, "mine"), spec())
     assert (transform.size, transform.crop, transform.mean) == (40, (32, 32), (0.5, 0.4, 0.3))
@@ -189,13 +189,13 @@ def test_a_setting_without_an_equivalent_is_refused_and_can_be_overridden(change
         assert own(frames_like_a_film(40, 50)).shape == (2, 3, 16, 20)
 
 
-def test_padding_that_pads_nothing_is_no_reason_to_refuse():
+def test_padding_without_effect_is_accepted():
     stock = CLIPImageProcessorPil(do_pad=True)
     assert FrameTransform.from_settings(stock.to_dict(), spec()).crop == (224, 224)
 
 
-def test_a_processor_with_rules_of_its_own_is_named_in_a_warning(tmp_path, caplog):
-    PerceiverImageProcessorPil().save_pretrained(tmp_path)  # crops before it resizes
+def test_a_processor_with_steps_of_its_own_is_named_in_a_warning(tmp_path, caplog):
+    PerceiverImageProcessorPil().save_pretrained(tmp_path)  # it crops before it resizes
     settings = hub_settings(HubSource(str(tmp_path)))
     FrameTransform.from_settings(settings, spec())
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -205,19 +205,19 @@ def test_a_processor_with_rules_of_its_own_is_named_in_a_warning(tmp_path, caplo
     assert not caplog.records
 
 
-def test_a_size_that_is_given_keeps_the_class_from_cropping():
+def test_a_given_size_disables_the_crop_of_the_class():
     settings = ConvNextImageProcessorPil(size={"shortest_edge": 224}).to_dict()
     transform = FrameTransform.from_settings(settings, spec(preprocessing={"size": [16, 16]}))
     assert (transform.size, transform.crop) == ((16, 16), None)
 
 
-def test_frames_too_small_for_the_rule_raise():
+def test_frames_that_are_too_small_for_the_resize_rule_raise():
     transform = FrameTransform.from_settings(GLPNImageProcessorPil().to_dict(), spec())
     with pytest.raises(ValueError, match=r"frames are 17 x 40, of which .* makes 0 x 32 pixels; give larger"):
         transform(frames_like_a_film(17, 40))
 
 
-def test_frames_that_keep_their_proportions_are_no_batch_of_two_sizes(tmp_path):
+def test_clips_of_different_proportions_cannot_be_batched_without_a_fixed_size(tmp_path):
     settings_of(tmp_path, GLPNImageProcessorPil().to_dict())
     fields = {"hidden_size": 8, "class_name": "GLPNModel"}
     processor = SENProcessor(
@@ -233,7 +233,7 @@ def test_frames_that_keep_their_proportions_are_no_batch_of_two_sizes(tmp_path):
         processor.frame_size("eye")
 
 
-def test_preprocessing_of_the_neuron_overrides_the_hub():
+def test_the_neurons_preprocessing_overrides_the_hubs():
     settings = PROCESSORS["clip"].to_dict()
     transform = FrameTransform.from_settings(
         settings,
@@ -244,7 +244,7 @@ def test_preprocessing_of_the_neuron_overrides_the_hub():
     assert torch.equal(transform(frames), torch.from_numpy(frames[:, 1::2, 1::2].copy()).permute(0, 3, 1, 2) / 255)
 
 
-def test_preprocessing_alone_is_enough():
+def test_preprocessing_without_a_file_is_sufficient():
     whole = {"size": 16, "crop": [16, 16], "mean": [0.5] * 3, "std": [0.5] * 3}
     assert FrameTransform.from_settings(None, spec(preprocessing=whole))(frames_like_a_film(40, 50)).shape == (
         2,
@@ -264,16 +264,16 @@ def test_gray_repeats_the_luma_in_every_channel():
     assert np.abs(values[:, 0].numpy() - luma).max() <= 1 / 255
 
 
-def test_missing_numbers_are_named():
+def test_missing_settings_are_named_in_the_error():
     with pytest.raises(ValueError, match=r"with \['mean', 'std'\]; give them in the neuron's preprocessing"):
         FrameTransform.from_settings({"size": {"height": 8, "width": 8}, "image_mean": None}, spec())
     with pytest.raises(ValueError, match=r"\['mean', 'size', 'std'\]"):
         FrameTransform.from_settings(None, spec())
-    with pytest.raises(ValueError, match=r"\['size'\]"):  # patches of NaFlex
+    with pytest.raises(ValueError, match=r"\['size'\]"):  # NaFlex
         FrameTransform.from_settings({"image_processor_type": "Siglip2ImageProcessor"}, spec())
 
 
-def test_settings_are_read_from_either_file(tmp_path):
+def test_settings_are_read_from_processor_config_before_preprocessor_config(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert hub_settings(HubSource(str(tmp_path))) is None
     PROCESSORS["siglip"].save_pretrained(tmp_path)
@@ -283,16 +283,16 @@ def test_settings_are_read_from_either_file(tmp_path):
     assert hub_settings(HubSource(str(tmp_path)))["size"] == {
         "height": 9,
         "width": 9,
-    }  # newer, and preferred by Transformers
+    }  # newer; Transformers prefers it
 
 
-def test_a_processor_file_without_an_image_part_is_passed_over(tmp_path):
+def test_a_processor_file_without_image_settings_is_skipped(tmp_path):
     PROCESSORS["siglip"].save_pretrained(tmp_path)
     (tmp_path / "processor_config.json").write_text('{"processor_class": "SiglipProcessor"}')
     assert hub_settings(HubSource(str(tmp_path)))["size"] == {"height": 224, "width": 224}
 
 
-def test_the_file_of_sound_beside_a_video_processors_is_passed_over(tmp_path):
+def test_settings_of_an_audio_feature_extractor_are_skipped(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "preprocessor_config.json").write_text('{"feature_extractor_type": "PeAudioFeatureExtractor"}')
     assert hub_settings(HubSource(str(tmp_path))) is None
@@ -301,7 +301,7 @@ def test_the_file_of_sound_beside_a_video_processors_is_passed_over(tmp_path):
 
 
 def test_settings_of_video_processors_are_read(tmp_path):
-    """As V-JEPA2's checkpoints have them, and as newer ones keep them."""
+    """Both the layout of V-JEPA2's checkpoints and the newer one."""
     (tmp_path / "config.json").write_text("{}")
     video = {"size": {"shortest_edge": 292}, "crop_size": 256, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(video))
@@ -314,12 +314,12 @@ def test_settings_of_video_processors_are_read(tmp_path):
     assert (transform.size, transform.crop) == ((288, 288), None)
 
 
-def test_a_damaged_file_is_named(tmp_path):
+def test_a_damaged_file_is_named_in_the_error(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"preprocessor_config\.json is not JSON"):
         hub_settings(HubSource(str(tmp_path)))
 
 
-def test_a_checkpoint_that_is_not_there_raises():
+def test_a_missing_checkpoint_raises():
     with pytest.raises(OSError, match="local cache"):
         hub_settings(HubSource("nobody/nothing"))

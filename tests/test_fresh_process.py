@@ -1,7 +1,6 @@
-"""What only a process of its own shows: drawn clips under another hash seed, memory that stays, decoders never imported,
-savers that are killed.
+"""Tests that need a separate process: drawn clips with another hash seed, memory use, imported decoders, killed saves.
 
-One process for all of it: starting one, with torch and transformers, takes longer than what it does.
+All of them share one process, because starting it with torch and transformers takes longer than the checks.
 """
 
 import json
@@ -45,7 +44,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def found(towers, tmp_path_factory):
-    """Of a process with another hash seed: what it read, drew and saved."""
+    """The output of a process with another hash seed: what it read, drew and saved."""
     folder, target = tmp_path_factory.mktemp("hour"), tmp_path_factory.mktemp("saves") / "sen"
     short = write_clip(folder / "clip.mp4", CLIP_KINDS["mp4"], range(90))
     hour = repeat_clip(short, folder / "hour.mp4", 1200)
@@ -60,25 +59,25 @@ def found(towers, tmp_path_factory):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory from /proc")
 def test_memory_does_not_grow_with_the_length_of_a_clip(found):
-    """Kept as frames the hour would be 2.9 GB, as packet objects some 100 MB."""
+    """The hour would take 2.9 GB as decoded frames, and about 100 MB as packet objects."""
     short, long = found["growth"]
     assert long < short + 40
 
 
-def test_no_other_decoder_is_ever_imported(found):
-    """So the frames are the same with and without torchvision, torchcodec or decord installed."""
+def test_no_other_decoder_is_imported(found):
+    """So the frames do not depend on whether torchvision, torchcodec or decord is installed."""
     others = {"torchvision", "torchcodec", "torchaudio", "decord", "cv2", "librosa", "soundfile"}
     assert not others & set(found["modules"])
 
 
-def test_another_hash_seed_draws_the_same_clips(found):
+def test_clips_do_not_depend_on_the_hash_seed(found):
     assert found["sums"] == RECORDED[0]["sums"]
 
 
-def test_a_checkpoint_survives_sigkill_at_five_moments(found):
-    """Two models are saved in turn over one folder; each time the saver is killed, one of them is there, whole."""
+def test_a_checkpoint_is_complete_after_each_of_five_kills(found):
+    """Two models are saved in turn to one folder; after each kill the folder contains one of them, complete."""
     killed = found["killed"]
     assert len(killed["found"]) == 5
-    assert set(killed["found"]) <= {1, 2}  # whether a save was cut in half is chance: test_replaced_folder has more
+    assert set(killed["found"]) <= {1, 2}  # a kill may fall between two saves; test_replaced_folder has more kills
     assert killed["most_leftovers"] <= 1
     assert killed["left"] == ["sen"]

@@ -1,4 +1,4 @@
-"""Checkpoints of full size in the Hub's layouts, random weights: by folder name, over a real clip, and back."""
+"""Full-size checkpoints in the Hub's layouts, with random weights: loaded by folder, run on a clip, saved, loaded again."""
 
 import pytest
 from hub_layouts import FAMILIES, check
@@ -13,8 +13,8 @@ def shared(tmp_path_factory):
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_folders_name_is_enough_with_and_without_the_package(family, shared_data, shared):
+def test_a_folder_is_sufficient_with_and_without_the_package(family, shared_data, shared):
     row = check(family, shared_data / "chat" / "video-llama" / "applausing.mp4", shared)
     assert row.with_package == 0
     assert row.without_package == 0
-    assert row.saved_bytes < 20e6  # the association alone
+    assert row.saved_bytes < 20e6  # the association only

@@ -1,4 +1,4 @@
-"""Neurons and whole SENs on a Hub, here a small one on this machine: found, refused, pushed, the same when they come back."""
+"""Neurons and whole SENs on a small local Hub: loading, errors, pushing, and equal outputs after a round trip."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def problem(load):
 
 
 def problems():
-    """What is said of a gated repository, one that is not there and a revision that is not there, for each way to load."""
+    """Errors for a gated repository, a missing one and a missing revision, for each way to load."""
     asked = [{"hub_id": "org/gated"}, {"hub_id": "org/none"}, {"hub_id": "org/clip", "revision": "no-such"}]
     return [
         [problem(lambda load=load, spec=spec: load(name="image", **spec)) for spec in asked]
@@ -55,7 +55,7 @@ class AnyPipeline(VideoPipeline):
 
 
 def observe(work: str, clip: str, commits: list[str]) -> dict:
-    """What a process that is online sees of the small Hub."""
+    """The results of loading from and pushing to the small Hub in a process that is online."""
     found = {"problems": problems()}
     first = by_id(hub_id="org/clip", name="image")
     found["commit"] = first.neurons["image"].commit
@@ -108,7 +108,7 @@ def observe(work: str, clip: str, commits: list[str]) -> dict:
 
 
 def run_observer(module: str, url: str, work: Path, *given: Any) -> dict:
-    """`observe` of a test module in a process of its own whose Hub is the small one: the tests' own process is offline."""
+    """Runs `observe` of a test module in a separate process with the small Hub; the process of the tests is offline."""
     environment = {
         **os.environ,
         "HF_ENDPOINT": url,
@@ -119,7 +119,7 @@ def run_observer(module: str, url: str, work: Path, *given: Any) -> dict:
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     code = (
-        "import json, sys, modeling_sen\n"  # first: the fixtures would say that there is no network
+        "import json, sys, modeling_sen\n"  # before the test modules, whose fixtures set offline mode
         f"from {module} import observe\n"
         "print(json.dumps(observe(*json.loads(sys.argv[1]))))"
     )
@@ -139,7 +139,7 @@ def hub(towers):
 
 @pytest.fixture(scope="module")
 def sen_commits(hub, towers, tmp_path_factory) -> list[str]:
-    """A self-contained SEN on the Hub, whose tower changed in its second commit."""
+    """The commits of a self-contained SEN on the Hub; its tower changes in the second one."""
     folder = tmp_path_factory.mktemp("sen")
     model = SENModel.from_neurons([{"hub_id": towers["clip"], "num_frames": 2}], projection_dim=12, **SMALL)
     random_weights(model).save_pretrained(folder, include_neurons=True)
@@ -154,7 +154,7 @@ def online(hub, towers, sen_commits, tmp_path_factory) -> dict:
     return run_observer("test_hub", hub.url, tmp_path_factory.mktemp("work"), towers["clip"], sen_commits)
 
 
-def test_refusals_say_what_to_do_and_name_neuron_and_repository(online, hub):
+def test_errors_name_neuron_and_repository_and_give_a_remedy(online, hub):
     for gated, missing, revision in online["problems"]:
         assert gated == (
             f"OSError: neuron 'image' (org/gated): the repository is gated; accept its terms on its page at {hub.url}, and "
@@ -169,7 +169,7 @@ def test_refusals_say_what_to_do_and_name_neuron_and_repository(online, hub):
         )
 
 
-def test_offline_and_never_loaded():
+def test_errors_in_offline_mode_name_neuron_and_repository():
     for messages in problems():
         for message, repository in zip(
             messages, ("org/gated", "org/none", "org/clip, revision 'no-such'"), strict=True
@@ -179,7 +179,7 @@ def test_offline_and_never_loaded():
             )
 
 
-def test_a_hub_that_does_not_answer(monkeypatch):
+def test_an_unreachable_hub_is_named_in_the_error(monkeypatch):
     monkeypatch.setattr(hub_files, "is_offline_mode", lambda: False)
     with pytest.raises(
         OSError, match=r"org/unheard-of: not in the cache, and nothing answers at https://huggingface.co"
@@ -193,27 +193,28 @@ def test_the_commit_is_pinned(online, hub):
     assert online["plain"][0] == online["plain"][1]
 
 
-def test_neurons_beside_a_sen_are_of_its_commit(online, sen_commits):
+def test_neurons_in_the_repository_of_a_sen_are_loaded_from_its_commit(online, sen_commits):
     first, second = sen_commits
     assert online["relative"][first] != online["relative"][second]
     assert online["relative"]["main"] == online["relative"][second] == online["again"] == online["elsewhere"]
     assert online["relative commit"] == second
 
 
-def test_what_was_pushed_comes_back(online, hub):
+def test_a_pushed_sen_gives_the_same_outputs_after_loading(online, hub):
     assert online["same weights"] == [True] * 4
     local, pushed, saved = map(np.array, online["pushed"])
-    # Weights are mapped from files where they lie at other addresses, on which the last bit of a product depends.
+    # Weights mapped from a file have another memory alignment, which can change the last bit of a product.
     np.testing.assert_allclose(pushed, local, rtol=1e-5)
     np.testing.assert_allclose(saved, local, rtol=1e-5)
     assert online["pushed relative"] == online["relative"]["main"]
     (files,) = list(hub.repositories["org/pushed"].commits.values())[-1:]
     assert {"config.json", "model.safetensors", "neuron_image/model.safetensors", "README.md"} <= set(files)
     assert "processor_config.json" in files
-    assert json.loads(files["config.json"])["neurons"][0]["hub_id"] == "./neuron_image"  # as the model wrote it
+    # Relative, as the model wrote it.
+    assert json.loads(files["config.json"])["neurons"][0]["hub_id"] == "./neuron_image"
 
 
-def test_a_tower_that_was_changed_is_pushed_and_no_other(online, hub):
+def test_only_a_changed_tower_is_pushed(online, hub):
     np.testing.assert_allclose(*online["changed"], rtol=1e-5, atol=1e-6)
     assert not np.allclose(online["changed"][0], online["plain"][0])
     last = {name: list(hub.repositories[f"org/{name}"].commits.values())[-1] for name in ("plain", "changed")}
@@ -221,7 +222,7 @@ def test_a_tower_that_was_changed_is_pushed_and_no_other(online, hub):
     assert not any(name.startswith("neuron_") for name in last["plain"])
 
 
-def test_a_pipeline_pushes_its_model_and_processor_so_that_the_repository_stands_alone(online, hub):
+def test_a_pipeline_pushes_model_processor_and_towers(online, hub):
     repository = hub.repositories["org/pipeline"]
     files = repository.commits[repository.at("main")]
     config = json.loads(files["config.json"])

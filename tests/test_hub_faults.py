@@ -1,6 +1,6 @@
-"""What goes wrong between a SEN and the Hub: one sentence that says it, nothing half-written, and a second try that works.
+"""Faults between a SEN and the Hub: a clear error, no partial files, and success on the next attempt.
 
-No token is shown or written, whatever happens.
+Tokens are neither printed nor written in any of these cases.
 """
 
 import json
@@ -28,7 +28,7 @@ FRAMES = torch.zeros(4, 20, 30, 3, dtype=torch.uint8)
 
 @pytest.fixture(scope="module")
 def folder(towers, tmp_path_factory) -> Path:
-    """The SEN as it is on the Hub; it stands alone."""
+    """The SEN that is on the Hub; it contains its towers."""
     toy = load_toy_head()
     AutoConfig.register("sen_toy", toy.ToyConfig, exist_ok=True)
     AutoModel.register(toy.ToyConfig, toy.ToyHead, exist_ok=True)
@@ -42,7 +42,7 @@ def folder(towers, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder) -> SENModel:
-    """The SEN that is pushed: its gate is another."""
+    """The SEN that is pushed; its gate differs from the one on the Hub."""
     model = SENModel.from_pretrained(folder)
     model.gate.data.add_(0.1)
     return model
@@ -61,7 +61,7 @@ def hub(folder):
 
 @pytest.fixture(autouse=True)
 def no_token_is_shown_or_written(caplog, capfd, tmp_path, monkeypatch):
-    """With all that can be logged: nothing of it, and no file, holds a token."""
+    """Logs everything at level DEBUG; neither the log nor any file contains a token."""
     monkeypatch.setattr(constants, "HF_DEBUG", True)
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", "transformers", "httpx2", "httpcore2")]
     for logger in loggers:
@@ -78,7 +78,7 @@ def no_token_is_shown_or_written(caplog, capfd, tmp_path, monkeypatch):
 
 
 def problem(call) -> str:
-    """The message of the error that a call ends with. Neither it nor its causes hold a token."""
+    """The message of the OSError that the call raises; neither the error nor its causes contain a token."""
     with pytest.raises(OSError) as found:
         call()
     assert "_secret" not in "".join(traceback.format_exception(found.value))
@@ -91,7 +91,7 @@ def outputs(model) -> torch.Tensor:
 
 
 def left_in(home: Path) -> list[str]:
-    """What an upload or a download left behind that it should not."""
+    """Temporary and incomplete files of an upload or a download."""
     return [str(path) for path in home.rglob("*") if "temporary" in path.parts[-2:-1] or path.suffix == ".incomplete"]
 
 
@@ -116,7 +116,7 @@ PUSH_FAULTS = {
 
 @pytest.mark.parametrize("kind", ["model", "folder"])
 @pytest.mark.parametrize(("fault", "expected"), PUSH_FAULTS.values(), ids=PUSH_FAULTS)
-def test_a_push_that_fails_leaves_the_repository_as_it_was(fault, expected, kind, model, hub, tmp_path):
+def test_a_failed_push_leaves_the_repository_unchanged(fault, expected, kind, model, hub, tmp_path):
     pushed = PUSHED[kind](model)
     repository = hub.repositories["org/sen"]
     card = b"---\nlicense: mit\n---\nWritten by hand."
@@ -136,13 +136,13 @@ def test_a_push_that_fails_leaves_the_repository_as_it_was(fault, expected, kind
 
 @pytest.mark.parametrize("kind", ["preupload", "batch", "store"])
 @pytest.mark.parametrize("settings", [{"status": 503}, {"received": 100}], ids=["503", "cut"])
-def test_a_push_goes_on_after_a_fault_that_passes(kind, settings, model, hub, tmp_path):
+def test_a_push_succeeds_after_a_temporary_fault(kind, settings, model, hub, tmp_path):
     hub.fail(kind, times=2, **settings)
     with connected(hub, tmp_path, WRITER):
         assert model.push_to_hub("org/sen").oid == hub.repositories["org/sen"].refs["main"]
 
 
-def test_a_push_whose_last_answer_is_lost_is_whole(model, hub, tmp_path):
+def test_a_push_is_complete_if_only_its_last_answer_is_lost(model, hub, tmp_path):
     hub.fail("commit", sent=0)
     with connected(hub, tmp_path, WRITER):
         assert problem(lambda: model.push_to_hub("org/new")).startswith(
@@ -151,8 +151,8 @@ def test_a_push_whose_last_answer_is_lost_is_whole(model, hub, tmp_path):
     assert {"config.json", "model.safetensors", "README.md"} <= set(hub.repositories["org/new"].files)
 
 
-def test_a_folder_is_never_committed_in_part(hub, tmp_path, monkeypatch):
-    """As `upload_folder` does where hf_xet is installed and the Hub refuses a commit of many files."""
+def test_a_folder_is_committed_completely_or_not_at_all(hub, tmp_path, monkeypatch):
+    """`upload_folder` splits the commit if hf_xet is installed and the Hub refuses a commit of many files."""
     for number in range(30):
         (tmp_path / "many").mkdir(exist_ok=True)
         (tmp_path / "many" / f"{number}.txt").write_text(str(number))
@@ -170,7 +170,7 @@ def test_a_folder_is_never_committed_in_part(hub, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", PUSHED)
-def test_every_push_says_what_the_hub_refuses(kind, model, hub, tmp_path):
+def test_every_push_reports_the_reason_of_a_refusal(kind, model, hub, tmp_path):
     pushed, before = PUSHED[kind](model), dict(hub.repositories["org/sen"].refs)
     login = "log in with `hf auth login`, set HF_TOKEN, or pass token=..."
     refused = {
@@ -188,7 +188,7 @@ def test_every_push_says_what_the_hub_refuses(kind, model, hub, tmp_path):
         message = problem(lambda: pushed.push_to_hub("org/new", token=WRITER, commit_message="again"))
     assert message == f"org/new: {hub.url} answers 503 (the Hub has a fault); try again later"
     assert hub.repositories["org/sen"].refs == before
-    assert set(hub.repositories["org/new"].files) == {".gitattributes"}  # it was made, and is empty
+    assert set(hub.repositories["org/new"].files) == {".gitattributes"}  # created, but empty
     assert left_in(tmp_path) == []
 
 
@@ -218,7 +218,7 @@ PULL_FAULTS = {
 
 
 @pytest.mark.parametrize(("fault", "expected"), PULL_FAULTS.values(), ids=PULL_FAULTS)
-def test_a_pull_that_fails_leaves_only_whole_files(fault, expected, hub, folder, tmp_path, monkeypatch):
+def test_a_failed_pull_leaves_only_complete_files(fault, expected, hub, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
     hub.fail(**fault)
     with connected(hub, tmp_path, READER):
@@ -232,7 +232,7 @@ def test_a_pull_that_fails_leaves_only_whole_files(fault, expected, hub, folder,
     assert torch.equal(outputs(again), outputs(SENModel.from_pretrained(folder)))
 
 
-def test_a_download_that_was_cut_goes_on_where_it_was(hub, folder, tmp_path, monkeypatch):
+def test_an_interrupted_download_is_resumed(hub, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     hub.fail("storage", sent=5000, times=1)
     with connected(hub, tmp_path, READER):
@@ -245,8 +245,8 @@ def test_a_download_that_was_cut_goes_on_where_it_was(hub, folder, tmp_path, mon
     "settings", [{"kind": "head", "status": 500}, {"kind": "file", "sent": 9}], ids=["500", "cut"]
 )
 @pytest.mark.parametrize("file", ["modules.json", "config_sentence_transformers.json", "tokenizer.json"])
-def test_a_file_that_is_not_sent_is_not_taken_for_none(file, settings, hub, towers, tmp_path):
-    """A tower would lose its pooling, its prompt or its words."""
+def test_a_file_that_cannot_be_downloaded_does_not_count_as_absent(file, settings, hub, towers, tmp_path):
+    """Otherwise a tower would be loaded without its pooling, its prompt or its vocabulary."""
     hub.upload("org/words", with_layout(towers["bert"], tmp_path / "words"))
     hub.fail(file=file, **settings)
     with connected(hub, tmp_path, READER):
@@ -255,7 +255,7 @@ def test_a_file_that_is_not_sent_is_not_taken_for_none(file, settings, hub, towe
 
 
 @pytest.mark.parametrize("file", ["config.json", "neuron_image/preprocessor_config.json"])
-def test_a_processor_names_the_file(file, hub, tmp_path):
+def test_a_file_that_fails_to_download_is_named_by_the_processor(file, hub, tmp_path):
     hub.fail("file", file=file, sent=9)
     with connected(hub, tmp_path, READER):
         message = problem(lambda: SENProcessor.from_pretrained("org/sen")(videos=FRAMES))
@@ -265,7 +265,7 @@ def test_a_processor_names_the_file(file, hub, tmp_path):
 
 
 @pytest.mark.parametrize("loads", [SENModel, SENProcessor])
-def test_a_pull_says_what_the_hub_refuses(loads, hub, tmp_path):
+def test_a_pull_reports_the_reason_of_a_refusal(loads, hub, tmp_path):
     hub.repositories["org/sen"].private = True
     login = "log in with `hf auth login`, set HF_TOKEN, or pass token=..."
     missing = f"no such repository at {hub.url}, or a private one; for that, {login}"
@@ -283,7 +283,7 @@ def test_a_pull_says_what_the_hub_refuses(loads, hub, tmp_path):
 
 
 @pytest.mark.parametrize("is_gated", [False, True])
-def test_an_encoder_that_is_not_to_be_had_is_named(is_gated, hub, towers, tmp_path):
+def test_an_unavailable_encoder_is_named_in_the_error(is_gated, hub, towers, tmp_path):
     hub.upload("org/clip", towers["clip"])
     with connected(hub, tmp_path / "author", WRITER):
         neurons = [{"hub_id": "org/clip", "num_frames": 2}]
@@ -304,7 +304,7 @@ OUTSIDE = ["../evil.safetensors", "/evil.safetensors", "..\\evil.safetensors", "
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_no_file_is_written_outside_the_cache(name, model, hub, tmp_path):
-    """A list of files may name anything; a list of shards that names a file outside is refused."""
+    """A repository may contain a file of any name; an index that names a shard outside of the repository is refused."""
     model.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
     hub.upload("org/shards", tmp_path / "shards")
     repository = hub.repositories["org/shards"]
@@ -323,10 +323,10 @@ def test_no_file_is_written_outside_the_cache(name, model, hub, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
 
 
-def test_a_source_does_not_show_its_token(hub, tmp_path):
+def test_tokens_do_not_appear_in_a_repr(hub, tmp_path):
     with connected(hub, tmp_path, READER):
         loaded = SENModel.from_pretrained("org/sen", token=READER)
         processor = SENProcessor.from_pretrained("org/sen", token=READER)
-    loaded.save_pretrained(tmp_path / "again", include_neurons=True)  # the fixture looks at the files
+    loaded.save_pretrained(tmp_path / "again", include_neurons=True)  # the fixture searches these files for tokens
     for shown in (loaded.neurons.base, loaded.neurons["image"].source, processor.source, vars(loaded), loaded.config):
         assert "_secret" not in repr(shown)

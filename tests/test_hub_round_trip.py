@@ -1,4 +1,4 @@
-"""A SEN to the Hub and back: the same outputs, whatever was pushed and wherever it is pulled. Its trust stays its own."""
+"""A SEN is pushed to the Hub and loaded again with the same outputs. Trust in its code does not extend to its neurons."""
 
 import builtins
 import json
@@ -34,7 +34,7 @@ def registered():
 @pytest.fixture
 def hub(towers):
     with fake_hub() as hub:
-        hub.large_file = 20_000  # weights go the way of LFS
+        hub.large_file = 20_000  # so that weights are transferred by LFS
         hub.tokens = {WRITER: "write", READER: "read"}
         hub.upload("org/clip", towers["clip"])
         yield hub
@@ -42,7 +42,7 @@ def hub(towers):
 
 @pytest.fixture
 def model(hub, tmp_path) -> SENModel:
-    """Its neuron and its text tower come from the Hub."""
+    """A SEN whose neuron and text tower come from the Hub."""
     torch.manual_seed(1)
     with connected(hub, tmp_path / "author", WRITER):
         neurons = [{"hub_id": "org/clip", "num_frames": 2}]
@@ -61,7 +61,7 @@ def stored(hub, repo_id: str = "org/sen") -> dict[str, bytes]:
 
 @pytest.mark.parametrize("include_neurons", [False, True])
 @pytest.mark.parametrize("kind", ["model", "pipeline", "toy head", "folder"])
-def test_what_was_pushed_comes_back(kind, include_neurons, model, hub, tmp_path):
+def test_a_pushed_object_gives_the_same_outputs_after_loading(kind, include_neurons, model, hub, tmp_path):
     pushed = PUSHED[kind](model)
     with connected(hub, tmp_path / "author", WRITER):
         pushed.push_to_hub("org/sen", include_neurons=include_neurons)
@@ -75,7 +75,7 @@ def test_what_was_pushed_comes_back(kind, include_neurons, model, hub, tmp_path)
     assert any(request.kind == "storage" for request in hub.requests)
 
 
-def test_a_processor_comes_back_and_leaves_the_models_configuration(model, hub, tmp_path):
+def test_a_pushed_processor_is_loaded_and_leaves_the_models_configuration_unchanged(model, hub, tmp_path):
     with connected(hub, tmp_path / "author", WRITER):
         model.push_to_hub("org/sen", include_neurons=True)
         configuration = stored(hub)["config.json"]
@@ -89,7 +89,7 @@ def test_a_processor_comes_back_and_leaves_the_models_configuration(model, hub, 
     assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
-def test_a_commit_a_tag_and_a_branch_stay_what_they_were(model, hub, tmp_path):
+def test_revisions_give_the_outputs_of_their_commit(model, hub, tmp_path):
     with connected(hub, tmp_path / "author", WRITER):
         api = HfApi()
         first = model.push_to_hub("org/sen").oid
@@ -114,7 +114,7 @@ def test_a_commit_a_tag_and_a_branch_stay_what_they_were(model, hub, tmp_path):
             torch.testing.assert_close(found, values, rtol=1e-5, atol=1e-6)
 
 
-def test_files_that_did_not_change_are_not_sent_again(model, hub, tmp_path):
+def test_unchanged_files_are_not_uploaded_again(model, hub, tmp_path):
     with connected(hub, tmp_path / "author", WRITER):
         first = model.push_to_hub("org/sen", include_neurons=True).oid
         hub.requests.clear()
@@ -122,7 +122,7 @@ def test_files_that_did_not_change_are_not_sent_again(model, hub, tmp_path):
     assert not any(request.kind in ("store", "commit") for request in hub.requests)
 
 
-def test_adapters_come_back(model, hub, tmp_path):
+def test_pushed_adapters_give_the_same_outputs_after_loading(model, hub, tmp_path):
     peft = pytest.importorskip("peft")
     plain = outputs(model)
     with connected(hub, tmp_path / "author", WRITER):
@@ -142,7 +142,7 @@ def test_adapters_come_back(model, hub, tmp_path):
 
 # --- code in repositories --------------------------------------------------------------------------------------------
 
-# `armed.py`, beside a tower: who imports it leaves a mark.
+# `armed.py`, beside a tower: importing it creates a file.
 ARMED = """
 open({mark!r}, "w").close()
 from transformers import ASTFeatureExtractor, CLIPConfig, CLIPModel, CLIPTokenizer
@@ -151,7 +151,7 @@ class ArmedModel(CLIPModel): pass
 class ArmedTokenizer(CLIPTokenizer): pass
 class ArmedExtractor(ASTFeatureExtractor): pass
 """
-# File -> the classes in `armed.py` that it names, and the key of Transformers' own class.
+# File -> the classes of `armed.py` that it names, and the key of the Transformers class.
 ARMED_FILES = {
     "config.json": ({"AutoConfig": "armed.ArmedConfig", "AutoModel": "armed.ArmedModel"}, "model_type"),
     "tokenizer_config.json": ({"AutoTokenizer": ["armed.ArmedTokenizer", None]}, "tokenizer_class"),
@@ -160,10 +160,10 @@ ARMED_FILES = {
 
 
 def arm(hub, mark: Path, unknown: str | None) -> None:
-    """Adds a commit with code to both towers' repositories, and lets the SEN name these commits.
+    """Adds a commit with code to the repositories of both towers, and makes the SEN refer to these commits.
 
     Args:
-        unknown: the file that names no class of Transformers beside its own.
+        unknown: the file that names no class of Transformers besides its own.
     """
     sen = hub.repositories["org/sen"]
     config = json.loads(sen.files["config.json"])
@@ -181,7 +181,7 @@ def arm(hub, mark: Path, unknown: str | None) -> None:
 
 
 @pytest.mark.parametrize("unknown", [None, "config.json", "preprocessor_config.json"])
-def test_trust_in_a_sen_is_none_in_its_neurons(unknown, hub, towers, tmp_path, monkeypatch):
+def test_trust_in_the_code_of_a_sen_does_not_extend_to_its_neurons(unknown, hub, towers, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(builtins, "input", lambda *question: asked.append(question) or "y")
     hub.upload("org/ast", towers["ast"])
@@ -231,8 +231,10 @@ save_file({{"logits": logits}}, {work!r} + "/logits.safetensors")
 """
 
 
-def test_without_the_package_it_is_the_same_and_trust_is_no_wider(model, hub, tmp_path, monkeypatch):
-    save_with_code(model, tmp_path / "unused", monkeypatch)  # what is saved from now on has code
+def test_a_sen_with_code_gives_the_same_outputs_without_the_package_and_runs_no_other_code(
+    model, hub, tmp_path, monkeypatch
+):
+    save_with_code(model, tmp_path / "unused", monkeypatch)  # from here on the code is saved with the model
     with connected(hub, tmp_path / "author", WRITER):
         model.push_to_hub("org/sen")
         SENProcessor(model.config).push_to_hub("org/sen")

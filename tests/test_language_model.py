@@ -1,4 +1,4 @@
-"""The language model's files: what a checkpoint leaves out, what it pins, adapters, and language models that are trained."""
+"""The files of the language model: omitted weights, pinned commits, adapters, and trained language models."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ def logits_of(model):
 
 
 def assert_same(one, other):
-    """Weights to the bit; results up to the memory's alignment, which changes the order of sums."""
+    """Weights are bitwise equal; logits are close, since the order of sums depends on memory alignment."""
     weights = dict(other.named_parameters())
     assert {name for name, _ in one.named_parameters()} == set(weights)
     for name, weight in one.named_parameters():
@@ -41,10 +41,10 @@ def assert_same(one, other):
 
 
 def step(model):
-    """One step of training, in which every trained weight changes."""
+    """One training step, in which every trained weight changes; returns the names of the changed weights."""
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     before = {name: each.detach().clone() for name, each in trained.items()}
-    for _ in range(2):  # of an adapter's two maps one is zero at first
+    for _ in range(2):  # in the first one a zero map of the adapter blocks the gradient of the other
         model(input_ids=prompt(model), labels=prompt(model).clamp(max=63), **random_inputs(1)).loss.backward()
         with torch.no_grad():
             for each in trained.values():
@@ -54,11 +54,11 @@ def step(model):
     return {name for name, each in trained.items() if not torch.equal(each, before[name])}
 
 
-# --- without the language model --------------------------------------------------------------------------------------
+# --- without the language model's weights ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "tied"])
-def test_a_checkpoint_holds_association_and_projector_alone(make_sen, folders, kind, tmp_path):
+def test_a_checkpoint_contains_only_association_and_projector(make_sen, folders, kind, tmp_path):
     model = make_chat(random_weights(make_sen()), folders[kind])
     model.save_pretrained(tmp_path)
     names = load_file(tmp_path / "model.safetensors")
@@ -74,14 +74,14 @@ def test_a_checkpoint_holds_association_and_projector_alone(make_sen, folders, k
     assert (head is embeddings) == (kind == "tied")
 
 
-def test_all_automatic_classes_load_it(chat, tmp_path):
+def test_all_auto_classes_load_a_chat_model(chat, tmp_path):
     chat.save_pretrained(tmp_path)
     for auto_class in (AutoModel, AutoModelForMultimodalLM, AutoModelForImageTextToText):
         assert type(auto_class.from_pretrained(tmp_path)) is SENForConditionalGeneration
-    assert type(SENModel.from_pretrained(tmp_path)) is SENModel  # the SEN alone
+    assert type(SENModel.from_pretrained(tmp_path)) is SENModel  # only the SEN
 
 
-def test_the_configuration_is_the_same_after_a_round_trip(chat, tmp_path):
+def test_the_configuration_is_unchanged_after_saving_and_loading(chat, tmp_path):
     chat.config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert type(loaded) is SENChatConfig
@@ -90,7 +90,7 @@ def test_the_configuration_is_the_same_after_a_round_trip(chat, tmp_path):
     assert found == expected
 
 
-def test_the_generation_configuration_is_the_language_models_and_then_the_checkpoints(chat, tmp_path):
+def test_the_generation_configuration_is_the_language_models_until_another_is_saved(chat, tmp_path):
     assert chat.generation_config.repetition_penalty == 1.1
     assert (chat.generation_config.eos_token_id, chat.generation_config.pad_token_id) == (1, 0)
     chat.generation_config.repetition_penalty = 1.3
@@ -102,7 +102,7 @@ def test_the_generation_configuration_is_the_language_models_and_then_the_checkp
 @pytest.mark.parametrize(
     "missing", ["projector.tokens.leave.weight", "projector.answers.enter.video.bias", "sen.gate"]
 )
-def test_missing_weights_are_an_error(chat, tmp_path, missing):
+def test_missing_weights_raise(chat, tmp_path, missing):
     chat.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     del weights[missing]
@@ -111,7 +111,7 @@ def test_missing_weights_are_an_error(chat, tmp_path, missing):
         SENForConditionalGeneration.from_pretrained(tmp_path)
 
 
-def test_a_weight_of_the_language_model_of_another_shape_is_named(chat, tmp_path):
+def test_a_language_model_weight_of_another_shape_is_named_in_the_error(chat, tmp_path):
     chat.save_pretrained(tmp_path, include_neurons=True)
     file = tmp_path / "language_model" / "model.safetensors"
     weights = load_file(file)
@@ -123,7 +123,7 @@ def test_a_weight_of_the_language_model_of_another_shape_is_named(chat, tmp_path
         SENForConditionalGeneration.from_pretrained(tmp_path)
 
 
-def test_state_dicts_are_strict_but_for_the_language_model(chat):
+def test_state_dicts_must_be_complete_except_for_the_language_model(chat):
     weights = chat.state_dict()
     chat.load_state_dict(weights)
     del weights["projector.tokens.leave.bias"]
@@ -142,7 +142,7 @@ def test_the_dtype_is_kept_and_can_be_chosen(make_sen, folders, tmp_path):
     assert load(tmp_path, dtype=torch.float16).language_model.dtype == torch.float16
 
 
-def test_a_model_made_of_a_configuration_loads_the_rest_when_it_is_used(chat):
+def test_a_model_built_from_a_configuration_loads_the_language_model_at_its_first_use(chat):
     bare = SENForConditionalGeneration(chat.config)
     bare.load_state_dict(chat.state_dict())
     assert bare.language_model is None
@@ -155,7 +155,7 @@ def test_a_model_made_of_a_configuration_loads_the_rest_when_it_is_used(chat):
         SENForConditionalGeneration(chat.config).load_language_model()
 
 
-def test_arguments_of_the_language_model_reach_it(chat, tmp_path):
+def test_language_model_kwargs_are_passed_to_the_language_model(chat, tmp_path):
     chat.save_pretrained(tmp_path)
     loaded = SENForConditionalGeneration.from_pretrained(
         tmp_path, language_model_kwargs={"attn_implementation": "eager"}
@@ -164,24 +164,24 @@ def test_arguments_of_the_language_model_reach_it(chat, tmp_path):
     assert chat.language_model.config._attn_implementation == "sdpa"
 
 
-# --- beside the checkpoint -------------------------------------------------------------------------------------------
+# --- in the checkpoint folder ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "tied"])
-def test_a_trained_language_model_stands_beside_the_checkpoint(make_sen, folders, kind, tmp_path):
+def test_a_trained_language_model_is_saved_in_the_checkpoint_folder(make_sen, folders, kind, tmp_path):
     model = make_chat(random_weights(make_sen()), folders[kind])
     model.language_model.requires_grad_(True)
     assert any(name.startswith("language_model") for name in step(model))
-    model.save_pretrained(tmp_path / "first")  # without being asked: what is trained is not lost
+    model.save_pretrained(tmp_path / "first")  # include_language_model is not needed for a trained model
     (tmp_path / "first").rename(tmp_path / "moved")
     moved = SENForConditionalGeneration.from_pretrained(tmp_path / "moved")
     assert moved.config.language_model["hub_id"] == "./language_model"
     assert_same(moved, model)
-    moved.save_pretrained(tmp_path / "second")  # frozen again, it still comes from nowhere else
+    moved.save_pretrained(tmp_path / "second")  # frozen now, but this folder is its only source
     assert_same(SENForConditionalGeneration.from_pretrained(tmp_path / "second"), model)
 
 
-def test_a_checkpoint_stands_alone_with_towers_and_language_model(chat, tmp_path):
+def test_a_checkpoint_with_towers_and_language_model_needs_no_other_files(chat, tmp_path):
     chat.save_pretrained(tmp_path, include_neurons=True)
     chat.save_pretrained(tmp_path / "towers", include_neurons=True, include_language_model=False)
     assert not (tmp_path / "towers" / "language_model").exists()
@@ -189,7 +189,7 @@ def test_a_checkpoint_stands_alone_with_towers_and_language_model(chat, tmp_path
     assert settings["language_model"] == {"hub_id": "./language_model", "revision": None, "dtype": "float32"}
     assert settings["sen_config"]["neurons"][0]["hub_id"] == "./neuron_image"
     assert (tmp_path / "language_model" / "model.safetensors").is_file()
-    assert chat.config.language_model["hub_id"].endswith("qwen3")  # the model's own stays
+    assert chat.config.language_model["hub_id"].endswith("qwen3")  # the model's own configuration is unchanged
     assert_same(SENForConditionalGeneration.from_pretrained(tmp_path), chat)
 
 
@@ -199,7 +199,7 @@ def test_a_language_model_given_as_a_model_is_saved(make_sen, tmp_path):
     assert_same(SENForConditionalGeneration.from_pretrained(tmp_path), model)
 
 
-def test_a_local_folder_is_warned_of(chat, tmp_path, caplog):
+def test_a_local_folder_as_language_model_causes_a_warning(chat, tmp_path, caplog):
     logger = logging.getLogger("modeling_sen.language_model")
     logger.addHandler(caplog.handler)
     chat.save_pretrained(tmp_path)
@@ -217,7 +217,7 @@ def lora(**settings):
 
 @pytest.mark.parametrize("include", [False, True])
 @pytest.mark.parametrize("kind", ["qwen3", "tied"])
-def test_adapters_are_trained_saved_and_come_back(make_sen, folders, kind, include, tmp_path):
+def test_adapters_are_trained_saved_and_loaded(make_sen, folders, kind, include, tmp_path):
     model = make_chat(random_weights(make_sen()), folders[kind])
     model.add_language_model_adapter(lora())
     before = logits_of(model)
@@ -239,8 +239,8 @@ def test_adapters_are_trained_saved_and_come_back(make_sen, folders, kind, inclu
 
 
 @pytest.mark.parametrize("what", ["adapter", "whole"])
-def test_a_running_model_takes_over_what_a_checkpoint_has(chat, what, tmp_path):
-    """As when training goes on: the state dict does not hold it."""
+def test_restore_language_model_loads_what_the_state_dict_lacks(chat, what, tmp_path):
+    """As when training is resumed from a checkpoint."""
     if what == "adapter":
         chat.add_language_model_adapter(lora())
     else:
@@ -270,7 +270,7 @@ def test_adapters_of_peft_on_the_whole_model_are_saved_with_it(chat, tmp_path):
     torch.testing.assert_close(logits_of(chat), expected)
 
 
-def test_an_adapter_that_does_not_fit_is_an_error(chat, tmp_path):
+def test_an_adapter_that_does_not_fit_raises(chat, tmp_path):
     chat.add_language_model_adapter(lora())
     with pytest.raises(ValueError, match="the language model has an adapter already"):
         chat.add_language_model_adapter(lora())
@@ -288,7 +288,7 @@ def test_an_adapter_that_does_not_fit_is_an_error(chat, tmp_path):
         SENForConditionalGeneration.from_pretrained(tmp_path)
 
 
-def test_adapters_of_a_language_model_in_bfloat16_are_trained_in_float32(make_sen, folders, tmp_path):
+def test_adapters_of_a_bfloat16_language_model_are_trained_in_float32(make_sen, folders, tmp_path):
     model = make_chat(random_weights(make_sen()), folders["qwen3"], language_model_kwargs={"dtype": torch.bfloat16})
     model.add_language_model_adapter(lora())
     assert {each.dtype for each in model.language_model.parameters() if each.requires_grad} == {torch.float32}
@@ -297,8 +297,8 @@ def test_adapters_of_a_language_model_in_bfloat16_are_trained_in_float32(make_se
     assert_same(SENForConditionalGeneration.from_pretrained(tmp_path), model)
 
 
-def test_adapters_that_a_checkpoint_does_not_name_are_not_restored(chat, tmp_path):
-    """Files of an older save may stay in its folder."""
+def test_adapters_not_named_in_the_configuration_are_not_restored(chat, tmp_path):
+    """Files of an earlier save may remain in the folder."""
     chat.add_language_model_adapter(lora())
     chat.save_pretrained(tmp_path)
     step(chat)
@@ -310,10 +310,10 @@ def test_adapters_that_a_checkpoint_does_not_name_are_not_restored(chat, tmp_pat
     assert torch.equal(logits_of(chat), expected)
 
 
-# --- what cannot be loaded -------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_language_model_is_one_clear_error(make_sen, chat, tmp_path):
+def test_a_missing_language_model_is_named_in_the_error(make_sen, chat, tmp_path):
     with pytest.raises(OSError, match=r"language model a/b: .*offline mode"):
         SENForConditionalGeneration.from_llm("a/b", make_sen())
     with pytest.raises(OSError, match="/nowhere: no such folder"):
@@ -324,7 +324,7 @@ def test_a_missing_language_model_is_one_clear_error(make_sen, chat, tmp_path):
         SENForConditionalGeneration.from_pretrained(tmp_path)
 
 
-def test_a_language_model_without_all_its_weights_is_an_error(make_sen, folders, tmp_path):
+def test_a_language_model_with_missing_weights_raises(make_sen, folders, tmp_path):
     make_language_model().save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
@@ -333,12 +333,12 @@ def test_a_language_model_without_all_its_weights_is_an_error(make_sen, folders,
         SENForConditionalGeneration.from_llm(str(tmp_path), make_sen())
 
 
-def test_an_encoder_is_no_language_model(make_sen, towers):
+def test_an_encoder_is_refused_as_language_model(make_sen, towers):
     with pytest.raises(ValueError, match=r"language model .*clip"):
         SENForConditionalGeneration.from_llm(towers["clip"], make_sen())
 
 
-def test_a_language_model_of_another_width_is_an_error(chat, folders):
+def test_a_language_model_of_another_width_raises(chat, folders):
     other = make_language_model()
     other.set_input_embeddings(torch.nn.Embedding(64, 16))
     with pytest.raises(ValueError, match="found embeddings of width 16, expected 32"):

@@ -1,4 +1,4 @@
-"""A chat model and its language model on the Hub: pinned commits, files beside a checkpoint, pushing."""
+"""A chat model and its language model on the Hub: pinned commits, files in the checkpoint's repository, pushing."""
 
 import json
 
@@ -35,14 +35,14 @@ def of_pixels(model):
         return model(input_ids=ids, image_pixel_values=pixels).logits
 
 
-def test_the_commit_that_was_loaded_is_pinned(hub, tmp_path):
+def test_the_loaded_commit_is_pinned(hub, tmp_path):
     commit = hub.repositories["org/llm"].refs["main"]
     with connected(hub, tmp_path / "author", WRITER):
         model = of_the_hub()
         other = make_language_model()
         other.lm_head.weight.data.neg_()
         other.save_pretrained(tmp_path / "other")
-        hub.upload("org/llm", tmp_path / "other")  # the branch goes on
+        hub.upload("org/llm", tmp_path / "other")  # a newer commit on the branch
         model.save_pretrained(tmp_path / "chat")
         found = SENForConditionalGeneration.from_pretrained(tmp_path / "chat")
         chosen = SENForConditionalGeneration.from_llm("org/llm", model.sen, {"revision": commit})
@@ -53,7 +53,7 @@ def test_the_commit_that_was_loaded_is_pinned(hub, tmp_path):
     assert torch.equal(newest.language_model.lm_head.weight, -model.language_model.lm_head.weight)
 
 
-def test_what_stands_beside_a_repository_is_of_the_same_commit(hub, tmp_path):
+def test_files_in_the_repository_are_loaded_from_the_same_commit(hub, tmp_path):
     peft = pytest.importorskip("peft")
     with connected(hub, tmp_path / "author", WRITER):
         model = of_the_hub()
@@ -73,7 +73,7 @@ def test_what_stands_beside_a_repository_is_of_the_same_commit(hub, tmp_path):
     assert not torch.allclose(of_pixels(newest), expected, atol=1e-2)
 
 
-def test_a_push_takes_the_language_model_along(hub, tmp_path):
+def test_a_push_includes_the_language_model(hub, tmp_path):
     with connected(hub, tmp_path / "author", WRITER):
         model = of_the_hub()
         model.push_to_hub("org/chat", include_language_model=True)

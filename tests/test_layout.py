@@ -1,6 +1,6 @@
-"""Which module may import which, how the files that travel with a checkpoint import, and how long a file may be.
+"""Rules for the modules: allowed imports, import forms of files that are copied with a checkpoint, and file length.
 
-A new module needs a line here: `GROUPS` says what it is, `BELOW` what its group may build on.
+A new module needs a line here: `GROUPS` assigns it to a group, `BELOW` lists the groups that a group may import from.
 """
 
 import ast
@@ -13,7 +13,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 import sen_cli
 
 ROOT = Path(__file__).resolve().parents[1]
-# Where the modules of the package are: pipelines and conversion are installed as parts of it.
+# Folders of the package's modules; pipelines and conversion are installed as parts of the package.
 SOURCES = {"": ROOT / "modeling_sen", "pipelines": ROOT / "pipelines", "conversion": ROOT / "conversion"}
 
 OWN = {"modeling_sen", "pipelines", "conversion", "sen_cli", "recipes", "benchmarks", "tests"}
@@ -89,7 +89,7 @@ GROUPS = {
     "doors": {"__init__", "__main__", "auto"},
 }
 
-# Group -> the groups right below it. A module imports from its own group, from those below, and from all further down.
+# Group -> the groups directly below it. A module may import from its own group and from all groups below it.
 BELOW = {
     "presets": (),
     "configuration": ("presets",),
@@ -97,46 +97,46 @@ BELOW = {
     "neuron": ("configuration", "files"),
     "association": ("neuron",),
     "model": ("association",),
-    "inputs": ("neuron",),  # beside the model, which never decodes files
+    "inputs": ("neuron",),  # not below the model, which never decodes files
     "video files": ("inputs",),
     "world": ("files",),
     "around the model": ("heads", "world", "chat", "tracking"),
     "heads": ("model", "inputs"),
     "tracking": ("heads", "video files"),
     "chat": ("heads",),
-    "editing": ("around the model",),  # whose trainer tunes
-    "families": ("inputs",),  # models that Transformers lacks, of which neurons can be made
+    "editing": ("around the model",),  # `sen tune` trains with its trainer
+    "families": ("inputs",),  # models missing in Transformers that can become neurons
     "conversion": ("around the model", "families", "editing"),
     "pipelines": ("around the model", "tracking", "chat", "editing"),
-    "commands": ("pipelines", "conversion"),  # nothing stands on them
-    "doors": ("pipelines", "families"),  # which importing the package registers
+    "commands": ("pipelines", "conversion"),  # no group imports them
+    "doors": ("pipelines", "families"),  # they import everything that the package registers
 }
 
-# (module, what it imports against the arrows, in a function)
+# Exceptions, inside functions: (module, module of a higher group that it imports)
 BACKWARDS = {
     (
         "configuration_sen",
         "modeling_sen.recursive_association",
-    ),  # variants are checked against the registries themselves
+    ),  # to check variants against the registries
     ("pretrained_sen", "modeling_sen.publishing"),  # the model's own `push_to_hub`
-    ("hub_files", "modeling_sen.families"),  # so that Transformers knows the types of towers that it lacks
-    ("modeling_sen_tracking", "modeling_sen.tracking.track_clip"),  # what is not a network stays behind
+    ("hub_files", "modeling_sen.families"),  # to register tower types that Transformers lacks
+    ("modeling_sen_tracking", "modeling_sen.tracking.track_clip"),  # not copied: not part of the network
     ("modeling_sen_tracking", "modeling_sen.tracking.stream"),
     ("modeling_sen_editing", "modeling_sen.editing.base_unet"),
-    ("commands/push", "modeling_sen.auto"),  # models of all types are pushed
+    ("commands/push", "modeling_sen.auto"),  # loads models of any type
     ("commands/train", "modeling_sen.auto"),
     ("commands/chat", "modeling_sen.auto"),
     ("commands/edit", "modeling_sen.auto"),
     ("commands/tune", "modeling_sen.auto"),
-    ("commands/track", "modeling_sen.auto"),  # any model that tracks is loaded by its type
-    ("commands/evaluate_chat", "modeling_sen.auto"),  # so is one that answers questions
+    ("commands/track", "modeling_sen.auto"),  # loads a tracker of any type
+    ("commands/evaluate_chat", "modeling_sen.auto"),  # loads a chat model of any type
     ("commands/evaluate_editing", "modeling_sen.auto"),
-    ("commands/evaluate_tracking", "modeling_sen.auto"),  # a model of any type that tracks is measured
+    ("commands/evaluate_tracking", "modeling_sen.auto"),  # loads a tracker of any type
 }
 
-# Groups whose files Transformers copies beside a checkpoint, to run there without the package.
+# Groups of files that Transformers copies with a checkpoint, so that it runs without the package.
 TRAVELLING = {"configuration", "files", "neuron", "association", "model", "inputs", "heads"}
-# (travelling file, what it tries to import from the package, and does without elsewhere)
+# (copied file, module of the package that it imports if the package is installed)
 TRIED = {
     ("configuration_sen", "modeling_sen.presets"),
     ("pretrained_sen", "modeling_sen.publishing"),
@@ -154,8 +154,8 @@ class Import(NamedTuple):
     """One import of a module of this repository, anywhere in a file.
 
     Attributes:
-        module: dotted, from the root: `modeling_sen.world.scene`, for relative imports too.
-        form: `from .name` is `"."`, `from ..name` is `".."`, an absolute import `""`.
+        module: dotted, from the root: `modeling_sen.world.scene`, also for relative imports.
+        form: `"."` for `from .name`, `".."` for `from ..name`, `""` for an absolute import.
     """
 
     line: int
@@ -165,7 +165,7 @@ class Import(NamedTuple):
 
 @cache
 def package() -> dict[str, Path]:
-    """The package's modules by name, such as `world/scene`, and their files."""
+    """The package's modules by name, such as `world/scene`, with their files."""
     found = {}
     for prefix, folder in SOURCES.items():
         for path in sorted(folder.rglob("*.py")):
@@ -203,7 +203,7 @@ def group_of(name: str) -> str | None:
 
 
 def reach(group: str) -> set[str]:
-    """The groups that a module of this one may import from."""
+    """The groups that modules of this group may import from."""
     return {group}.union(*(reach(below) for below in BELOW[group]))
 
 
@@ -211,12 +211,12 @@ def of_the_package(path: Path) -> list[Import]:
     return [each for each in imports(path) if each.module.split(".")[0] == "modeling_sen"]
 
 
-def test_every_module_has_a_place():
+def test_every_module_has_a_group():
     assert [name for name in package() if group_of(name) is None] == []
     assert set(BELOW) == set(GROUPS)
 
 
-def test_arrows_run_one_way():
+def test_modules_import_only_from_groups_below():
     backwards = [
         f"{name}, line {each.line}: {group_of(name)} imports {each.module}"
         for name, path in package().items()
@@ -229,13 +229,13 @@ def test_arrows_run_one_way():
 
 
 def test_only_commands_and_doors_import_pipelines_and_nothing_imports_commands():
-    """Said apart, as the table could be changed by mistake."""
+    """A separate check, in case the table is changed by mistake."""
     assert {group for group in GROUPS if "pipelines" in reach(group)} == {"pipelines", "commands", "doors"}
     assert {group for group in GROUPS if "commands" in reach(group)} == {"commands"}
 
 
 def test_verbs_do_not_import_each_other():
-    """What two verbs share stands in a module without a verb."""
+    """Code that two commands share belongs in a module that is not a command."""
     verbs = {entry.split(":")[0] for entry, _ in sen_cli.VERBS.values()}
     found = [
         f"{name}, line {each.line}: imports {each.module}"
@@ -246,7 +246,7 @@ def test_verbs_do_not_import_each_other():
     assert found == []
 
 
-def test_the_package_needs_nothing_else_of_the_repository():
+def test_the_package_imports_nothing_else_from_the_repository():
     found = [
         f"{name}, line {each.line}: imports {each.module}"
         for name, path in package().items()
@@ -257,7 +257,7 @@ def test_the_package_needs_nothing_else_of_the_repository():
 
 
 def test_travelling_files_import_by_from_dot_name_and_others_absolutely():
-    """The copier reads `from .name import x` and nothing else."""
+    """Transformers' copy of remote code follows only `from .name import x`."""
     found = []
     for name, path in package().items():
         for each in of_the_package(path):
@@ -268,7 +268,7 @@ def test_travelling_files_import_by_from_dot_name_and_others_absolutely():
     assert found == []
 
 
-def test_travelling_files_are_those_that_the_copier_takes():
+def test_travelling_files_are_exactly_those_that_transformers_copies():
     first = [
         package()[name]
         for name in (
@@ -285,7 +285,7 @@ def test_travelling_files_are_those_that_the_copier_takes():
     assert copied == {name for name in package() if group_of(name) in TRAVELLING}
 
 
-def test_files_are_short():
+def test_files_have_at_most_400_lines():
     folders = [ROOT / name for name in ("recipes", "benchmarks", "tests")]
     paths = [ROOT / "sen_cli.py", *package().values(), *(path for folder in folders for path in folder.rglob("*.py"))]
     lines = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in paths}

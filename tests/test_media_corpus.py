@@ -1,4 +1,4 @@
-"""Whatever file is read, the reader gives frames or sound, or one error that names the file: no crash, no hang."""
+"""For every file the reader returns frames or sound, or raises one error that names the file; it never crashes or hangs."""
 
 import collections
 import csv
@@ -15,7 +15,7 @@ import pytest
 from media_corpus import broken_files, odd_files, valid_files
 
 READER = Path(__file__).with_name("media_corpus_reader.py")
-# Seconds; opening may take 10, and some files are opened several times.
+# Seconds. Opening may take 10 s, and some files are opened several times.
 LONGEST_READ = 60
 GOOD = {"read", "named error"}
 
@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
 
 
 class Reader:
-    """A process that reads one file after the other, started again where a file ended it."""
+    """A process that reads files in turn; it is restarted after a file that ended it."""
 
     def __init__(self):
         self.process = None
@@ -65,7 +65,7 @@ class Reader:
 
 
 def read_all(files: list[tuple[Path, bool]], processes: int) -> list[Outcome]:
-    """Read frames and sound of (file, whether it is valid)."""
+    """Reads frames and sound of each (file, whether it is valid)."""
 
     def work(share):
         reader = Reader()
@@ -89,7 +89,7 @@ def table(outcomes: list[Outcome]) -> str:
 def check(outcomes: list[Outcome], valid: set[Path]) -> None:
     print(f"\n{table(outcomes)}")
     bad = [outcome for outcome in outcomes if outcome.kind not in GOOD]
-    # A valid file has frames, or says that it has only sound.
+    # A valid file has frames, or the error says that it has only sound.
     bad += [
         outcome
         for outcome in outcomes
@@ -98,7 +98,7 @@ def check(outcomes: list[Outcome], valid: set[Path]) -> None:
     assert bad == [], "\n".join(f"{each.what} of {each.path.name}: {each.kind}: {each.detail}" for each in bad)
 
 
-def test_a_few_valid_and_broken_files(tmp_path):
+def test_a_few_files_are_read_or_named_in_one_error(tmp_path):
     whole = list(valid_files(tmp_path, small=True))
     broken = list(broken_files(tmp_path, whole, 2))
     check(read_all([*((path, True) for path in whole), *((path, False) for path in broken)], 1), set(whole))
@@ -106,7 +106,7 @@ def test_a_few_valid_and_broken_files(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_hundreds_of_valid_and_broken_files(tmp_path):
+def test_hundreds_of_files_are_read_or_named_in_one_error(tmp_path):
     whole = list(valid_files(tmp_path))
     broken = [*broken_files(tmp_path, whole, 6), *odd_files(tmp_path)]
     assert len(whole) + len(broken) >= 200
@@ -115,7 +115,7 @@ def test_hundreds_of_valid_and_broken_files(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_all_shared_files(shared_data):
+def test_all_shared_files_are_read(shared_data):
     with open(shared_data / "MANIFEST.csv", newline="") as file:
         media = [
             row for row in csv.DictReader(file) if row["modality"] in ("video", "audio", "image", "depth", "thermal")

@@ -1,4 +1,4 @@
-"""Where a video may come from, and the one clear error where it cannot be read."""
+"""The forms in which a video can be given, and the errors for media that cannot be read."""
 
 import functools
 import http.server
@@ -32,7 +32,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(clip):
-    """The address of a web server on this machine that serves the clip's folder and nothing for /empty.mp4."""
+    """The address of a local web server that serves the clip's folder, and an empty answer for /empty.mp4."""
     (clip.parent / "empty.mp4").touch()
     handler = functools.partial(_QuietHandler, directory=str(clip.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
@@ -50,7 +50,7 @@ def _stamps(video):
     return read_stamps(read_frames(video, [59, 3]).frames)
 
 
-def test_paths_bytes_file_objects_and_addresses_give_the_same(clip, server):
+def test_paths_bytes_file_objects_and_addresses_give_the_same_frames(clip, server):
     content = clip.read_bytes()
     with open(clip, "rb") as file:
         for video in (
@@ -65,13 +65,13 @@ def test_paths_bytes_file_objects_and_addresses_give_the_same(clip, server):
             assert _stamps(video) == [59, 3]
 
 
-def test_names_that_look_like_protocols_or_patterns_are_plain_names(clip, tmp_path):
+def test_file_names_that_look_like_protocols_or_patterns_are_read(clip, tmp_path):
     odd = tmp_path / "http:x %03d ü.mp4"
     odd.write_bytes(clip.read_bytes())
     assert _stamps(odd) == [59, 3]
 
 
-def test_home_folders_and_file_addresses_are_paths(clip, tmp_path, monkeypatch):
+def test_home_folders_and_file_addresses_are_resolved(clip, tmp_path, monkeypatch):
     path = Path(shutil.copy(clip, tmp_path / "a clip #1.mp4"))
     monkeypatch.setenv("HOME", str(tmp_path))
     expected = read_frames(path, [0]).frames
@@ -79,7 +79,7 @@ def test_home_folders_and_file_addresses_are_paths(clip, tmp_path, monkeypatch):
         assert np.array_equal(read_frames(given, [0]).frames, expected)
 
 
-def test_a_file_object_is_read_whole_and_left_where_it_was(clip):
+def test_a_file_object_is_read_from_its_start_and_keeps_its_position(clip):
     file = io.BytesIO(clip.read_bytes())
     file.seek(123)
     assert _stamps(file) == [59, 3]
@@ -87,7 +87,7 @@ def test_a_file_object_is_read_whole_and_left_where_it_was(clip):
     assert not file.closed
 
 
-def test_an_address_is_fetched_once_for_all_that_is_read_from_it(clip, server, monkeypatch):
+def test_an_address_is_fetched_once_for_video_and_sound(clip, server, monkeypatch):
     fetched = []
     answer = _QuietHandler.do_GET
     monkeypatch.setattr(_QuietHandler, "do_GET", lambda self: (fetched.append(self.path), answer(self)))
@@ -97,7 +97,7 @@ def test_an_address_is_fetched_once_for_all_that_is_read_from_it(clip, server, m
     assert fetched == ["/clip.mp4"]
 
 
-def test_addresses_that_fail_say_why(server):
+def test_failed_addresses_give_the_reason(server):
     with pytest.raises(ConnectionError, match=r"/nothing.mp4: the server answered 404"):
         read_frames(f"{server}/nothing.mp4", [0])
     with pytest.raises(ConnectionError, match=r"http://127.0.0.1:1/a.mp4: cannot be fetched"):
@@ -111,7 +111,7 @@ def _write(path, content):
     return path
 
 
-def test_missing_files_and_folders(tmp_path):
+def test_missing_files_and_folders_are_named_in_the_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing.mp4: no such file"):
         read_frames(tmp_path / "nothing.mp4", [0])
     with pytest.raises(IsADirectoryError, match="found a folder"):
@@ -127,26 +127,26 @@ def test_missing_files_and_folders(tmp_path):
         ("page.mp4", b"<html><body>404 not found</body></html>", "found none"),
     ],
 )
-def test_files_that_are_no_media(tmp_path, name, content, found):
+def test_files_without_media_are_refused(tmp_path, name, content, found):
     for read in (lambda video: read_frames(video, [0]), lambda sound: read_audio(sound, 16000)):
         with pytest.raises(ValueError, match=f"{name}: expected a video or sound file, {found}"):
             read(_write(tmp_path / name, content))
 
 
-def test_a_zip_is_no_video(tmp_path, clip):
+def test_a_zip_file_is_refused_as_video(tmp_path, clip):
     with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
         archive.write(clip)
     with pytest.raises(ValueError, match=r"clips.zip: expected a video"):
         read_frames(tmp_path / "clips.zip", [0])
 
 
-def test_an_mp4_cut_off_before_its_index(tmp_path, clip):
+def test_an_mp4_truncated_before_its_index_is_refused(tmp_path, clip):
     cut = _write(tmp_path / "cut.mp4", clip.read_bytes()[:4000])
     with pytest.raises(ValueError, match=r"cut.mp4: expected a video or sound file, found none"):
         read_frames(cut, [0])
 
 
-def test_a_file_cut_off_before_its_first_frame(tmp_path):
+def test_a_file_truncated_before_its_first_frame_is_refused(tmp_path):
     kind = CLIP_KINDS["mp4 with the index in front"]
     content = write_clip(tmp_path / "whole.mp4", kind, range(60)).read_bytes()
     cut = _write(tmp_path / "cut.mp4", content[: content.index(b"mdat") + 20])
@@ -154,7 +154,7 @@ def test_a_file_cut_off_before_its_first_frame(tmp_path):
         read_frames(cut, [0])
 
 
-def test_a_file_without_a_single_frame(tmp_path):
+def test_a_file_without_frames_is_refused(tmp_path):
     with av.open(str(tmp_path / "none.mkv"), "w") as container:
         stream = container.add_stream("libx264", rate=30)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
@@ -163,13 +163,13 @@ def test_a_file_without_a_single_frame(tmp_path):
         read_frames(tmp_path / "none.mkv", [0])
 
 
-def test_sound_alone_is_no_video(tmp_path):
+def test_a_file_with_only_sound_is_refused_as_video(tmp_path):
     write_sound(tmp_path / "sound.wav", "pcm_s16le", seconds=1)
     with pytest.raises(ValueError, match=r"sound.wav: expected a video stream, found only sound"):
         read_frames(tmp_path / "sound.wav", [0])
 
 
-def test_a_cover_picture_is_no_video(tmp_path):
+def test_a_cover_picture_does_not_count_as_video(tmp_path):
     write_sound(tmp_path / "song.mp3", "libmp3lame", seconds=1)
     cover = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(cover, "JPEG")
@@ -186,7 +186,7 @@ def test_a_cover_picture_is_no_video(tmp_path):
     assert read_audio(covered, 16000).present
 
 
-def test_metadata_need_not_be_utf_8(tmp_path, clip):
+def test_metadata_in_another_encoding_than_utf_8_is_accepted(tmp_path, clip):
     path = tmp_path / "clip.mp4"
     with av.open(str(clip)) as source, av.open(str(path), "w") as output:
         output.metadata["title"] = "a title to spoil"
@@ -201,7 +201,7 @@ def test_metadata_need_not_be_utf_8(tmp_path, clip):
     assert _stamps(path) == [59, 3]
 
 
-def test_empty_bytes_and_odd_file_objects(clip, tmp_path):
+def test_empty_bytes_and_wrong_file_objects_are_refused(clip, tmp_path):
     with pytest.raises(ValueError, match="bytes given as media are empty"):
         read_frames(b"", [0])
     with pytest.raises(ValueError, match="found an empty file"):
@@ -213,7 +213,7 @@ def test_empty_bytes_and_odd_file_objects(clip, tmp_path):
         read_frames(b"not a video file", [0])
 
 
-def test_one_error_and_no_chatter(clip, capfd, caplog):
+def test_reading_prints_and_logs_nothing(clip, capfd, caplog):
     with caplog.at_level(logging.WARNING):
         _stamps(clip)
     assert caplog.text == ""
@@ -229,7 +229,7 @@ def _feed(pipe, chunks):
 
 @pytest.fixture
 def named_pipe(tmp_path):
-    """Starts to write chunks to a pipe, once somebody reads; returns its path."""
+    """Creates a pipe and a thread that writes chunks to it as soon as it is read; returns its path."""
     writers = []
 
     def make(*chunks):
@@ -245,7 +245,7 @@ def named_pipe(tmp_path):
         assert not writer.is_alive()
 
 
-def test_a_pipe_is_read_once_for_all_that_is_read_from_it(tmp_path, named_pipe):
+def test_a_pipe_is_read_once_for_video_and_sound(tmp_path, named_pipe):
     write_sound(tmp_path / "clip.mp4", "aac", seconds=2, clip=CLIP_KINDS["mp4"])
     content = (tmp_path / "clip.mp4").read_bytes()
     pipe = named_pipe(content[:1000], content[1000:])
@@ -266,7 +266,7 @@ def test_a_process_substitution_is_read(clip):
     "form", ["/dev/stdin from a pipe", "/dev/stdin from a file", "file object", "process substitution"]
 )
 def test_pipes_of_the_shell_are_read(clip, form):
-    """In a process of its own, whose standard input they are."""
+    """In a separate process that gets the pipe as its standard input or as a path."""
     reading = "read_frames(sys.stdin.buffer" if form == "file object" else "read_frames(sys.argv[1]"
     program = f"import sys; from modeling_sen.video_io import read_frames; print({reading}, [5]).num_frames_total)"
     python = f"'{sys.executable}' -c '{program}'"
@@ -280,14 +280,14 @@ def test_pipes_of_the_shell_are_read(clip, form):
     assert run.stdout == "60\n", run.stderr
 
 
-def test_file_objects_that_cannot_seek_are_read_once(clip):
+def test_file_objects_without_seek_are_read_once(clip):
     reader, writer = os.pipe()
     threading.Thread(target=lambda: _feed(writer, [clip.read_bytes()]), daemon=True).start()
     with open(reader, "rb") as file:
         assert _stamps(file) == [59, 3]
 
 
-def test_a_pipe_that_gives_nothing_is_not_waited_for_for_ever(tmp_path, monkeypatch, named_pipe):
+def test_a_pipe_without_data_raises_after_a_time_limit(tmp_path, monkeypatch, named_pipe):
     monkeypatch.setattr(media_source, "WAIT", 0.2)
     os.mkfifo(tmp_path / "silent")
     with pytest.raises(TimeoutError, match=r"silent: expected a video .*, found a pipe that gives nothing for 0.2 s"):
@@ -298,7 +298,7 @@ def test_a_pipe_that_gives_nothing_is_not_waited_for_for_ever(tmp_path, monkeypa
         read_frames("/dev/null", [0])
 
 
-def test_a_writer_that_stops_halfway_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+def test_a_writer_that_stops_halfway_raises_after_a_time_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(media_source, "WAIT", 0.2)
     os.mkfifo(tmp_path / "stuck")
     done = threading.Event()
@@ -315,7 +315,7 @@ def _then_wait(chunk, done):
     done.wait(10)
 
 
-def test_a_pipe_may_give_so_much_and_no_more(monkeypatch, clip, named_pipe):
+def test_the_size_of_a_pipe_is_limited(monkeypatch, clip, named_pipe):
     size = clip.stat().st_size
     monkeypatch.setattr(media_source, "LARGEST_PIPE", size)
     assert _stamps(io.BufferedReader(_Unseekable(clip.read_bytes()))) == [59, 3]
@@ -331,8 +331,8 @@ class _Unseekable(io.BytesIO):
 
 
 @pytest.mark.parametrize("given", ["path", "file object", "bytes"])
-def test_opening_takes_a_bounded_time(tmp_path, monkeypatch, given):
-    """A header followed by padding that looks like empty parts of it."""
+def test_the_time_for_opening_is_limited(tmp_path, monkeypatch, given):
+    """The padding after the header looks like empty chunks."""
     monkeypatch.setattr(media_source, "OPENING_STEP", 0.2)
     padded = tmp_path / "padded.wav"
     write_sound(padded, "pcm_s16le", seconds=1)
@@ -356,7 +356,7 @@ def test_opening_a_padded_file_takes_at_most_ten_seconds(tmp_path):
     assert time.monotonic() - start < 12
 
 
-def test_the_next_packet_is_not_searched_for_for_ever(tmp_path, monkeypatch, clip):
+def test_the_time_for_finding_the_next_packet_is_limited(tmp_path, monkeypatch, clip):
     monkeypatch.setattr(media_source, "NEXT_PACKET", 0.2)
     padded = write_clip(tmp_path / "padded.mkv", CLIP_KINDS["mkv"], range(30))
     os.truncate(padded, 1 << 31)
@@ -364,8 +364,8 @@ def test_the_next_packet_is_not_searched_for_for_ever(tmp_path, monkeypatch, cli
         read_frames(padded, [0])
 
 
-def test_streams_that_turn_up_late_change_nothing(tmp_path):
-    """At the end of such a file PyAV reads behind its list of streams, and mostly raises an IndexError."""
+def test_streams_that_start_late_do_not_change_the_frames(tmp_path):
+    """At the end of such a file PyAV reads past its list of streams and usually raises an IndexError."""
     late = write_flv_with_late_sound(tmp_path / "late.flv", tmp_path)
     with av.open(str(late)) as container:
         assert len(container.streams) == 1
@@ -375,13 +375,13 @@ def test_streams_that_turn_up_late_change_nothing(tmp_path):
 @pytest.mark.parametrize(
     "error", [IndexError("list index"), MemoryError(), OverflowError("int too large"), av.error.ExitError(1, "exit")]
 )
-def test_whatever_goes_wrong_in_a_container_names_the_file(clip, error):
+def test_any_error_inside_a_container_is_raised_with_the_file_name(clip, error):
     message = rf"clip.mp4: cannot be read.*{type(error).__name__}"
     with open_media_source(clip) as source, pytest.raises(ValueError, match=message), source.container():
         raise error
 
 
-def test_errors_that_name_the_file_pass_as_they_are(clip):
+def test_errors_that_name_the_file_are_raised_unchanged(clip):
     error = FileNotFoundError(f"{clip}: told already")
     with open_media_source(clip) as source, pytest.raises(FileNotFoundError) as caught, source.container():
         raise error

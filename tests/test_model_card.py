@@ -1,4 +1,4 @@
-"""The model card: encoders with commits and licences, counts, training, results to the last digit, words of a person."""
+"""The model card: encoders with commits and licences, parameter counts, training, exact results, and text by its authors."""
 
 import copy
 import re
@@ -27,7 +27,7 @@ from recipes.sen_tiny.card import (
     tracking_card_text,
 )
 
-# Of the Hub's own list (huggingface.js, packages/tasks/src/pipelines.ts): those about video, and features.
+# Pipeline tags of the Hub (huggingface.js, packages/tasks/src/pipelines.ts) for video and features.
 HUB_TASKS = {"video-classification", "video-text-to-text", "video-to-video", "text-to-video", "feature-extraction"}
 HUB_TASKS |= {"keypoint-detection"}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -51,7 +51,7 @@ RESULTS = {
 
 
 def config_on_hub(model):
-    """The model's configuration as if its towers had come from the Hub."""
+    """The model's configuration as if its towers came from the Hub."""
     config = copy.deepcopy(model.config)
     for spec in [*config.neurons, config.text_tower]:
         spec["hub_id"], spec["revision"] = f"org/{spec['name']}", COMMIT
@@ -60,7 +60,7 @@ def config_on_hub(model):
 
 @pytest.fixture
 def licences(monkeypatch):
-    """Repository -> licence, as the repositories' cards state it."""
+    """Repository -> licence, as the repositories' cards give it."""
     stated: dict[str, str | None] = {}
     monkeypatch.setattr(base_models, "licence_of_repository", lambda source: stated.get(source.location))
     return stated
@@ -74,7 +74,7 @@ def section(card, name: str) -> str:
     return re.search(rf"## {name}\n\n(.*?)(?=\n## |\n<!-- )", card.text, re.DOTALL)[1].strip()
 
 
-def test_encoders_stand_on_it_with_commit_licence_and_size(make_sen, licences):
+def test_encoders_are_listed_with_commit_licence_and_size(make_sen, licences):
     model = make_sen()
     licences |= {"org/image": "mit", "org/video": "cc-by-4.0"}
     card = model_card(model, config_on_hub(model), "org/sen")
@@ -85,14 +85,14 @@ def test_encoders_stand_on_it_with_commit_licence_and_size(make_sen, licences):
         f"| `image` | 2 frames | [org/image](https://huggingface.co/org/image) | `{COMMIT[:12]}` | mit | {parameters:,} |"
     )
     assert "| cc-by-4.0 |" in rows["video"]
-    assert "| unknown |" in rows["audio"]  # never guessed
+    assert "| unknown |" in rows["audio"]  # not guessed
     data = metadata(card)
     assert data["base_model"] == ["org/image", "org/video", "org/audio", "org/class_text"]
     assert (data["base_model_relation"], data["license"]) == ("adapter", "apache-2.0")
     assert "Not for commercial use" not in card.text
 
 
-def test_copies_of_towers_keep_their_origin(make_sen, tmp_path, licences):
+def test_copied_towers_are_listed_with_their_origin(make_sen, tmp_path, licences):
     model = make_sen()
     for spec in (model.config.neurons[0], model.config.text_tower):
         spec["base_model"] = f"org/clip@{COMMIT}"
@@ -108,7 +108,7 @@ def test_copies_of_towers_keep_their_origin(make_sen, tmp_path, licences):
         assert "This repository holds all of them, in `neuron_NAME`." in card.text
 
 
-def test_a_licence_is_read_from_the_card_beside_the_weights(make_sen, towers, tmp_path):
+def test_the_licence_of_a_local_tower_is_read_from_the_card_in_its_folder(make_sen, towers, tmp_path):
     folder = shutil.copytree(towers["clip"], tmp_path / "clip")
     (folder / "README.md").write_text("---\nlicense: other\nlicense_name: some-nc-licence\n---\n")
     neurons = [{"hub_id": str(folder), "num_frames": 2}]
@@ -116,7 +116,7 @@ def test_a_licence_is_read_from_the_card_beside_the_weights(make_sen, towers, tm
     image, text = base_models.base_models(model, model.config, {})
     assert (image.licence, image.hub_id, image.is_non_commercial) == ("some-nc-licence", None, True)
     assert (text.licence, text.is_non_commercial) == (None, False)
-    (folder / "README.md").write_text("---\nlicense: [mit\n---\n")  # damaged
+    (folder / "README.md").write_text("---\nlicense: [mit\n---\n")  # damaged YAML
     assert base_models.base_models(model, model.config, {})[0].licence is None
 
 
@@ -133,7 +133,7 @@ def test_a_licence_is_read_from_the_card_beside_the_weights(make_sen, towers, tm
         ("ncsa", False),
     ],
 )
-def test_licences_that_forbid_commercial_use(licence, expected):
+def test_licences_that_forbid_commercial_use_are_recognised(licence, expected):
     assert base_models.is_non_commercial(licence) is expected
 
 
@@ -149,7 +149,7 @@ def test_a_non_commercial_encoder_marks_the_card(make_sen, licences):
     assert "What was trained on top is under mit." in top
 
 
-def test_parameters_are_those_of_the_file(make_sen, tmp_path):
+def test_parameter_counts_are_those_of_the_saved_file(make_sen, tmp_path):
     model = random_weights(make_sen())
     model.save_pretrained(tmp_path)
     own = sum(weight.numel() for weight in load_file(tmp_path / "model.safetensors").values())
@@ -159,7 +159,7 @@ def test_parameters_are_those_of_the_file(make_sen, tmp_path):
     assert text.startswith(f"{own:,} of {total:,} parameters ({100 * own / total:.2f} %)")
 
 
-def test_results_are_in_the_metadata_to_the_last_digit(make_sen):
+def test_results_are_exact_in_the_metadata(make_sen):
     model = make_sen()
     entries = eval_results(RESULTS, "zero-shot-video-classification", "video-classification")
     card = model_card(model, model.config, "org/sen", results=entries)
@@ -177,7 +177,7 @@ def test_results_are_in_the_metadata_to_the_last_digit(make_sen):
     assert "No measurements are recorded." in model_card(model, model.config, "org/sen").text
 
 
-def test_the_task_of_this_package_is_a_tag_and_the_hubs_the_pipeline_tag(make_sen):
+def test_the_packages_task_is_a_tag_and_the_hubs_task_the_pipeline_tag(make_sen):
     model = make_sen()
     data = metadata(model_card(model, model.config, "org/sen"))
     assert data["pipeline_tag"] in HUB_TASKS
@@ -185,14 +185,14 @@ def test_the_task_of_this_package_is_a_tag_and_the_hubs_the_pipeline_tag(make_se
     assert data["library_name"] == "transformers"
 
 
-def test_without_class_texts_it_embeds(towers):
+def test_the_card_of_a_sen_without_class_texts_shows_how_to_embed(towers):
     model = SENModel.from_neurons([{"hub_id": towers["clip"], "num_frames": 2}], projection_dim=12, **SMALL)
     card = model_card(model, model.config, "org/sen")
     assert metadata(card)["pipeline_tag"] in HUB_TASKS
     assert 'SENEncoder.from_pretrained("org/sen")' in section(card, "Use")
 
 
-def test_a_head_is_loaded_by_its_own_class(make_sen):
+def test_the_card_of_a_head_loads_it_with_its_own_class(make_sen):
     toy, sen = load_toy_head(), make_sen()
     head = toy.ToyHead(toy.ToyConfig(sen_config=sen.config.to_dict()))
     head.base_model.load_neurons()
@@ -205,7 +205,7 @@ def test_a_head_is_loaded_by_its_own_class(make_sen):
     assert metadata(card)["pipeline_tag"] in HUB_TASKS
 
 
-def test_a_tracker_has_the_example_of_its_pipeline(tiny_tracker):
+def test_the_card_of_a_tracker_shows_its_pipeline(tiny_tracker):
     card = model_card(tiny_tracker, tiny_tracker.sen.config, "org/tracker")
     data = metadata(card)
     assert data["pipeline_tag"] in HUB_TASKS
@@ -213,10 +213,10 @@ def test_a_tracker_has_the_example_of_its_pipeline(tiny_tracker):
     assert 'track = pipeline("video-tracking", model="org/tracker")' in section(card, "Use")
     assert "pip install 'modeling-sen[tracking]'" in section(card, "Use")
     assert "are the association and head" in section(card, "Trained")
-    assert "untrained" not in section(card, "Limits")  # the gate of the fused embedding is not of a tracker
+    assert "untrained" not in section(card, "Limits")  # a tracker has no gate of the fused embedding
 
 
-def test_training_is_told_without_paths_of_this_machine(tmp_path):
+def test_training_is_described_without_local_paths(tmp_path):
     run = tmp_path / "run"
     best = run / "best"
     best.mkdir(parents=True)
@@ -249,7 +249,7 @@ def test_training_is_told_without_paths_of_this_machine(tmp_path):
     assert "runtime" not in text
 
 
-def test_words_of_a_person_stand_in_their_section(make_sen, tmp_path):
+def test_texts_in_the_card_folder_are_added_to_their_sections(make_sen, tmp_path):
     model = make_sen()
     (tmp_path / "card").mkdir()
     (tmp_path / "card" / "introduction.md").write_text("For birds.\n")
@@ -261,14 +261,14 @@ def test_words_of_a_person_stand_in_their_section(make_sen, tmp_path):
     assert "have recorded none" not in card.text
 
 
-def test_an_untrained_association_is_called_so(make_sen):
+def test_an_untrained_association_is_marked(make_sen):
     model = make_sen()
     assert "The association is untrained" in model_card(model, model.config, "org/sen").text
     trained = random_weights(model)
     assert "untrained" not in model_card(trained, trained.config, "org/sen").text
 
 
-def test_a_card_that_somebody_changed_keeps_its_text(make_sen):
+def test_an_edited_card_keeps_its_text(make_sen):
     model = make_sen()
     card = model_card(model, model.config, "org/sen")
     pushed = ModelCard(str(card))
@@ -284,11 +284,11 @@ def test_a_card_that_somebody_changed_keeps_its_text(make_sen):
     assert kept.data["language"] == "en"
     assert {"birds", "sen"} <= set(kept.data["tags"])
     assert kept.data["eval_results"] == entries
-    without = ModelCard(str(keeping_text(card, kept)))  # as after training on
+    without = ModelCard(str(keeping_text(card, kept)))  # results are dropped, as after further training
     assert without.data["eval_results"] is None
 
 
-def test_cards_that_no_person_wrote_are_replaced():
+def test_only_generated_cards_are_replaced():
     assert is_generated("\n")
     assert is_generated(
         "This is the model card of a transformers model. This model card has been automatically generated."
@@ -296,26 +296,26 @@ def test_cards_that_no_person_wrote_are_replaced():
     assert not is_generated("# My model\n\nAbout birds.\n")
 
 
-def test_the_card_of_sen_tiny_is_as_its_files_say():
+def test_the_card_of_sen_tiny_is_up_to_date():
     assert CARD.read_text() == card_text()
     text = CARD.read_text()
     assert all(words.read_text().strip() in text for words in Path(SEN_TINY, "card").glob("*.md"))
 
 
 @pytest.mark.skipif(not Path(SEN_TINY_TRACKING, "config.json").is_file(), reason="the tracker is not trained yet")
-def test_the_card_of_sen_tinys_tracker_is_as_its_files_say():
+def test_the_card_of_sen_tinys_tracker_is_up_to_date():
     assert TRACKING_CARD.read_text() == tracking_card_text()
     text = TRACKING_CARD.read_text()
     assert all(words.read_text().strip() in text for words in Path(SEN_TINY_TRACKING, "card").glob("*.md"))
 
 
-def test_the_card_of_sen_tinys_chat_is_as_its_files_say():
+def test_the_card_of_sen_tinys_chat_is_up_to_date():
     assert CHAT_CARD.read_text() == chat_card_text()
     text = CHAT_CARD.read_text()
     assert all(words.read_text().strip() in text for words in Path(SEN_TINY_CHAT, "card").glob("*.md"))
 
 
-def test_the_card_of_sen_tinys_editing_is_as_its_files_say():
+def test_the_card_of_sen_tinys_editing_is_up_to_date():
     assert EDITING_CARD.read_text() == editing_card_text()
     text = EDITING_CARD.read_text()
     assert all(words.read_text().strip() in text for words in Path(SEN_TINY_EDITING, "card").glob("*.md"))

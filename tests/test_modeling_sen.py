@@ -37,7 +37,7 @@ def test_masked_rows_equal_runs_without_the_modality(make_sen, integrate):
             torch.testing.assert_close(together.knowledge[row : row + 1], output.knowledge)
 
 
-def test_what_a_masked_neuron_is_given_changes_nothing(make_sen):
+def test_inputs_of_a_masked_neuron_have_no_effect(make_sen):
     model, inputs = random_weights(make_sen()), random_inputs()
     mask = torch.tensor([[True, True, False], [True, True, True]])
     with torch.no_grad():
@@ -46,17 +46,17 @@ def test_what_a_masked_neuron_is_given_changes_nothing(make_sen):
         assert torch.equal(model(**inputs, neuron_mask=mask).fused_embeds, first)
 
 
-def test_a_sample_without_any_neuron_raises_and_names_the_modalities(make_sen):
+def test_a_sample_without_any_neuron_raises_and_lists_the_neurons(make_sen):
     model, inputs = make_sen(), random_inputs()
     with pytest.raises(ValueError, match=r"\[1\] have no neuron.*image \(image\), video \(video\), audio \(audio\)"):
         model(**inputs, neuron_mask=torch.tensor([[True, False, False], [False, False, False]]))
     with pytest.raises(ValueError, match=r"no neuron has inputs.*audio"):
         model()
-    with pytest.raises(ValueError, match="have no neuron"):  # a mask cannot conjure up what was not given
+    with pytest.raises(ValueError, match="have no neuron"):  # the mask is true for neurons without inputs
         model(audio_input_features=inputs["audio_input_features"], neuron_mask=torch.tensor([[True, True, False]] * 2))
 
 
-def test_inputs_that_do_not_fit_raise(make_sen):
+def test_wrong_inputs_raise(make_sen):
     model, inputs = make_sen(), random_inputs()
     with pytest.raises(TypeError, match=r"depth_pixel_values.*image_pixel_values"):
         model(**inputs, depth_pixel_values=torch.zeros(2, 1, 3, 16, 16))
@@ -86,7 +86,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_every_variant_changes_the_output_and_learns(make_sen, variant):
+def test_every_variant_changes_the_output_and_gets_gradients(make_sen, variant):
     model, inputs = make_sen(**variant), random_inputs()
     with torch.no_grad():
         untrained = model(**inputs)
@@ -106,7 +106,7 @@ def test_every_variant_changes_the_output_and_learns(make_sen, variant):
             assert parameter.grad is None, name
 
 
-def test_without_prompts_neurons_look_once_and_are_asked_each_round(make_sen, monkeypatch):
+def test_without_prompts_neurons_run_once_and_answers_are_read_each_round(make_sen, monkeypatch):
     model, inputs = random_weights(make_sen(prompt="none")), random_inputs()
     monkeypatch.delattr(Neuron, "look_again")
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_without_prompts_neurons_look_once_and_are_asked_each_round(make_sen, mo
     assert (perturbed.answers - state.answers).abs().max() > 1e-4
 
 
-def test_each_round_hears_the_summary_of_the_round_before(make_sen, monkeypatch):
+def test_each_round_gets_the_summary_of_the_round_before(make_sen, monkeypatch):
     model = random_weights(make_sen(num_rounds=3))
     made, passed = [], []
     fuse = model.fusion.forward
@@ -140,7 +140,7 @@ def test_each_round_hears_the_summary_of_the_round_before(make_sen, monkeypatch)
         )
     with torch.no_grad():
         model(**random_inputs())
-    assert len(made) == 4  # of the first look, and of each round
+    assert len(made) == 4  # for the first look and for each round
     assert [summary is before for summary, before in zip(passed, made[:3], strict=True)] == [True] * 3
 
 
@@ -159,7 +159,7 @@ def test_states_have_the_documented_shapes(make_sen):
         assert state.answers.shape == (2, SMALL["num_prompt_tokens"], 16)
 
 
-def test_all_rounds_show_round_zero_to_the_last(make_sen):
+def test_all_rounds_contain_round_zero_to_the_last(make_sen):
     model = random_weights(make_sen())
     with torch.no_grad():
         output = model(**random_inputs(), output_all_rounds=True)
@@ -182,7 +182,7 @@ def test_without_rounds_the_towers_run_once(make_sen):
 @pytest.mark.parametrize(
     ("prompt", "what"), [("tokens", "pooler_output"), ("queries", "answers"), ("none", "answers")]
 )
-def test_knowledge_of_one_neuron_reaches_another(make_sen, prompt, what):
+def test_association_passes_information_between_neurons(make_sen, prompt, what):
     model, inputs = random_weights(make_sen(prompt=prompt)), random_inputs()
     with torch.no_grad():
         first = getattr(model(**inputs).neuron_states["image"], what)
@@ -194,12 +194,12 @@ def test_knowledge_of_one_neuron_reaches_another(make_sen, prompt, what):
         assert torch.equal(model(**inputs).neuron_states["image"].pooler_output, single)
 
 
-def test_prompt_deeper_than_a_tower_raises(make_sen):
+def test_a_prompt_depth_beyond_the_tower_raises(make_sen):
     with pytest.raises(ValueError, match=r"neuron 'image': prompt_depth is 5, expected 1 to 4, the tower's layers"):
         make_sen(prompt_depth=5)
 
 
-def test_neuron_after_its_tower_starts_as_it_is_and_learns(make_sen, towers):
+def test_a_neuron_with_prompts_after_its_tower_is_unchanged_at_the_start_and_learns(make_sen, towers):
     model = make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 2}, towers["timesformer"]])
     assert model.config.neuron_specs[1].prompt_side == "after"
     inputs = random_inputs()
@@ -216,7 +216,7 @@ def test_neuron_after_its_tower_starts_as_it_is_and_learns(make_sen, towers):
     assert all(block.prompting["video"].weight.grad.abs().sum() > 0 for block in model.blocks)
 
 
-def test_text_that_belongs_to_the_input_is_a_neuron(make_sen, towers):
+def test_text_inputs_are_read_by_a_text_neuron(make_sen, towers):
     model = random_weights(make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 2}, towers["bert"]]))
     assert set(model.neurons) == {"image", "words", "class_text"}
     inputs = {"image_pixel_values": random_inputs()["image_pixel_values"]}
@@ -234,7 +234,7 @@ def test_text_that_belongs_to_the_input_is_a_neuron(make_sen, towers):
 
 
 @pytest.mark.parametrize("preset", ["clip-videomae-ast", "clip-xclip-ast"])
-def test_three_base_size_towers_need_at_most_20_megabytes(preset):
+def test_the_association_of_three_base_size_towers_takes_at_most_20_megabytes(preset):
     config = SENConfig.from_preset(preset)
     assert (config.hidden_size, config.num_rounds, config.num_prompt_tokens) == (256, 3, 4)
     with torch.device("meta"):
@@ -242,7 +242,7 @@ def test_three_base_size_towers_need_at_most_20_megabytes(preset):
     assert 4 * sum(parameter.numel() for parameter in model.parameters()) <= 20e6
 
 
-def test_trainable_parameters_are_the_associations_only(make_sen, capsys):
+def test_only_the_associations_parameters_are_trainable(make_sen, capsys):
     model = make_sen()
     trainable, total = model.trainable_parameters()
     assert trainable == sum(tensor.numel() for tensor in model.state_dict().values())
@@ -251,7 +251,7 @@ def test_trainable_parameters_are_the_associations_only(make_sen, capsys):
     assert f"trainable params: {trainable:,}" in capsys.readouterr().out
 
 
-def test_attention_implementation_reaches_the_towers(make_sen):
+def test_set_attn_implementation_applies_to_the_towers(make_sen):
     model, inputs = random_weights(make_sen()), random_inputs()
     with torch.no_grad():
         expected = model(**inputs).fused_embeds
@@ -261,7 +261,7 @@ def test_attention_implementation_reaches_the_towers(make_sen):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_implementation_of_a_load_reaches_the_towers(make_sen, tmp_path, dtype):
+def test_attn_implementation_applies_to_towers_when_a_model_is_loaded(make_sen, tmp_path, dtype):
     random_weights(make_sen()).save_pretrained(tmp_path / "sen")
     inputs, config = random_inputs(), AutoConfig.from_pretrained(tmp_path / "sen")
     by_default = SENModel.from_pretrained(tmp_path / "sen", dtype=dtype)
@@ -278,7 +278,7 @@ def test_attention_implementation_of_a_load_reaches_the_towers(make_sen, tmp_pat
     assert found == {"image": "sdpa", "video": "eager", "audio": "eager", "class_text": "eager"}
 
 
-def test_compiled_blocks_give_the_same_result(make_sen):
+def test_compiled_blocks_give_the_same_outputs(make_sen):
     model, inputs = random_weights(make_sen()), random_inputs()
     with torch.no_grad():
         expected = model(**inputs)
@@ -290,8 +290,8 @@ def test_compiled_blocks_give_the_same_result(make_sen):
     torch.testing.assert_close(output.knowledge, expected.knowledge)
 
 
-def test_towers_are_the_stock_ones(make_sen, towers):
-    """What each neuron knows in round 0 is what the stock class says."""
+def test_first_looks_equal_the_outputs_of_the_stock_towers(make_sen, towers):
+    """The state of round 0 is the output of the class in Transformers."""
     model, inputs = make_sen(num_rounds=0), random_inputs()
     with torch.no_grad():
         states = model(**inputs).neuron_states

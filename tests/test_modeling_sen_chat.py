@@ -1,4 +1,4 @@
-"""The chat model: what it computes, what is trained, generation with features and caches, and bad inputs."""
+"""The chat model: outputs, trained weights, generation with features and caches, and wrong inputs."""
 
 import copy
 
@@ -28,7 +28,7 @@ def chat(make_sen, folders):
 
 @pytest.fixture
 def asking(make_sen, towers, folders):
-    """Association depends on a question."""
+    """A chat model whose association depends on a question."""
     neurons = [
         {"hub_id": towers["clip"], "num_frames": 2},
         towers["videomae"],
@@ -48,15 +48,15 @@ def logits_of(model, ids, **inputs):
 
 
 def answer(model, ids, **inputs):
-    inputs.setdefault("attention_mask", torch.ones_like(ids))  # random answers may hold the id of padding
+    inputs.setdefault("attention_mask", torch.ones_like(ids))  # random answers may contain the padding id
     return model.generate(input_ids=ids, max_new_tokens=6, do_sample=False, **inputs)[:, ids.shape[1] :]
 
 
-# --- what it computes ------------------------------------------------------------------------------------------------
+# --- outputs ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "tied", "llama"])
-def test_text_alone_is_the_language_model_to_the_bit(make_sen, folders, kind):
+def test_without_video_the_outputs_equal_the_language_models_bit_for_bit(make_sen, folders, kind):
     model = SENForConditionalGeneration.from_llm(folders[kind], make_sen())
     plain = make_language_model(kind)
     with torch.no_grad():
@@ -64,8 +64,8 @@ def test_text_alone_is_the_language_model_to_the_bit(make_sen, folders, kind):
     assert torch.equal(answer(model, IDS), plain.generate(input_ids=IDS, max_new_tokens=6, do_sample=False)[:, 5:])
 
 
-def test_visual_tokens_stand_in_the_places_of_placeholders(chat):
-    """Two prompts of different numbers of windows, against embeddings that are put together by hand."""
+def test_visual_tokens_replace_the_placeholders(chat):
+    """Two prompts with different numbers of windows; the reference embeddings are concatenated by hand."""
     inputs, visual = random_inputs(3), chat.config.visual_tokens
     ids = torch.cat([prompt(chat, 2), torch.nn.functional.pad(prompt(chat, 1, seed=1), (visual, 0))])
     mask = torch.ones_like(ids)
@@ -104,7 +104,7 @@ def test_answers_depend_on_the_video(chat):
     assert not torch.allclose(one, other, atol=1e-2)
 
 
-def test_an_absent_neuron_has_no_influence(chat):
+def test_an_absent_neuron_has_no_effect(chat):
     ids, inputs = prompt(chat), random_inputs(1)
     mask = torch.tensor([[True, False, True]])
     masked = logits_of(chat, ids, neuron_mask=mask, **inputs)
@@ -115,7 +115,7 @@ def test_an_absent_neuron_has_no_influence(chat):
     torch.testing.assert_close(masked, logits_of(chat, ids, neuron_mask=mask, **inputs))
 
 
-def test_precomputed_features_and_first_looks_equal_inputs(chat):
+def test_precomputed_features_and_first_looks_give_the_same_outputs_as_inputs(chat):
     ids, inputs = prompt(chat, 2), random_inputs(2)
     with torch.no_grad():
         features = chat.get_video_features(**inputs)
@@ -130,10 +130,10 @@ def test_precomputed_features_and_first_looks_equal_inputs(chat):
         for _ in range(2):
             found = answer(chat, ids, **settings, mm_encoder_outputs={"video": features})
             assert torch.equal(found, expected)
-            assert torch.equal(features.pooler_output, before)  # not repeated for the beams in place
+            assert torch.equal(features.pooler_output, before)  # beam search must not repeat them in place
 
 
-def test_the_towers_run_once_in_generation(chat):
+def test_generation_runs_the_towers_once(chat):
     calls = []
     chat.sen.neurons["image"].tower.register_forward_hook(lambda *_: calls.append(1))
     answer(chat, prompt(chat), num_beams=2, **random_inputs(1))
@@ -141,41 +141,42 @@ def test_the_towers_run_once_in_generation(chat):
 
 
 @pytest.mark.parametrize("settings", [{"use_cache": False}, {"prefill_chunk_size": 4}])
-def test_ways_of_generation_agree(chat, settings):
+def test_generation_does_not_depend_on_caching_and_prefill_chunks(chat, settings):
     ids, inputs = prompt(chat, 2), random_inputs(2)
     assert torch.equal(answer(chat, ids, **settings, **inputs), answer(chat, ids, **inputs))
 
 
 @pytest.mark.parametrize("name", ["cache", "past_key_values"])
-def test_a_second_question_needs_no_video_where_the_cache_holds_it(chat, name):
+def test_a_second_question_needs_no_video_inputs_if_the_cache_contains_it(chat, name):
     inputs, cache = random_inputs(2), DynamicCache(config=chat.language_model.config)
     ids = prompt(chat)
     first = answer(chat, ids, **{name: cache}, **rows(inputs, 0))
     ids = torch.cat([ids, first, torch.tensor([[9, 8, 7]])], dim=1)
     second = answer(chat, ids, **{name: cache})
     assert torch.equal(second, answer(chat, ids, **rows(inputs, 0)))
-    ids = torch.cat([ids, second, prompt(chat, seed=1)], dim=1)  # and a second video, later
+    ids = torch.cat([ids, second, prompt(chat, seed=1)], dim=1)  # a second video in a later turn
     third = answer(chat, ids, **{name: cache}, **rows(inputs, 1))
     assert torch.equal(third, answer(chat, ids, **inputs))
 
 
-def test_placeholders_are_never_generated_and_reach_no_logits_processor(make_sen, folders):
-    """Also where their id is one of the language model's."""
+def test_placeholders_are_never_generated_and_are_hidden_from_logits_processors(make_sen, folders):
+    """Also if the placeholder has an id of the language model's vocabulary."""
     for token in (VOCABULARY, 33):
         model = make_chat(make_sen(), folders["qwen3"], video_token_id=token)
         model.language_model.lm_head.weight.data[33] = 0
         ids, inputs = prompt(model), random_inputs(1)
         best = logits_of(model, ids, **inputs)[0, -1]
         if token == 33:
-            direction = torch.linalg.pinv(model.language_model.lm_head.weight) @ best  # a row that wins
+            # Makes this token the most likely one.
+            direction = torch.linalg.pinv(model.language_model.lm_head.weight) @ best
             model.language_model.lm_head.weight.data[33] = direction * 100
             assert logits_of(model, ids, **inputs)[0, -1].argmax() == 33
         assert token not in answer(model, ids, repetition_penalty=1.5, no_repeat_ngram_size=2, **inputs)
         assert token not in answer(model, ids, num_beams=2, repetition_penalty=1.5, **inputs)
 
 
-def test_a_repetition_penalty_is_that_of_the_words(chat):
-    """It lowers the words of the prompt, once each, and nothing else."""
+def test_a_repetition_penalty_ignores_placeholders(chat):
+    """It lowers the scores of the prompt's text tokens, once each, and no others."""
     ids, inputs = prompt(chat), random_inputs(1)
     text = ids[ids != chat.config.video_token_id][None]
     found = chat.generate(
@@ -192,10 +193,10 @@ def test_a_repetition_penalty_is_that_of_the_words(chat):
     torch.testing.assert_close(found.scores[0], expected)
 
 
-# --- questions as inputs of association ------------------------------------------------------------------------------
+# --- questions as inputs of the association --------------------------------------------------------------------------
 
 
-def test_association_depends_on_the_question_and_first_looks_are_kept(asking):
+def test_association_depends_on_the_question_with_the_same_first_looks(asking):
     generator = torch.Generator().manual_seed(2)
     video = {name: value for name, value in random_inputs(2).items() if not name.startswith("audio")}
     with torch.no_grad():
@@ -212,8 +213,8 @@ def test_association_depends_on_the_question_and_first_looks_are_kept(asking):
     assert not torch.allclose(*found, atol=1e-3)
 
 
-def test_a_neuron_that_one_window_lacks_has_no_influence_on_it(chat):
-    """Whatever stands in its place; the other window of the batch has the neuron."""
+def test_a_masked_neuron_has_no_effect_on_its_window(chat):
+    """For any inputs of the masked neuron; the other window of the batch has the neuron."""
     inputs, mask = random_inputs(2), torch.tensor([[True, False, True], [True, True, True]])
     with torch.no_grad():
         before = chat.get_video_features(neuron_mask=mask, **inputs).pooler_output
@@ -244,7 +245,7 @@ def gradients(model, **settings):
     return {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
 
 
-def test_projector_and_association_are_trained_towers_and_language_model_are_not(chat):
+def test_only_projector_and_association_are_trained(chat):
     found = gradients(chat)
     reached = {name for name, grad in found.items() if grad.any()}
     for part in ("projector.tokens.norms.image", "projector.tokens.enter.video", "projector.tokens.fusion.logits"):
@@ -272,8 +273,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(chat, use_reentrant):
         torch.testing.assert_close(found[name], grad, msg=name)
 
 
-def test_the_loss_of_parts_of_a_batch_adds_up(chat):
-    """`num_items_in_batch`, which the Trainer gives where gradients are accumulated, counts labels."""
+def test_losses_of_partial_batches_add_up(chat):
+    """`num_items_in_batch`, which the Trainer passes during gradient accumulation, is a number of labels."""
     ids = prompt(chat)
     labels = torch.where(ids < VOCABULARY, ids, -100)
     whole = chat(input_ids=ids, labels=labels, **random_inputs(1)).loss
@@ -281,7 +282,7 @@ def test_the_loss_of_parts_of_a_batch_adds_up(chat):
     torch.testing.assert_close(half * 8, whole * (labels[:, 1:] != -100).sum())
 
 
-def test_a_language_model_in_bfloat16_beside_a_projector_in_float32(make_sen, folders):
+def test_a_bfloat16_language_model_works_with_a_float32_projector(make_sen, folders):
     model = make_chat(random_weights(make_sen()), folders["qwen3"], language_model_kwargs={"dtype": torch.bfloat16})
     assert model.language_model.dtype == torch.bfloat16
     assert model.projector.tokens.leave.weight.dtype == torch.float32
@@ -295,7 +296,7 @@ def test_a_language_model_in_bfloat16_beside_a_projector_in_float32(make_sen, fo
     assert answer(model, ids, **inputs).shape == (1, 6)
 
 
-def test_the_sen_given_stays_as_it_is(make_sen, folders):
+def test_the_given_sen_is_not_modified(make_sen, folders):
     sen = random_weights(make_sen())
     before = copy.deepcopy(sen.state_dict())
     model = SENForConditionalGeneration.from_llm(folders["llama"], sen)
@@ -307,7 +308,7 @@ def test_the_sen_given_stays_as_it_is(make_sen, folders):
         assert torch.equal(sen.state_dict()[name], weight)
 
 
-# --- bad inputs ------------------------------------------------------------------------------------------------------
+# --- wrong inputs ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("windows", "videos"), [(1, 2), (2, 1), (1, 0), (0, 1)])
@@ -323,7 +324,7 @@ def test_placeholders_must_match_the_windows(chat, windows, videos):
         answer(chat, prompt(chat, windows), **inputs)
 
 
-def test_inputs_that_exclude_each_other_are_errors(chat):
+def test_contradictory_inputs_raise(chat):
     inputs = random_inputs(1)
     features = {"video": chat.get_video_features(**inputs)}
     with pytest.raises(ValueError, match="both mm_encoder_outputs and inputs of neurons"):
@@ -336,14 +337,14 @@ def test_inputs_that_exclude_each_other_are_errors(chat):
         chat(**inputs)
 
 
-def test_unknown_inputs_are_errors(chat):
+def test_unknown_inputs_raise(chat):
     with pytest.raises(TypeError, match="unexpected input 'pixel_values'"):
         chat(input_ids=prompt(chat), pixel_values=torch.zeros(1, 2, 3, 16, 16))
     with pytest.raises(ValueError, match=r"not used by the model.*pixel_value"):
         answer(chat, prompt(chat), pixel_value=torch.zeros(1, 2, 3, 16, 16))
 
 
-def test_windows_without_any_neuron_that_is_read_are_errors(asking):
+def test_windows_without_inputs_of_a_read_neuron_raise(asking):
     with pytest.raises(ValueError, match="no neuron that is read has inputs, expected some of image, video"):
         asking.get_video_features(words_input_ids=torch.tensor([[5, 6]]))
 
@@ -361,7 +362,7 @@ def test_the_signature_lists_the_inputs(chat):
 
 
 class StubProcessor:
-    """As of one prompt with one window."""
+    """A processor that returns one prompt with one window."""
 
     chat_template = None
     tokenizer = feature_extractor = image_processor = None
@@ -376,7 +377,7 @@ class StubProcessor:
         return ["".join(f" {number}" for number in row) for row in ids.tolist()]
 
 
-def test_the_pipeline_of_any_modality_runs_it_without_torchvision(chat):
+def test_the_any_to_any_pipeline_runs_the_model_without_torchvision(chat):
     ids, inputs = prompt(chat), random_inputs(1)
     pipe = AnyToAnyPipeline(model=chat, processor=StubProcessor(ids), device="cpu")
     found = pipe({"text": "", "videos": inputs}, max_new_tokens=6, generate_kwargs={"do_sample": False})

@@ -1,4 +1,4 @@
-"""The editing model: features of clips, one step of the video UNet, gradients, saving and loading, and bad inputs."""
+"""The editing model: features of clips, one step of the video UNet, gradients, saving and loading, and wrong inputs."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ FRAMES = np.random.default_rng(0).integers(0, 256, (6, 20, 28, 3), dtype=np.uint
 
 @pytest.fixture
 def base(tmp_path):
-    """Folder of a base model, of which the UNet is all that is read here."""
+    """The folder of a base model with only a UNet, the only part that is read here."""
     make_unet().save_pretrained(tmp_path / "base" / "unet")
     return str(tmp_path / "base")
 
@@ -33,7 +33,7 @@ def editing(make_sen):
 
 @pytest.fixture
 def worded(make_sen, towers):
-    """Association depends on a prompt."""
+    """An editing model whose association depends on a prompt."""
     neurons = [{"hub_id": towers["clip"], "num_frames": 2}, {"hub_id": towers["bert"], "name": "words"}]
     return make_editing(random_weights(make_sen(neurons=neurons)))
 
@@ -44,7 +44,7 @@ def predicted(model, features, frames=6):
 
 
 def trained(model):
-    """As after training: the adapter and the modulation of tokens are something."""
+    """Gives the adapter and the modulation of tokens non-zero weights, as after training."""
     randomize(model.adapter, 0.2)
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
@@ -53,10 +53,10 @@ def trained(model):
     return model
 
 
-# --- what it computes ------------------------------------------------------------------------------------------------
+# --- outputs ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_untrained_model_is_the_base_unet_on_one_frame_to_the_bit(editing):
+def test_an_untrained_model_equals_the_base_unet_on_one_frame_bit_for_bit(editing):
     step = random_step(2, 1)
     expected = per_frame(make_unet(), *step)
     with torch.no_grad():
@@ -64,28 +64,28 @@ def test_an_untrained_model_is_the_base_unet_on_one_frame_to_the_bit(editing):
         assert torch.equal(editing(*step), expected)
 
 
-def test_features_are_those_of_every_frame(editing):
-    """An image neuron sees each frame alone, so that its tokens are those of the tower on that frame."""
+def test_features_are_the_tokens_of_every_frame(editing):
+    """An image neuron encodes each frame separately, so its tokens equal those of the tower on that frame."""
     editing.sen.modulation.clear()
     with torch.no_grad():
         found = editing.video_features(FRAMES)
-        pixels = editing.processor(videos=FRAMES[:4])["image_pixel_values"]  # a window of four
+        pixels = editing.processor(videos=FRAMES[:4])["image_pixel_values"]  # one window
         tower = editing.sen.neurons["image"].tower(pixels[0]).last_hidden_state[:, 1:]
     assert {name: values.shape[:2] for name, values in found.items()} == {"image": (1, 6), "video": (1, 6)}
     torch.testing.assert_close(found["image"][0, :4].flatten(1, 2), tower)
 
 
-def test_a_video_neuron_gives_each_step_to_the_frames_around_it(editing):
+def test_each_step_of_a_video_neuron_applies_to_its_two_frames(editing):
     with torch.no_grad():
         found = editing.video_features(FRAMES)["video"][0]
-    steps = editing.sen.neurons["video"].spec.num_frames // 2  # its tower sees tubes of two frames
+    steps = editing.sen.neurons["video"].spec.num_frames // 2  # the tower's tubelets have two frames
     assert steps == 2
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[2], found[3])
     assert not torch.equal(found[1], found[2])
 
 
-def test_features_depend_on_the_prompt_where_a_neuron_reads_it(worded):
+def test_features_depend_on_the_prompt_if_a_neuron_reads_it(worded):
     trained(worded)
     with torch.no_grad():
         red, blue = (worded.video_features(FRAMES, prompt)["image"] for prompt in ("a dog barks", "man speaks"))
@@ -93,14 +93,14 @@ def test_features_depend_on_the_prompt_where_a_neuron_reads_it(worded):
     assert not torch.allclose(predicted(worded, {"image": red}), predicted(worded, {"image": blue}), atol=1e-4)
 
 
-def test_without_neurons_it_is_tune_a_video(make_sen):
+def test_a_model_without_neurons_works_as_in_tune_a_video(make_sen):
     model = make_editing(make_sen(), read_neurons=[])
     assert model.video_features(FRAMES) == {}
     randomize(model.adapter)
     assert predicted(model, {}).shape == (1, 4, 6, 8, 8)
 
 
-def test_the_sen_and_its_weights_stay_as_they_are(make_sen):
+def test_the_given_sen_is_not_modified(make_sen):
     sen = random_weights(make_sen())
     before = copy.deepcopy(sen.state_dict())
     model = make_editing(sen)
@@ -114,7 +114,7 @@ def test_the_sen_and_its_weights_stay_as_they_are(make_sen):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_reach_the_adapter_and_the_association_and_nothing_else(worded, checkpointing):
+def test_only_the_adapter_and_the_association_get_gradients(worded, checkpointing):
     trained(worded)
     if checkpointing:
         worded.train()
@@ -154,7 +154,7 @@ def test_a_saved_model_gives_the_same_output(make_sen, base, tmp_path):
     assert all(parameter.requires_grad for parameter in found.adapter.parameters())
 
 
-def test_a_base_model_beside_the_checkpoint_goes_along(make_sen, base, tmp_path):
+def test_a_base_model_in_the_checkpoint_folder_is_copied_when_saved_again(make_sen, base, tmp_path):
     model = trained(make_editing(random_weights(make_sen()), base))
     (tmp_path / "base" / "scheduler").mkdir()
     (tmp_path / "base" / "scheduler" / "scheduler_config.json").write_text("{}")
@@ -169,7 +169,7 @@ def test_a_base_model_beside_the_checkpoint_goes_along(make_sen, base, tmp_path)
     assert torch.equal(predicted(found, None), predicted(model, None))
 
 
-def test_a_unet_can_be_given(editing, tmp_path):
+def test_a_unet_can_be_passed(editing, tmp_path):
     trained(editing).save_pretrained(tmp_path)
     found = SENForVideoEditing.from_pretrained(tmp_path, unet=make_unet())
     assert torch.equal(predicted(found, None), predicted(editing, None))
@@ -179,7 +179,7 @@ def test_a_unet_can_be_given(editing, tmp_path):
         SENForVideoEditing.from_pretrained(tmp_path, unet=make_unet("sd2"))
 
 
-def test_in_bfloat16(make_sen, base, tmp_path):
+def test_bfloat16_outputs_are_close(make_sen, base, tmp_path):
     trained(make_editing(random_weights(make_sen()), base)).save_pretrained(tmp_path / "saved")
     found = SENForVideoEditing.from_pretrained(tmp_path / "saved", dtype=torch.bfloat16)
     assert {part.dtype for part in (found.sen, found.unet, found.adapter)} == {torch.bfloat16}
@@ -195,7 +195,7 @@ def test_in_bfloat16(make_sen, base, tmp_path):
             assert (output.float() - wanted).norm() < 0.1 * wanted.norm()
 
 
-def test_missing_weights_are_errors(make_sen, base, tmp_path):
+def test_missing_weights_raise(make_sen, base, tmp_path):
     from safetensors.torch import load_file, save_file
 
     make_editing(make_sen(), base).save_pretrained(tmp_path / "saved")
@@ -213,10 +213,10 @@ def test_missing_weights_are_errors(make_sen, base, tmp_path):
         SENForVideoEditing.from_pretrained(tmp_path / "saved")
 
 
-# --- configuration and bad inputs ------------------------------------------------------------------------------------
+# --- configuration and wrong inputs ----------------------------------------------------------------------------------
 
 
-def test_neurons_of_pictures_are_read_by_default(make_sen, tmp_path):
+def test_image_and_video_neurons_are_read_by_default(make_sen, tmp_path):
     config = SENEditingConfig(sen_config=make_sen().config.to_dict())
     assert config.read_neurons == ["image", "video"]
     config.save_pretrained(tmp_path)
@@ -235,12 +235,12 @@ def test_neurons_of_pictures_are_read_by_default(make_sen, tmp_path):
         ({"num_frames": 0}, "num_frames is 0, expected at least 1"),
     ],
 )
-def test_settings_that_cannot_be_are_errors(make_sen, settings, message):
+def test_wrong_settings_raise(make_sen, settings, message):
     with pytest.raises(ValueError, match=message):
         SENEditingConfig(sen_config=make_sen().config.to_dict(), **settings)
 
 
-def test_bad_frames_and_bases_are_errors(editing, make_sen, tmp_path):
+def test_wrong_frames_and_base_models_raise(editing, make_sen, tmp_path):
     for frames in (FRAMES[0], FRAMES.astype(np.float32), FRAMES[:0], FRAMES[..., :2]):
         with pytest.raises(ValueError, match=r"frames: expected \(T, H, W, 3\) uint8, found shape"):
             editing.video_features(frames)
@@ -250,7 +250,7 @@ def test_bad_frames_and_bases_are_errors(editing, make_sen, tmp_path):
         make_editing(make_sen(), torch.nn.Linear(2, 2))
 
 
-def test_an_adapter_that_does_not_fit_leaves_the_old_one(editing, make_sen):
+def test_an_adapter_that_does_not_fit_is_refused_and_the_old_one_kept(editing, make_sen):
     trained(editing)
     expected, old = predicted(editing, None), editing.adapter
     other = modeling_sen.SENEditAdapter.from_unet(make_unet("sd2"))
@@ -264,7 +264,7 @@ def test_an_adapter_that_does_not_fit_leaves_the_old_one(editing, make_sen):
     assert old.unet is None
 
 
-def test_without_diffusers_there_is_one_error(make_sen, monkeypatch):
+def test_without_diffusers_the_error_names_the_extra(make_sen, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("modeling_sen.editing")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(modeling_sen, "editing", raising=False)

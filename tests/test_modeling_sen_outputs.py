@@ -1,4 +1,4 @@
-"""SENModel's outputs: losses, features, tuples, and what the towers record on the way."""
+"""SENModel's outputs: losses, features, tuples, hidden states and attentions."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def normalised(tensor):
     return torch.nn.functional.normalize(tensor, dim=-1)
 
 
-def test_losses(make_sen):
+def test_losses_equal_the_cross_entropies_of_the_logits(make_sen):
     model, inputs = random_weights(make_sen(association_loss=0)), random_inputs()
     texts = normalised(torch.randn(3, 12))
     with torch.no_grad():
@@ -32,7 +32,7 @@ def test_losses(make_sen):
 
 
 @pytest.mark.parametrize("num_rounds", [0, 1, 3])
-def test_association_is_taught_in_every_round_without_the_frozen_mean(make_sen, num_rounds):
+def test_the_association_loss_averages_over_rounds_and_excludes_the_frozen_mean(make_sen, num_rounds):
     model, inputs = random_weights(make_sen(num_rounds=num_rounds, association_loss=0.5)), random_inputs()
     texts, labels = normalised(torch.randn(3, 12)), torch.tensor([2, 0])
     with torch.no_grad():
@@ -46,17 +46,17 @@ def test_association_is_taught_in_every_round_without_the_frozen_mean(make_sen, 
     torch.testing.assert_close(output.loss, of_fused + 0.5 * torch.stack(losses).mean(), atol=1e-4, rtol=0)
 
 
-def test_the_untrained_association_learns_though_the_gate_is_shut(make_sen):
+def test_the_untrained_association_gets_gradients_with_a_closed_gate(make_sen):
     model = make_sen()
     texts = normalised(torch.randn(3, 12))
     model(**random_inputs(), text_embeds=texts, labels=torch.tensor([2, 0])).loss.backward()
     silent = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
-    # Prompts alone reach the answers through gates of their own, which open first.
+    # With `queries` the prompts affect the answers only through gates that start at zero.
     behind_gates = [name for name, _ in model.named_parameters() if name.endswith(("up.weight", ".tokens"))]
     assert silent == [name for name in behind_gates if ".prompting." in name]
 
 
-def test_losses_that_do_not_fit_raise(make_sen):
+def test_inputs_that_do_not_fit_a_loss_raise(make_sen):
     model, inputs = make_sen(), random_inputs()
     texts = normalised(torch.randn(3, 12))
     with pytest.raises(ValueError, match="needs texts"):
@@ -73,7 +73,7 @@ def test_losses_that_do_not_fit_raise(make_sen):
         model(**inputs, text_embeds=texts[:, :5])
 
 
-def test_features_equal_the_forward(make_sen, towers):
+def test_features_equal_those_of_the_forward(make_sen, towers):
     model, inputs = random_weights(make_sen()), random_inputs()
     with torch.no_grad():
         output = model(**inputs, text_input_ids=CLASS_TEXTS, text_attention_mask=CLASS_MASK)
@@ -86,7 +86,7 @@ def test_features_equal_the_forward(make_sen, towers):
         SENModel.from_neurons([towers["ast"]], **SMALL).get_text_features(CLASS_TEXTS)
 
 
-def test_outputs_as_a_tuple(make_sen):
+def test_outputs_are_returned_as_a_tuple(make_sen):
     model, inputs = make_sen(association_loss=0), random_inputs()
     with torch.no_grad():
         output = model(**inputs)
@@ -100,7 +100,7 @@ def test_outputs_as_a_tuple(make_sen):
 
 
 @pytest.mark.parametrize("asked", ["argument", "configuration"])
-def test_features_as_a_tuple(make_sen, asked):
+def test_features_are_returned_as_a_tuple(make_sen, asked):
     model, inputs = make_sen(), random_inputs()
     kwargs = {"return_dict": False} if asked == "argument" else {}
     with torch.no_grad():
@@ -108,14 +108,14 @@ def test_features_as_a_tuple(make_sen, asked):
         model.config.return_dict = asked == "argument"
         knowledge, fused = model.get_video_features(**inputs, **kwargs)
         _, embeds = model.get_text_features(CLASS_TEXTS, **kwargs)
-        whole = model(**inputs, text_input_ids=CLASS_TEXTS, **kwargs)  # reads the features itself
+        whole = model(**inputs, text_input_ids=CLASS_TEXTS, **kwargs)  # it calls both methods itself
     assert torch.equal(knowledge, expected.knowledge)
     assert torch.equal(fused, expected.fused_embeds)
     assert torch.equal(embeds, expected.text_embeds)
     assert torch.equal(whole[0], expected.logits_per_video)
 
 
-def test_hidden_states_and_attentions_are_the_towers_own_of_the_first_look(make_sen, towers):
+def test_hidden_states_and_attentions_are_those_of_the_towers_first_look(make_sen, towers):
     model, inputs = random_weights(make_sen()), random_inputs()
     video = VideoMAEModel.from_pretrained(towers["videomae"], attn_implementation="eager").eval()
     clip = CLIPModel.from_pretrained(towers["clip"], attn_implementation="eager").eval()
@@ -129,7 +129,7 @@ def test_hidden_states_and_attentions_are_the_towers_own_of_the_first_look(make_
         text = model.get_text_features(CLASS_TEXTS, CLASS_MASK, **asked)
         expected = {
             "video": video(inputs["video_pixel_values"], **asked),
-            "image": clip.vision_model(inputs["image_pixel_values"].flatten(0, 1), **asked),  # frame by frame
+            "image": clip.vision_model(inputs["image_pixel_values"].flatten(0, 1), **asked),  # each frame separately
         }
         expected_text = clip.text_model(CLASS_TEXTS, CLASS_MASK, **asked)
     torch.testing.assert_close(output.fused_embeds, plain.fused_embeds)
@@ -145,7 +145,7 @@ def test_hidden_states_and_attentions_are_the_towers_own_of_the_first_look(make_
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
 def test_every_tower_returns_its_hidden_states_and_attentions(checkpoint, towers, clips):
     neuron = {"hub_id": towers[checkpoint]}
-    if checkpoint == "siglip2":  # its own frames are larger than the tiny tower's pixels need to be
+    if checkpoint == "siglip2":  # its default size is larger than the tiny tower needs
         neuron["preprocessing"] = {"size": [16, 16]}
     model = SENModel.from_neurons([neuron], projection_dim=7, **SMALL)
     inputs = SENProcessor(model.config)(
@@ -161,7 +161,7 @@ def test_every_tower_returns_its_hidden_states_and_attentions(checkpoint, towers
     assert all(weights.shape[-1] == weights.shape[-2] for weights in attentions)
 
 
-def test_the_configuration_asks_for_hidden_states(make_sen):
+def test_the_configuration_can_request_hidden_states(make_sen):
     model, inputs = make_sen(), random_inputs()
     model.config.output_hidden_states = True
     with torch.no_grad():

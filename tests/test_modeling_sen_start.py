@@ -1,4 +1,4 @@
-"""SENModel before training: the safe start, and clips without an aligned neuron."""
+"""SENModel before training: it equals its aligned neurons, and clips without an aligned neuron."""
 
 import logging
 
@@ -16,7 +16,7 @@ def normalised(tensor):
     return torch.nn.functional.normalize(tensor, dim=-1)
 
 
-def test_untrained_sen_equals_its_one_aligned_neuron(make_sen, towers):
+def test_an_untrained_sen_equals_its_only_aligned_neuron(make_sen, towers):
     inputs = random_inputs(frames=1)
     model = make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 1}, towers["videomae"], towers["ast"]])
     clip = CLIPModel.from_pretrained(towers["clip"]).eval()
@@ -26,7 +26,7 @@ def test_untrained_sen_equals_its_one_aligned_neuron(make_sen, towers):
     assert torch.equal(fused, normalised(normalised(expected)))
 
 
-def test_untrained_sen_averages_the_frames_of_its_aligned_neuron(make_sen, towers):
+def test_an_untrained_sen_averages_the_frames_of_its_aligned_neuron(make_sen, towers):
     inputs = random_inputs(frames=3)
     clip = CLIPModel.from_pretrained(towers["clip"]).eval()
     with torch.no_grad():
@@ -35,7 +35,7 @@ def test_untrained_sen_averages_the_frames_of_its_aligned_neuron(make_sen, tower
     torch.testing.assert_close(fused, normalised(frames.unflatten(0, (2, 3)).mean(1)))
 
 
-def test_untrained_sen_equals_mean_of_aligned_neurons(make_sen, towers):
+def test_an_untrained_sen_equals_the_mean_of_its_aligned_neurons(make_sen, towers):
     second = {"hub_id": towers["clip"], "num_frames": 1, "name": "depth", "modality": "depth"}
     model = make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 1}, second, towers["ast"]])
     assert [spec.aligned for spec in model.config.neuron_specs] == [True, True, False]
@@ -50,7 +50,7 @@ def test_untrained_sen_equals_mean_of_aligned_neurons(make_sen, towers):
         assert torch.equal(model(**inputs).fused_embeds, normalised((image + depth) / 2))
 
 
-def test_untrained_zero_shot_logits_are_the_dual_encoders_own(make_sen, towers):
+def test_untrained_zero_shot_logits_equal_those_of_the_dual_encoder(make_sen, towers):
     inputs = random_inputs(frames=1)
     clip = CLIPModel.from_pretrained(towers["clip"]).eval()
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_untrained_zero_shot_logits_are_the_dual_encoders_own(make_sen, towers):
     assert expected.logits_per_image.std() > 0.1
 
 
-def test_a_neuron_added_later_leaves_outputs_without_its_modality_bit_identical(make_sen, towers):
+def test_an_added_neuron_leaves_outputs_without_its_inputs_bit_identical(make_sen, towers):
     before = make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"]])
     after = make_sen(neurons=[{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"]])
     inputs = random_inputs()
@@ -80,7 +80,7 @@ def test_a_neuron_added_later_leaves_outputs_without_its_modality_bit_identical(
         assert torch.equal(first.logits_per_video, output.logits_per_video)
 
 
-def test_without_an_aligned_neuron_the_embedding_is_that_of_the_fusion_head(make_sen, towers):
+def test_without_aligned_neurons_the_embedding_is_the_fusion_heads(make_sen, towers):
     model = random_weights(SENModel.from_neurons([towers["videomae"], towers["ast"]], projection_dim=7, **SMALL))
     assert not model.is_untrained_without_start
     inputs = random_inputs()
@@ -89,12 +89,12 @@ def test_without_an_aligned_neuron_the_embedding_is_that_of_the_fusion_head(make
         output = model(**inputs)
         present = dict.fromkeys(output.neuron_states, torch.ones(2, dtype=torch.bool))
         assert torch.equal(output.fused_embeds, normalised(model.fusion(output.neuron_states, present)[1]))
-        model.gate.fill_(-3.0)  # there is no gate to pass
+        model.gate.fill_(-3.0)  # has no effect here
         assert torch.equal(model(**inputs).fused_embeds, output.fused_embeds)
     assert SENModel.from_neurons([towers["ast"]], projection_dim=7, **SMALL).is_untrained_without_start
 
 
-def test_a_sample_without_an_aligned_neuron_has_the_fusion_heads_embedding(make_sen):
+def test_a_sample_without_an_aligned_neuron_gets_the_fusion_heads_embedding(make_sen):
     model = random_weights(make_sen())
     torch.nn.init.zeros_(model.gate)
     inputs = random_inputs()
@@ -112,8 +112,8 @@ def test_a_sample_without_an_aligned_neuron_has_the_fusion_heads_embedding(make_
     torch.testing.assert_close(model(**inputs).fused_embeds[1], output.fused_embeds[1])
 
 
-def test_samples_without_an_aligned_neuron_are_warned_about_until_the_model_is_trained(make_sen, caplog):
-    logging.Logger.warning_once.cache_clear()  # it remembers what other tests were warned of
+def test_samples_without_an_aligned_neuron_cause_a_warning_until_the_model_is_trained(make_sen, caplog):
+    logging.Logger.warning_once.cache_clear()  # other tests may have logged the same warning
     model = make_sen()
     inputs = random_inputs()
     model(**inputs)

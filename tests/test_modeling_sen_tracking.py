@@ -1,4 +1,4 @@
-"""The tracking head: made of a SEN, its features of windows of frames, what is trained, and its files."""
+"""The tracking head: construction from a SEN, features of windows of frames, trained weights, and its files."""
 
 import json
 
@@ -16,7 +16,7 @@ QUERIES = torch.tensor([[0, 10.0, 12.0], [2, 30.0, 20.0], [5, 3.0, 28.0]])
 
 
 def moving_frames(count=6, height=32, width=48):
-    """A random picture that moves to the right by two pixels a frame."""
+    """A random image that moves to the right by two pixels per frame."""
     picture = np.random.default_rng(0).integers(0, 256, (height, width + 2 * count, 3), dtype=np.uint8)
     return np.stack([picture[:, 2 * number :][:, :width] for number in range(count)])
 
@@ -27,7 +27,7 @@ def tracks_of(model, frames=None, queries=QUERIES):
 
 
 def with_semantics(tracker):
-    """As after training: association, modulation and the weights of the semantic part are something."""
+    """Gives association, modulation and the semantic weights non-zero values, as after training."""
     random_weights(tracker.sen)
     generator = torch.Generator().manual_seed(6)
     with torch.no_grad():
@@ -39,7 +39,7 @@ def with_semantics(tracker):
     return tracker
 
 
-# --- from a SEN ------------------------------------------------------------------------------------------------------
+# --- construction from a SEN -----------------------------------------------------------------------------------------
 
 
 def test_neurons_read_windows_of_whole_frames_in_order(make_sen, tiny_tracker):
@@ -51,10 +51,10 @@ def test_neurons_read_windows_of_whole_frames_in_order(make_sen, tiny_tracker):
         {"size": [16, 16], "crop": [16, 16]},
     )
     assert (video.num_frames, video.preprocessing) == (4, {"size": [16, 16], "crop": [16, 16]})
-    assert make_sen().specs["image"].num_frames == 2  # the SEN's own
+    assert make_sen().specs["image"].num_frames == 2  # the SEN's specification is unchanged
     frames = np.zeros((4, 40, 80, 3), dtype=np.uint8)
     frames[:, :, :] = np.arange(4, dtype=np.uint8)[:, None, None, None] * 50
-    frames[:, :5, :5], frames[:, -5:, -5:] = 250, 250  # corners that a crop would cut off
+    frames[:, :5, :5], frames[:, -5:, -5:] = 250, 250  # corners that a center crop would remove
     pixels = tiny_tracker.processor(videos=frames)["image_pixel_values"][0]  # (4, 3, 16, 16)
     steps = pixels[:, 0, 8, 8].diff()
     torch.testing.assert_close(steps, torch.full((3,), 50 / 255 / 0.2))
@@ -62,7 +62,7 @@ def test_neurons_read_windows_of_whole_frames_in_order(make_sen, tiny_tracker):
     assert (pixels[:, 0, -1, -1] > pixels[:, 0, 8, 8] + 0.1).all()
 
 
-def test_specifications_agree_in_model_bank_and_configuration(tiny_tracker, tmp_path):
+def test_model_neurons_and_configuration_have_the_same_specifications(tiny_tracker, tmp_path):
     tiny_tracker.save_pretrained(tmp_path)
     for model in (tiny_tracker, SENForVideoTracking.from_pretrained(tmp_path)):
         for name, spec in model.sen.specs.items():
@@ -73,7 +73,7 @@ def test_specifications_agree_in_model_bank_and_configuration(tiny_tracker, tmp_
         assert model.sen.config.dense_neurons == model.config.sen_config.dense_neurons == ["image", "video"]
 
 
-def test_the_association_is_copied_the_towers_are_shared_and_the_sen_stays_as_it_is(make_sen, pixel_tracker):
+def test_the_association_is_copied_the_towers_are_shared_and_the_sen_is_not_modified(make_sen, pixel_tracker):
     sen = random_weights(make_sen())
     tracker = SENForVideoTracking.from_sen(sen, pixel_tracker, ["image"], window=5, longest_side=64)
     for name, weight in sen.state_dict().items():
@@ -103,7 +103,7 @@ def test_pixel_networks_and_towers_are_frozen(tiny_tracker, pixel_tracker):
         ([], "expected a neuron of images or video, found image, video, audio"),
     ],
 )
-def test_only_neurons_of_images_and_video_are_read(make_sen, pixel_tracker, neurons, message):
+def test_neurons_other_than_image_and_video_are_refused(make_sen, pixel_tracker, neurons, message):
     with pytest.raises(ValueError, match=message):
         SENForVideoTracking.from_sen(make_sen(), pixel_tracker, neurons)
 
@@ -113,17 +113,17 @@ def test_a_tracker_needs_a_sen():
         SENForVideoTracking(SENTrackingConfig())
 
 
-# --- what it computes ------------------------------------------------------------------------------------------------
+# --- outputs ---------------------------------------------------------------------------------------------------------
 
 
-def test_untrained_features_change_nothing(tiny_tracker, pixel_tracker):
+def test_untrained_features_do_not_change_the_tracks(tiny_tracker, pixel_tracker):
     before, after = tracks_of(pixel_tracker), tracks_of(tiny_tracker)
     for name in ("tracks", "visibility_logits", "confidence_logits"):
         assert torch.equal(before[name], after[name]), name
     assert not torch.equal(before.tracks, tracks_of(with_semantics(tiny_tracker)).tracks)
 
 
-def test_tokens_are_those_of_windows_the_last_one_filled(tiny_tracker):
+def test_tokens_equal_those_of_each_window_with_the_last_one_padded(tiny_tracker):
     tracker, frames = with_semantics(tiny_tracker), moving_frames()
     with torch.no_grad():
         tokens = tracker.read_tokens(frames)
@@ -137,12 +137,12 @@ def test_tokens_are_those_of_windows_the_last_one_filled(tiny_tracker):
                 expected.append(grid.repeat_interleave(4 // features.grid[0], dim=0))
             assert tokens[number].shape[0] == 6
             torch.testing.assert_close(tokens[number], torch.cat(expected)[:6], atol=1e-5, rtol=1e-4)
-    assert tracker.sen.neurons["video"].tower.config.tubelet_size == 2  # so that steps stand for two frames each
+    assert tracker.sen.neurons["video"].tower.config.tubelet_size == 2  # each step covers two frames
     assert torch.equal(tokens[1][0], tokens[1][1])
     assert not torch.equal(tokens[0][0], tokens[0][1])
 
 
-def test_one_frame_is_a_window(tiny_tracker):
+def test_a_single_frame_is_padded_to_a_window(tiny_tracker):
     frames = moving_frames(1)
     with torch.no_grad():
         image, video = tiny_tracker.read_tokens(frames)
@@ -153,11 +153,11 @@ def test_one_frame_is_a_window(tiny_tracker):
     assert tracks_of(tiny_tracker, frames, QUERIES[:1]).tracks.shape == (1, 1, 2)
 
 
-def test_pixels_alone_read_no_tokens(pixel_tracker):
+def test_a_tracker_without_neurons_reads_no_tokens(pixel_tracker):
     assert pixel_tracker.read_tokens(moving_frames()) == []
 
 
-def test_gradients_reach_sharpening_modulation_and_association_and_no_pixel_network(tiny_tracker):
+def test_gradients_reach_sharpening_modulation_and_association_but_no_pixel_network(tiny_tracker):
     tracker = with_semantics(tiny_tracker)
     frames = moving_frames()
     encoded = tracker.network.encode_frames(torch.from_numpy(frames), tracker.read_tokens(frames))
@@ -173,7 +173,7 @@ def test_gradients_reach_sharpening_modulation_and_association_and_no_pixel_netw
     assert not any(name.startswith(frozen) for name in reached)
 
 
-def test_features_of_long_clips_are_held_in_half_precision(tiny_tracker):
+def test_features_in_half_precision_give_close_matches_and_scores(tiny_tracker):
     tracker, frames = with_semantics(tiny_tracker), moving_frames()
     found = []
     with torch.no_grad():
@@ -193,7 +193,7 @@ def test_features_of_long_clips_are_held_in_half_precision(tiny_tracker):
 
 
 @pytest.mark.parametrize("fixture", ["tiny_tracker", "pixel_tracker"])
-def test_a_saved_tracker_gives_the_same_tracks_to_the_bit(fixture, request, tmp_path):
+def test_a_saved_tracker_gives_bit_identical_tracks(fixture, request, tmp_path):
     tracker = request.getfixturevalue(fixture)
     if fixture == "tiny_tracker":
         with_semantics(tracker)
@@ -207,16 +207,16 @@ def test_a_saved_tracker_gives_the_same_tracks_to_the_bit(fixture, request, tmp_
             assert torch.equal(value, found[name]), name
 
 
-def test_a_checkpoint_holds_association_and_networks_and_no_tower(tiny_tracker, tmp_path):
+def test_a_checkpoint_contains_association_and_networks_but_no_tower(tiny_tracker, tmp_path):
     tiny_tracker.save_pretrained(tmp_path)
     names = load_file(tmp_path / "model.safetensors")
     assert not any(name.startswith("sen.neurons") for name in names)
     assert {name.partition(".")[0] for name in names} == {"sen", "network"}
-    sen = SENModel.from_pretrained(tmp_path)  # the SEN alone
+    sen = SENModel.from_pretrained(tmp_path)  # only the SEN
     assert sen.specs["image"].num_frames == 4
 
 
-def test_towers_beside_the_checkpoint_come_back(tiny_tracker, tmp_path):
+def test_towers_saved_with_the_checkpoint_are_loaded(tiny_tracker, tmp_path):
     expected = tracks_of(with_semantics(tiny_tracker))
     tiny_tracker.save_pretrained(tmp_path / "first", include_neurons=True)
     (tmp_path / "first").rename(tmp_path / "moved")
@@ -225,7 +225,7 @@ def test_towers_beside_the_checkpoint_come_back(tiny_tracker, tmp_path):
     assert torch.equal(tracks_of(moved).tracks, expected.tracks)
 
 
-def test_the_configuration_is_the_same_after_a_round_trip(tiny_tracker, tmp_path):
+def test_the_configuration_is_unchanged_after_saving_and_loading(tiny_tracker, tmp_path):
     tiny_tracker.config.calibration = (0.8, -0.25)
     tiny_tracker.config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
@@ -239,7 +239,7 @@ def test_the_configuration_is_the_same_after_a_round_trip(tiny_tracker, tmp_path
 @pytest.mark.parametrize(
     "missing", ["network.pyramid.down.weight", "network.semantic_scale", "sen.modulation.image.weight"]
 )
-def test_missing_weights_are_an_error(tiny_tracker, tmp_path, missing):
+def test_missing_weights_raise(tiny_tracker, tmp_path, missing):
     tiny_tracker.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     del weights[missing]

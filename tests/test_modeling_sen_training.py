@@ -1,4 +1,4 @@
-"""Training a SENModel through its frozen towers."""
+"""Training of a SENModel through its frozen towers."""
 
 import copy
 
@@ -34,7 +34,8 @@ def test_towers_stay_in_evaluation_mode(make_sen, towers):
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing:FutureWarning")
-@pytest.mark.parametrize(("prompt", "recomputed"), [("tokens", 3), ("queries", 0)])  # prompts alone are few: kept
+# Queries are few and are not recomputed.
+@pytest.mark.parametrize(("prompt", "recomputed"), [("tokens", 3), ("queries", 0)])
 def test_activation_checkpointing_recomputes_and_gives_the_same_gradients(prompt, recomputed, make_sen):
     model, inputs = random_weights(make_sen(prompt=prompt, prompt_depth=2)).train(), random_inputs()
     loss, gradients = loss_and_gradients(model, inputs)
@@ -42,12 +43,12 @@ def test_activation_checkpointing_recomputes_and_gives_the_same_gradients(prompt
     calls = {name: [] for name in model.specs}
     for name in model.specs:
         neuron = model.neurons[name]
-        # What runs inside the layer, and so once more when it is recomputed.
+        # A module inside the layer, which is called again if the layer is recomputed.
         layer = neuron.prompted_tower.all_layers[-1]
         inner = next(module for module in layer.modules() if isinstance(module, torch.nn.LayerNorm))
         inner.register_forward_hook(lambda *_, name=name: calls[name].append(1))
     again, same = loss_and_gradients(model, inputs)
-    # First look, three rounds, and each round of all tokens once more in the backward pass.
+    # The first look, three rounds, and with `tokens` each round once more in the backward pass.
     assert {name: len(made) for name, made in calls.items()} == dict.fromkeys(calls, 1 + 3 + recomputed)
     assert torch.equal(loss, again)
     assert gradients.keys() == same.keys()
@@ -59,7 +60,7 @@ def test_activation_checkpointing_recomputes_and_gives_the_same_gradients(prompt
     assert len(calls["image"]) == 1 + 3
 
 
-def test_activation_checkpointing_waits_for_towers_that_are_loaded_later(make_sen):
+def test_activation_checkpointing_applies_to_towers_that_are_loaded_later(make_sen):
     model, inputs = SENModel(make_sen(prompt="tokens", prompt_depth=2).config), random_inputs()
     assert not model.is_activation_checkpointing
     model.activation_checkpointing_enable()
@@ -78,9 +79,9 @@ def test_activation_checkpointing_waits_for_towers_that_are_loaded_later(make_se
         torch.testing.assert_close(same[name], gradient)
 
 
-def test_every_weight_that_a_load_lacks_can_be_initialised(make_sen):
-    """The initialisation that Transformers calls on weights it made empty equals that of a new model."""
-    config = make_sen(bottleneck_size=32).config  # wide enough for a spread
+def test_weights_missing_in_a_checkpoint_are_initialised_as_in_a_new_model(make_sen):
+    """Transformers initialises missing weights after creating them empty; a new model initialises its own."""
+    config = make_sen(bottleneck_size=32).config  # enough values to compare standard deviations
     torch.manual_seed(3)
     new = SENModel(config)
     filled = SENModel.from_pretrained(None, config=config, state_dict={})
@@ -92,7 +93,7 @@ def test_every_weight_that_a_load_lacks_can_be_initialised(make_sen):
 
 
 def trainer_rows(count=6):
-    """Rows as a data set has them: inputs, a label, and a column that no neuron reads."""
+    """Rows of a data set: inputs, a label, and a column that no neuron reads."""
     return [
         {**{name: value[0] for name, value in random_inputs(1, row).items()}, "labels": row % 3, "path": f"{row}.mp4"}
         for row in range(count)
@@ -100,7 +101,7 @@ def trainer_rows(count=6):
 
 
 def collate_labelled(rows):
-    assert all("path" not in row for row in rows)  # the Trainer dropped it, and nothing else
+    assert all("path" not in row for row in rows)  # the Trainer removed this column only
     inputs = {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "labels"}
     return {**inputs, "text_embeds": torch.eye(12)[:3], "labels": torch.tensor([row["labels"] for row in rows])}
 
@@ -116,7 +117,7 @@ def collate_pairs(rows):
 
 
 @pytest.mark.parametrize("collate", [collate_labelled, collate_pairs])
-def test_the_stock_trainer_trains_evaluates_and_brings_back_the_best(make_sen, tmp_path, collate):
+def test_the_stock_trainer_trains_evaluates_and_loads_the_best_checkpoint(make_sen, tmp_path, collate):
     pytest.importorskip("accelerate")
     model = make_sen()
     start = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -148,7 +149,7 @@ def test_the_stock_trainer_trains_evaluates_and_brings_back_the_best(make_sen, t
         assert set(file.keys()) == set(start)
 
 
-def test_labels_beside_return_loss_say_which_text_is_whose(make_sen):
+def test_labels_with_return_loss_assign_texts_to_videos(make_sen):
     model, inputs, texts = random_weights(make_sen()), random_inputs(3), torch.eye(12)[:3]
     with torch.no_grad():
         expected = model(**inputs, text_embeds=texts, return_loss=True).loss
@@ -163,7 +164,7 @@ def test_labels_beside_return_loss_say_which_text_is_whose(make_sen):
         model(**inputs, text_embeds=texts[:2], labels=torch.tensor([0, 1, 1]), return_loss=True)
 
 
-def test_a_bias_of_the_similarities_is_trained_saved_and_loaded(make_sen, tmp_path):
+def test_a_logit_bias_is_trained_saved_and_loaded(make_sen, tmp_path):
     model, inputs, texts = random_weights(make_sen()), random_inputs(), torch.eye(12)[:3]
     with torch.no_grad():
         before = model(**inputs, text_embeds=texts).logits_per_video
@@ -177,7 +178,7 @@ def test_a_bias_of_the_similarities_is_trained_saved_and_loaded(make_sen, tmp_pa
     assert SENModel(loaded.config).logit_bias.item() == -10.0
 
 
-def test_bfloat16_autocast_trains(make_sen):
+def test_training_works_under_bfloat16_autocast(make_sen):
     model, inputs = random_weights(make_sen()).train(), random_inputs()
     loss, _ = loss_and_gradients(model, inputs)
     with torch.autocast("cpu", torch.bfloat16):
@@ -186,7 +187,7 @@ def test_bfloat16_autocast_trains(make_sen):
     assert all(bool(gradient.isfinite().all()) for gradient in gradients.values())
 
 
-def test_a_step_of_training_lowers_the_loss(make_sen):
+def test_a_training_step_lowers_the_loss(make_sen):
     model, inputs = make_sen().train(), random_inputs()
     frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
@@ -200,7 +201,7 @@ def test_a_step_of_training_lowers_the_loss(make_sen):
             assert torch.equal(parameter, frozen[name])
 
 
-def test_deepcopy_is_independent(make_sen):
+def test_a_deepcopy_is_independent(make_sen):
     model, inputs = random_weights(make_sen()), random_inputs()
     twin = copy.deepcopy(model)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A neuron's states: token grids, pooled outputs, folded frames, and a tower that stays frozen."""
+"""A neuron's states: token grids, pooled outputs, folded frames, and a frozen tower."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from modeling_sen import NeuronSpec
 from modeling_sen.neuron import Neuron
 
 
-def test_frames_are_folded_clip_by_clip(towers):
+def test_frames_are_folded_into_the_batch_clip_by_clip(towers):
     neuron, inputs = make_neuron("clip_vision_model", towers), make_inputs("clip_vision_model")
     state = neuron.first_look(inputs).state
     with torch.no_grad():
@@ -23,7 +23,7 @@ def test_frames_are_folded_clip_by_clip(towers):
     assert state.grid == (2, 2, 2)
 
 
-def test_every_frame_gets_its_own_clips_prompts(towers):
+def test_every_frame_gets_the_prompts_of_its_clip(towers):
     neuron, inputs = make_neuron("clip_vision_model", towers), make_inputs("clip_vision_model")
     trunk = neuron.first_look(inputs)
     prompts = torch.randn(2, 3, 16)
@@ -42,10 +42,10 @@ def test_every_frame_gets_its_own_clips_prompts(towers):
         ("xclip_vision_model", (4, 2, 2)),
         ("audio-spectrogram-transformer", (1, 2, 8)),  # 16 mel bins, 64 frames
         ("bert", (1, 1, 9)),
-        ("timesformer", (1, 1, 17)),  # no grid: its tokens stand place by place
+        ("timesformer", (1, 1, 17)),  # no grid, since its tokens are ordered by position, then by frame
     ],
 )
-def test_grids(model_type, grid, towers):
+def test_states_have_the_grid_of_the_tower(model_type, grid, towers):
     state = make_neuron(model_type, towers).first_look(make_inputs(model_type)).state
     t, h, w = state.grid
     assert state.grid == grid
@@ -53,11 +53,11 @@ def test_grids(model_type, grid, towers):
 
 
 def test_the_audio_grid_is_frequency_by_time(towers):
-    """The patch that stands at (frequency, time) is the one that hears there."""
+    """The token at (frequency, time) is the one that changes with a click there."""
     neuron = make_neuron("audio-spectrogram-transformer", towers)
     embeddings = neuron.tower.embeddings
     silence, click = torch.zeros(1, 64, 16), torch.zeros(1, 64, 16)
-    click[0, 40:48, 8:16] = 1.0  # sixth step of time, upper half of the bins
+    click[0, 40:48, 8:16] = 1.0  # sixth time step, upper half of the bins
     with torch.no_grad():
         changed = (embeddings(click) - embeddings(silence)).abs().amax(-1)[0, 2:]
     assert changed.unflatten(0, (2, 8)).nonzero().tolist() == [[1, 5]]
@@ -66,13 +66,13 @@ def test_the_audio_grid_is_frequency_by_time(towers):
 def test_the_clip_grid_is_time_by_height_by_width(towers):
     neuron = make_neuron("videomae", towers)
     dark, flash = torch.zeros(1, 4, 3, 16, 16), torch.zeros(1, 4, 3, 16, 16)
-    flash[0, 2:4, :, 8:, :8] = 1.0  # second tubelet, below, left
+    flash[0, 2:4, :, 8:, :8] = 1.0  # second tubelet, bottom left
     with torch.no_grad():
         seen = (neuron.tower.embeddings(flash, None) - neuron.tower.embeddings(dark, None)).abs().amax(-1)[0]
     assert seen.unflatten(0, (2, 2, 2)).nonzero().tolist() == [[1, 1, 0]]
 
 
-def test_mean_of_tokens_leaves_padding_out():
+def test_the_mean_of_tokens_excludes_padding():
     class Tower(nn.Module):
         main_input_name = "input_ids"
 
@@ -92,18 +92,19 @@ def test_mean_of_tokens_leaves_padding_out():
     torch.testing.assert_close(state.pooler_output, torch.stack([table[[1, 2, 3]].mean(0), table[[4, 5]].mean(0)]))
 
 
-def test_a_tower_is_frozen_and_never_trains(towers):
+def test_a_tower_is_frozen_and_stays_in_evaluation_mode(towers):
     neuron = make_neuron("bert", towers)
     assert not any(parameter.requires_grad for parameter in neuron.parameters())
     neuron.train()
     assert not neuron.tower.training
     assert not any(module.training for module in neuron.modules() if isinstance(module, nn.Dropout))
-    assert all(layer.training for layer in neuron.prompted_tower.all_layers)  # what asks for activation checkpointing
+    # Activation checkpointing requires this flag.
+    assert all(layer.training for layer in neuron.prompted_tower.all_layers)
     assert not any(layer.training for layer in neuron.eval().prompted_tower.all_layers)
 
 
-def test_layers_that_drop_by_their_own_flag_drop_nothing():
-    """Whisper's layers call dropout with `self.training`, the flag that activation checkpointing needs on."""
+def test_dropout_inside_layers_is_disabled_although_their_training_flag_is_set():
+    """Whisper's layers call dropout with `self.training`, the flag that activation checkpointing requires."""
     sizes = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
     config = WhisperConfig(**sizes, num_mel_bins=8, max_source_positions=10, dropout=0.5, activation_dropout=0.5)
     spec = NeuronSpec("audio", "audio", "here", 16, "WhisperEncoder")
@@ -114,7 +115,7 @@ def test_layers_that_drop_by_their_own_flag_drop_nothing():
     assert torch.equal(state.last_hidden_state, expected.last_hidden_state)
 
 
-def test_inputs_take_the_towers_dtype(towers):
+def test_inputs_are_cast_to_the_towers_dtype(towers):
     neuron = make_neuron("videomae", towers).to(torch.bfloat16)
     trunk = neuron.first_look(make_inputs("videomae"))
     state = trunk.state
@@ -122,7 +123,7 @@ def test_inputs_take_the_towers_dtype(towers):
     assert neuron.look_again(trunk, torch.randn(2, 3, 16)).pooler_output.dtype == torch.bfloat16
 
 
-def test_towers_of_fixed_length_say_so(towers):
+def test_a_wrong_number_of_frames_raises_for_towers_of_fixed_length(towers):
     neuron = make_neuron("videomae", towers)
     spec = NeuronSpec.from_dict({**neuron.spec.to_dict(), "num_frames": 8})
     with pytest.raises(ValueError, match=r"neuron 'n': num_frames is 8, but its tower takes 4"):

@@ -1,4 +1,4 @@
-"""Types that nobody registered: what they read is known from their class, and whether they take prompts from a trial."""
+"""Unregistered tower types: their inputs are derived from the class, and a trial run shows whether they take prompts."""
 
 import logging
 
@@ -32,7 +32,7 @@ WORDS = {**LAYERS, "vocab_size": 40, "max_position_embeddings": 32}
 STAGES = {"embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4, "image_size": 16, "patch_size": 2}
 PICTURES, SOUNDS, TEXTS = (2, 3, 3, 16, 16), (2, 1600), (2, 9)
 
-# class -> (configuration, shape of what it reads, grid, whether it takes prompts)
+# class -> (configuration, shape of its inputs, grid, whether it takes prompts)
 TYPES = {
     "ViTModel": (VISION, PICTURES, (3, 2, 2), True),
     "IJepaModel": (VISION, PICTURES, (3, 2, 2), True),
@@ -57,11 +57,11 @@ TYPES = {
         (1, 1, 9),
         True,
     ),
-    # A mask of ones, made and read by the tower itself.
+    # The tower builds and applies its own attention mask of ones.
     "MegatronBertModel": (WORDS, TEXTS, (1, 1, 9), True),
-    # A part of a larger model, from which it inherits that its main input were `input_ids`.
+    # A part of a larger model; it inherits `input_ids` as its main input, although it takes pixels.
     "Idefics3VisionTransformer": (VISION, PICTURES, (3, 2, 2), True),
-    # Spectrograms with bins first; the mean of each two tokens behind the layers.
+    # Spectrograms with bins first; after the layers the mean of every two tokens.
     "Qwen2AudioEncoder": (
         {
             **{"d_model": 16, "encoder_layers": 4, "encoder_attention_heads": 2, "encoder_ffn_dim": 32},
@@ -71,7 +71,7 @@ TYPES = {
         (1, 1, 5),
         True,
     ),
-    # Half as many tokens as words.
+    # Half as many output tokens as input tokens.
     "FunnelBaseModel": (
         {
             **{"d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 32, "vocab_size": 40},
@@ -81,7 +81,7 @@ TYPES = {
         (1, 1, 5),
         False,
     ),
-    # Windows, convolutions, biases of a fixed size, one layer that runs many times: prompts have no place.
+    # No prompts possible: windows, convolutions, biases of fixed size, one layer that runs several times.
     "SwinModel": (STAGES, PICTURES, (3, 4, 4), False),
     "ConvNextModel": (
         {"hidden_sizes": [4, 8, 12, 16], "depths": [1, 1, 2, 1], "image_size": 32},
@@ -120,14 +120,14 @@ def inputs_of(spec, shape) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def warnings(caplog):
-    """What the rule says, as often as it says it."""
+    """Returns the warnings about use by rule so far; the warning is reset for each test."""
     transformers_logging.warning_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         yield lambda: [message for message in caplog.messages if "used by rule" in message]
 
 
-RETURN_MORE = ("T5EncoderModel", "MegatronBertModel")  # biases of relative positions, weights of attention
-# Built like another that is tested in any case: ViT, UniSpeech, RoBERTa, DINOv2.
+RETURN_MORE = ("T5EncoderModel", "MegatronBertModel")  # position biases, and attention weights
+# Architectures close to one that is always tested: ViT, UniSpeech, RoBERTa, DINOv2.
 ALIKE = ("IJepaModel", "ViTMSNModel", "UniSpeechSatModel", "ElectraModel", "Dinov2WithRegistersModel")
 
 
@@ -141,8 +141,8 @@ def test_unregistered_types_are_used_by_rule(class_name, tmp_path, warnings):
     spec, neuron = model.config.neuron_specs[0], next(iter(model.neurons.values()))
     assert neuron.tower.config.model_type not in list_neurons()
     assert spec.prompt_side == (None if takes_prompts else "after")
-    (said,) = warnings()
-    assert ("after the tower" in said) == (not takes_prompts)
+    (warning,) = warnings()
+    assert ("after the tower" in warning) == (not takes_prompts)
     trunk = neuron.first_look(inputs_of(spec, shape))
     state = trunk.state
     assert state.grid == grid
@@ -176,7 +176,9 @@ def test_unregistered_types_are_used_by_rule(class_name, tmp_path, warnings):
         ("timesformer", "timesformer", False, None),
     ],
 )
-def test_towers_that_read_whole_clips(checkpoint, model_type, takes_prompts, grid, towers, monkeypatch, warnings):
+def test_towers_of_whole_clips_are_used_by_rule(
+    checkpoint, model_type, takes_prompts, grid, towers, monkeypatch, warnings
+):
     monkeypatch.delitem(NEURON_ADAPTERS, model_type)
     model = SENModel.from_neurons([towers[checkpoint]], **SMALL)
     spec, neuron = model.config.neuron_specs[0], model.neurons["video"]
@@ -191,23 +193,23 @@ def test_towers_that_read_whole_clips(checkpoint, model_type, takes_prompts, gri
         assert state.grid == grid
 
 
-def test_a_relative_bias_of_the_pictures_size_leaves_no_place_for_prompts(tmp_path, warnings):
+def test_a_relative_bias_of_the_image_size_prevents_prompts(tmp_path, warnings):
     folder = saved("BeitModel", tmp_path / "tower", {**VISION, "use_relative_position_bias": True})
     model = SENModel.from_neurons([folder], **SMALL)
     assert model.config.neuron_specs[0].prompt_side == "after"
     assert "take no other tokens" in warnings()[0]
 
 
-def test_a_trial_leaves_the_towers_attention_alone(tmp_path):
+def test_a_trial_run_restores_the_attention_of_the_tower(tmp_path):
     model = SENModel.from_neurons([saved("ViTModel", tmp_path / "tower", VISION)], **SMALL)
     assert model.neurons["image"].tower.config._attn_implementation == "sdpa"
 
 
-def test_masks_of_ones_and_zeros_show_the_prompts_too():
-    """Floats that are multiplied, not added: the largest value is the visible one."""
+def test_masks_of_ones_and_zeros_are_extended_for_the_prompts():
+    """Float masks that are multiplied instead of added: the largest value means visible."""
     mask = torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]], [[[1.0, 1.0], [1.0, 1.0]]]])
     expected = torch.tensor([[1.0, 1.0, 0.0]] * 3), torch.ones(3, 3)
-    for scale, shift in ((1.0, 0.0), (1e9, -1e9)):  # as it is, and as a mask that is added
+    for scale, shift in ((1.0, 0.0), (1e9, -1e9)):  # as it is, and as an additive mask
         extended = _extend_mask(mask * scale + shift, 1, 2, "prefix")
         torch.testing.assert_close(extended[:, 0], torch.stack(expected) * scale + shift)
     assert _extend_mask(mask.bool(), 1, 2, "suffix").tolist() == [
@@ -217,7 +219,7 @@ def test_masks_of_ones_and_zeros_show_the_prompts_too():
     assert _extend_mask(torch.tensor([[1, 0]]), 2, 2, "prefix").tolist() == [[1, 1, 1, 0]]
 
 
-def test_frames_go_to_an_unregistered_picture_tower_one_by_one_whatever_the_modality(tmp_path):
+def test_an_unregistered_image_tower_gets_single_frames_for_any_modality(tmp_path):
     folder = saved("ViTModel", tmp_path / "tower", VISION)
     model = SENModel.from_neurons([{"hub_id": folder, "modality": "depth", "num_frames": 3}], **SMALL)
     state = model(depth_pixel_values=torch.randn(2, 3, 3, 16, 16)).neuron_states["depth"]
@@ -230,46 +232,46 @@ class NoAttention(torch.nn.Module):
 
 
 class HalfAttended(ViTModel):
-    """Layers of one class, of which the first does not call attention."""
+    """Two layers of one class; the first one does not call attention."""
 
     def __init__(self, config):
         super().__init__(config)
         find_layers(self)[0].attention = NoAttention()
 
 
-def test_convolutions_of_one_class_are_no_transformer_layers():
-    """Data2Vec's seven, of which none differs from the others, in front of two layers."""
+def test_convolutions_of_one_class_do_not_count_as_transformer_layers():
+    """Data2Vec has seven equal convolutions before its two layers."""
     tower = Data2VecAudioModel(Data2VecAudioConfig(**{**WAVES, "num_hidden_layers": 2, **SEVEN}))
     assert len(find_layers(tower)) == 2
 
 
 @pytest.mark.parametrize(("num_tokens", "grid"), [(4, (1, 2, 2)), (9, (1, 2, 2)), (3, (1, 1, 3)), (104, (1, 1, 104))])
-def test_patches_fill_a_plane_where_the_tokens_are_theirs(num_tokens, grid):
-    """Not fewer tokens than patches (GroupViT's groups), nor a hundred more (those of YOLOS, behind them)."""
+def test_patches_form_a_plane_if_their_number_agrees_with_the_tokens(num_tokens, grid):
+    """Fewer tokens than patches (groups of GroupViT) or a hundred more (detection tokens of YOLOS) form no plane."""
     inputs = {"pixel_values": torch.empty(1, 3, 16, 16), "num_tokens": num_tokens}
     assert patch_grid(ViTConfig(**VISION), inputs) == grid
 
 
-def test_block_sparse_attention_of_long_texts_leaves_no_place_for_prompts():
-    """BigBird attends to all tokens of a text as short as a few words."""
+def test_block_sparse_attention_prevents_prompts():
+    """BigBird uses it for long texts only; on short ones, as in a trial run, it attends to all tokens."""
     assert not adapter_for(BigBirdModel(BigBirdConfig(**LAYERS, vocab_size=40))).takes_prompts
 
 
-def test_a_trial_that_fails_writes_no_log(caplog):
-    """Of sounds by 12 features, which the trial does not try."""
+def test_a_failed_trial_run_logs_nothing(caplog):
+    """The tower reads sound with 12 features, which the trial run does not try."""
     config = Speech2TextConfig(d_model=16, encoder_layers=1, encoder_ffn_dim=16, input_feat_per_channel=12)
     with caplog.at_level(logging.DEBUG):
         assert adapter_for(Speech2TextEncoder(config)).width is None
     assert [record.name for record in caplog.records if "fake_tensor" in record.name] == []
 
 
-def test_a_codec_is_tried_with_a_channel_and_named():
+def test_a_codec_is_named_in_the_error():
     tower = DacModel(DacConfig(encoder_hidden_size=4, decoder_hidden_size=16, hidden_size=64))
     with pytest.raises(ValueError, match=r"DacModel returns .*audio_codes.*, expected an encoder's last_hidden_state"):
         adapter_for(tower)
 
 
-def test_a_tower_that_returns_no_tokens_is_named_when_it_runs(tmp_path):
+def test_a_tower_without_token_outputs_is_named_when_it_runs(tmp_path):
     folder = saved("DPRQuestionEncoder", tmp_path / "tower", {**WORDS, "projection_dim": 0})
     with pytest.raises(
         ValueError, match="DPRQuestionEncoder returns pooler_output, expected an encoder's last_hidden"
@@ -292,16 +294,16 @@ def test_a_tower_that_returns_no_tokens_is_named_when_it_runs(tmp_path):
         ),
     ],
 )
-def test_outputs_that_do_not_fit_are_named(class_name, settings, message, tmp_path):
-    """One row of tokens for all frames, and a pooled output that is twice as wide as the tokens."""
+def test_outputs_that_do_not_fit_are_named_in_the_error(class_name, settings, message, tmp_path):
+    """Pixtral returns one row of tokens for all frames; this ViT's pooled output is twice as wide as its tokens."""
     folder = saved(class_name, tmp_path / "tower", settings)
     model = SENModel.from_neurons([{"hub_id": folder, "class_name": class_name}], **SMALL)
     with pytest.raises(ValueError, match=message):
         model.neurons["image"].first_look({"pixel_values": torch.randn(PICTURES)})
 
 
-def test_a_width_that_is_given_replaces_that_of_the_configuration_after_a_failed_trial(tmp_path):
-    """Reformer's tokens are twice as wide as its hidden states, and it reads the values of its position indices."""
+def test_a_given_width_is_used_after_a_failed_trial_run(tmp_path):
+    """Reformer's tokens are twice as wide as its hidden states, and it reads position indices, so trials fail."""
     settings = {"hidden_size": 16, "attention_head_size": 8, "num_attention_heads": 2, "feed_forward_size": 32}
     settings |= {"axial_pos_shape": (4, 8), "axial_pos_embds_dim": (8, 8), "attn_layers": ["local"], "vocab_size": 40}
     folder = saved("ReformerModel", tmp_path / "tower", {**settings, "local_attn_chunk_length": 4})

@@ -1,4 +1,4 @@
-"""A type that neither the package nor Transformers knows: one line in a script of the user's, and it works everywhere."""
+"""A type that neither the package nor Transformers has: one line in a user's script registers it for the whole package."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_sen_cli import sen
 
-# The classes are Transformers' own way to add a model; the neuron is the last line.
+# The classes are added to Transformers in its standard way; the last line registers the neuron.
 SCRIPT = """
 from transformers import AutoConfig, AutoModel, ViTConfig, ViTModel
 
@@ -27,7 +27,7 @@ from modeling_sen import image_grid, register_neuron
 register_neuron("gaze", "image", image_grid, folds_frames=True)
 """
 
-# What the Python interface makes of a clip, and the other verbs: all after the script, in the process of the command.
+# Calls the Python interface and other verbs after the script above, in the process of the command.
 USE = """
 import contextlib, io, json, pathlib, sys, torch
 import sen_cli
@@ -69,7 +69,7 @@ print("now the command itself", file=sys.stderr, flush=True)
 
 @pytest.fixture(scope="module")
 def outside(towers, clips, tmp_path_factory):
-    """The user's folder with script and saved SEN, what the Python interface made of a clip, and how the command ended."""
+    """The user's folder with script and SEN, the outputs of the Python interface for a clip, and the command's run."""
     folder = tmp_path_factory.mktemp("outside")
     (folder / "my_neurons.py").write_text(SCRIPT)
     (folder / "use.py").write_text(USE)
@@ -89,7 +89,7 @@ def outside(towers, clips, tmp_path_factory):
     return folder, json.loads((folder / "found.json").read_text()), done
 
 
-def test_the_command_line_runs_the_files_first(outside):
+def test_the_command_line_runs_imported_files_first(outside):
     _, found, done = outside
     (row,) = json.loads(done.stdout)
     assert {score["label"]: score["score"] for score in row["scores"]} == pytest.approx(
@@ -97,7 +97,7 @@ def test_the_command_line_runs_the_files_first(outside):
     )
 
 
-def test_the_command_as_installed_prints_nothing_but_json(outside):
+def test_the_installed_command_prints_only_json(outside):
     """From a shell, with neurons for frames, motion, sound and words."""
     _, _, done = outside
     assert done.stderr.rpartition("now the command itself\n")[2] == ""
@@ -106,13 +106,13 @@ def test_the_command_as_installed_prints_nothing_but_json(outside):
     assert done.stdout.count("\n") == 1
 
 
-def test_other_verbs_have_it_too(outside):
+def test_imported_files_apply_to_the_other_verbs(outside):
     folder, found, _ = outside
     assert "gaze" in found["shown"]["neurons"]
     np.testing.assert_allclose(np.load(folder / "out.npz")["embedding"], found["embedding"], atol=1e-6)
 
 
-def test_without_the_script_the_type_is_named(outside, clips, monkeypatch, capsys):
+def test_without_the_script_the_type_is_named_in_the_error(outside, clips, monkeypatch, capsys):
     folder, _, _ = outside
     monkeypatch.chdir(folder)
     capsys.readouterr()
@@ -123,16 +123,16 @@ def test_without_the_script_the_type_is_named(outside, clips, monkeypatch, capsy
     assert errors.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["said_by_a_script", "said_by_a_script.py"])
-def test_a_module_of_the_current_folder_or_a_file_is_run_before_the_verb(name, tmp_path, monkeypatch, capsys):
-    Path(tmp_path, "said_by_a_script.py").write_text("print('first')\n")
+@pytest.mark.parametrize("name", ["printing_script", "printing_script.py"])
+def test_an_imported_module_or_file_is_run_before_the_verb(name, tmp_path, monkeypatch, capsys):
+    Path(tmp_path, "printing_script.py").write_text("print('first')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setitem(sys.modules, "said_by_a_script", None)
-    del sys.modules["said_by_a_script"]
+    monkeypatch.setitem(sys.modules, "printing_script", None)
+    del sys.modules["printing_script"]
     assert sen("--import", name, "--version", monkeypatch=monkeypatch) == 0
     assert capsys.readouterr().out.splitlines()[0] == "first"
-    assert sys.modules["said_by_a_script"].__file__.endswith("said_by_a_script.py")
+    assert sys.modules["printing_script"].__file__.endswith("printing_script.py")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_module_of_the_current_folder_or_a_file_is_run_before_the_verb(name, t
         (["--import", "no_such_module", "neurons"], "no_such_module"),
     ],
 )
-def test_a_script_that_is_not_there(given, message, tmp_path, monkeypatch, capsys):
+def test_a_missing_script_is_named_in_the_error(given, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert sen(*given, monkeypatch=monkeypatch) == 2

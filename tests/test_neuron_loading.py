@@ -1,4 +1,4 @@
-"""Neurons by hub id: what a hub id leaves open is filled in, and what does not fit raises."""
+"""Neurons by hub id: missing fields are derived from the checkpoint, and wrong ones raise."""
 
 import json
 import shutil
@@ -31,18 +31,18 @@ def spec_of(towers, family="ast", **changes) -> NeuronSpec:
         ("depth_anything", ("image", "image", "Dinov2Model", 8, None)),
     ],
 )
-def test_a_hub_id_is_enough(towers, family, expected):
+def test_a_hub_id_is_sufficient(towers, family, expected):
     spec = resolve_spec(towers[family])
     assert (spec.name, spec.modality, spec.class_name, spec.num_frames, spec.prompt_side) == expected
     assert spec.hidden_size == 16
 
 
-def test_names_are_free_ones(towers):
+def test_default_names_are_unique(towers):
     model = SENModel.from_neurons([towers["clip"], towers["siglip"], towers["depth_anything"]], hidden_size=8)
     assert list(model.neurons) == ["image", "image2", "image3"]
 
 
-def test_what_is_given_wins(towers):
+def test_given_fields_take_precedence(towers):
     spec = resolve_spec({"hub_id": towers["clip"], "name": "thermal", "modality": "thermal", "num_frames": 3})
     assert (spec.name, spec.modality, spec.num_frames, spec.projection) == (
         "thermal",
@@ -52,7 +52,7 @@ def test_what_is_given_wins(towers):
     )
 
 
-def test_neurons_of_the_text_towers_repository_are_aligned(towers):
+def test_neurons_from_the_text_towers_repository_are_aligned(towers):
     model = SENModel.from_neurons([towers["clip"], towers["ast"]], text_tower=towers["clip"], hidden_size=8)
     assert {spec.name: spec.aligned for spec in model.config.neuron_specs} == {"image": True, "audio": False}
     assert model.config.projection_dim == 12
@@ -69,7 +69,7 @@ def test_missing_tower_weights_raise(towers, tmp_path):
         load_neuron(spec_of(towers, hub_id=str(folder)))
 
 
-def test_a_tower_that_would_come_back_random_raises(towers):
+def test_a_tower_whose_weights_would_stay_random_raises(towers):
     spec = spec_of(towers, "xclip")
     assert spec.key_mapping
     with pytest.raises(RuntimeError, match=r"neuron 'n'.*stay random.*key_mapping"):
@@ -91,12 +91,12 @@ def test_a_tower_that_would_come_back_random_raises(towers):
         ({"dtype": "float33"}, ValueError, "dtype"),
     ],
 )
-def test_a_specification_that_does_not_fit_raises_and_is_named(towers, changes, error, message):
+def test_a_wrong_specification_is_named_in_the_error(towers, changes, error, message):
     with pytest.raises(error, match=f"(?s)neuron 'n'.*{message}"):
         load_neuron(spec_of(towers, **changes))
 
 
-def test_aligned_neurons_must_reach_the_text_space(towers):
+def test_aligned_neurons_must_have_the_width_of_the_text_space(towers):
     with pytest.raises(
         ValueError, match=r"'image' is aligned, but its embeddings have width 12 and projection_dim is 7"
     ):
@@ -106,12 +106,12 @@ def test_aligned_neurons_must_reach_the_text_space(towers):
 
 
 @pytest.mark.parametrize("name", ["train", "load"])
-def test_a_name_that_a_module_has_for_itself_is_refused(towers, name):
+def test_names_of_module_attributes_are_refused(towers, name):
     with pytest.raises(ValueError, match=f"neurons: {name} is the name of an attribute of a module"):
         SENModel.from_neurons([{"hub_id": towers["clip"], "name": name}], projection_dim=12, hidden_size=8)
 
 
-def test_builtin_towers_that_are_not_there_raise():
+def test_missing_builtin_towers_raise():
     spec = NeuronSpec("n", "image", "builtin:no_such_tower", 8, "CLIPVisionModel")
     with pytest.raises(
         OSError, match=r"'builtin:no_such_tower' is not among the towers shipped.*include_neurons=True"
@@ -119,7 +119,7 @@ def test_builtin_towers_that_are_not_there_raise():
         HubSource.of_neuron(spec)
 
 
-def test_relative_towers_stand_beside_the_checkpoint(tmp_path):
+def test_relative_towers_are_found_in_the_checkpoint_folder(tmp_path):
     spec = NeuronSpec("n", "image", "./neuron_n", 8, "CLIPVisionModel")
     with pytest.raises(FileNotFoundError, match=r"neuron 'n': the checkpoint .* has no folder 'neuron_n'"):
         HubSource.of_neuron(spec, HubSource(str(tmp_path)))
@@ -130,13 +130,13 @@ def test_relative_towers_stand_beside_the_checkpoint(tmp_path):
     inside = HubSource.of_neuron(spec, base, {"cache_dir": "c"})
     assert inside.location == "org/sen"
     assert inside.files == {"subfolder": "neuron_n", "revision": "abc", "token": "t", "cache_dir": "c"}
-    assert not inside.trust_remote_code  # trust in a SEN's code is none in its neurons'
+    assert not inside.trust_remote_code  # trust in the SEN's code does not extend to its neurons
 
 
 # --- the similarity scale --------------------------------------------------------------------------------------------
 
 
-def test_logit_scale_is_read_from_one_file_from_shards_and_from_pytorch_files(towers, tmp_path):
+def test_the_logit_scale_is_read_from_single_sharded_and_pytorch_files(towers, tmp_path):
     clip = CLIPModel.from_pretrained(towers["clip"])
     assert read_logit_scale(HubSource(str(towers["clip"]))) == 2.0
     clip.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
@@ -149,7 +149,7 @@ def test_logit_scale_is_read_from_one_file_from_shards_and_from_pytorch_files(to
     assert pytest.approx(2.6593, abs=1e-4) == DEFAULT_LOGIT_SCALE
 
 
-# --- hub ids that say too little -------------------------------------------------------------------------------------
+# --- wrong hub ids ---------------------------------------------------------------------------------------------------
 
 
 def test_unknown_checkpoints_raise(tmp_path):
@@ -163,8 +163,8 @@ def test_unknown_checkpoints_raise(tmp_path):
         resolve_spec(str(tmp_path / "odd"))
 
 
-def test_the_classes_of_timms_wrapper_inside_a_configuration_are_read():
-    config = PeVideoEncoderConfig()  # of PE-AV large: its frames are 1,024 numbers wide
+def test_the_width_of_a_timm_model_is_taken_from_its_wrappers_configuration():
+    config = PeVideoEncoderConfig()  # PE-AV large: its frame features have 1,024 values
     assert config.vision_config.num_classes == 1024
     assert config_for(PeVideoEncoder, config).vision_config.num_labels == 1024
     whole = PeAudioVideoConfig()

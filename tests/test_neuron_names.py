@@ -1,4 +1,4 @@
-"""Names of neurons that are parts of each other or of other inputs: a SEN computes the same under any names."""
+"""Neuron names that are prefixes of each other or of other inputs: a SEN computes the same with any names."""
 
 import inspect
 
@@ -8,12 +8,12 @@ from random_sen import SMALL, random_weights
 
 from modeling_sen import SENConfig, SENModel, SENProcessor
 
-# Plain name -> one that begins as another neuron's name or as an input that belongs to no neuron.
+# Plain name -> a name that is a prefix of another neuron's name or of an input without a neuron.
 NAMES = {"picture": "image", "motion": "image_2", "sound": "neuron_mask", "words": "text_encoder", "still": "frame_a"}
 
 
 def renamed(key: str) -> str:
-    """Of a weight or an input: with the neuron's other name."""
+    """The key of a weight or an input with the neuron's other name."""
     for plain, other in NAMES.items():
         key = key.replace(plain, other)
     return key
@@ -21,7 +21,7 @@ def renamed(key: str) -> str:
 
 @pytest.fixture(scope="module")
 def models(towers) -> tuple[SENModel, SENModel]:
-    """Two SENs with the same weights, one with plain names."""
+    """Two SENs with the same weights, one of them with plain names."""
     found = []
     for names in (list(NAMES), list(NAMES.values())):
         families = ("clip", "videomae", "ast", "bert", "clip")
@@ -39,7 +39,7 @@ def inputs(models, clips) -> tuple[dict, dict]:
     return dict(first), dict(second)
 
 
-def test_the_processor_gives_each_neuron_its_inputs(models, inputs):
+def test_the_processor_assigns_inputs_to_the_right_neuron(models, inputs):
     plain, other = inputs
     own = {key: value for key, value in plain.items() if key.split("_")[0] in NAMES}
     assert set(other) == {renamed(key) if key in own else key for key in plain}
@@ -50,7 +50,7 @@ def test_the_processor_gives_each_neuron_its_inputs(models, inputs):
 
 
 @torch.no_grad()
-def test_the_model_computes_the_same(models, inputs):
+def test_the_model_computes_the_same_with_other_names(models, inputs):
     plain, other = (model(**given) for model, given in zip(models, inputs, strict=True))
     assert torch.equal(plain.logits_per_video, other.logits_per_video)
     for name, state in plain.neuron_states.items():
@@ -61,12 +61,12 @@ def test_the_model_computes_the_same(models, inputs):
         models[1](image_3_pixel_values=part["image_pixel_values"])
 
 
-def test_the_trainer_keeps_their_columns(models, inputs):
+def test_the_trainer_keeps_the_columns_of_all_neurons(models, inputs):
     assert set(inputs[1]) <= set(inspect.signature(models[1].forward).parameters)
 
 
 @torch.no_grad()
-def test_a_saved_model_is_loaded_again(models, inputs, tmp_path):
+def test_a_saved_model_is_loaded_with_these_names(models, inputs, tmp_path):
     models[1].save_pretrained(tmp_path, include_neurons=True)
     SENProcessor(models[1].config).save_pretrained(tmp_path)
     folders = {"image", "image_2", "neuron_mask", "text_encoder", "class_text"}  # frame_a shares the tower of image
@@ -78,7 +78,7 @@ def test_a_saved_model_is_loaded_again(models, inputs, tmp_path):
 
 
 @pytest.mark.parametrize("modality", ["text", "audio", "image"])
-def test_text_is_the_one_name_whose_inputs_would_be_ambiguous(modality):
+def test_only_the_name_text_is_refused_as_ambiguous(modality):
     neuron = {"name": "text", "modality": modality, "hub_id": "org/tower", "hidden_size": 8, "class_name": "BertModel"}
     with pytest.raises(
         ValueError, match="neuron name: found 'text', expected another: `text_input_ids` are the class"

@@ -1,4 +1,4 @@
-"""The registry: every type is tested, a new one takes one line, an unknown one is tried by rule."""
+"""The registry: every type is tested, a type is registered in one line, an unknown type is used by rule."""
 
 import logging
 import shutil
@@ -19,14 +19,14 @@ from modeling_sen.neuron_loading import load_neuron, resolve_spec, tower_class_o
 from modeling_sen.neuron_registry import CHECKPOINT_SPECS, NEURON_ADAPTERS, image_grid
 
 
-def test_every_registered_type_has_a_tiny_tower_to_be_tested_on():
+def test_every_registered_type_has_a_tiny_tower():
     assert sorted(set(list_neurons()) - set(FAMILIES)) == [], "registered, but not in neuron_families.FAMILIES"
     assert set(FAMILIES) == set(list_neurons())
     assert list_neurons() == sorted(NEURON_ADAPTERS)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_looking_again_keeps_every_shape(model_type, towers):
+def test_a_second_look_has_the_same_shapes(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers), make_inputs(model_type)
     assert neuron.tower.config.model_type == model_type
     trunk = neuron.first_look(inputs)
@@ -44,7 +44,7 @@ def test_looking_again_keeps_every_shape(model_type, towers):
 
 
 @pytest.mark.parametrize("model_type", [name for name, family in FAMILIES.items() if family.written_out])
-def test_a_crown_deeper_than_the_tower_raises(model_type, towers):
+def test_a_prompt_depth_beyond_the_tower_raises(model_type, towers):
     with pytest.raises(ValueError, match=r"neuron '\w+': prompt_depth is 5, expected 1 to 4, the tower's layers"):
         make_neuron(model_type, towers, 5)
 
@@ -76,7 +76,7 @@ def test_half_precision_is_close(model_type, towers):
 
 
 @pytest.mark.parametrize("model_type", [name for name in FAMILIES if NEURON_ADAPTERS[name].layers is None])
-def test_layers_are_found_by_rule_as_well(model_type, towers):
+def test_layers_can_also_be_found_by_rule(model_type, towers):
     neuron = make_neuron(model_type, towers)
     layers = find_layers(neuron.tower)
     assert len(layers) == neuron.tower.config.num_hidden_layers
@@ -99,7 +99,7 @@ def _vit() -> ViTModel:
     return ViTModel(ViTConfig(**sizes, image_size=16, patch_size=8))
 
 
-def test_an_unregistered_type_is_tried_by_rule_and_says_so(tmp_path, caplog):
+def test_an_unregistered_type_is_used_by_rule_with_a_warning(tmp_path, caplog):
     assert "vit" not in NEURON_ADAPTERS
     _vit().save_pretrained(tmp_path / "vit")
     logger = transformers_logging.get_logger("modeling_sen.neuron_registry")
@@ -115,7 +115,7 @@ def test_an_unregistered_type_is_tried_by_rule_and_says_so(tmp_path, caplog):
     assert state.answers.shape == (2, 2, 16)
 
 
-def test_a_tower_without_transformer_layers_is_associated_after_itself():
+def test_a_tower_without_transformer_layers_takes_no_prompts():
     class Tower(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -129,8 +129,8 @@ def test_a_tower_without_transformer_layers_is_associated_after_itself():
         find_layers(tower, "stages.0")
 
 
-def test_towers_cut_from_whole_checkpoints_are_the_stock_ones(towers):
-    """X-CLIP's tower loaded from a whole checkpoint is random in Transformers; the registered key mapping cures it."""
+def test_towers_from_whole_checkpoints_equal_the_stock_ones(towers):
+    """Transformers leaves X-CLIP's tower random when it loads a whole checkpoint; the registered key mapping avoids this."""
     whole = AutoModel.from_pretrained(towers["xclip"]).eval()
     neuron, inputs = make_neuron("xclip_vision_model", towers), make_inputs("xclip_vision_model")
     with torch.no_grad():
@@ -138,14 +138,15 @@ def test_towers_cut_from_whole_checkpoints_are_the_stock_ones(towers):
     torch.testing.assert_close(neuron.first_look(inputs).state.pooler_output, expected)
 
 
-def test_every_checkpoint_type_names_a_model_of_transformers_or_of_the_package():
+def test_every_checkpoint_type_names_an_existing_model_class():
     for (model_type, role), fields in CHECKPOINT_SPECS.items():
-        assert role in ("tower", "text_tower", *MODALITIES)  # of a checkpoint with a tower for each, its modality
+        # A modality where the checkpoint has one tower per modality.
+        assert role in ("tower", "text_tower", *MODALITIES)
         spec = NeuronSpec("a", "image", "a/b", hidden_size=1, class_name=fields["class_name"])
         assert issubclass(tower_class_of(spec, False), PreTrainedModel), model_type
 
 
-def test_prompt_side_can_be_chosen(towers):
+def test_the_prompt_side_can_be_chosen(towers):
     first = make_neuron("videomae", towers)
     spec = NeuronSpec.from_dict({**first.spec.to_dict(), "prompt_side": "suffix"})
     neuron = Neuron(spec, first.tower, None, None)
@@ -153,6 +154,6 @@ def test_prompt_side_can_be_chosen(towers):
     prompts, inputs = torch.randn(2, 3, 16), make_inputs("videomae")
     prefix = first.look_again(first.first_look(inputs), prompts)
     suffix = neuron.look_again(neuron.first_look(inputs), prompts)
-    # Without positions at the site, where prompts stand makes no difference.
+    # The tower adds no positions in its layers, so the side of the prompts does not matter.
     torch.testing.assert_close(prefix.last_hidden_state, suffix.last_hidden_state)
     torch.testing.assert_close(prefix.pooler_output, suffix.pooler_output)

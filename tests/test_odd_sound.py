@@ -1,4 +1,4 @@
-"""Sound as it should not be, and is: many channels, timestamps that jump, damage, streams that turn up late."""
+"""Unusual sound: many channels, timestamps that jump, damaged packets, streams that start late."""
 
 import logging
 import math
@@ -17,7 +17,7 @@ from modeling_sen.audio_io import _Clock, _Track, read_audio
 
 
 def write_wav(path: Path, samples: np.ndarray, rate: int = 16000, mask: int | None = None) -> Path:
-    """(channels, S) float samples as float32; a channel mask of 0 says no layout, and none at all neither."""
+    """Writes (channels, S) float samples as float32. No layout is stored if the channel mask is 0 or None."""
     channels = len(samples)
     form = struct.pack("<HHIIHH", 3, channels, rate, rate * channels * 4, channels * 4, 32)
     if mask is not None:
@@ -30,7 +30,7 @@ def write_wav(path: Path, samples: np.ndarray, rate: int = 16000, mask: int | No
 
 
 def loudnesses(channels: int, seconds: float = 0.5, rate: int = 16000) -> np.ndarray:
-    """(channels, S): the same tone in each channel, in each at a loudness of its own."""
+    """(channels, S): the same tone in every channel, each with its own amplitude."""
     return np.outer(
         np.linspace(0.2, 1.8, channels) if channels > 1 else [1.0], rising_pitch(np.arange(seconds * rate) / rate)
     )
@@ -41,7 +41,7 @@ def write_channels(path: Path, samples: np.ndarray, codec: str, layout: str, rat
         stream = container.add_stream(codec, rate=rate, layout=layout)
         resampler = av.AudioResampler(format=stream.codec_context.format, layout=layout, rate=rate)
         for start in range(0, samples.shape[1], 1024):
-            # Packed: planar sound of eight channels and more crashes PyAV's own conversion.
+            # Packed format, since PyAV's conversion crashes on planar sound with eight or more channels.
             block = np.ascontiguousarray(samples[:, start : start + 1024].T.reshape(1, -1), dtype=np.float32)
             frame = av.AudioFrame.from_ndarray(block, format="flt", layout=layout)
             frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), start
@@ -52,7 +52,7 @@ def write_channels(path: Path, samples: np.ndarray, codec: str, layout: str, rat
 
 
 def retime(source: Path, target: Path, new_time) -> Path:
-    """A copy of a sound file whose packets are moved from second t to new_time(t), or left out where that is None."""
+    """Copies a sound file and moves packets from second t to new_time(t); packets with None are dropped."""
     with av.open(str(source)) as container, av.open(str(target), "w") as output:
         stream = output.add_stream_from_template(container.streams.audio[0])
         for packet in container.demux(container.streams.audio[0]):
@@ -77,7 +77,7 @@ def sound(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("mask", [None, 0, 0x63F])
 @pytest.mark.parametrize("channels", [1, 2, 3, 6, 7, 8, 9, 12, 16, 24, 64])
-def test_channels_of_wav_files_are_averaged_whatever_their_layout(tmp_path, channels, mask):
+def test_channels_of_wav_files_are_averaged_for_any_layout(tmp_path, channels, mask):
     samples = loudnesses(channels)
     path = write_wav(tmp_path / "sound.wav", samples, mask=mask)
     np.testing.assert_allclose(read_audio(path, 16000).samples, samples.mean(axis=0), atol=1e-6)
@@ -96,7 +96,7 @@ def test_channels_of_wav_files_are_averaged_whatever_their_layout(tmp_path, chan
         ("sound.m4a", "aac", "7.1", 48000, 0.05),
     ],
 )
-def test_eight_and_more_channels_of_planar_codecs(tmp_path, name, codec, layout, rate, tolerance):
+def test_eight_and_more_channels_of_planar_codecs_are_averaged(tmp_path, name, codec, layout, rate, tolerance):
     samples = 0.5 * loudnesses(len(av.AudioLayout(layout).channels), rate=rate)
     path = write_channels(tmp_path / name, samples, codec, layout, rate)
     found = read_audio(path, rate).samples
@@ -106,8 +106,8 @@ def test_eight_and_more_channels_of_planar_codecs(tmp_path, name, codec, layout,
 
 
 @pytest.mark.parametrize(("layout", "order"), [("3.0", 0x720003), ("5.1", 0x7B0006)])
-def test_channels_in_an_order_of_quicktimes_own(tmp_path, layout, order):
-    """Centre first, or between left and right."""
+def test_channels_in_the_order_of_quicktime_are_averaged(tmp_path, layout, order):
+    """The centre channel is first, or between left and right."""
     samples = 0.5 * loudnesses(len(av.AudioLayout(layout).channels))
     path = write_channels(tmp_path / "film.mov", samples, "pcm_s16le", layout, 16000)
     content = bytearray(path.read_bytes())
@@ -118,20 +118,20 @@ def test_channels_in_an_order_of_quicktimes_own(tmp_path, layout, order):
         np.testing.assert_allclose(read_audio(path, 16000).samples, samples.mean(axis=0), atol=1e-3)
 
 
-def test_arrays_have_up_to_16_channels():
+def test_arrays_with_more_than_16_channels_are_refused():
     samples = loudnesses(16)
     np.testing.assert_allclose(read_audio((samples, 16000), 16000).samples, samples.mean(axis=0), atol=1e-6)
     with pytest.raises(ValueError, match=r"audio: expected samples .* at most 16 channels, found \(17, 8000\)"):
         read_audio((loudnesses(17), 16000), 16000)
 
 
-def test_more_channels_than_ffmpeg_converts_are_refused_by_name(tmp_path):
+def test_a_file_with_more_channels_than_ffmpeg_converts_is_named_in_the_error(tmp_path):
     path = write_wav(tmp_path / "crowd.wav", loudnesses(65), 8000)
     with pytest.raises(ValueError, match=r"crowd\.wav: cannot be read \(ArgumentError: .*Invalid argument"):
         read_audio(path, 16000)
 
 
-def test_rates_from_1_to_768_thousand_per_second(tmp_path):
+def test_rates_below_1000_are_refused_and_768_thousand_is_read(tmp_path):
     tone = rising_pitch(np.arange(768000) / 768000)[None]
     fast = read_audio(write_wav(tmp_path / "fast.wav", tone, 768000), 16000, (0.25, 0.75)).samples
     assert heard_time(fast, 16000) == pytest.approx(0.5, abs=0.01)
@@ -142,7 +142,7 @@ def test_rates_from_1_to_768_thousand_per_second(tmp_path):
                 read_audio(audio, 16000)
 
 
-def test_files_without_channels_or_samples(tmp_path):
+def test_files_without_channels_are_refused_and_without_samples_silent(tmp_path):
     content = write_wav(tmp_path / "sound.wav", loudnesses(1)).read_bytes()
     (tmp_path / "none.wav").write_bytes(content[:22] + bytes(2) + content[24:])
     with pytest.raises(ValueError, match=r"none\.wav: "):
@@ -154,7 +154,7 @@ def test_files_without_channels_or_samples(tmp_path):
         assert not found.present
 
 
-def test_samples_that_are_no_numbers_become_silence(tmp_path, caplog):
+def test_samples_that_are_not_finite_become_silence(tmp_path, caplog):
     samples = loudnesses(2, 1.0)
     expected = samples.mean(axis=0)
     samples[0, 8000], samples[1, 8001] = np.nan, np.inf
@@ -173,7 +173,7 @@ def test_samples_that_are_no_numbers_become_silence(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".m4a", ".ts"])
-def test_a_pause_of_hours_is_never_filled(sound, tmp_path, suffix, caplog):
+def test_a_pause_of_hours_is_not_filled_with_silence(sound, tmp_path, suffix, caplog):
     path = retime(sound, tmp_path / f"pause{suffix}", lambda t: t if t < 1 else t + 36000 if t > 4 else None)
     tracemalloc.start()
     try:
@@ -184,7 +184,7 @@ def test_a_pause_of_hours_is_never_filled(sound, tmp_path, suffix, caplog):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 20e6  # bytes; the pause is 2.3 GB long
+    assert peak < 20e6  # bytes; samples for the whole pause would take 2.3 GB
     assert len(whole) == pytest.approx(16000, abs=1600)
     messages = [record.message for record in caplog.records]
     assert len(messages) == 1
@@ -195,14 +195,14 @@ def test_a_pause_of_hours_is_never_filled(sound, tmp_path, suffix, caplog):
     assert len(limited) == 30 * 16000
 
 
-def test_pauses_of_less_than_an_hour_are_silence(sound, tmp_path):
+def test_pauses_below_an_hour_are_filled_with_silence(sound, tmp_path):
     path = retime(sound, tmp_path / "pause.mkv", lambda t: t if t < 1 else t + 60 if t > 4 else None)
     samples = read_audio(path, 8000).samples
     assert heard_time(samples[round(64.5 * 8000) : round(65.5 * 8000)], 8000) == pytest.approx(5.0, abs=0.01)
     assert np.abs(samples[10000 : 63 * 8000]).max() < 1e-3
 
 
-def test_absurd_timestamps_are_counted_with_one_warning(sound, tmp_path, caplog):
+def test_implausible_timestamps_are_replaced_by_counting_with_one_warning(sound, tmp_path, caplog):
     path = retime(sound, tmp_path / "absurd.mkv", lambda t: t if t < 3 else t + 1e9)
     for span in (None, (0.0, 6.0)):
         caplog.clear()
@@ -214,8 +214,8 @@ def test_absurd_timestamps_are_counted_with_one_warning(sound, tmp_path, caplog)
         ]
 
 
-def test_recordings_joined_end_to_end_are_heard_one_after_the_other(tmp_path):
-    """Also where they differ in rate and channels."""
+def test_recordings_joined_in_one_file_are_read_in_sequence(tmp_path):
+    """Also if they differ in rate and channels."""
     write_sound(tmp_path / "one.ts", "mp2", 4, rate=48000)
     write_sound(tmp_path / "two.ts", "mp2", 4, rate=44100, layout="mono")
     path = tmp_path / "joined.ts"
@@ -234,9 +234,9 @@ def test_recordings_joined_end_to_end_are_heard_one_after_the_other(tmp_path):
         ([7.0, 7.52, 7.98], [0.0, 0.5, 1.0], 0),  # within GAP
         ([None, None, 8.0], [0.0, 0.5, 1.0], 0),
         ([7.0, 7.3, 7.8], [0.0, 0.3, 0.8], 0),  # drift
-        ([-13.0, -12.5, 7.0], [-20.0, -19.5, 0.0], 0),  # sound before the pictures
+        ([-13.0, -12.5, 7.0], [-20.0, -19.5, 0.0], 0),  # sound before the first frame
         ([7.0, 7207.0, 7207.5], [0.0, 7200.0, 7200.5], 0),  # a pause
-        ([7.0, 7207.0, 8.0], [0.0, 0.5, 1.0], 1),  # one stamp alone
+        ([7.0, 7207.0, 8.0], [0.0, 0.5, 1.0], 1),  # a single wrong stamp
         ([7.0, 2.0, 8.0], [0.0, 0.5, 1.0], 1),
         ([7207.0, 7.5, 8.0], [0.0, 0.5, 1.0], 1),
         ([7.0, 1e15, 1e15 + 0.5, 1e15 + 1], [0.0, 0.5, 1.0, 1.5], 1),
@@ -244,17 +244,17 @@ def test_recordings_joined_end_to_end_are_heard_one_after_the_other(tmp_path):
         ([1e15, 7.5, 8.0], [0.0, 0.5, 1.0], 1),
         ([7.0, math.nan, 8.0, 8.5], [0.0, 0.5, 1.0, 1.5], 1),
         ([math.nan, math.inf, 8.0], [0.0, 0.5, 1.0], 2),
-        ([27.0, 27.5, 7.0, 7.5, 10.0], [20.0, 20.5, 21.0, 21.5, 24.0], 1),  # the clock began anew
+        ([27.0, 27.5, 7.0, 7.5, 10.0], [20.0, 20.5, 21.0, 21.5, 24.0], 1),  # the clock restarts
     ],
 )
-def test_frames_stand_at_their_timestamps_or_where_the_count_says(stamps, placed, faults):
+def test_implausible_timestamps_are_replaced_by_the_sample_count(stamps, placed, faults):
     frames = [SimpleNamespace(time=stamp, samples=8000, sample_rate=16000) for stamp in stamps]
     clock = _Clock(7.0, 0.0)
     assert [time for time, _ in clock.timed(iter(frames), math.inf)] == pytest.approx(placed)
     assert clock.faults == faults
 
 
-def test_reading_stops_where_two_frames_in_a_row_have_passed_the_end():
+def test_reading_stops_after_two_frames_in_a_row_beyond_the_end():
     frames = [SimpleNamespace(time=time, samples=8000, sample_rate=16000) for time in (0, 50, 1, 1.5, 2, 2.5, 3, 3.5)]
     assert [time for time, _ in _Clock(0.0, 0.0).timed(iter(frames), 2.0)] == pytest.approx([0, 0.5, 1, 1.5, 2])
 
@@ -262,8 +262,8 @@ def test_reading_stops_where_two_frames_in_a_row_have_passed_the_end():
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 
-def test_streams_that_turn_up_late_leave_the_sound_as_it_is(tmp_path):
-    """FLV names its streams by what comes: PyAV raises an IndexError at the end where a new one came after its probe."""
+def test_streams_that_start_late_do_not_change_the_sound(tmp_path):
+    """FLV adds streams when their packets appear: PyAV raises an IndexError at the end if one appeared after its probe."""
     write_sound(tmp_path / "sound.flv", "pcm_s16le", 36, rate=44100)
     write_clip(tmp_path / "late.flv", ClipKind(".flv", "flv1"), range(10))
     plain, late = (tmp_path / "sound.flv").read_bytes(), (tmp_path / "late.flv").read_bytes()[13:]
@@ -274,14 +274,14 @@ def test_streams_that_turn_up_late_leave_the_sound_as_it_is(tmp_path):
             pictures += late[:4] + (35000).to_bytes(3, "big") + late[7:size]
         late = late[size:]
     (tmp_path / "late.flv").write_bytes(plain + pictures)
-    assert len(plain) > 6e6  # beyond what is probed
+    assert len(plain) > 6e6  # more than PyAV probes
     for span in ((34.0, 35.5), (0.0, 36.0)):
         found = read_audio(tmp_path / "late.flv", 8000, span).samples
         np.testing.assert_array_equal(found, read_audio(tmp_path / "sound.flv", 8000, span).samples)
 
 
 def failing(*outcomes) -> _Track:
-    """A track whose demuxer gives packets, each of which decodes to what stands here or raises it; then it fails for ever."""
+    """A track whose packets decode to the given outcomes or raise them; after the last one the demuxer always fails."""
 
     def decode(outcome):
         if isinstance(outcome, Exception):
@@ -304,7 +304,7 @@ def failing(*outcomes) -> _Track:
     return _Track("film.ts", SimpleNamespace(demux=lambda stream: Packets()), stream)
 
 
-def test_a_decoder_may_recover_and_a_demuxer_that_fails_ends_the_track(caplog):
+def test_decoding_continues_after_a_damaged_packet_and_ends_if_the_demuxer_fails(caplog):
     track = failing([1, 2], av.InvalidDataError(1, "damaged"), [3])
     assert list(track.frames()) == [1, 2, 3]
     assert (track.decoded, track.failed) == (3, 2)
@@ -319,15 +319,15 @@ def test_a_decoder_may_recover_and_a_demuxer_that_fails_ends_the_track(caplog):
 
 
 @pytest.mark.parametrize("error", [OverflowError("too large"), RuntimeError("odd"), MemoryError("full")])
-def test_whatever_else_is_raised_names_the_file(error):
+def test_other_errors_are_raised_with_the_file_name(error):
     with pytest.raises(ValueError, match=rf"film\.ts: cannot be read \({type(error).__name__}: {error}\)"):
         list(failing([1], error).frames())
 
 
-# --- how much is read ------------------------------------------------------------------------------------------------
+# --- limits ----------------------------------------------------------------------------------------------------------
 
 
-def test_longest_bounds_what_is_read_without_a_span(sound, tmp_path):
+def test_longest_limits_the_length_without_a_span(sound, tmp_path):
     whole = read_audio(sound, 16000).samples
     assert np.array_equal(read_audio(sound, 16000, longest=2.0).samples, whole[:32000])
     assert np.array_equal(read_audio(sound, 16000, longest=60.0).samples, whole)
@@ -340,7 +340,7 @@ def test_longest_bounds_what_is_read_without_a_span(sound, tmp_path):
             read_audio(sound, 16000, longest=longest)
 
 
-def test_a_stretch_of_an_array_is_that_of_the_whole_at_little_cost():
+def test_a_span_of_an_array_equals_that_of_the_whole_with_little_memory():
     samples = (32767 * rising_pitch(np.arange(60 * 44100) / 44100)).astype(np.int16)
     whole = read_audio((samples, 44100), 16000).samples
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""`output_layer`: an inner layer's output as the neuron's tokens; what stands above it is never run."""
+"""`output_layer`: the output of an inner layer as the neuron's tokens; the layers above it do not run."""
 
 import copy
 from dataclasses import replace
@@ -24,13 +24,13 @@ CHOSEN = [
 
 
 def inner(neuron: Neuron, output_layer: int, prompt_depth=1) -> Neuron:
-    """A neuron on the same tower that takes its tokens from an inner layer."""
+    """A neuron on the same tower with the output of an inner layer as tokens."""
     spec = replace(neuron.spec, output_layer=output_layer, aligned=False, projection=None)
     return Neuron(spec, neuron.tower, None, prompt_depth)
 
 
 def recorded_outputs(neuron):
-    """What each layer puts out in the passes to come."""
+    """Records the outputs of each layer from now on."""
     found = [[] for _ in neuron.prompted_tower.all_layers]
     for layer, outputs in zip(neuron.prompted_tower.all_layers, found, strict=True):
         layer.register_forward_hook(
@@ -42,10 +42,10 @@ def recorded_outputs(neuron):
 
 
 @pytest.mark.parametrize("model_type", CHOSEN)
-def test_tokens_are_the_layers_own_output_and_pooled_is_their_mean(model_type, towers):
+def test_tokens_equal_the_layers_output_and_the_pooled_output_their_mean(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers), make_inputs(model_type)
     whole, outputs = neuron.first_look(inputs).state, recorded_outputs(neuron)
-    for output_layer in (2, -3):  # of four: the second
+    for output_layer in (2, -3):  # both are the second of four
         state = inner(neuron, output_layer).first_look(inputs).state
         expected = outputs[1][-1]  # (batch * frames, tokens, width)
         tokens = expected[:, expected.shape[1] - whole.last_hidden_state.shape[1] * 2 // len(expected) :]
@@ -57,7 +57,7 @@ def test_tokens_are_the_layers_own_output_and_pooled_is_their_mean(model_type, t
 
 
 @pytest.mark.parametrize("model_type", CHOSEN)
-def test_layers_above_it_never_run(model_type, towers):
+def test_layers_above_the_output_layer_do_not_run(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers), make_inputs(model_type)
     calls = [[] for _ in neuron.prompted_tower.all_layers]
     for layer, count in zip(neuron.prompted_tower.all_layers, calls, strict=True):
@@ -67,17 +67,17 @@ def test_layers_above_it_never_run(model_type, towers):
     look = below.first_look(inputs)
     again = below.look_again(look, torch.randn(2, 3, 16))
     assert [bool(count) for count in calls] == [True, True, False, False]
-    assert len(calls[1]) == 2 * len(calls[0])  # the crown is the layer below the cut
+    assert len(calls[1]) == 2 * len(calls[0])  # the crown is the layer at `output_layer`
     assert (again.last_hidden_state - look.state.last_hidden_state).abs().max() > 1e-4
     calls[2].clear()
     neuron.first_look(inputs)
-    assert calls[2]  # nothing stays on the tower
+    assert calls[2]  # the hooks on the shared tower are removed
 
 
-def test_prompts_meet_what_a_tower_cut_off_there_would_make_of_them(towers):
+def test_prompts_give_the_same_as_in_a_tower_cut_off_at_the_output_layer(towers):
     neuron, inputs = make_neuron("clip_vision_model", towers), make_inputs("clip_vision_model")
     short = copy.deepcopy(neuron.tower)
-    del short.encoder.layers[3:]  # its tokens are the last layer's output
+    del short.encoder.layers[3:]  # so its tokens are the output of the third layer
     cut = Neuron(replace(neuron.spec, aligned=False, projection=None), short, None, 2)
     prompts = torch.randn(2, 3, 16)
     expected = cut.look_again(cut.first_look(inputs), prompts)
@@ -88,7 +88,7 @@ def test_prompts_meet_what_a_tower_cut_off_there_would_make_of_them(towers):
     torch.testing.assert_close(below.look_again(packed, prompts).last_hidden_state, expected.last_hidden_state)
 
 
-def test_a_quarter_of_the_layers_that_run_is_the_crown(towers):
+def test_the_prompt_depth_refers_to_the_layers_that_run(towers):
     neuron = make_neuron("clip_vision_model", towers)
     assert inner(neuron, -1, None).prompted_tower.prompt_depth == 1
     assert inner(neuron, 3, "all").prompted_tower.prompt_depth == 3
@@ -96,10 +96,10 @@ def test_a_quarter_of_the_layers_that_run_is_the_crown(towers):
         inner(neuron, 2, 3)
 
 
-def test_a_sen_learns_from_inner_layers_and_comes_back(make_sen, towers, tmp_path):
+def test_a_sen_on_inner_layers_is_trained_saved_and_loaded(make_sen, towers, tmp_path):
     neurons = [
         {"hub_id": towers["clip"], "num_frames": 2, "output_layer": -2, "aligned": False},
-        {"hub_id": towers["timesformer"], "output_layer": 2},  # re-associated after that layer
+        {"hub_id": towers["timesformer"], "output_layer": 2},  # prompts after that layer
     ]
     model = random_weights(make_sen(neurons=neurons))
     inputs = {name: value for name, value in random_inputs().items() if not name.startswith("audio")}
@@ -113,7 +113,7 @@ def test_a_sen_learns_from_inner_layers_and_comes_back(make_sen, towers, tmp_pat
         assert torch.equal(loaded(**inputs).fused_embeds, output.fused_embeds)
 
 
-def test_layers_that_are_not_there_are_named(towers):
+def test_layers_that_do_not_exist_are_named_in_the_error(towers):
     neuron = make_neuron("clip_vision_model", towers)
     for output_layer in (5, -5):
         with pytest.raises(

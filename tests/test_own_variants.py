@@ -1,4 +1,4 @@
-"""A variant of a step that a user's own file registers: it works in a configuration, a checkpoint and `sen --import`."""
+"""A variant of a step registered in a user's file can be used in a configuration, a checkpoint and `sen --import`."""
 
 import json
 import sys
@@ -47,7 +47,7 @@ DISTRIBUTE["gated"], INTEGRATE["largest"], PROMPT["loud"] = GatedDistribution, L
 
 @pytest.fixture
 def script(tmp_path, monkeypatch):
-    """A file that registers three variants; they are gone after the test."""
+    """A file that registers three variants; the fixture removes them after the test."""
     for registry in (DISTRIBUTE, INTEGRATE, PROMPT):
         for name in ("gated", "largest", "loud"):
             monkeypatch.setitem(registry, name, None)
@@ -60,7 +60,7 @@ def script(tmp_path, monkeypatch):
 OWN = {"distribute": "gated", "integrate": "largest", "prompt": "loud"}
 
 
-def test_it_works_in_a_configuration_a_checkpoint_and_on_the_command_line(
+def test_a_registered_variant_works_in_a_configuration_a_checkpoint_and_on_the_command_line(
     script, towers, clips, tmp_path, monkeypatch, capsys
 ):
     for step, variant in OWN.items():
@@ -71,7 +71,7 @@ def test_it_works_in_a_configuration_a_checkpoint_and_on_the_command_line(
         [{"hub_id": towers["clip"], "num_frames": 2}], text_tower=towers["clip"], **SMALL, **OWN
     )
     assert type(model.blocks[0].distribution["image"]).__name__ == "GatedDistribution"
-    assert model.blocks[0].distribution["image"].gate.weight.std() > 0  # initialised with the rest
+    assert model.blocks[0].distribution["image"].gate.weight.std() > 0  # initialised with the other weights
     model.gate.data.fill_(0.8)
     model.save_pretrained(tmp_path / "sen", include_neurons=True)
     SENProcessor(model.config).save_pretrained(tmp_path / "sen")
@@ -88,7 +88,7 @@ def test_it_works_in_a_configuration_a_checkpoint_and_on_the_command_line(
     assert sum(score["score"] for score in row["scores"]) == pytest.approx(1)
 
 
-def test_without_the_file_the_variant_is_named(script, towers, tmp_path, monkeypatch, capsys):
+def test_without_the_file_the_variant_is_named_in_the_error(script, towers, tmp_path, monkeypatch, capsys):
     sen_cli.import_first(str(script))
     model = SENModel.from_neurons([{"hub_id": towers["clip"]}], text_tower=towers["clip"], **SMALL, distribute="gated")
     model.save_pretrained(tmp_path / "sen", include_neurons=True)

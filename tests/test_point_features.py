@@ -1,4 +1,4 @@
-"""Features of the pyramid, and how they are read around points."""
+"""Features of the pyramid, and sampling them around points."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def pyramid():
     return FeaturePyramid().eval()
 
 
-def test_levels_have_their_strides_and_features_of_length_one(pyramid):
+def test_levels_have_their_strides_and_features_of_unit_length(pyramid):
     frames = torch.randint(0, 256, (3, 40, 64, 3), dtype=torch.uint8)
     levels = pyramid(frames)
     assert [tuple(level.shape) for level in levels] == [
@@ -30,15 +30,15 @@ def test_levels_have_their_strides_and_features_of_length_one(pyramid):
         torch.testing.assert_close(level.norm(dim=1), torch.ones_like(level[:, 0]))
 
 
-def test_a_frame_is_encoded_alone(pyramid):
+def test_a_frame_is_encoded_independently_of_the_others(pyramid):
     frames = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     for together, single in zip(pyramid(frames), pyramid(frames[1:2]), strict=True):
         torch.testing.assert_close(together[1:2], single, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stride", STRIDES)
-def test_positions_are_of_pixels_with_centres_at_whole_numbers(stride):
-    """A cell holds the mean place of its pixels; what is read at a point is then the point."""
+def test_positions_are_pixel_centres_at_whole_numbers(stride):
+    """A cell contains the mean position of its pixels; sampling at a point then returns the point."""
     height, width = 48 // stride, 64 // stride
     x = (torch.arange(width) + 0.5) * stride - 0.5
     y = (torch.arange(height) + 0.5) * stride - 0.5
@@ -47,7 +47,7 @@ def test_positions_are_of_pixels_with_centres_at_whole_numbers(stride):
     torch.testing.assert_close(sample_features(cells, points, stride), points)
 
 
-def test_patches_are_those_of_each_query_in_its_own_frame():
+def test_query_patches_are_sampled_in_the_frame_of_their_query():
     torch.manual_seed(0)
     levels = tuple(
         torch.randn(5, channels, 64 // stride, 64 // stride)
@@ -63,7 +63,7 @@ def test_patches_are_those_of_each_query_in_its_own_frame():
     assert [patch.shape[0] for patch in query_patches(levels, queries[:0])] == [0, 0, 0]
 
 
-def test_a_quarter_turn_of_offsets():
+def test_turn_rotates_and_scales_offsets():
     offsets = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    turned = turn(offsets, torch.tensor([[0.0, 3.0]]))  # clockwise on the screen, three times as far
+    turned = turn(offsets, torch.tensor([[0.0, 3.0]]))  # clockwise on the screen, scaled by three
     torch.testing.assert_close(turned, torch.tensor([[[0.0, 3.0], [-6.0, 0.0]]]))

@@ -1,4 +1,4 @@
-"""Matching, scoring and refinement: peaks, independence of queries, and that the parts of a long clip are one."""
+"""Matching, scoring and refinement: peaks, independent queries, and equal results if a long clip is processed in parts."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def network():
     for module in network.modules():
         if hasattr(module, "init_own_weights"):
             module.init_own_weights(0.02)
-    torch.nn.init.normal_(network.refiner.leave[1].weight, std=0.05)  # an untrained refiner moves nothing
+    torch.nn.init.normal_(network.refiner.leave[1].weight, std=0.05)  # otherwise the refiner would move nothing
     return network
 
 
@@ -37,7 +37,7 @@ def refined(network, encoded, chosen, num_frames=6):
     return network.refine(encoded, queries, QUERIES[chosen, 1:], time, start, poses, steps=3)
 
 
-def test_peaks_lie_between_the_cells():
+def test_peaks_have_positions_between_cells():
     y, x = torch.meshgrid(torch.arange(20.0), torch.arange(30.0), indexing="ij")
     bumps = [(7.25, 5.375, 12.0), (22.0, 14.0, 9.0)]  # x, y in cells, height
     cost = sum(height * torch.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 4) for cx, cy, height in bumps)
@@ -46,12 +46,12 @@ def test_peaks_lie_between_the_cells():
     torch.testing.assert_close(peaks[:2], expected, atol=0.7, rtol=0)
 
 
-def test_a_picture_of_fewer_cells_than_peaks():
+def test_an_image_with_fewer_cells_than_peaks_gives_the_same_shape():
     assert find_peaks(torch.zeros(1, 2, 1, 2), 3).shape == (1, 2, 3, 2)
 
 
 @torch.inference_mode()
-def test_a_query_matches_and_scores_as_if_it_were_alone(network, frames):
+def test_a_query_does_not_depend_on_other_queries(network, frames):
     encoded = network.encode_frames(frames)
     together = network.encode_queries(encoded, QUERIES)
     cost, places = network.match(encoded, together), torch.rand(6, 4, 2) * 63
@@ -68,7 +68,7 @@ def test_a_query_matches_and_scores_as_if_it_were_alone(network, frames):
 
 
 @torch.inference_mode()
-def test_the_query_matches_itself_best(network, frames):
+def test_a_query_matches_best_at_its_own_position(network, frames):
     encoded = network.encode_frames(frames)
     inner = QUERIES[[0, 1, 3]]
     cost = network.match(encoded, network.encode_queries(encoded, inner))
@@ -77,7 +77,7 @@ def test_the_query_matches_itself_best(network, frames):
 
 
 @torch.inference_mode()
-def test_long_clips_are_compared_in_parts(network):
+def test_comparing_a_long_clip_in_parts_gives_the_same(network):
     torch.manual_seed(2)
     count = FRAMES + 7
     encoded = network.encode_frames(torch.randint(0, 256, (count, 16, 16, 3), dtype=torch.uint8))
@@ -93,8 +93,8 @@ def test_long_clips_are_compared_in_parts(network):
     torch.testing.assert_close(half, whole, atol=5e-3, rtol=1e-2)
 
 
-def test_steps_are_trained_each_by_its_own_error(network, frames):
-    """No gradient passes from one step's places into the next."""
+def test_refinement_steps_pass_no_gradient_to_earlier_steps(network, frames):
+    """Each step is trained by its own error only."""
     encoded = network.encode_frames(frames)
     start = QUERIES[:, 1:].expand(6, -1, -1).clone().requires_grad_()
     queries = network.encode_queries(encoded, QUERIES)

@@ -1,4 +1,4 @@
-"""Presets: what is recorded beside them is what their configurations give."""
+"""Presets: the recorded figures agree with their configurations."""
 
 import pytest
 import torch
@@ -11,8 +11,8 @@ from modeling_sen.neuron_loading import resolve_spec
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_recorded_parameters_are_those_of_the_configurations(name, tmp_path, monkeypatch):
-    # No parameter, and computed number by number for seconds.
+def test_recorded_parameters_equal_those_of_the_configurations(name, tmp_path, monkeypatch):
+    # This table is not a parameter, and computing it takes seconds.
     monkeypatch.setattr(modeling_videomae, "get_sinusoid_encoding_table", lambda *shape: torch.zeros(1, *shape))
     preset = PRESETS[name]
     if preset.extra == "pe":
@@ -21,7 +21,7 @@ def test_recorded_parameters_are_those_of_the_configurations(name, tmp_path, mon
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_part_of_a_preset_has_its_size_recorded(name):
+def test_the_size_of_every_part_of_a_preset_is_recorded(name):
     preset = PRESETS[name]
     assert set(preset.parameters) == {*(neuron["name"] for neuron in preset.neurons), "class_text", "association"}
     assert all(count > 1e6 for count in preset.parameters.values())
@@ -29,8 +29,8 @@ def test_every_part_of_a_preset_has_its_size_recorded(name):
     assert set(hub_ids(name)) <= set(CHECKPOINTS)
 
 
-def test_imagebind_is_cut_out_as_the_registry_cuts_it_out(towers):
-    """But for sizes, the preset's neurons are those that modalities name."""
+def test_the_imagebind_preset_agrees_with_the_registry(towers):
+    """Except for sizes, its neurons equal those resolved from a modality."""
     for neuron in PRESETS["imagebind"].neurons:
         found = resolve_spec(
             {"hub_id": towers["imagebind"], "modality": neuron["modality"], "aligned": True}
@@ -39,7 +39,7 @@ def test_imagebind_is_cut_out_as_the_registry_cuts_it_out(towers):
         assert {name: found.get(name) for name in own} == own
 
 
-def test_a_preset_whose_weights_are_not_on_the_hub_says_what_to_convert():
+def test_a_preset_with_converted_weights_names_the_command_that_converts_them():
     with pytest.raises(ValueError, match=r"preset 'imagebind': .* `sen convert imagebind imagebind_huge.pth FOLDER"):
         SENConfig.from_preset("imagebind")
     config = SENConfig.from_preset("imagebind", checkpoint="converted/imagebind")

@@ -1,4 +1,4 @@
-"""What every model with a SEN inside inherits, shown by a head of one linear layer."""
+"""What every model that contains a SEN inherits, shown with a head of one linear layer."""
 
 import importlib.util
 import inspect
@@ -24,7 +24,7 @@ PACKAGE, TESTS = Path(modeling_sen.__file__).parent, Path(__file__).parent
 
 
 def load_toy_head():
-    """The module `toy_head`, as one of the package."""
+    """The module `toy_head`, loaded as a module of the package."""
     name = "modeling_sen.toy_head"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, TESTS / "toy_head.py")
@@ -64,13 +64,13 @@ def logits_of(model) -> torch.Tensor:
         return model(**random_inputs())["logits"]
 
 
-def test_a_head_is_short(toy):
+def test_a_head_takes_few_lines(toy):
     code = [line for line in (TESTS / "toy_head.py").read_text().splitlines() if line.strip()]
     assert len(code[code.index("class ToyConfig(PreTrainedConfig):") :]) <= 25
 
 
 @pytest.mark.parametrize("include_neurons", [False, True])
-def test_auto_classes_bring_it_back_with_its_neurons(head, toy, tmp_path, include_neurons):
+def test_auto_classes_load_a_saved_head_with_its_neurons(head, toy, tmp_path, include_neurons):
     head.save_pretrained(tmp_path / "toy", include_neurons=include_neurons)
     keys = set(load_file(tmp_path / "toy" / "model.safetensors"))
     assert keys == {name for name, parameter in head.named_parameters() if parameter.requires_grad}
@@ -85,11 +85,11 @@ def test_auto_classes_bring_it_back_with_its_neurons(head, toy, tmp_path, includ
     assert {spec.is_relative for spec in loaded.config.sen_config.neuron_specs} == {include_neurons}
 
 
-def test_saving_and_loading_change_neither_model_nor_configuration(head, tmp_path):
+def test_saving_and_loading_modify_neither_model_nor_configuration(head, tmp_path):
     before, methods = head.config.to_dict(), set(vars(head))
     head.save_pretrained(tmp_path / "toy", include_neurons=True)
     after = head.config.to_dict()
-    for config in (before, after):  # what Transformers notes of a saved model
+    for config in (before, after):  # fields that Transformers adds to a saved model
         for part in (config, config["sen_config"]):
             part.pop("architectures", None), part.pop("dtype", None)
     assert after == before
@@ -101,7 +101,7 @@ def test_saving_and_loading_change_neither_model_nor_configuration(head, tmp_pat
 
 
 @pytest.mark.parametrize("missing", ["classifier.bias", "sen.fusion.up.weight"])
-def test_a_head_is_never_random(head, tmp_path, missing):
+def test_missing_weights_of_a_head_raise(head, tmp_path, missing):
     head.save_pretrained(tmp_path / "toy")
     path = tmp_path / "toy" / "model.safetensors"
     save_file({key: value for key, value in load_file(path).items() if key != missing}, path, {"format": "pt"})
@@ -109,7 +109,7 @@ def test_a_head_is_never_random(head, tmp_path, missing):
         AutoModel.from_pretrained(tmp_path / "toy")
 
 
-def test_a_sen_is_loaded_from_its_heads_checkpoint_and_no_head_from_a_sens(head, toy, tmp_path):
+def test_a_sen_can_be_loaded_from_a_heads_checkpoint_but_not_a_head_from_a_sens(head, toy, tmp_path):
     head.save_pretrained(tmp_path / "toy", include_neurons=True)
     sen = SENModel.from_pretrained(tmp_path / "toy")
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_a_sen_is_loaded_from_its_heads_checkpoint_and_no_head_from_a_sens(head,
         toy.ToyHead.from_pretrained(tmp_path / "sen")
 
 
-def test_neuron_arguments_reach_the_neurons_of_a_head(head, tmp_path):
+def test_neuron_kwargs_apply_to_the_neurons_of_a_head(head, tmp_path):
     head.save_pretrained(tmp_path / "toy")
     loaded = AutoModel.from_pretrained(tmp_path / "toy", neuron_kwargs={"video": {"dtype": "bfloat16"}})
     assert {name: neuron.dtype for name, neuron in loaded.sen.neurons.items()}["video"] == torch.bfloat16
@@ -127,14 +127,14 @@ def test_neuron_arguments_reach_the_neurons_of_a_head(head, tmp_path):
         AutoModel.from_pretrained(tmp_path / "toy", neuron_kwargs={"vidoe": {}})
 
 
-def test_forward_lists_the_inputs_of_its_neurons(head):
+def test_the_signature_of_forward_lists_the_inputs_of_the_neurons(head):
     inputs = ["image_pixel_values", "video_pixel_values", "audio_input_features", "audio_attention_mask"]
     own = list(inspect.signature(head.forward).parameters)
     assert own == ["labels", *inputs, "inputs"]
     assert list(inspect.signature(head.sen.forward).parameters)[-5:] == [*inputs, "inputs"]
 
 
-def test_it_reports_its_trainable_share_and_the_text_towers_embeddings(head, capsys):
+def test_a_head_reports_trainable_parameters_and_returns_the_text_towers_embeddings(head, capsys):
     trainable = sum(p.numel() for p in head.parameters() if p.requires_grad)
     head.print_trainable_parameters()
     assert capsys.readouterr().out.startswith(f"trainable params: {trainable:,} || all params: ")
@@ -200,7 +200,7 @@ for name in ("org/toy", "org/coded"):
 
 
 def run(code: str, url: str, work: Path, path: Path | None) -> None:
-    """The code in a fresh process that knows the small Hub; the package comes from `path`, or is not there."""
+    """Runs the code in a new process that uses the small Hub; the package is imported from `path`, or cannot be imported."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "HF_HUB_OFFLINE")}
     environment |= {"HF_ENDPOINT": url, "HF_HOME": str(work / "home"), "HF_TOKEN": "hf_of_nobody"}
     environment |= {"HF_HUB_DISABLE_XET": "1", "HF_MODULES_CACHE": str(work / "modules"), "OMP_NUM_THREADS": "1"}
@@ -214,8 +214,8 @@ def run(code: str, url: str, work: Path, path: Path | None) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_pushed_and_comes_back_by_its_code_where_the_package_is_not_installed(towers, tmp_path):
-    """The head's file stands in a copy of the package, as a head of the package would."""
+def test_a_pushed_head_with_code_is_loaded_without_the_package(towers, tmp_path):
+    """The head's file is placed in a copy of the package, as for a head of the package."""
     package = shutil.copytree(PACKAGE, tmp_path / "copy" / "modeling_sen", symlinks=False)
     for name in ("pipelines", "conversion", "model_cards"):
         if not (package / name).exists():
@@ -236,7 +236,7 @@ def test_it_is_pushed_and_comes_back_by_its_code_where_the_package_is_not_instal
         run(PULL.format(work=str(tmp_path)), hub.url, tmp_path, None)
 
 
-def test_weights_of_another_size_are_an_error_of_the_checkpoint(sen_folder, tmp_path):
+def test_weights_of_another_size_raise_a_checkpoint_error(sen_folder, tmp_path):
     folder = shutil.copytree(sen_folder, tmp_path / "sen")
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**settings, "hidden_size": 32}))

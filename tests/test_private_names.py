@@ -1,4 +1,4 @@
-"""No module reaches a private name of another one; those of libraries are listed here, each without a public way."""
+"""No module uses a private name of another module; used private names of libraries are listed here with the reason."""
 
 import ast
 
@@ -24,7 +24,7 @@ LIBRARIES = {
 
 
 def own(tree: ast.Module) -> set[str]:
-    """Private names that a file defines, as functions, classes or attributes."""
+    """Private names that a file defines as functions, classes or attributes."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
 
@@ -40,14 +40,14 @@ def foreign(tree: ast.Module) -> set[str]:
 
 
 @pytest.mark.parametrize("name", sorted(package()))
-def test_only_private_names_of_libraries_are_reached(name):
+def test_modules_use_no_private_names_except_those_listed(name):
     assert foreign(ast.parse(package()[name].read_text())) <= set(LIBRARIES)
 
 
-def test_every_listed_name_is_reached():
+def test_every_listed_name_is_used():
     assert set().union(*(foreign(ast.parse(path.read_text())) for path in package().values())) == set(LIBRARIES)
 
 
-def test_a_private_name_of_another_module_is_found():
+def test_a_private_name_of_another_module_is_detected():
     tree = ast.parse("from .neuron import _folded\ndef _mine(): ...\nself._x\nself.sen._check()\nsen._mine()\n")
     assert foreign(tree) == {"_folded", "_check"}

@@ -1,4 +1,4 @@
-"""The processor: one look at the clip for all neurons, each fed as its own hub processor would."""
+"""The processor: a clip is read once for all neurons, and each neuron's inputs equal those of its own processor."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def frames() -> np.ndarray:
 
 
 def one_neuron(hub_id: str, **fields) -> SENProcessor:
-    """A processor for one neuron that is given in full."""
+    """A processor for one neuron with a complete specification."""
     spec = {
         "name": "eye",
         "modality": "image",
@@ -40,7 +40,7 @@ def one_neuron(hub_id: str, **fields) -> SENProcessor:
     return SENProcessor(SENConfig(neurons=[spec]))
 
 
-# --- what comes out --------------------------------------------------------------------------------------------------
+# --- outputs ---------------------------------------------------------------------------------------------------------
 
 
 def test_inputs_have_the_documented_shapes_and_types(processor, clips):
@@ -57,12 +57,12 @@ def test_inputs_have_the_documented_shapes_and_types(processor, clips):
     assert set(inputs) == set(processor.model_input_names)
 
 
-def test_the_model_takes_what_the_processor_gives(sen_folder, processor, clips):
+def test_the_model_accepts_the_outputs_of_the_processor(sen_folder, processor, clips):
     output = SENModel.from_pretrained(sen_folder)(**processor(videos=list(clips), text=["a", "b"]))
     assert output.logits_per_video.shape == (3, 2)
 
 
-def test_pixel_values_equal_the_hub_processors_of_the_same_frames(processor, towers, clips):
+def test_pixel_values_equal_those_of_the_hub_processor(processor, towers, clips):
     inputs = processor(videos=clips[0])
     for name, tower, count in (("image", "clip", 2), ("video", "videomae", 4)):
         seen = read_video(clips[0], count).frames
@@ -71,9 +71,9 @@ def test_pixel_values_equal_the_hub_processors_of_the_same_frames(processor, tow
         assert (ours - stock["pixel_values"].reshape(ours.shape)).abs().max() <= 1e-5
 
 
-def test_log_mel_equals_the_hub_feature_extractors_of_the_same_sound(processor, towers, clips):
+def test_log_mel_features_equal_those_of_the_hub_feature_extractor(processor, towers, clips):
     extractor = AutoFeatureExtractor.from_pretrained(towers["ast"])
-    sound = read_audio(clips[0], 16_000).samples[:10_480]  # all that 64 windows have room for
+    sound = read_audio(clips[0], 16_000).samples[:10_480]  # as long as the tower's 64 windows
     middle = read_audio(clips[0], 16_000, (1 - 0.655 / 2, 1 + 0.655 / 2)).samples
     stock = extractor(middle, sampling_rate=16_000, return_tensors="pt")["input_values"]
     assert torch.equal(processor(videos=clips[0])["audio_input_features"], stock)
@@ -87,14 +87,14 @@ def test_frame_times_are_those_of_the_neuron_with_the_most_frames(processor, cli
     assert given.tolist() == [[0.5, 1.5, 2.5, 3.5]]
 
 
-def test_rows_without_frames_have_no_times(processor, clips):
+def test_rows_without_frames_have_nan_times(processor, clips):
     times = processor(videos=[clips[0], {"audio": clips[1]}])["frame_times"]
     assert times[0].tolist() == [0.25, 0.75, 1.25, 1.75]
     assert times[1].isnan().all()
     assert "frame_times" not in processor(videos={"audio": clips[1]})
 
 
-def test_each_frame_is_decoded_once_however_many_neurons_look(processor, clips, monkeypatch):
+def test_each_frame_is_decoded_once_for_all_neurons(processor, clips, monkeypatch):
     decoded, opened = [], []
     read, open_source = modeling_sen.video_io.decode_frames, modeling_sen.clip_inputs.open_media_source
 
@@ -107,22 +107,23 @@ def test_each_frame_is_decoded_once_however_many_neurons_look(processor, clips, 
         modeling_sen.clip_inputs, "open_media_source", lambda media: opened.append(media) or open_source(media)
     )
     processor(videos=clips[0])
-    assert decoded == [[2, 4, 6, 10, 12, 14]]  # frames 4, 12 of the image tower and 2, 6, 10, 14 of the video tower
+    # Frames 4 and 12 for the image tower, 2, 6, 10 and 14 for the video tower.
+    assert decoded == [[2, 4, 6, 10, 12, 14]]
     assert opened == [clips[0]]
 
 
-def test_views_are_rows_of_their_own_over_different_frames(processor, clips):
+def test_each_view_is_a_row_with_different_frames(processor, clips):
     inputs = processor(videos=[clips[0], clips[1]], num_views=2)
     assert inputs["video_pixel_values"].shape[0] == 4
-    # Eight frames are sampled, which are shared out in turn.
+    # Eight frames are sampled and assigned to the views alternately.
     assert inputs["frame_times"][:2].tolist() == [[0.125, 0.625, 1.125, 1.625], [0.375, 0.875, 1.375, 1.875]]
     assert torch.equal(inputs["frame_times"][:2], inputs["frame_times"][2:])
 
 
-# --- what goes in ----------------------------------------------------------------------------------------------------
+# --- inputs ----------------------------------------------------------------------------------------------------------
 
 
-def test_all_forms_of_one_file_give_the_same(processor, clips):
+def test_all_forms_of_a_file_give_the_same_inputs(processor, clips):
     expected = processor(videos=clips[0])
     content = clips[0].read_bytes()
     with open(clips[0], "rb") as file:
@@ -140,7 +141,7 @@ def test_all_forms_of_one_file_give_the_same(processor, clips):
             assert all(torch.equal(inputs[name], expected[name]) for name in expected)
 
 
-def test_all_forms_of_frames_give_the_same(processor, frames):
+def test_all_forms_of_frames_give_the_same_inputs(processor, frames):
     expected = processor(videos=frames)
     assert expected["neuron_mask"].tolist() == [[True, True, False, False]]
     forms = [torch.from_numpy(frames), list(frames), [Image.fromarray(frame) for frame in frames], {"video": frames}]
@@ -157,7 +158,7 @@ def test_an_image_is_a_clip_of_one_frame(processor, frames, tmp_path):
         processor(videos={"image": frames[0], "video": frames})
 
 
-def test_sound_as_datasets_gives_it(processor, clips):
+def test_sound_in_the_form_of_datasets_is_accepted(processor, clips):
     samples = read_audio(clips[0], 16_000).samples
     stored = processor(videos={"audio": {"array": samples, "sampling_rate": 16_000}})
     assert torch.equal(
@@ -179,7 +180,7 @@ def test_missing_modalities_are_masked_and_zero(processor, clips, frames):
     assert not inputs["image_pixel_values"][2].any()
 
 
-def test_depth_maps_may_have_one_channel(towers, frames):
+def test_depth_maps_with_one_channel_are_accepted(towers, frames):
     depth = frames[..., 0]
     eye = one_neuron(towers["depth_anything"], modality="depth", num_frames=3)
     three = np.repeat(depth[..., None], 3, axis=-1)
@@ -203,7 +204,7 @@ def test_usual_arguments_of_processors_are_accepted(processor, frames):
     assert torch.equal(processor(images=frames[0])["image_pixel_values"], images["image_pixel_values"][:1])
 
 
-def test_a_bad_clip_of_a_batch_is_named_by_its_position(processor, frames, tmp_path):
+def test_a_wrong_clip_of_a_batch_is_named_by_its_position(processor, frames, tmp_path):
     with pytest.raises(ValueError, match=r"^videos\[1\]: video: expected .* found \(\d+, \d+, \d+, 2\)"):
         processor(videos=[frames, frames[..., :2]])
     with pytest.raises(FileNotFoundError, match=rf"^videos\[0\]: {tmp_path}/none.mp4: no such file"):
@@ -227,12 +228,12 @@ def test_a_bad_clip_of_a_batch_is_named_by_its_position(processor, frames, tmp_p
         ({}, "found nothing"),
     ],
 )
-def test_clips_of_a_wrong_form_are_refused(processor, clip, message):
+def test_malformed_clips_are_refused(processor, clip, message):
     with pytest.raises(ValueError, match=message):
         processor(videos=clip)
 
 
-def test_calls_without_sense_are_refused(processor, clips):
+def test_wrong_calls_are_refused(processor, clips):
     with pytest.raises(ValueError, match="expected videos, images or text, found none"):
         processor()
     with pytest.raises(ValueError, match="'tf', expected 'pt' or 'np'"):
@@ -245,7 +246,7 @@ def test_calls_without_sense_are_refused(processor, clips):
         processor(text=[])
 
 
-def test_lists_of_images_are_one_clip_and_other_lists_a_batch(frames):
+def test_a_list_of_images_is_one_clip_and_any_other_list_a_batch(frames):
     assert not is_clip_batch(list(frames))
     assert not is_clip_batch({"video": "a.mp4"})
     assert is_clip_batch(["a.mp4", "b.mp4"])
@@ -254,7 +255,7 @@ def test_lists_of_images_are_one_clip_and_other_lists_a_batch(frames):
     assert clip_entries("a.mp4") == {"video": "a.mp4"}
 
 
-def test_long_sound_is_read_around_the_middle_of_each_view(towers):
+def test_long_sound_is_read_in_the_middle_of_each_view(towers):
     extractor = AutoFeatureExtractor.from_pretrained(towers["ast"])
     longest = longest_sound(NeuronSpec("audio", "audio", towers["ast"], 16, "ASTModel"), extractor)
     assert longest == pytest.approx(0.655)
@@ -265,8 +266,8 @@ def test_long_sound_is_read_around_the_middle_of_each_view(towers):
     assert part_of_span((0.0, 0.7), longest, 0, 4) == pytest.approx((0.0, 0.655))
 
 
-def test_of_sound_alone_only_what_is_listened_to_is_read(processor, towers, tmp_path, monkeypatch):
-    """From the start, and no longer than the neuron listens; shorter sound is not padded."""
+def test_only_the_needed_part_of_a_sound_without_video_is_read(processor, towers, tmp_path, monkeypatch):
+    """From the start, at most as long as the neuron's input; shorter sound is not padded."""
     write_sound(tmp_path / "long.m4a", "aac", 20, rate=16_000, layout="mono")
     write_sound(tmp_path / "clip.mp4", "aac", 20, rate=16_000, clip=CLIP_KINDS["mp4"])
     extractor = AutoFeatureExtractor.from_pretrained(towers["ast"])
@@ -277,7 +278,7 @@ def test_of_sound_alone_only_what_is_listened_to_is_read(processor, towers, tmp_
         return AudioClip(read[-1], 16_000, True)
 
     monkeypatch.setattr(modeling_sen.clip_sound, "read_audio", read_some)
-    for name in ("long.m4a", "clip.mp4"):  # a film whose pictures no neuron looks at is sound alone, too
+    for name in ("long.m4a", "clip.mp4"):  # a video file given as audio counts as sound without video
         whole = read_audio(tmp_path / name, 16_000).samples
         given = processor(videos={"audio": tmp_path / name})["audio_input_features"]
         expected = extractor(whole[:10_480], sampling_rate=16_000, return_tensors="pt")["input_values"]
@@ -297,7 +298,7 @@ def test_class_texts_are_padded_to_the_longest_and_masked(processor):
 
 
 def test_texts_longer_than_the_tower_are_cut(processor):
-    """The tokenizer was saved without its longest text; the tower's positions say it."""
+    """The saved tokenizer has no maximum length; the limit is the tower's number of positions."""
     assert processor(text="x" * 500)["text_input_ids"].shape == (1, 32)
 
 
@@ -315,7 +316,7 @@ def test_siglip_texts_are_padded_to_the_full_length_without_a_mask(towers, tmp_p
     assert inputs["words_attention_mask"].all()
 
 
-def test_without_a_text_tower_texts_are_refused(towers):
+def test_texts_without_a_text_tower_are_refused(towers):
     with pytest.raises(ValueError, match="no text tower"):
         one_neuron(towers["clip"])(text="a dog")
 
@@ -328,25 +329,25 @@ def same(first: SENProcessor, second: SENProcessor, clip) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_auto_processor_finds_it_and_it_survives_a_round_trip(processor, sen_folder, clips, tmp_path):
+def test_auto_processor_loads_it_and_saving_changes_nothing(processor, sen_folder, clips, tmp_path):
     found = AutoProcessor.from_pretrained(sen_folder)
     assert isinstance(found, SENProcessor)
     assert same(found, processor, clips[0])
     assert json.loads((sen_folder / "processor_config.json").read_text())["processor_class"] == "SENProcessor"
 
 
-def test_saved_alone_it_brings_the_configuration(make_sen, clips, tmp_path):
+def test_a_processor_saved_without_its_model_contains_the_configuration(make_sen, clips, tmp_path):
     processor = SENProcessor(make_sen().config)
     processor.save_pretrained(tmp_path / "alone")
     assert same(SENProcessor.from_pretrained(tmp_path / "alone"), processor, clips[0])
 
 
-def test_a_folder_with_its_neurons_can_be_moved(sen_folder, processor, clips, tmp_path):
+def test_a_checkpoint_folder_with_neurons_can_be_moved(sen_folder, processor, clips, tmp_path):
     moved = shutil.copytree(sen_folder, tmp_path / "moved")
     assert same(SENProcessor.from_pretrained(moved), processor, clips[0])
 
 
-def test_checkpoints_that_are_none_are_refused(towers, tmp_path):
+def test_wrong_checkpoints_are_refused(towers, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such checkpoint folder"):
         SENProcessor.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(OSError, match="nobody/nothing: "):
@@ -358,7 +359,7 @@ def test_checkpoints_that_are_none_are_refused(towers, tmp_path):
         SENProcessor.from_pretrained(tmp_path)
 
 
-def test_a_neurons_damaged_or_missing_processor_is_named(towers, frames, tmp_path):
+def test_a_damaged_or_missing_processor_is_named_with_its_neuron(towers, frames, tmp_path):
     folder = shutil.copytree(towers["clip"], tmp_path / "clip")
     (folder / "preprocessor_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"neuron 'eye' \(.*\): .*preprocessor_config\.json is not JSON"):
@@ -379,7 +380,7 @@ def test_text_neurons_use_their_own_tokenizer(processor, towers):
     assert torch.equal(inputs["words_attention_mask"], tokens["attention_mask"])
 
 
-def test_specs_are_not_changed_by_use(make_sen, clips):
+def test_processing_does_not_modify_the_specifications(make_sen, clips):
     config = make_sen().config
     before = json.dumps(config.neurons)
     SENProcessor(config)(videos=clips[0])

@@ -1,4 +1,4 @@
-"""Chats with videos: expanded prompts, windows of the SEN's inputs, budgets, chat templates, files, and wrong input."""
+"""Chats with videos: expanded prompts, windows of the SEN's inputs, budgets, chat templates, files, and wrong inputs."""
 
 import json
 import logging
@@ -42,7 +42,7 @@ def silent(tmp_path_factory):
 
 
 def frames_of(seconds: float) -> np.ndarray:
-    """24 a second, (T, 8, 8, 3) uint8."""
+    """Frames at 24 per second, (T, 8, 8, 3) uint8."""
     return np.random.default_rng(1).integers(0, 256, (round(24 * seconds), 8, 8, 3), dtype=np.uint8)
 
 
@@ -61,16 +61,16 @@ def warnings_of(caplog):
 # --- tokens and times ------------------------------------------------------------------------------------------------
 
 
-def test_a_placeholder_becomes_times_visual_tokens_and_answers():
+def test_a_placeholder_is_expanded_to_times_visual_tokens_and_answers():
     times = torch.tensor([[0.04, 1.26], [12.0, 3599.96]], dtype=torch.float64)
     p = VIDEO_PAD
     assert expanded_video(times, 2, 1) == f"<0.0s>{p}{p}<1.3s>{p}{p}{p}<12.0s>{p}{p}<3600.0s>{p}{p}{p}"
     assert expanded_video(times[:1], 1, 0) == f"<0.0s>{p}<1.3s>{p}"
 
 
-def test_tokens_are_those_of_the_expanded_text(processor, clips):
+def test_token_ids_equal_those_of_the_expanded_text(processor, clips):
     inputs = processor(f"one {VIDEO} two", clips[0], num_frames=4)
-    # Four frames of the motion tower in each window of a second; the mean of two is the time of a step.
+    # The motion tower takes four frames per window of one second; a step's time is the mean of two frame times.
     expected = "one " + "".join(
         f"<{first}s>{VIDEO_PAD * 4}<{second}s>{VIDEO_PAD * 4}{VIDEO_PAD * 2}"
         for first, second in (("0.2", "0.8"), ("1.2", "1.8"))
@@ -87,7 +87,7 @@ def test_tokens_are_those_of_the_expanded_text(processor, clips):
     assert set(inputs) <= set(processor.model_input_names)
 
 
-def test_rows_are_the_windows_of_all_videos_in_order_of_the_prompts(processor, clips, silent):
+def test_rows_are_the_windows_of_all_videos_in_prompt_order(processor, clips, silent):
     texts = [f"{VIDEO} and {VIDEO}?", "no video", f"{VIDEO}"]
     inputs = processor(texts, [clips[0], silent, clips[1]], num_frames=3)
     assert pads(processor, inputs) == [4 * 10, 0, 2 * 10]
@@ -103,27 +103,27 @@ def test_rows_are_the_windows_of_all_videos_in_order_of_the_prompts(processor, c
     assert all(torch.equal(nested[name], inputs[name]) for name in inputs)
 
 
-def test_prompts_are_padded_on_the_left_and_equal_those_alone(processor, clips):
+def test_prompts_are_padded_on_the_left_and_equal_single_ones(processor, clips):
     texts, videos = [f"{VIDEO} short", f"{VIDEO} a longer question"], [clips[0], clips[1]]
     inputs = processor(texts, videos)
     for row, (text, path) in enumerate(zip(texts, videos, strict=True)):
         single = processor(text, path)["input_ids"][0]
         mask = inputs["attention_mask"][row].bool()
         assert torch.equal(inputs["input_ids"][row][mask], single)
-        assert mask.tolist() == sorted(mask.tolist())  # nothing but padding before the prompt
-    assert inputs["input_ids"][0, 0] == processor.tokenizer.eos_token_id  # it has no padding token of its own
+        assert mask.tolist() == sorted(mask.tolist())  # padding only before the prompt
+    assert inputs["input_ids"][0, 0] == processor.tokenizer.eos_token_id  # this tokenizer has no padding token
 
 
-def test_without_videos_there_are_tokens_alone(processor):
+def test_prompts_without_videos_give_only_token_ids(processor):
     inputs = processor(["hello", "you there"])
     assert set(inputs) == {"input_ids", "attention_mask"}
     assert inputs["input_ids"].shape == (2, 9)
 
 
-def test_times_are_those_of_the_original_video(processor, silent):
+def test_times_refer_to_the_original_video(processor, silent):
     read = processor.read_video(silent, num_frames=4, start=1.0, end=2.0)
     assert read.num_windows == 2
-    # 15 frames in each half second, of which four are seen: 1, 5, 9, 13.
+    # 15 frames in each half second; frames 1, 5, 9 and 13 are sampled.
     times = 1 + torch.tensor([[1 + 5, 9 + 13], [31 + 35, 39 + 43]], dtype=torch.float64) / 2 / 30
     times[1] -= 0.5
     assert read.frame_times.dtype == torch.float64
@@ -131,7 +131,7 @@ def test_times_are_those_of_the_original_video(processor, silent):
     assert not read.has_sound
 
 
-def test_arrays_are_videos_too(processor):
+def test_arrays_are_accepted_as_videos(processor):
     read = processor.read_video({"video": frames_of(1), "times": np.arange(24) / 2}, fps=0.5)
     assert read.num_windows == 3  # 12 s, six steps
     assert read.frame_times[:, 0].tolist() == sorted(read.frame_times[:, 0].tolist())
@@ -142,13 +142,13 @@ def test_arrays_are_videos_too(processor):
     assert pads(processor, processor([VIDEO, VIDEO], [images, frames_of(2)])) == [10, 10]
 
 
-def test_reading_twice_gives_the_same(processor, clips):
+def test_reading_a_video_twice_gives_the_same_inputs(processor, clips):
     first, second = (processor(f"{VIDEO}?", clips[2], fps=4) for _ in range(2))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_without_a_neuron_of_frames_a_step_has_its_middle_as_time(towers, tmp_path, clips):
+def test_without_a_neuron_of_frames_the_time_of_a_step_is_its_middle(towers, tmp_path, clips):
     audio_config = SENModel.from_neurons([towers["ast"]], text_tower=towers["clip"], **SMALL).config
     read = make_processor(audio_config, tmp_path).read_video(clips[0], num_frames=4)
     assert read.frame_times.tolist() == [[0.25, 0.75], [1.25, 1.75]]
@@ -156,7 +156,7 @@ def test_without_a_neuron_of_frames_a_step_has_its_middle_as_time(towers, tmp_pa
     assert [set(row) for row in read.inputs] == [{"audio_input_features"}] * 2
 
 
-def test_a_chats_videos_are_read_to_fit_and_then_asked_about(processor, clips, silent, caplog):
+def test_videos_of_a_chat_can_be_read_before_the_prompt_is_made(processor, clips, silent, caplog):
     chat = [asked(video(clips[0]), words("What?")), asked(words("A cat."), role="assistant"), asked(video(silent))]
     read = processor.read_videos(chat, max_new_tokens=200, num_frames=50)
     assert [one.has_sound for one in read] == [True, False]
@@ -164,13 +164,13 @@ def test_a_chats_videos_are_read_to_fit_and_then_asked_about(processor, clips, s
     filled = [asked(video(read[0]), words("What?")), chat[1], asked(video(read[1]))]
     ids = processor.apply_chat_template(filled, add_generation_prompt=True, tokenize=True, max_new_tokens=200)
     assert 512 - 200 - WINDOW < ids.shape[1] <= 512 - 200
-    bare = [asked(video(replace(one, inputs=[]))) for one in read]  # times are enough for a prompt
+    bare = [asked(video(replace(one, inputs=[]))) for one in read]  # a prompt needs only the times
     inputs = processor.apply_chat_template(bare, tokenize=True, return_dict=True)
     assert set(inputs) == {"input_ids", "attention_mask"}
     assert pads(processor, inputs) == [10 * sum(one.num_windows for one in read)]
 
 
-def test_a_video_read_before_is_taken_as_it_is(processor, clips, monkeypatch):
+def test_an_already_read_video_is_used_unchanged(processor, clips, monkeypatch):
     expected = processor(f"{VIDEO}?", clips[0], num_frames=3)
     read = processor.read_video(clips[0], num_frames=3)
     monkeypatch.setattr(SENProcessor, "open_clip", None)
@@ -181,7 +181,7 @@ def test_a_video_read_before_is_taken_as_it_is(processor, clips, monkeypatch):
 # --- budgets ---------------------------------------------------------------------------------------------------------
 
 
-def test_frames_are_reduced_to_what_fits_with_one_sentence(processor, clips, caplog):
+def test_frames_are_reduced_to_the_budget_with_one_warning(processor, clips, caplog):
     text = f"{VIDEO}" + "x" * 20
     budget = 20 + 3 * WINDOW
     inputs = processor(text, clips[0], num_frames=12, max_length=budget + 5, max_new_tokens=5)
@@ -194,25 +194,25 @@ def test_frames_are_reduced_to_what_fits_with_one_sentence(processor, clips, cap
     assert warnings_of(caplog) == [f"6 frames of video are reduced to 4: a prompt has room for {budget - 1} tokens"]
 
 
-def test_the_context_is_the_language_models_where_nothing_is_said(processor, clips, caplog):
+def test_the_default_budget_is_the_context_of_the_language_model(processor, clips, caplog):
     inputs = processor(VIDEO, clips[0], num_frames=200)
     assert inputs["input_ids"].shape[1] <= 512 - 64
     assert inputs["input_ids"].shape[1] > 512 - 64 - WINDOW
     assert len(warnings_of(caplog)) == 1
 
 
-def test_the_longest_of_several_videos_is_reduced_and_one_read_before_is_not(processor, clips, silent):
+def test_the_longest_video_is_reduced_but_not_an_already_read_one(processor, clips, silent):
     read = processor.read_video(clips[0], num_frames=4)
     text = f"{VIDEO}{VIDEO}{VIDEO}"
     inputs = processor(text, [read, silent, clips[1]], fps=4, max_length=7 * WINDOW, max_new_tokens=0)
-    # 2 windows as they are; of 6 and 4 wanted, five are left.
+    # The read video keeps 2 windows; the other two want 6 and 4 windows and get five in total.
     assert pads(processor, inputs)[0] <= 70
     assert inputs["input_ids"].shape[1] <= 7 * WINDOW
     assert inputs["frame_times"].shape[0] == 2 + 2 + 2
 
 
-def test_times_of_more_digits_than_reckoned_with_still_fit(processor):
-    """The last step is at 9.99 s, written with one digit more than the window's middle would have."""
+def test_times_with_more_digits_than_estimated_still_fit(processor):
+    """The estimate uses the window's middle; the last step is at 9.99 s, which rounds to one digit more."""
     times = np.linspace(0, 9.994, 24)
     clip = {"video": frames_of(1), "times": times}
     for budget in range(2 * WINDOW, 4 * WINDOW):
@@ -221,7 +221,7 @@ def test_times_of_more_digits_than_reckoned_with_still_fit(processor):
         )
 
 
-def test_not_even_one_window_fits(processor, clips):
+def test_a_budget_below_one_window_raises(processor, clips):
     text = f"{VIDEO}" + "x" * 20
     with pytest.raises(ValueError, match=f"max_length: a prompt has {20 + WINDOW} tokens, .* expected at most 41"):
         processor(text, clips[0], num_frames=12, max_length=41, max_new_tokens=0)
@@ -232,7 +232,7 @@ def test_not_even_one_window_fits(processor, clips):
         processor("x" * 600)
 
 
-def test_truncation_cuts_text_and_never_placeholders(processor, clips):
+def test_truncation_removes_text_but_no_placeholders(processor, clips):
     assert processor("x" * 600, truncation=True)["input_ids"].shape == (1, 512 - 64)
     inputs = processor(
         ["x" * 90, VIDEO + "y" * 20], clips[0], truncation=True, max_length=60, max_new_tokens=0, num_frames=8
@@ -244,7 +244,7 @@ def test_truncation_cuts_text_and_never_placeholders(processor, clips):
         processor(VIDEO + "y" * 90, clips[0], truncation=True, max_length=60, max_new_tokens=0)
 
 
-def test_a_reader_can_be_told_how_many_windows_there_is_room_for(processor, clips, caplog):
+def test_max_windows_limits_the_windows_of_a_video(processor, clips, caplog):
     assert processor.read_video(clips[0], num_frames=12, max_windows=2).num_windows == 2
     assert warnings_of(caplog) == ["12 frames of video are reduced to 4: there is room for 2 windows"]
     with pytest.raises(ValueError, match="max_windows: expected at least 1, found 0"):
@@ -264,7 +264,7 @@ def chat_model(make_sen, tmp_path):
 # --- tokenizers and files --------------------------------------------------------------------------------------------
 
 
-def test_the_placeholder_lies_outside_of_the_language_models_vocabulary(processor):
+def test_the_placeholder_id_is_outside_of_the_language_models_vocabulary(processor):
     """The tokenizer has 259 tokens, the language model 272 embeddings."""
     tokenizer = processor.tokenizer
     assert tokenizer(VIDEO_PAD)["input_ids"] == [VOCABULARY]
@@ -273,7 +273,7 @@ def test_the_placeholder_lies_outside_of_the_language_models_vocabulary(processo
     assert tokenizer.decode([67, VOCABULARY, 68], skip_special_tokens=True) == tokenizer.decode([67, 68])
 
 
-def test_a_placeholder_that_the_tokenizer_has_is_kept(worded_config, tmp_path):
+def test_an_existing_placeholder_token_is_used(worded_config, tmp_path):
     byte_tokenizer(PARTS_TEMPLATE, ("<|vision_start|>", VIDEO_PAD)).save_pretrained(tmp_path / "llm")
     config = make_config(worded_config)
     processor = SENChatProcessor.from_llm(tmp_path / "llm", config)
@@ -281,7 +281,7 @@ def test_a_placeholder_that_the_tokenizer_has_is_kept(worded_config, tmp_path):
     assert {"<|vision_start|>", VIDEO, VIDEO_PAD} <= set(processor.tokenizer.all_special_tokens)
 
 
-def test_a_saved_processor_is_the_same(processor, tmp_path, clips):
+def test_a_saved_processor_is_loaded_unchanged(processor, tmp_path, clips):
     processor.save_pretrained(tmp_path / "saved")
     names = {path.name for path in (tmp_path / "saved").iterdir()}
     assert {"processor_config.json", "chat_template.jinja", "config.json", "tokenizer.json"} <= names
@@ -302,13 +302,13 @@ def test_a_saved_processor_is_the_same(processor, tmp_path, clips):
         assert loaded.tokenizer.padding_side == "left"
 
 
-def test_a_template_of_the_processors_own_is_saved(processor, tmp_path):
+def test_a_changed_chat_template_is_saved(processor, tmp_path):
     processor.chat_template = SILENT_TEMPLATE
     processor.save_pretrained(tmp_path / "saved")
     assert SENChatProcessor.from_pretrained(tmp_path / "saved").chat_template == SILENT_TEMPLATE
 
 
-def test_neurons_beside_the_sen_are_found(sen_folder, tmp_path, clips):
+def test_neurons_in_the_sens_checkpoint_folder_are_found(sen_folder, tmp_path, clips):
     sen = SENProcessor.from_pretrained(sen_folder)
     byte_tokenizer().save_pretrained(tmp_path / "llm")
     processor = SENChatProcessor.from_llm(tmp_path / "llm", make_config(sen.config), source=sen.source)
@@ -316,8 +316,8 @@ def test_neurons_beside_the_sen_are_found(sen_folder, tmp_path, clips):
     assert torch.equal(row["video_pixel_values"], expected["video_pixel_values"])
 
 
-def test_its_code_travels_with_a_checkpoint(chat_model, tmp_path):
-    """Without the package: the files that are copied import nothing but each other and what is installed."""
+def test_its_code_is_saved_with_a_checkpoint(chat_model, tmp_path):
+    """It runs without the package: the copied files import only each other and installed libraries."""
     processor = SENChatProcessor.from_llm(tmp_path / "llm", chat_model.config)
     chat_model.save_pretrained(tmp_path / "saved")
     processor.save_pretrained(tmp_path / "saved")
@@ -340,7 +340,7 @@ def test_other_checkpoints_are_refused(sen_folder, tmp_path):
 # --- with the model --------------------------------------------------------------------------------------------------
 
 
-def test_the_model_takes_what_the_processor_gives(chat_model, tmp_path, clips):
+def test_the_model_accepts_the_outputs_of_the_processor(chat_model, tmp_path, clips):
     processor = SENChatProcessor.from_llm(tmp_path / "llm", chat_model.config)
     chats = [
         [asked(video(clips[0]), words("What?"))],
@@ -355,7 +355,7 @@ def test_the_model_takes_what_the_processor_gives(chat_model, tmp_path, clips):
     assert AutoTokenizer.from_pretrained(tmp_path / "llm").get_vocab().keys() < processor.tokenizer.get_vocab().keys()
 
 
-def test_the_pipeline_of_transformers_can_call_it(chat_model, tmp_path, clips):
+def test_the_processor_works_in_the_pipeline_of_transformers(chat_model, tmp_path, clips):
     from transformers import AnyToAnyPipeline
 
     processor = SENChatProcessor.from_llm(tmp_path / "llm", chat_model.config)

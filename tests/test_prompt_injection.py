@@ -1,4 +1,4 @@
-"""Prompt injection: a trunk run once and a prompted crown equal the whole tower run again with the same prompts."""
+"""Prompt injection: running a trunk once and a prompted crown equals running the whole tower again with the same prompts."""
 
 import copy
 import pickle
@@ -33,7 +33,7 @@ def looked_again(neuron, inputs, prompts, prompt="tokens"):
 
 
 def count_calls(module: nn.Module) -> list:
-    """Counts how often the module's own work is done, not how often it is called."""
+    """Counts executions of the module's forward, not calls of the module."""
     calls: list = []
     forward = type(module).forward
 
@@ -67,7 +67,7 @@ def test_prefix_reuse_equals_full_recompute(model_type, masked, depth, towers):
 
 
 @pytest.mark.parametrize("model_type", PROMPTABLE)
-def test_first_look_is_the_tower_itself(model_type, towers):
+def test_the_first_look_equals_the_output_of_the_tower(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers), make_inputs(model_type)
     tower_inputs = neuron.tower_inputs(inputs)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_first_look_is_the_tower_itself(model_type, towers):
 
 
 @pytest.mark.parametrize("model_type", PROMPTABLE)
-def test_nothing_stays_on_the_tower(model_type, towers):
+def test_the_tower_is_unchanged_after_passes(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers), make_inputs(model_type)
     before = neuron.first_look(inputs).state
     looked_again(neuron, inputs, make_prompts(neuron))
@@ -95,14 +95,14 @@ def test_nothing_stays_on_the_tower(model_type, towers):
 
 
 @pytest.mark.parametrize("prompt", ["tokens", "add"])
-def test_nothing_stays_on_the_tower_after_an_exception(prompt, towers):
+def test_the_tower_is_unchanged_after_an_exception(prompt, towers):
     neuron, inputs = make_neuron("videomae", towers, 2), make_inputs("videomae")
     trunk = neuron.first_look(inputs)
     prompts = make_prompts(neuron)
     with pytest.raises(RuntimeError, match="size"):
         look_again(neuron, trunk, prompts[..., :-1], prompt)
     layer = neuron.prompted_tower.all_layers[-1]
-    layer.forward = None  # the tower itself fails
+    layer.forward = None  # makes the tower fail
     for look in (lambda: neuron.first_look(inputs), lambda: look_again(neuron, trunk, prompts, prompt)):
         with pytest.raises(TypeError):
             look()
@@ -113,9 +113,9 @@ def test_nothing_stays_on_the_tower_after_an_exception(prompt, towers):
         assert "forward" not in module.__dict__
 
 
-def test_a_forward_of_the_towers_own_comes_back(towers):
+def test_a_forward_set_on_a_layer_is_restored(towers):
     neuron, inputs = make_neuron("videomae", towers, 1), make_inputs("videomae")
-    calls = count_calls(neuron.prompted_tower.all_layers[0])  # as device placement does, on the instance
+    calls = count_calls(neuron.prompted_tower.all_layers[0])  # sets the instance's forward, as device placement does
     mine = neuron.prompted_tower.all_layers[0].forward
     looked_again(neuron, inputs, make_prompts(neuron))
     assert neuron.prompted_tower.all_layers[0].forward is mine
@@ -124,7 +124,7 @@ def test_a_forward_of_the_towers_own_comes_back(towers):
 
 @pytest.mark.parametrize("prompt", ["tokens", "add"])
 @pytest.mark.parametrize("model_type", PROMPTABLE)
-def test_trunk_runs_once_and_crown_once_a_round(model_type, prompt, towers):
+def test_the_trunk_runs_once_and_the_crown_once_per_round(model_type, prompt, towers):
     neuron, inputs = make_neuron(model_type, towers, 1), make_inputs(model_type)
     layers = [count_calls(layer) for layer in neuron.prompted_tower.all_layers]
     below = [count_calls(module) for module in neuron.prompted_tower.below]
@@ -137,16 +137,16 @@ def test_trunk_runs_once_and_crown_once_a_round(model_type, prompt, towers):
 
 @pytest.mark.parametrize("prompt", ["tokens", "add"])
 @pytest.mark.parametrize("model_type", PROMPTABLE)
-def test_gradients_reach_the_prompts_and_not_the_tower(model_type, prompt, towers):
+def test_gradients_reach_the_prompts_but_not_the_tower(model_type, prompt, towers):
     neuron, inputs = make_neuron(model_type, towers, 2), make_inputs(model_type)
     prompts = make_prompts(neuron).requires_grad_()
     state = looked_again(neuron, inputs, prompts, prompt)
     (state.last_hidden_state.square().sum() + state.pooler_output.sum()).backward()
-    assert bool((prompts.grad.abs().amax(dim=-1) > 0).all())  # each prompt token of each sample
+    assert bool((prompts.grad.abs().amax(dim=-1) > 0).all())  # for each prompt token of each sample
     assert all(parameter.grad is None for parameter in neuron.parameters())
 
 
-def test_gradient_of_prompts_is_that_of_full_recompute(towers):
+def test_gradients_of_prompts_equal_those_of_a_full_recompute(towers):
     neuron, inputs = make_neuron("clip_vision_model", towers, 2), make_inputs("clip_vision_model")
     prompts, again = make_prompts(neuron).requires_grad_(), make_prompts(neuron).requires_grad_()
     looked_again(neuron, inputs, prompts).pooler_output.square().sum().backward()
@@ -156,7 +156,7 @@ def test_gradient_of_prompts_is_that_of_full_recompute(towers):
 
 
 @pytest.mark.parametrize("model_type", PROMPTABLE)
-def test_rows_of_a_batch_are_independent(model_type, towers):
+def test_rows_of_a_batch_are_independent_of_each_other(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers, 2), make_inputs(model_type)
     prompts = make_prompts(neuron)
     both = looked_again(neuron, inputs, prompts)
@@ -166,21 +166,21 @@ def test_rows_of_a_batch_are_independent(model_type, towers):
 
 
 @pytest.mark.parametrize("model_type", PROMPTABLE)
-def test_attention_implementations_agree(model_type, towers):
+def test_attention_implementations_give_the_same(model_type, towers):
     inputs = make_inputs(model_type)
     sdpa = make_neuron(model_type, towers, 2, "sdpa")
     eager = make_neuron(model_type, towers, 2, "eager")
     assert eager.tower.config._attn_implementation == "eager"
     prompts = make_prompts(sdpa)
     first, second = looked_again(sdpa, inputs, prompts), looked_again(eager, inputs, prompts)
-    # Padding that sees no word (ModernBERT's windows) is anything, and nothing sees it.
+    # Outputs at padding without visible words (ModernBERT's windows) are arbitrary, and no token attends to them.
     words = inputs["attention_mask"].bool() if "input_ids" in inputs else ...
     torch.testing.assert_close(first.last_hidden_state[words], second.last_hidden_state[words], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("model_type", TEXT)
-def test_padding_changes_nothing(model_type, attention, towers):
+def test_padding_has_no_effect(model_type, attention, towers):
     neuron, inputs = make_neuron(model_type, towers, 2, attention), make_inputs(model_type)
     prompts, length = make_prompts(neuron), 6
     padded = looked_again(neuron, inputs, prompts)
@@ -197,7 +197,7 @@ def test_padding_changes_nothing(model_type, attention, towers):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("model_type", TEXT)
-def test_all_tokens_see_the_prompts_and_prompts_see_all_tokens(model_type, masked, attention, towers):
+def test_all_tokens_attend_to_the_prompts_and_prompts_to_all_tokens(model_type, masked, attention, towers):
     neuron = make_neuron(model_type, towers, 1, attention)
     inputs = make_inputs(model_type)
     if masked:
@@ -210,14 +210,14 @@ def test_all_tokens_see_the_prompts_and_prompts_see_all_tokens(model_type, maske
     changed = looked_again(neuron, inputs, make_prompts(neuron, seed=2))
     assert bool(((state.last_hidden_state - changed.last_hidden_state).abs().amax(-1) > 1e-6).all())
     other = {**inputs, "input_ids": inputs["input_ids"].clone()}
-    other["input_ids"][:, 7] = 11  # a late token reaches every prompt, before which a causal tower hides it
+    other["input_ids"][:, 7] = 11  # prompts attend to this late token also in causal towers
     looked_again(neuron, other, prompts)
     first, _, second = (output[:, :PROMPTS] for output in outputs if output.shape[1] == PROMPTS + 9)
     assert bool(((first - second).abs().amax(-1) > 1e-6).all())
 
 
 @pytest.mark.parametrize("prompt", ["tokens", "add"])
-def test_threads_do_not_meet_on_a_tower(prompt, towers):
+def test_threads_on_one_tower_do_not_affect_each_other(prompt, towers):
     neuron = make_neuron("videomae", towers, 2)
 
     def look(seed: int) -> torch.Tensor:
@@ -231,7 +231,7 @@ def test_threads_do_not_meet_on_a_tower(prompt, towers):
             assert torch.equal(found, sequential)
 
 
-def test_threads_do_not_meet_on_a_tower_that_two_neurons_share(towers):
+def test_threads_on_a_tower_of_two_neurons_do_not_affect_each_other(towers):
     prompted, inputs = make_neuron("videomae", towers, "all"), make_inputs("videomae")
     spec = NeuronSpec.from_dict({**prompted.spec.to_dict(), "prompt_side": "after"})
     plain = Neuron(spec, prompted.tower, None, None)
@@ -246,8 +246,8 @@ def test_threads_do_not_meet_on_a_tower_that_two_neurons_share(towers):
         assert all(threads.map(look, range(64)))
 
 
-def test_towers_do_not_wait_for_each_other(towers):
-    """A pass of one tower begins and ends while another tower is in the middle of a pass."""
+def test_passes_of_different_towers_run_concurrently(towers):
+    """A pass of one tower starts and ends during a pass of another."""
     first, second = make_neuron("videomae", towers, 2), make_neuron("videomae", towers, 2)
     inputs, entered, finished = make_inputs("videomae"), threading.Event(), threading.Event()
 
@@ -264,8 +264,8 @@ def test_towers_do_not_wait_for_each_other(towers):
         waiting.result()
 
 
-def test_a_tower_that_ran_can_be_copied_and_pickled(towers):
-    """Its lock is not a part of it."""
+def test_a_tower_can_be_copied_and_pickled_after_a_pass(towers):
+    """Its lock is not copied or pickled."""
     neuron, inputs = make_neuron("videomae", towers, 2), make_inputs("videomae")
     expected = neuron.first_look(inputs).state.pooler_output
     for copied in (copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron))):
@@ -283,8 +283,8 @@ def test_add_shifts_every_token_at_the_site(towers):
     torch.testing.assert_close(state.last_hidden_state, neuron.tower.layernorm(hidden), atol=1e-5, rtol=0)
 
 
-def test_rotary_positions_leave_prompts_unrotated():
-    """A layer that gets `position_embeddings` finds them as long as its tokens, with no rotation for the prompts."""
+def test_rotary_positions_do_not_rotate_prompts():
+    """Layers get `position_embeddings` extended by the prompts, for which the rotation is the identity."""
 
     class Layer(nn.Module):
         def forward(self, hidden_states, position_embeddings):
@@ -307,7 +307,7 @@ def test_rotary_positions_leave_prompts_unrotated():
     tokens, prompts = torch.randn(1, 5, 4), torch.randn(1, 2, 4)
     plain, trunk = prompted.first_pass({"hidden_states": tokens})
     found = record_outputs(tower.layers[-1])
-    assert torch.equal(prompted.prompted_pass(trunk, prompts), plain)  # these layers mix no tokens
+    assert torch.equal(prompted.prompted_pass(trunk, prompts), plain)  # so the prompts have no effect here
     assert torch.equal(found[0][:, :2], prompts)
 
 
@@ -332,7 +332,7 @@ def test_layers_that_lose_prompt_tokens_raise():
 
 
 @pytest.mark.parametrize("depth", [0, 5])
-def test_a_crown_that_the_tower_does_not_have_raises(towers, depth):
+def test_a_prompt_depth_beyond_the_tower_raises(towers, depth):
     neuron = make_neuron("videomae", towers)
     with pytest.raises(ValueError, match=f"prompt_depth is {depth}, expected 1 to 4, the tower's layers"):
         PromptedTower(neuron.tower, neuron.prompted_tower.all_layers, depth, [], "prefix")

@@ -1,4 +1,4 @@
-"""Prompts that run alone through the crown give what a pass over all tokens gives in which no token attends to a prompt."""
+"""Running only the prompts through the crown equals a pass over all tokens in which no token attends to a prompt."""
 
 import gc
 import weakref
@@ -45,7 +45,7 @@ def assert_equals_joint_pass(neuron, inputs) -> None:
     _, expected = joint_pass(neuron, inputs, prompts)
     assert found.shape == prompts.shape
     torch.testing.assert_close(found, expected.unflatten(0, (2, -1)).mean(1), atol=1e-5, rtol=0)
-    # Layers that normalise last, with weights this small, leave little of what they are given.
+    # With small weights and the norm at the end of a layer, inputs affect outputs only slightly.
     assert (found - queried(neuron, inputs, make_prompts(neuron, seed=2))).abs().max() > 1e-4
 
 
@@ -54,7 +54,7 @@ def assert_equals_joint_pass(neuron, inputs) -> None:
 @pytest.mark.parametrize(
     ("model_type", "masked"), [(name, True) for name in QUERIED] + [(name, False) for name in TEXT]
 )
-def test_prompts_alone_equal_a_pass_over_all_tokens(model_type, masked, attention, depth, towers):
+def test_running_prompts_alone_equals_a_pass_over_all_tokens(model_type, masked, attention, depth, towers):
     inputs = make_inputs(model_type)
     if not masked:
         del inputs["attention_mask"]
@@ -62,7 +62,7 @@ def test_prompts_alone_equal_a_pass_over_all_tokens(model_type, masked, attentio
 
 
 @pytest.mark.parametrize("model_type", ["clip_vision_model", "bert"])
-def test_of_an_inner_layers_output_too(model_type, towers):
+def test_running_prompts_alone_with_an_output_layer_equals_a_pass_over_all_tokens(model_type, towers):
     whole = make_neuron(model_type, towers)
     neuron = Neuron(replace(whole.spec, output_layer=-2), whole.tower, None, 2)
     assert neuron.prompted_tower.crown == list(neuron.prompted_tower.all_layers)[1:3]
@@ -70,7 +70,7 @@ def test_of_an_inner_layers_output_too(model_type, towers):
 
 
 @pytest.mark.parametrize("model_type", QUERIED)
-def test_a_first_look_that_records_gives_the_same_bits(model_type, towers):
+def test_recording_keys_does_not_change_the_first_look(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers, 2), make_inputs(model_type)
     plain, recorded = neuron.first_look(inputs), neuron.first_look(inputs, RECORD)
     assert torch.equal(recorded.state.last_hidden_state, plain.state.last_hidden_state)
@@ -85,7 +85,7 @@ def parts_with_a_config(neuron) -> list:
     return [part for part in neuron.tower.modules() if hasattr(part, "config")]
 
 
-def test_a_first_look_that_records_returns_the_layers_outputs_too(towers):
+def test_a_recording_first_look_also_returns_hidden_states_and_attentions(towers):
     neuron, inputs = make_neuron("bert", towers, 2, "eager"), make_inputs("bert")
     asked = ("hidden_states", "attentions")
     plain, recorded = neuron.first_look(inputs, (), asked), neuron.first_look(inputs, RECORD, asked)
@@ -95,7 +95,7 @@ def test_a_first_look_that_records_returns_the_layers_outputs_too(towers):
 
 
 @pytest.mark.parametrize("model_type", QUERIED)
-def test_keys_recorded_afterwards_give_the_same(model_type, towers):
+def test_keys_recorded_after_the_first_look_give_the_same(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers, 2), make_inputs(model_type)
     prompts, look = make_prompts(neuron), neuron.first_look(inputs)
     assert look.trunk.layers is None
@@ -103,7 +103,7 @@ def test_keys_recorded_afterwards_give_the_same(model_type, towers):
 
 
 @pytest.mark.parametrize("model_type", QUERIED)
-def test_only_the_crown_is_recorded_and_the_trunk_runs_once(model_type, towers):
+def test_only_the_crown_records_keys_and_the_trunk_runs_once(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers, 2), make_inputs(model_type)
     calls = []
     for index, layer in enumerate(neuron.prompted_tower.all_layers):
@@ -126,7 +126,7 @@ def test_only_the_crown_is_recorded_and_the_trunk_runs_once(model_type, towers):
 
 
 @pytest.mark.parametrize("model_type", QUERIED)
-def test_gradients_reach_the_prompts_and_neither_tower_nor_first_look(model_type, towers):
+def test_gradients_reach_the_prompts_but_neither_tower_nor_first_look(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers, "all"), make_inputs(model_type)
     look = neuron.first_look(inputs, RECORD)
     calls = [layer.calls[0] for layer in look.trunk.layers]
@@ -139,7 +139,7 @@ def test_gradients_reach_the_prompts_and_neither_tower_nor_first_look(model_type
 
 
 @pytest.mark.parametrize("model_type", ["bert", "vjepa2"])
-def test_gradients_are_those_of_finite_differences(model_type, towers):
+def test_gradients_equal_finite_differences(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers, 2).double(), make_inputs(model_type)
     inputs = {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
     look = neuron.first_look(inputs, RECORD)
@@ -152,7 +152,7 @@ def test_gradients_are_those_of_finite_differences(model_type, towers):
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("model_type", MASKED)
-def test_padding_changes_nothing(model_type, attention, towers):
+def test_padding_has_no_effect(model_type, attention, towers):
     neuron, inputs = make_neuron(model_type, towers, "all", attention), make_inputs(model_type)
     length = int(inputs["attention_mask"][0].sum())
     assert length < inputs["attention_mask"].shape[1]
@@ -165,7 +165,7 @@ def test_padding_changes_nothing(model_type, attention, towers):
 @pytest.mark.parametrize("depth", [1, "all"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("model_type", MASKED)
-def test_a_sample_that_is_all_padding_stays_finite(model_type, attention, depth, towers):
+def test_a_sample_with_only_padding_stays_finite(model_type, attention, depth, towers):
     neuron, inputs = make_neuron(model_type, towers, depth, attention), make_inputs(model_type)
     inputs["attention_mask"][0] = 0
     prompts = make_prompts(neuron).requires_grad_()
@@ -178,7 +178,7 @@ def test_a_sample_that_is_all_padding_stays_finite(model_type, attention, depth,
 
 
 @pytest.mark.parametrize("model_type", FOLDED)
-def test_folded_frames_give_the_mean_of_each_frame_alone(model_type, towers):
+def test_folded_frames_give_the_mean_over_single_frames(model_type, towers):
     neuron, generator = make_neuron(model_type, towers, "all"), torch.Generator().manual_seed(0)
     pixels, prompts = torch.randn(2, 3, 3, 16, 16, generator=generator), make_prompts(neuron)
     frames = [queried(neuron, {"pixel_values": pixels[:, [time]]}, prompts) for time in range(3)]
@@ -190,27 +190,27 @@ def test_folded_frames_give_the_mean_of_each_frame_alone(model_type, towers):
 # --- which towers take queries -------------------------------------------------------------------------------------------
 
 
-def test_the_flags_are_those_of_the_families_that_were_tried():
+def test_the_takes_queries_flags_agree_with_the_tested_families():
     assert {name for name in PROMPTABLE if NEURON_ADAPTERS[name].takes_queries} == set(QUERIED)
     assert {name for name in list_neurons() if not NEURON_ADAPTERS[name].takes_queries} == set(REFUSED)
 
 
 @pytest.mark.parametrize("model_type", REFUSED)
-def test_layers_that_take_no_queries_are_refused(model_type, towers):
+def test_towers_that_take_no_queries_are_refused(model_type, towers):
     neuron, inputs = make_neuron(model_type, towers, 2), make_inputs(model_type)
     expected = (
         rf"{type(neuron.prompted_tower.crown[0]).__name__} takes no prompt 'queries': found attention over .*, exp"
     )
     with pytest.raises(ValueError, match=f"{expected}.*; give the neuron prompt 'tokens'"):
         neuron.first_look(inputs, RECORD)
-    look = neuron.first_look(inputs)  # nothing of it stays on the tower
+    look = neuron.first_look(inputs)  # the tower is unchanged after the error
     with pytest.raises(ValueError, match=expected):
         neuron.query(look, make_prompts(neuron))
     assert all(isinstance(part.config, transformers.PreTrainedConfig) for part in parts_with_a_config(neuron))
 
 
 @pytest.mark.parametrize("family", ["xclip", "wavlm"])
-def test_a_tower_that_takes_no_queries_gets_tokens_when_the_model_is_made(family, towers, tmp_path):
+def test_a_new_model_uses_tokens_for_towers_that_take_no_queries(family, towers, tmp_path):
     neurons = [towers["videomae"] if family == "wavlm" else towers["ast"], towers[family]]
     model = SENModel.from_neurons(neurons, prompt="queries", **SMALL)
     first, second = model.config.neuron_specs
@@ -231,7 +231,7 @@ def test_a_tower_that_takes_no_queries_gets_tokens_when_the_model_is_made(family
 
 
 @pytest.mark.parametrize("family", ["xclip", "wavlm"])
-def test_a_bank_refuses_queries_for_a_tower_that_takes_none(family, towers):
+def test_a_neuron_bank_refuses_queries_for_a_tower_that_takes_none(family, towers):
     spec = resolve_spec(towers[family], "tower")
     neuron = load_neuron(spec)
     config = SENConfig(neurons=[spec.to_dict()], prompt="queries", **SMALL)
@@ -248,14 +248,14 @@ def test_a_bank_refuses_queries_for_a_tower_that_takes_none(family, towers):
 @pytest.mark.parametrize(
     "class_name", [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in TYPES]
 )
-def test_types_by_rule(class_name, tmp_path):
-    """Those that take queries give what the pass over all tokens gives; the others get another variant."""
+def test_types_by_rule_equal_the_joint_pass_or_get_another_variant(class_name, tmp_path):
+    """Types that take queries equal a pass over all tokens; the others get another variant."""
     settings, shape, _, takes_prompts = TYPES[class_name]
     folder = saved(class_name, tmp_path / "tower", settings)
     spec = resolve_spec({"hub_id": folder, "class_name": class_name}, "tower", (), "queries")
     neuron, inputs = load_neuron(spec, "all"), inputs_of(spec, shape)
     config = SENConfig(neurons=[spec.to_dict()], prompt="queries", **SMALL)
-    # A convolution beside attention, which would mix prompts differently without the tokens; attention of the type's own.
+    # Wav2Vec2Bert's convolutions mix prompts with tokens; MegatronBert has its own attention function.
     takes_queries = takes_prompts and class_name not in ("Wav2Vec2BertModel", "MegatronBertModel")
     assert neuron.adapter.takes_queries == takes_queries
     assert config.prompt_of(spec) == ("queries" if takes_queries else "tokens" if takes_prompts else "after")
@@ -276,8 +276,8 @@ def test_types_by_rule(class_name, tmp_path):
             neuron.query(neuron.first_look(inputs, RECORD), make_prompts(neuron))
 
 
-def test_windows_are_no_place_for_queries(tmp_path):
-    """A relative bias of the picture's size: the trial finds no place for prompts at all."""
+def test_towers_with_a_bias_of_the_image_size_take_no_queries(tmp_path):
+    """The trial run finds that such a tower takes no prompts at all."""
     folder = saved("BeitModel", tmp_path / "tower", {**VISION, "use_relative_position_bias": True})
     model = SENModel.from_neurons([folder], prompt="queries", **SMALL)
     assert model.config.prompt_of(model.config.neuron_specs[0]) == "after"
@@ -286,11 +286,11 @@ def test_windows_are_no_place_for_queries(tmp_path):
 # --- memory --------------------------------------------------------------------------------------------------------------
 
 
-def test_what_was_recorded_goes_with_the_first_look(towers):
+def test_recorded_keys_are_freed_with_the_first_look(towers):
     neuron, inputs = make_neuron("videomae", towers, "all"), make_inputs("videomae")
     look = neuron.first_look(inputs, RECORD)
     gc.collect()
-    gc.disable()  # what a reference counter alone does not free would stay for as long as nobody collects
+    gc.disable()  # without the collector only reference counts free memory
     try:
         neuron.query(look, make_prompts(neuron))
         found = [weakref.ref(layer) for layer in look.trunk.layers]
@@ -302,7 +302,7 @@ def test_what_was_recorded_goes_with_the_first_look(towers):
         gc.enable()
 
 
-def test_keys_have_the_towers_dtype_and_the_crowns_size(towers):
+def test_keys_have_the_towers_dtype_and_the_size_of_the_crown(towers):
     neuron, inputs = make_neuron("videomae", towers, 2).to(torch.bfloat16), make_inputs("videomae")
     look = neuron.first_look(inputs, RECORD)
     calls = [call for layer in look.trunk.layers for call in layer.calls]
@@ -315,8 +315,8 @@ def test_keys_have_the_towers_dtype_and_the_crowns_size(towers):
 
 
 @pytest.mark.parametrize("model_type", QUERIED)
-def test_nothing_is_held_beside_keys_and_values(model_type, towers):
-    """ModernBERT computes queries, keys and values by one product."""
+def test_only_keys_and_values_are_stored(model_type, towers):
+    """ModernBERT computes queries, keys and values in one product, which must not be kept."""
     look = make_neuron(model_type, towers, "all").first_look(make_inputs(model_type), RECORD)
     calls = [call for layer in look.trunk.layers for call in layer.calls]
     held = {tensor.untyped_storage().data_ptr(): tensor for call in calls for tensor in (call.keys, call.values)}

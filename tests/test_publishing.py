@@ -1,4 +1,4 @@
-"""Pushes to a small Hub on this machine: what is there afterwards, the card among it, and what a later push changes."""
+"""Pushes to a small local Hub: the uploaded files, the card, and the changes of a second push."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def measure(checkpoint: Path, output: Path) -> dict:
 
 
 def observe(work: str) -> dict:
-    """What a process that is online does to the small Hub."""
+    """The results of pushes to the small Hub in a process that is online."""
     found: dict = {}
     publishing.run_example = lambda *_, **__: ""
     root = Path(work)
@@ -56,7 +56,7 @@ def observe(work: str) -> dict:
     push_folder(root / "sen", "org/sen", private=True, licence="mit")
     found["pulled"] = measure("org/sen", root / "pulled")
 
-    # Measured on something else, on another machine: what was there stays. Then trained on: it goes.
+    # Results for other data from another machine are added to the existing ones; after training all are dropped.
     shutil.move(root / "sen" / "evaluation", root / "first")
     results = json.loads((root / "first" / "results.json").read_text())
     results |= {"dataset": "other", "mean": {"top1": 1 / 3}, "std": {"top1": None}}
@@ -69,7 +69,7 @@ def observe(work: str) -> dict:
     loaded.gate.data += 0.1
     loaded.push_to_hub("org/sen")
 
-    # A card of a person's is kept.
+    # A card written by a person is kept.
     from huggingface_hub import HfApi
 
     mine = b"---\nlicense: mit\nlanguage: en\n---\n# Mine\n\nAbout birds.\n"
@@ -93,7 +93,7 @@ def observe(work: str) -> dict:
 
 
 def push_trackers(root: Path, sen) -> list[list]:
-    """Tracks of a tracker, and of those that come back from the Hub: with towers of their own repository, and beside it."""
+    """Tracks of a tracker and of its two pushed copies: with the towers' original repositories, and with towers included."""
     pixels = SENForVideoTracking(SENTrackingConfig(sen_config=sen.config.to_dict()))
     tracker = SENForVideoTracking.from_sen(sen, pixels, window=2)
     for parameter in (tracker.network.semantic_scale, tracker.network.semantic_score):
@@ -110,7 +110,7 @@ def push_trackers(root: Path, sen) -> list[list]:
 
 
 def train(root: Path, model) -> list[str]:
-    """One step of our trainer, and of Transformers' with the card of the package; returns the first run's folder."""
+    """Trains with SENTrainer and with Transformers' Trainer and the package's card; returns the first run's file names."""
     from transformers import Trainer, TrainingArguments
 
     from modeling_sen.training.trainer import SENTrainer, SENTrainingArguments
@@ -172,7 +172,7 @@ def online(hub, tmp_path_factory) -> dict:
 
 
 def commits(hub, name: str) -> list[dict[str, bytes]]:
-    """Files of each commit, oldest first, without the one that makes the repository."""
+    """The files of each commit, oldest first, except for the one that creates the repository."""
     return list(hub.repositories[f"org/{name}"].commits.values())[1:]
 
 
@@ -184,12 +184,12 @@ def metrics_of(card: ModelCard) -> dict[tuple[str, str], float]:
     return {(each.dataset_name, each.metric_name): each.metric_value for each in card.data.eval_results or []}
 
 
-def test_the_pulled_model_measures_the_same_to_the_last_digit(online):
+def test_a_pulled_model_gives_exactly_the_same_results(online):
     assert online["pulled"]["mean"] == online["results"]["mean"]
     assert online["pulled"]["model"]["sha1"] == online["results"]["model"]["sha1"]
 
 
-def test_the_card_has_commit_licence_and_what_was_measured(online, hub):
+def test_the_card_lists_commit_licence_and_results(online, hub):
     files = commits(hub, "sen")[0]
     assert set(files) == {".gitattributes", "README.md", "config.json", "model.safetensors", "processor_config.json"}
     card = card_of(files)
@@ -201,19 +201,19 @@ def test_the_card_has_commit_licence_and_what_was_measured(online, hub):
     assert "**Not for commercial use.**" in card.text
 
 
-def test_a_second_push_adds_what_is_measured_and_drops_it_with_the_weights(online, hub):
+def test_results_are_added_by_a_second_push_and_dropped_when_the_weights_change(online, hub):
     first, second, from_hub, changed = (metrics_of(card_of(files)) for files in commits(hub, "sen"))
     assert second == from_hub == {**first, ("other", "top1"): 1 / 3}
     assert changed == {}
 
 
-def test_a_model_in_memory_that_is_its_folder_has_the_folders_results(online, hub):
+def test_a_model_equal_to_its_folder_is_pushed_with_the_folders_results(online, hub):
     (files,) = commits(hub, "same")
     assert metrics_of(card_of(files)) == {("other", "top1"): 1 / 3}
     assert {"birds", "sen", "zero-shot-video-classification"} <= set(card_of(files).data["tags"])
 
 
-def test_a_persons_card_keeps_its_text(online, hub):
+def test_a_card_written_by_a_person_keeps_its_text(online, hub):
     card = card_of(commits(hub, "mine")[-1])
     assert card.text.strip() == "# Mine\n\nAbout birds."
     assert card.data["language"] == "en"
@@ -221,12 +221,12 @@ def test_a_persons_card_keeps_its_text(online, hub):
     assert metrics_of(card) == {("other", "top1"): 1 / 3}
 
 
-def test_a_pipeline_is_one_commit(online, hub):
+def test_a_pipeline_is_pushed_in_one_commit(online, hub):
     (files,) = commits(hub, "pipeline")
     assert {"README.md", "model.safetensors", "processor_config.json", "neuron_image/model.safetensors"} <= set(files)
 
 
-def test_copies_of_copies_still_name_their_origin(online, hub):
+def test_copies_of_copies_name_their_origin(online, hub):
     for name in ("pipeline", "again"):
         card = card_of(commits(hub, name)[0])
         assert card.data["base_model"] == ["org/clip"]
@@ -241,7 +241,7 @@ def test_trainers_write_the_card(online, hub, name):
     assert f'pipeline("zero-shot-video-classification", model="org/{name}")' in card.text
 
 
-def test_our_trainer_pushes_no_token_and_a_card_with_each_checkpoint(online, hub):
+def test_the_trainer_pushes_a_card_with_each_checkpoint_and_no_token(online, hub):
     token = b"hf_of_nobody"
     assert "README.md" in online["trained"]
     for files in commits(hub, "own"):
@@ -249,7 +249,7 @@ def test_our_trainer_pushes_no_token_and_a_card_with_each_checkpoint(online, hub
         assert not any(token in content for content in files.values())
 
 
-def test_an_adapter_names_its_model_and_comes_back(online, hub):
+def test_a_pushed_adapter_names_its_model_and_gives_the_same_outputs(online, hub):
     np.testing.assert_allclose(*online["adapter"], rtol=1e-5, atol=1e-6)
     (files,) = commits(hub, "adapter")
     assert set(files) == {".gitattributes", "README.md", "adapter_config.json", "adapter_model.safetensors"}
@@ -268,9 +268,9 @@ def test_a_head_is_pushed_with_its_card(online, hub):
     assert card.data["base_model"] == ["org/clip"]
 
 
-def test_a_tracker_comes_back_with_and_without_its_towers(online, hub):
+def test_a_pushed_tracker_gives_the_same_tracks_with_and_without_its_towers(online, hub):
     sent, *back = online["tracks"]
-    for tracks in back:  # weights lie elsewhere in memory, which changes the last bit
+    for tracks in back:  # another memory alignment of the weights changes the last bit
         np.testing.assert_allclose(tracks, sent, rtol=1e-5, atol=1e-4)
     (files,), (self_contained,) = commits(hub, "tracker"), commits(hub, "alone")
     assert set(files) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
@@ -281,12 +281,12 @@ def test_a_tracker_comes_back_with_and_without_its_towers(online, hub):
     assert 'pipeline("video-tracking", model="org/tracker")' in card.text
 
 
-# --- refused before anything is sent: the tests' own process is offline -------------------------------------------------
+# --- refused before anything is sent: this process is offline -----------------------------------------------------------
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Examples that are run: (code, arguments)."""
+    """Records the examples instead of running them: (code, arguments)."""
     ran = []
     monkeypatch.setattr(
         publishing, "run_example", lambda code, *arguments, **named: ran.append((code, arguments, named))
@@ -294,8 +294,8 @@ def quick(monkeypatch):
     return ran
 
 
-def test_a_dry_run_lists_and_sends_nothing(sen_folder, quick, monkeypatch):
-    monkeypatch.setattr(publishing, "HfApi", None)  # of which nothing is asked
+def test_a_dry_run_lists_the_files_and_sends_nothing(sen_folder, quick, monkeypatch):
+    monkeypatch.setattr(publishing, "HfApi", None)  # no request is made
     planned = push_folder(sen_folder, "org/sen", dry_run=True)
     assert planned.url is None
     assert planned.files["model.safetensors"] == (sen_folder / "model.safetensors").stat().st_size
@@ -305,14 +305,14 @@ def test_a_dry_run_lists_and_sends_nothing(sen_folder, quick, monkeypatch):
     assert offline
 
 
-def test_with_code_both_examples_run_the_second_without_the_package(sen_folder, quick):
+def test_with_code_both_examples_run_and_the_second_without_the_package(sen_folder, quick):
     planned = push_folder(sen_folder, "org/sen", with_code=True, dry_run=True)
     assert {"modeling_sen.py", "processing_sen.py"} <= set(planned.files)
     assert [named for _, _, named in quick] == [{}, {"without_package": True}]
     assert "trust_remote_code=True" in planned.card
 
 
-def test_towers_are_copied_when_asked_for(quick):
+def test_towers_are_copied_on_request(quick):
     assert not any(name.startswith("neuron_") for name in push_folder(SEN_TINY, "org/tiny", dry_run=True).files)
     planned = push_folder(SEN_TINY, "org/tiny", include_neurons=True, dry_run=True)
     assert {"neuron_audio/model.safetensors", "neuron_class_text/tokenizer.json"} <= set(planned.files)
@@ -337,14 +337,14 @@ def test_results_of_other_weights_are_refused(sen_folder, tmp_path, quick):
 def test_a_local_tower_is_refused(make_sen, tmp_path, quick):
     model = make_sen()
     with pytest.raises(ValueError, match=r"neuron 'image': its tower is the folder .* by include_neurons"):
-        model.push_to_hub("org/sen")  # before the Hub is asked for anything: this process is offline
+        model.push_to_hub("org/sen")  # refused before any request, since this process is offline
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"neuron 'image': its tower is the folder .*--include-neurons"):
         push_folder(tmp_path, "org/sen", dry_run=True)
     assert quick == []
 
 
-def test_a_local_language_model_is_refused_or_taken_along(tmp_path, quick):
+def test_a_local_language_model_is_refused_or_included(tmp_path, quick):
     llm, folder = write_language_model(tmp_path / "llm"), tmp_path / "chat"
     model = SENForConditionalGeneration.from_llm(llm, SEN_TINY, window_frames=2, tokens_per_frame=4)
     with pytest.raises(ValueError, match=r"language model: it is the folder .* by include_neurons"):
@@ -361,7 +361,7 @@ def test_a_local_language_model_is_refused_or_taken_along(tmp_path, quick):
     assert str(tmp_path) not in planned.card
 
 
-def test_an_adapter_of_a_folder_is_refused(tmp_path):
+def test_an_adapter_of_a_local_model_is_refused(tmp_path):
     peft = pytest.importorskip("peft")
     model = peft.get_peft_model(SENModel.from_pretrained(SEN_TINY), peft.LoraConfig(target_modules=["q_proj"]))
     model.save_pretrained(tmp_path)
@@ -370,12 +370,12 @@ def test_an_adapter_of_a_folder_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("repo_id", ["sen", "org/sen/more", ""])
-def test_a_repository_has_an_organisation(repo_id):
+def test_a_repository_without_organisation_is_refused(repo_id):
     with pytest.raises(ValueError, match=r"expected ORGANISATION/NAME"):
         push_folder(SEN_TINY, repo_id, dry_run=True)
 
 
-def test_a_folder_without_a_checkpoint(tmp_path):
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"found no config.json, expected the folder of a saved model or adapter"
     ):

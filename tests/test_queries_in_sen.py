@@ -22,7 +22,7 @@ CLIPS = [f"clip-{number}" for number in range(4)]
 
 
 @pytest.mark.parametrize("depth", [1, "all"])
-def test_tokens_stay_those_of_the_first_look_and_answers_do_not(depth, make_sen):
+def test_tokens_equal_those_of_the_first_look_and_answers_depend_on_the_prompts(depth, make_sen):
     model, inputs = sen(make_sen, prompt_depth=depth), random_inputs()
     output = model(**inputs)
     for name, given in model.neurons.split_inputs(inputs).items():
@@ -38,7 +38,7 @@ def test_tokens_stay_those_of_the_first_look_and_answers_do_not(depth, make_sen)
     assert (output.fused_embeds - without.fused_embeds).abs().max() > 1e-3
 
 
-def test_an_untrained_model_is_the_one_without_a_second_look_and_its_gate_learns(make_sen):
+def test_an_untrained_model_equals_one_without_a_second_look_and_its_gate_gets_gradients(make_sen):
     model, none = sen(make_sen), random_weights(make_sen(prompt="none"))
     for block in model.blocks:
         for prompting in block.prompting.values():
@@ -56,7 +56,7 @@ def test_an_untrained_model_is_the_one_without_a_second_look_and_its_gate_learns
             assert bool((found[f"blocks.{number}.prompting.{name}.gate"].abs() > 0).all())
 
 
-def test_the_gate_is_zero_at_first(make_sen):
+def test_the_gate_starts_at_zero(make_sen):
     model = make_sen(prompt="queries")
     gates = [prompting.gate for block in model.blocks for prompting in block.prompting.values()]
     assert len(gates) == 9
@@ -64,7 +64,7 @@ def test_the_gate_is_zero_at_first(make_sen):
     assert all(bool(prompting.tokens.any()) for block in model.blocks for prompting in block.prompting.values())
 
 
-def test_queries_without_answers_are_refused():
+def test_queries_without_read_answers_are_refused():
     expected = (
         r"prompt is 'queries' and read_answers False: rounds would read no new features; expected read_answers True"
     )
@@ -72,11 +72,11 @@ def test_queries_without_answers_are_refused():
         SENConfig(prompt="queries", read_answers=False)
 
 
-def test_rows_do_not_depend_on_absent_neurons_of_others(make_sen, towers):
+def test_a_row_does_not_depend_on_neurons_that_are_absent_in_it(make_sen, towers):
     model, inputs = sen(make_sen, neurons=with_words(towers)), words_and_frames()
     mask = torch.tensor([[True, True, False], [True, True, True]])
     given = {**inputs, "words_attention_mask": inputs["words_attention_mask"].clone(), "neuron_mask": mask}
-    given["words_attention_mask"][0] = 0  # as batches are filled up
+    given["words_attention_mask"][0] = 0  # absent inputs of a batch are padded like this
     both = model(**given)
     assert bool(both.neuron_states["words"].answers.isfinite().all())
     without = {name: value[:1] for name, value in inputs.items() if not name.startswith("words")}
@@ -85,7 +85,7 @@ def test_rows_do_not_depend_on_absent_neurons_of_others(make_sen, towers):
     assert all(bool(gradient.isfinite().all()) for gradient in found.values())
 
 
-def test_a_saved_model_comes_back_the_same(make_sen, tmp_path):
+def test_a_saved_model_is_loaded_unchanged(make_sen, tmp_path):
     model, inputs = sen(make_sen, prompt_depth="all"), random_inputs()
     model.save_pretrained(tmp_path / "sen")
     back = SENModel.from_pretrained(tmp_path / "sen")
@@ -102,7 +102,7 @@ def recorded_layers() -> int:
     return sum(type(each) is RecordedLayer for each in gc.get_objects())
 
 
-def test_no_keys_stay_after_a_forward(make_sen):
+def test_keys_are_freed_after_a_forward(make_sen):
     model, inputs = sen(make_sen, prompt_depth=2), random_inputs()
     gc.collect()
     gc.disable()
@@ -120,7 +120,7 @@ def test_no_keys_stay_after_a_forward(make_sen):
 
 
 def build(model, folder, inputs) -> tuple[FeatureCache, list[int]]:
-    """A cache, and the rows that were looked at for it."""
+    """Builds a cache; returns it with the rows whose first looks were computed."""
     asked: list[int] = []
 
     def inputs_of(rows):
@@ -133,14 +133,14 @@ def build(model, folder, inputs) -> tuple[FeatureCache, list[int]]:
 
 
 @pytest.mark.parametrize("depth", [1, "all"])
-def test_stored_first_looks_give_the_same(depth, make_sen, towers, tmp_path):
+def test_stored_first_looks_give_the_same_outputs(depth, make_sen, towers, tmp_path):
     model, inputs = sen(make_sen, neurons=with_words(towers), prompt_depth=depth), words_and_frames(4)
     expected, cache = model(**inputs), build(model, tmp_path, inputs)[0]
     look = cache.trunks(range(4))["words"]
     assert look.trunk.layers is None
     stored = [load_file(path) for path in tmp_path.rglob("*.safetensors")]
     assert len(stored) == 3
-    for tensors in stored:  # no keys, which would be as large as the tokens of each layer
+    for tensors in stored:  # keys are not stored; they would be as large as the tokens of each layer
         assert {name for name, value in tensors.items() if value.is_floating_point()} == {"tokens", "pooled", "trunk"}
     for dropped in (False, True):
         if dropped:
@@ -178,7 +178,7 @@ def test_queries_and_tokens_share_stored_first_looks(make_sen, towers, tmp_path)
 
 
 @pytest.mark.parametrize("depth", [1, "all"])
-def test_bfloat16_towers_train_a_float32_association(depth, make_sen, towers):
+def test_a_float32_association_is_trained_on_bfloat16_towers(depth, make_sen, towers):
     model, inputs = sen(make_sen, neurons=with_words(towers), prompt_depth=depth), words_and_frames()
     exact = model(**inputs).fused_embeds
     for neuron in model.neurons.values():
@@ -193,7 +193,7 @@ def test_bfloat16_towers_train_a_float32_association(depth, make_sen, towers):
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_training_under_autocast(attention, make_sen, towers):
+def test_training_under_autocast_gives_close_gradients(attention, make_sen, towers):
     model, inputs = sen(make_sen, neurons=with_words(towers), prompt_depth="all"), words_and_frames()
     for neuron in model.neurons.values():
         neuron.tower.set_attn_implementation(attention)

@@ -1,4 +1,4 @@
-"""Prompts alone on towers that are shared, checkpointed, compiled, offloaded, adapted, or loaded with flex attention."""
+"""Running prompts alone on towers that are shared, checkpointed, compiled, offloaded, adapted, or use flex attention."""
 
 import copy
 import shutil
@@ -15,7 +15,7 @@ from modeling_sen import SENModel
 from modeling_sen.first_look import CROWN_INPUT, CROWN_KEYS
 
 
-def test_two_neurons_on_one_tower(make_sen, towers):
+def test_two_neurons_on_one_tower_do_not_affect_each_other(make_sen, towers):
     neurons = [{"hub_id": towers["videomae"], "name": "near"}, {"hub_id": towers["videomae"], "name": "far"}]
     model, apart = sen(make_sen, neurons=neurons), sen(make_sen, neurons=neurons)
     assert model.neurons["near"].tower is model.neurons["far"].tower
@@ -25,7 +25,7 @@ def test_two_neurons_on_one_tower(make_sen, towers):
     assert torch.equal(model(**inputs).fused_embeds, apart(**inputs).fused_embeds)
 
 
-def test_threads_give_what_one_gives(make_sen, towers):
+def test_threads_give_the_same_as_sequential_calls(make_sen, towers):
     neurons = [{"hub_id": towers["videomae"], "name": "near"}, {"hub_id": towers["videomae"], "name": "far"}]
     model = sen(make_sen, neurons=neurons)
 
@@ -40,7 +40,7 @@ def test_threads_give_what_one_gives(make_sen, towers):
 
 
 @pytest.mark.parametrize("depth", [1, "all"])
-def test_activation_checkpointing_changes_no_gradient(depth, make_sen, towers):
+def test_activation_checkpointing_does_not_change_gradients(depth, make_sen, towers):
     model, inputs = sen(make_sen, neurons=with_words(towers), prompt_depth=depth).train(), words_and_frames()
     expected = gradients(model, inputs)
     model.activation_checkpointing_enable()
@@ -53,7 +53,7 @@ def test_activation_checkpointing_changes_no_gradient(depth, make_sen, towers):
 
 @pytest.fixture
 def graphs():
-    """Says how many graphs were compiled since the test began."""
+    """Returns the number of graphs compiled since the test began."""
     torch._dynamo.reset()
     counters.clear()
     yield lambda: counters["stats"]["unique_graphs"]
@@ -62,7 +62,7 @@ def graphs():
 
 @pytest.mark.parametrize("wrapped", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("depth", [1, pytest.param("all", marks=pytest.mark.slow)])
-def test_a_compiled_sen_gives_the_same_and_compiles_once(depth, wrapped, make_sen, towers, graphs):
+def test_a_compiled_sen_gives_the_same_outputs_and_compiles_once(depth, wrapped, make_sen, towers, graphs):
     settings = {"neurons": with_words(towers)[:1], "prompt_depth": depth}
     plain, model = sen(make_sen, **settings), sen(make_sen, **settings)
     own = model.blocks
@@ -80,13 +80,14 @@ def test_a_compiled_sen_gives_the_same_and_compiles_once(depth, wrapped, make_se
         counts.append(graphs())
     assert_same_gradients(*({n: p.grad for n, p in blocks.named_parameters()} for blocks in (own, plain.blocks)))
     assert counts[0] == counts[1] == counts[2] > 0
-    if not wrapped:  # of layers one graph below the prompts, one that records, and one for prompts alone in all rounds
+    # One graph for layers below the prompts, one for recording layers, one for prompts alone in all rounds.
+    if not wrapped:
         assert counts[0] == (3 if depth == 1 else 2)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
-def test_inductor_agrees(make_sen, towers, graphs):
+def test_inductor_gives_the_same_outputs(make_sen, towers, graphs):
     settings = {"neurons": with_words(towers), "prompt_depth": 2}
     plain, model, inputs = sen(make_sen, **settings), sen(make_sen, **settings), words_and_frames()
     model.compile()
@@ -95,7 +96,7 @@ def test_inductor_agrees(make_sen, towers, graphs):
 
 
 @pytest.mark.parametrize("place", ["disk", "cpu"])
-def test_offloaded_towers_give_the_same(place, make_sen, tmp_path):
+def test_offloaded_towers_give_the_same_outputs(place, make_sen, tmp_path):
     accelerate = pytest.importorskip("accelerate")
     model, inputs = sen(make_sen, prompt_depth=2), random_inputs()
     expected, expected_gradients = model(**inputs).fused_embeds, gradients(model, inputs)
@@ -111,7 +112,7 @@ def test_offloaded_towers_give_the_same(place, make_sen, tmp_path):
     assert all(parameter.is_meta for parameter in tower.parameters())
 
 
-def test_a_device_map_that_leaves_layers_on_the_disk(make_sen, tmp_path):
+def test_a_device_map_with_layers_on_disk_gives_the_same_outputs(make_sen, tmp_path):
     pytest.importorskip("accelerate")
     plain, inputs = sen(make_sen, prompt_depth=2), random_inputs()
     plain.save_pretrained(tmp_path / "sen")
@@ -132,8 +133,8 @@ def lora(model, seed: int = 0):
     return peft.get_peft_model(model, settings)
 
 
-def test_gradients_reach_adapters_through_the_prompts_alone(make_sen):
-    """Of finite differences, for a loss that reads the prompts' outputs and nothing else of the tower."""
+def test_gradients_reach_adapters_through_recorded_keys_and_values(make_sen):
+    """They equal finite differences of a loss that depends on the tower only through the prompts' outputs."""
     model = lora(sen(make_sen, prompt_depth=2).double())
     neuron = model.base_model.model.neurons["image"]
     inputs = {"pixel_values": random_inputs()["image_pixel_values"].double()}
@@ -145,7 +146,7 @@ def test_gradients_reach_adapters_through_the_prompts_alone(make_sen):
     loss().backward()
     adapters = [p for name, p in neuron.named_parameters() if "lora_" in name]
     assert len(adapters) == 2 * 2 * 4
-    assert all(bool(parameter.grad.any()) for parameter in adapters)  # below the prompts, too: through keys and values
+    assert all(bool(parameter.grad.any()) for parameter in adapters)  # also below the prompts
     for parameter in adapters[::3]:
         assert_gradient_is_that_of_finite_differences(parameter, loss)
 
@@ -158,12 +159,12 @@ def test_adapters_get_the_same_gradients_with_activation_checkpointing(make_sen)
     assert_same_gradients(gradients(model, inputs), expected)
 
 
-def test_checkpointing_that_would_lose_gradients_of_adapters_is_refused(make_sen):
-    """A reentrant checkpoint runs without gradients: keys that are recorded in it would be constants."""
+def test_checkpointing_that_loses_gradients_of_adapters_is_refused(make_sen):
+    """A reentrant checkpoint runs without gradients, so keys recorded in it would be constants."""
     frozen, inputs = sen(make_sen).train(), random_inputs()
     expected = gradients(frozen, inputs)
     frozen.activation_checkpointing_enable({"use_reentrant": True})
-    assert_same_gradients(gradients(frozen, inputs), expected)  # of a frozen tower there are none to lose
+    assert_same_gradients(gradients(frozen, inputs), expected)  # a frozen tower has no gradients to lose
     model = lora(frozen)
     with pytest.raises(
         ValueError, match=r"found activation checkpointing with use_reentrant True, .* expected use_reentrant"
@@ -173,7 +174,7 @@ def test_checkpointing_that_would_lose_gradients_of_adapters_is_refused(make_sen
     gradients(model, inputs)
 
 
-def test_adapters_come_back_the_same(make_sen, tmp_path):
+def test_adapters_are_saved_and_loaded_unchanged(make_sen, tmp_path):
     peft = pytest.importorskip("peft")
     plain, inputs = sen(make_sen), random_inputs()
     plain.save_pretrained(tmp_path / "sen")
@@ -186,11 +187,11 @@ def test_adapters_come_back_the_same(make_sen, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, "all"])
-def test_flex_attention_agrees(depth, make_sen, towers):
-    """Of a tower with padding, whose mask is then a BlockMask."""
+def test_flex_attention_gives_the_same_outputs(depth, make_sen, towers):
+    """The tower's inputs are padded, so its mask is a BlockMask."""
     model = sen(make_sen, neurons=[towers["bert"]], prompt_depth=depth)
     flex, inputs = copy.deepcopy(model), {n: v for n, v in words_and_frames().items() if n.startswith("words")}
     flex.neurons["words"].tower.set_attn_implementation("flex_attention")
-    with torch.no_grad():  # on a CPU it has no backward pass
+    with torch.no_grad():  # flex attention has no backward pass on a CPU
         found, expected = flex(**inputs), model(**inputs)
     torch.testing.assert_close(found.fused_embeds, expected.fused_embeds, atol=1e-4, rtol=0)

@@ -1,4 +1,4 @@
-"""A neuron that reads the question: which question each video of a prompt is read with. Answers: chat/test_session.py."""
+"""A neuron that reads the question: the question that each video of a prompt gets. chat/test_session.py tests answers."""
 
 import pytest
 import torch
@@ -15,11 +15,11 @@ def processor(worded_config, tmp_path) -> SENChatProcessor:
 
 @pytest.fixture
 def reader(processor):
-    """Of the neuron: texts -> token ids and mask."""
+    """The neuron's text reader: texts -> token ids and mask."""
     return processor.sen_processor._text_reader(processor.config.sen_config.neuron_specs[3])
 
 
-def test_the_question_is_read_by_its_neuron(processor, reader, clips):
+def test_the_question_neuron_gets_the_question(processor, reader, clips):
     messages = [
         asked(words("a man speaks")),
         asked(words("yes"), role="assistant"),
@@ -40,7 +40,7 @@ def test_the_question_is_read_by_its_neuron(processor, reader, clips):
         processor(f"{VIDEO}{VIDEO}", [read, clips[1]], questions=[["a man"]])
 
 
-def test_each_question_is_read_with_all_videos_before_it(processor, reader, clips, monkeypatch):
+def test_each_question_is_paired_with_all_videos_before_it(processor, reader, clips, monkeypatch):
     first, second = str(clips[0]), str(clips[1])
     messages = [asked(video(first), words("a man")), asked(words("yes"), role="assistant"), asked(video(second)),
                 asked(words("no"), role="assistant"), {"role": "user", "content": "a dog"}]  # fmt: skip
@@ -63,7 +63,7 @@ def test_each_question_is_read_with_all_videos_before_it(processor, reader, clip
     assert [id(one) for one in shown] == [id(read[0]), id(read[0]), id(read[1])]
 
 
-def test_repeated_videos_are_reduced_to_what_fits(processor, clips, caplog):
+def test_repeated_videos_are_reduced_to_the_budget(processor, clips, caplog):
     messages = [asked(video(clips[0]), words("a man")), asked(words("yes"), role="assistant"), asked(words("a dog"))]
     [read] = processor.read_videos(messages, max_new_tokens=100, num_frames=50)
     ids = processor.apply_chat_template(

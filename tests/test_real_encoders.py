@@ -1,4 +1,4 @@
-"""A SEN over trained encoders of frames, speech and text (`real_models.py`), on real clips. `pytest -s` prints figures."""
+"""A SEN with trained encoders of frames, speech and text (`real_models.py`), on real clips. `pytest -s` prints figures."""
 
 import copy
 import csv
@@ -24,7 +24,7 @@ from modeling_sen.training.feature_cache import FeatureCache
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-# Short clips, all but two with sound, and what each shows.
+# Short clips, all but two with sound, and a caption for each.
 CAPTIONS = {
     "editing/tune-a-video/man-skiing.mp4": "a man is skiing",
     "editing/tune-a-video/rabbit-watermelon.mp4": "a rabbit is eating a watermelon",
@@ -41,7 +41,7 @@ VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4")
 
 
 def make_sen(text_tower: str, **settings) -> SENModel:
-    """An untrained SEN that reads frames (a middle layer of the ViT), speech and words; its gate is open."""
+    """An untrained SEN that reads frames (a middle layer of the ViT), speech and text; its gate is open."""
     torch.manual_seed(0)
     neurons = [
         {"hub_id": str(MODELS / "vit"), "name": "image", "output_layer": 6, "num_frames": 2},
@@ -64,7 +64,7 @@ def sen(text_tower) -> SENModel:
 
 
 @needs_models("vit", "speech", "text")
-def test_each_neuron_returns_what_its_encoder_returns_by_itself(sen, text_tower, shared_data):
+def test_each_neuron_returns_the_output_of_its_encoder(sen, text_tower, shared_data):
     clip, words = str(shared_data / SKIING), CAPTIONS[SKIING]
     inputs = SENProcessor(sen.config)(videos={"video": clip, "text": words})
     with torch.no_grad():
@@ -111,10 +111,10 @@ def test_clips_are_encoded_with_their_sound(sen, shared_data):
 
 @needs_models("vit", "speech", "text")
 @pytest.mark.parametrize("prompt", ["queries", "tokens"])
-def test_saved_and_loaded_it_encodes_clips_the_same(prompt, text_tower, shared_data, tmp_path):
+def test_a_saved_and_loaded_sen_encodes_clips_as_before(prompt, text_tower, shared_data, tmp_path):
     model = make_sen(text_tower, prompt=prompt)
     clips = [{"video": str(shared_data / clip), "text": CAPTIONS[clip]} for clip in list(CAPTIONS)[:2]]
-    clips.append(str(shared_data / list(CAPTIONS)[-1]))  # neither sound nor words
+    clips.append(str(shared_data / list(CAPTIONS)[-1]))  # a clip without sound and without text
     expected = SENEncoder(model, SENProcessor(model.config)).encode(clips)
     for include_neurons in (False, True):
         folder = tmp_path / f"with_neurons_{include_neurons}"
@@ -131,7 +131,7 @@ def test_saved_and_loaded_it_encodes_clips_the_same(prompt, text_tower, shared_d
 
 
 class Rows(torch.utils.data.Dataset):
-    """The numbers of the clips."""
+    """The row numbers of the clips."""
 
     def __len__(self) -> int:
         return len(CAPTIONS)
@@ -141,13 +141,13 @@ class Rows(torch.utils.data.Dataset):
 
 
 @needs_models("vit", "speech", "text")
-def test_twenty_steps_change_the_association_and_no_encoder(text_tower, shared_data, tmp_path):
+def test_twenty_steps_train_the_association_and_leave_the_encoders_unchanged(text_tower, shared_data, tmp_path):
     pytest.importorskip("accelerate")
     from modeling_sen.training.trainer import SENTrainer, SENTrainingArguments
 
     model = make_sen(text_tower)
     processor = SENProcessor(model.config)
-    # Half of the clips have words for the text neuron, which are not their captions.
+    # Half of the clips have a text for the text neuron, which is not their caption.
     words = [{"text": Path(clip).stem} if number % 2 else {} for number, clip in enumerate(CAPTIONS)]
     clips = [{"video": str(shared_data / clip), **more} for clip, more in zip(CAPTIONS, words, strict=True)]
     texts = torch.from_numpy(SENEncoder(model, processor).encode_text(list(CAPTIONS.values())))
@@ -207,7 +207,7 @@ def test_twenty_steps_change_the_association_and_no_encoder(text_tower, shared_d
 
 
 @needs_models("speech")
-def test_whispers_decoder_transcribes_the_samples_of_a_real_clip(shared_data):
+def test_whispers_decoder_transcribes_the_features_of_a_real_clip(shared_data):
     sound = read_audio(str(shared_data / TELESCOPE), sampling_rate=16_000)
     extractor = WhisperFeatureExtractor.from_pretrained(MODELS / "speech")
     features = extractor(sound.samples, sampling_rate=16_000, return_tensors="pt").input_features
@@ -222,7 +222,7 @@ def test_whispers_decoder_transcribes_the_samples_of_a_real_clip(shared_data):
 
 
 @needs_models("cnn")
-def test_an_imagenet_tower_names_what_real_clips_show(shared_data):
+def test_an_imagenet_tower_classifies_real_clips_like_the_whole_model(shared_data):
     whole = EfficientNetForImageClassification.from_pretrained(MODELS / "cnn").eval()
     neuron = {"hub_id": str(MODELS / "cnn"), "name": "image", "num_frames": 4}
     model = SENModel.from_neurons([neuron], projection_dim=8, num_rounds=0)
@@ -231,7 +231,7 @@ def test_an_imagenet_tower_names_what_real_clips_show(shared_data):
         frames = read_video(str(shared_data / clip), num_frames=4).frames
         pixels = AutoImageProcessor.from_pretrained(MODELS / "cnn")(list(frames), return_tensors="pt")
         with torch.no_grad():
-            expected = whole(**pixels).logits.mean(0)  # the classifier is linear: of the mean it is the mean
+            expected = whole(**pixels).logits.mean(0)  # the classifier is linear, so this is its output for the mean
             state = model(**SENProcessor(model.config)(videos=str(shared_data / clip))).neuron_states["image"]
             found = whole.classifier(state.pooler_output)[0]
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -243,7 +243,7 @@ def test_an_imagenet_tower_names_what_real_clips_show(shared_data):
 
 
 def mean_average_precision(features: torch.Tensor, clips: torch.Tensor) -> float:
-    """Each frame (frames, ...) is a query for the other frames of its clip (frames,), ranked by cosine among all frames."""
+    """Each frame (frames, ...) is a query for the other frames of its clip (frames,); all frames are ranked by cosine."""
     features = torch.nn.functional.normalize(features.flatten(1), dim=-1)
     scores = (features @ features.T).fill_diagonal_(-math.inf)
     order = scores.argsort(dim=-1, descending=True)[:, :-1]  # without the query
@@ -253,7 +253,7 @@ def mean_average_precision(features: torch.Tensor, clips: torch.Tensor) -> float
 
 
 @needs_models("vit")
-def test_an_inner_layer_finds_other_frames_of_a_clip_where_the_last_does_not(shared_data):
+def test_an_inner_layer_retrieves_frames_of_the_same_clip_better_than_the_last_layer(shared_data):
     folders = [shared_data / name for name in ("chat", "editing", "recognition")]
     paths = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in VIDEO_SUFFIXES)
     vit = {"hub_id": str(MODELS / "vit"), "num_frames": 1}

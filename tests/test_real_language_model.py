@@ -1,6 +1,6 @@
-"""Video chat with a trained language model, SmolLM2-135M-Instruct, over trained encoders of frames and of speech.
+"""Video chat with a trained language model, SmolLM2-135M-Instruct, and trained encoders of frames and of speech.
 
-`real_models.py` describes their checkpoints. Figures are printed: `pytest -s`.
+`real_models.py` describes their checkpoints. `pytest -s` prints figures.
 """
 
 import csv
@@ -23,7 +23,7 @@ from modeling_sen.training.trainer import SENTrainingArguments
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), needs_models("llm", "vit", "speech")]
 CLIP = "chat/video-llama/applausing.mp4"
-# Clips that no step of training reads; each has something in common with one that is read.
+# Clips that are not used in training; each has something in common with one that is.
 HELD_OUT = {
     "v_ZNVhz7ctTq0",
     "R6llTwEh07w",
@@ -53,12 +53,12 @@ def make_chat(folder, language_model_kwargs=None, **sen_settings):
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory):
-    """In float32, so that numbers can be compared."""
+    """The chat model in float32, for exact comparisons."""
     return make_chat(tmp_path_factory.mktemp("chat"), {"dtype": torch.float32})
 
 
 def recorded(model, answer):
-    """What `answer()` returns, and the scores (tokens, vocabulary) from which it chose each token."""
+    """The result of `answer()`, and the scores (tokens, vocabulary) from which it chose each token."""
     scores = []
     hook = model.language_model.register_forward_hook(lambda _, args, output: scores.append(output.logits[0, -1]))
     try:
@@ -67,7 +67,7 @@ def recorded(model, answer):
         hook.remove()
 
 
-def test_text_alone_is_answered_as_by_the_plain_language_model(chat):
+def test_a_question_without_video_is_answered_like_by_the_plain_language_model(chat):
     model, processor = chat
     plain = AutoModelForCausalLM.from_pretrained(MODELS / "llm", dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "llm")
@@ -87,7 +87,7 @@ def test_text_alone_is_answered_as_by_the_plain_language_model(chat):
     assert "Paris" in text
 
 
-def test_a_second_turn_about_a_real_clip_equals_the_whole_prompt_read_anew(chat, shared_data):
+def test_a_second_turn_about_a_real_clip_equals_reading_the_whole_prompt_again(chat, shared_data):
     model, processor = chat
     session = ChatSession(model, processor, max_new_tokens=12)
     read = session.add_video(str(shared_data / CLIP))
@@ -102,14 +102,14 @@ def test_a_second_turn_about_a_real_clip_equals_the_whole_prompt_read_anew(chat,
     pipe = VideoChatPipeline(model=model, processor=processor)
     whole, expected = recorded(model, lambda: pipe(session.messages[:-1], max_new_tokens=12))
     assert later == whole
-    assert lengths[0] < 40  # neither the video nor the first turn
+    assert lengths[0] < 40  # neither the video nor the first turn is read again
     assert scores.argmax(-1).tolist() == expected.argmax(-1).tolist()
     difference = (scores - expected).abs().max().item()
     print(f"\nsecond turn: {lengths[0]} tokens read, largest difference of scores {difference:.1e}")
     assert difference < 1e-3
 
 
-def test_a_streamed_answer_about_a_real_clip_is_the_answer(chat, shared_data):
+def test_a_streamed_answer_about_a_real_clip_equals_the_answer(chat, shared_data):
     model, processor = chat
     pipe = VideoChatPipeline(model=model, processor=processor)
     asked = {"video": str(shared_data / CLIP), "question": "What happens?", "max_new_tokens": 12}
@@ -125,7 +125,7 @@ def test_a_streamed_answer_about_a_real_clip_is_the_answer(chat, shared_data):
 
 
 def described_clips(data: Path) -> dict[str, list[str]]:
-    """Path -> what the manifest says of the clip: captions, or its label in words."""
+    """Path -> the description of the clip in the manifest: captions, or its label in words."""
     found: dict[str, list[str]] = {}
     with open(data / "MANIFEST.csv", newline="") as file:
         for row in csv.DictReader(file):
@@ -139,10 +139,12 @@ def texts_of(label: str) -> list[str]:
     if label[:1] not in ("{", "["):
         says_something = label and not any(word in label for word in ("no caption", "no prompt", "stored rotation"))
         return [label] if says_something else []
-    told = json.loads(label)
-    if isinstance(told, list):
-        return [each for each in told if isinstance(each, str)]
-    text = told.get("captions") or told.get("printed_top1") or told.get("source_prompt") or told.get("label")
+    decoded = json.loads(label)
+    if isinstance(decoded, list):
+        return [each for each in decoded if isinstance(each, str)]
+    text = (
+        decoded.get("captions") or decoded.get("printed_top1") or decoded.get("source_prompt") or decoded.get("label")
+    )
     return [text] if isinstance(text, str) else text or []
 
 
@@ -177,13 +179,13 @@ def losses(model, processor, source) -> torch.Tensor:
 
 
 def own_and_other(found, own) -> tuple[torch.Tensor, torch.Tensor]:
-    """(captions,): the loss with the clip's own features, and its mean over those of the others."""
+    """(captions,): the loss with the clip's own features, and the mean loss with the features of the other clips."""
     mine = found.gather(1, own[:, None])[:, 0]
     return mine, (found.sum(1) - mine) / (found.shape[1] - 1)
 
 
-def test_alignment_makes_captions_of_unseen_clips_likelier_with_their_own_features(shared_data, tmp_path):
-    model, processor = make_chat(tmp_path / "start", num_rounds=0)  # the projector alone is trained
+def test_alignment_lowers_the_loss_of_unseen_captions_with_the_features_of_their_clip(shared_data, tmp_path):
+    model, processor = make_chat(tmp_path / "start", num_rounds=0)  # only the projector is trained
     clips = described_clips(shared_data)
     held_out = {clip: texts for clip, texts in clips.items() if Path(clip).stem in HELD_OUT}
     assert len(held_out) == len(HELD_OUT)

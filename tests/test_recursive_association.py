@@ -1,4 +1,4 @@
-"""One RA block: integration with masks, distribution through a bottleneck."""
+"""One RA block: masked integration, and distribution through a bottleneck."""
 
 import pytest
 import torch
@@ -56,26 +56,26 @@ def present(*rows: str) -> dict[str, torch.Tensor]:
 EVERYONE = present("image video sound", "image video sound")
 
 
-def test_masked_mean_counts_present_neurons_only():
+def test_the_masked_mean_includes_only_present_neurons():
     vectors = {name: torch.full((3, 2), float(number)) for number, name in enumerate(WIDTHS, start=1)}
     mean = masked_mean(vectors, present("image video sound", "image sound", ""))
     assert mean.tolist() == [[2.0, 2.0], [2.0, 2.0], [0.0, 0.0]]
 
 
-def test_an_absent_neuron_leaves_a_masked_mean_bit_identical():
+def test_an_absent_neuron_leaves_the_masked_mean_bit_identical():
     vectors = {name: torch.randn(4, 6) for name in WIDTHS}
     absent = {**{name: torch.ones(4, dtype=torch.bool) for name in WIDTHS}, "sound": torch.zeros(4, dtype=torch.bool)}
     without = {name: vector for name, vector in vectors.items() if name != "sound"}
-    vectors["sound"].fill_(float("nan"))  # whatever it says
+    vectors["sound"].fill_(float("nan"))  # must have no effect
     assert torch.equal(masked_mean(vectors, absent), masked_mean(without, absent))
 
 
-def test_mean_integration_is_the_mean_of_normalised_linear_maps():
+def test_mean_integration_equals_the_mean_of_normalised_linear_maps():
     block, states = make_block(), make_states()
     expected = torch.zeros(2, 12)
     for name, state in states.items():
         reader = block.integration.readers[name]
-        slices = [state.answers[:, number] @ reader.answer_weight[number] for number in range(3)]  # of four each
+        slices = [state.answers[:, number] @ reader.answer_weight[number] for number in range(3)]  # each of width four
         mapped = state.pooler_output @ reader.linear.weight.t() + reader.linear.bias + torch.cat(slices, dim=-1)
         centred = mapped - mapped.mean(-1, keepdim=True)
         scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
@@ -102,16 +102,16 @@ def test_integration_ignores_absent_neurons_row_by_row(variant):
 
 
 @pytest.mark.parametrize("variant", INTEGRATE)
-def test_answers_are_read_after_the_first_round_only(variant):
+def test_answers_are_read_only_after_the_first_round(variant):
     states, other = make_states(), make_states()
     for state in other.values():
         state.answers = state.answers + 1.0
     later, first = make_block(integrate=variant), make_block(integrate=variant, first=True)
-    deaf = make_block(integrate=variant, read_answers=False, prompt="tokens")
+    without = make_block(integrate=variant, read_answers=False, prompt="tokens")
     assert not torch.allclose(later.integrate(states, EVERYONE), later.integrate(other, EVERYONE))
-    for block in (first, deaf):
+    for block in (first, without):
         assert torch.equal(block.integrate(states, EVERYONE), block.integrate(other, EVERYONE))
-    # Shared blocks read the unprompted round too: answers that are not there count as zero.
+    # A shared block also reads the round without prompts, where missing answers count as zero.
     silent = make_states(answers=False)
     zero = make_states(answers=False)
     for state in zero.values():
@@ -120,7 +120,7 @@ def test_answers_are_read_after_the_first_round_only(variant):
 
 
 @pytest.mark.parametrize("variant", DISTRIBUTE)
-def test_distribution_hands_each_neuron_prompt_tokens_of_its_width(variant):
+def test_distribution_gives_each_neuron_prompt_tokens_of_its_width(variant):
     block = make_block(distribute=variant)
     knowledge = torch.randn(2, 12, requires_grad=True)
     summary = torch.randn(2, 12, requires_grad=True)
@@ -134,7 +134,7 @@ def test_distribution_hands_each_neuron_prompt_tokens_of_its_width(variant):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in block.distribution["image"].parameters())
 
 
-def test_sparse_mlp_keeps_the_most_active_units_and_no_others():
+def test_sparse_mlp_keeps_only_the_most_active_units():
     hidden = torch.tensor([[3.0, -0.1, 0.5, 2.0, -4.0, 1.0]])
     active = torch.nn.functional.gelu(hidden)
     part = make_block(distribute="sparse_mlp").distribution["image"]
@@ -151,24 +151,24 @@ def test_sparse_mlp_keeps_the_most_active_units_and_no_others():
     )
 
 
-def test_context_is_made_of_knowledge_and_of_the_summary_normalised():
+def test_the_context_is_a_map_of_knowledge_and_the_normalised_summary():
     block = make_block(distribute="linear")
     part = block.distribution["image"]
     knowledge, summary = torch.randn(2, 12), torch.randn(2, 12)
     centred = summary - summary.mean(-1, keepdim=True)
     scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
     units = knowledge @ part.down.weight.t() + part.down.bias + scaled @ part.summary.weight.t()
-    expected = units.view(2, 3, 4)  # three tokens of four
+    expected = units.view(2, 3, 4)  # three tokens of width four
     context = block.distribute(knowledge, summary, ["image"])
     torch.testing.assert_close(context["image"], expected)
     prompting = block.prompting["image"]
     prompts = prompting.prompt_tokens(context["image"])
     torch.testing.assert_close(prompts, expected @ prompting.up.weight.t() + prompting.tokens)
-    for deaf in (make_block(first=True), make_block(read_answers=False, prompt="tokens")):
+    for without in (make_block(first=True), make_block(read_answers=False, prompt="tokens")):
         scaled_by_1, scaled_by_0 = (
-            deaf.distribute(knowledge, summary * factor, ["image"])["image"] for factor in (1.0, 0.0)
+            without.distribute(knowledge, summary * factor, ["image"])["image"] for factor in (1.0, 0.0)
         )
-        assert deaf.distribution["image"].summary is None
+        assert without.distribution["image"].summary is None
         assert torch.equal(scaled_by_1, scaled_by_0)
 
 
@@ -176,7 +176,7 @@ def first_looks(answers=False):
     return {name: FirstLook(state, {}) for name, state in make_states(answers=answers).items()}
 
 
-def test_neurons_after_their_tower_start_unshifted_and_are_shifted_by_the_mean_of_their_prompts():
+def test_neurons_after_their_tower_start_unshifted_and_are_then_shifted_by_the_mean_prompt():
     config = make_config()
     config.neurons[0]["prompt_side"] = "after"
     block, looks = RABlock(config, first=True), first_looks()
@@ -201,7 +201,7 @@ def normalised(vectors: torch.Tensor) -> torch.Tensor:
     return centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
 
 
-def test_an_answer_is_the_mean_of_tokens_weighted_by_how_they_fit_the_query():
+def test_an_answer_is_the_attention_weighted_mean_of_tokens():
     block, looks = make_block(prompt="none"), first_looks()
     context = {name: torch.randn(2, 3, 4) for name in WIDTHS}
     found = block.prompt(dict.fromkeys(WIDTHS), looks, context)
@@ -210,14 +210,14 @@ def test_an_answer_is_the_mean_of_tokens_weighted_by_how_they_fit_the_query():
         reader, tokens = block.answer_readers[name], normalised(state.last_hidden_state)
         asked = normalised(context[name] + reader.queries)
         keys = normalised(tokens @ reader.key.weight.t() + reader.key.bias)
-        fit = torch.einsum("bpw,bnw->bpn", asked, keys) / 2.0  # of the square root of a bottleneck of four
+        fit = torch.einsum("bpw,bnw->bpn", asked, keys) / 2.0  # the square root of the bottleneck's width
         expected = torch.einsum("bpn,bnw->bpw", fit.softmax(-1), tokens)
         torch.testing.assert_close(found[name].answers, expected)
         assert found[name].last_hidden_state is state.last_hidden_state
         assert state.answers is None
 
 
-def test_answers_come_from_no_padding():
+def test_answers_exclude_padding():
     reader = make_block().answer_readers["video"]
     context = torch.randn(2, 3, 4, requires_grad=True)
     state = make_states(answers=False)["video"]
@@ -226,11 +226,11 @@ def test_answers_come_from_no_padding():
     single = NeuronState(state.last_hidden_state[:1, :5], state.pooler_output[:1], (1, 1, 5))
     expected = reader(context[:1], single)
     torch.testing.assert_close(answers[:1], expected)
-    answers.sum().backward()  # the second sample has padding only: the neuron is absent from it
+    answers.sum().backward()  # the second sample has only padding, so the neuron is absent
     assert all(p.grad.isfinite().all() for p in reader.parameters())
 
 
-def test_without_read_answers_nothing_is_asked():
+def test_without_read_answers_there_are_no_answers():
     block, looks = make_block(read_answers=False, prompt="tokens"), first_looks()
     assert not block.answer_readers
     block.prompting = torch.nn.ModuleDict({name: NoPrompts(None, None) for name in WIDTHS})
@@ -238,7 +238,7 @@ def test_without_read_answers_nothing_is_asked():
     assert all(state.answers is None for state in block.prompt(dict.fromkeys(WIDTHS), looks, context).values())
 
 
-def test_what_no_answer_has_a_slice_of_hears_the_pooled_output_only():
+def test_units_without_a_slice_of_an_answer_read_only_the_pooled_output():
     reader = StateReader(width=6, hidden_size=11, num_answers=3)
     for parameter in reader.parameters():
         torch.nn.init.normal_(parameter)

@@ -1,4 +1,4 @@
-"""A SEN that travels with its code: loaded with `trust_remote_code=True` where the package is not installed."""
+"""A SEN saved with its code, loaded with `trust_remote_code=True` where the package is not installed."""
 
 import ast
 import json
@@ -89,14 +89,14 @@ def save_with_code(model: SENModel, folder: Path, monkeypatch) -> None:
         (SENModel, "AutoModel"),
         (SENProcessor, "AutoProcessor"),
     ):
-        monkeypatch.setattr(registered, "_auto_class", None)  # as before, after the test
+        monkeypatch.setattr(registered, "_auto_class", None)  # restored after the test
         registered.register_for_auto_class(auto_class)
     model.save_pretrained(folder, include_neurons=True)
     SENProcessor(model.config).save_pretrained(folder)
 
 
 def with_layout(tower: str, folder: Path) -> Path:
-    """A text tower in the layout of sentence-transformers: pooled by its first token, with a prompt."""
+    """A text tower in the layout of sentence-transformers, with pooling of the first token and a prompt."""
     shutil.copytree(tower, folder)
     (folder / "1_Pooling").mkdir()
     modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in LAYOUT]
@@ -160,7 +160,7 @@ def test_a_tracker_with_code_refines_tracks_without_the_package(tiny_tracker, tm
         "query_points": torch.tensor([[0, 9.0, 20.0], [3, 30.0, 8.0]]),
     }
     save_file(given, tmp_path / "given.safetensors")
-    hidden = LOAD.format(folder="", work="").partition("try:")[0]  # the package cannot be imported
+    hidden = LOAD.format(folder="", work="").partition("try:")[0]  # blocks imports of the package
     run_isolated(hidden + TRACK.format(folder=str(folder), work=str(tmp_path)), tmp_path)
     with torch.no_grad():
         expected = tiny_tracker(**given).tracks
@@ -168,13 +168,13 @@ def test_a_tracker_with_code_refines_tracks_without_the_package(tiny_tracker, tm
 
 
 def reached(name: str) -> list[Path]:
-    """The module's file and all that Transformers copies along with it."""
+    """The module's file and all files that Transformers copies with it."""
     first = PACKAGE / f"{name}.py"
     return [first, *map(Path, get_relative_import_files(str(first)))]
 
 
 @pytest.mark.parametrize("name", ["configuration_sen", "modeling_sen"])
-def test_code_that_travels_is_small_flat_and_needs_nothing_else(name):
+def test_copied_code_is_small_and_flat_and_imports_only_allowed_packages(name):
     files = reached(name)
     assert len({path.name for path in files}) <= 21
     for path in files:
@@ -185,8 +185,8 @@ def test_code_that_travels_is_small_flat_and_needs_nothing_else(name):
 
 
 @pytest.mark.parametrize("name", ["configuration_sen", "modeling_sen", "processing_sen"])
-def test_the_copier_finds_every_relative_import(name):
-    """It reads `from .name import x` by a regular expression: what it overlooks would be missing elsewhere."""
+def test_every_relative_import_is_found_for_the_copy(name):
+    """Transformers finds `from .name import x` by a regular expression; a file that it overlooks would not be copied."""
     names = {path.stem for path in reached(name)}
     for path in reached(name):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -196,7 +196,7 @@ def test_the_copier_finds_every_relative_import(name):
 
 
 def imported(path: Path) -> set[str]:
-    """Modules that a file cannot do without; what it tries to import may be missing."""
+    """Modules that a file requires; imports inside `try` are optional."""
     modules, tree = set(), ast.parse(path.read_text())
     tried = {part for node in ast.walk(tree) if isinstance(node, ast.Try) for part in node.body}
     for node in ast.walk(tree):

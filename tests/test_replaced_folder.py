@@ -1,4 +1,4 @@
-"""Replacing a checkpoint folder: whole or not at all, whatever it is and whenever the process dies."""
+"""Replacing a checkpoint folder completely or not at all, also if the process is killed."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def content(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(params=["exchange", "file by file"])
 def way(request, monkeypatch):
-    """Both ways of replacing: in one system call, and where there is none."""
+    """Both ways of replacing: with one system call, and file by file where that is missing."""
     if request.param == "file by file":
         monkeypatch.setattr(whole_file.ctypes, "CDLL", lambda name: None)
     elif not sys.platform.startswith("linux"):
@@ -33,26 +33,26 @@ def way(request, monkeypatch):
     return request.param
 
 
-def test_files_are_replaced_and_others_kept(way, tmp_path):
+def test_written_files_are_replaced_and_the_others_kept(way, tmp_path):
     target = tmp_path / "sen"
     write(target, config_json="old", model_safetensors="old", README_md="kept", other__deep_txt="kept")
     write(target, neuron__model_safetensors="old", neuron__vocab_txt="old")
     with replaced_folder(target) as folder:
         assert list(folder.iterdir()) == []
         write(folder, config_json="new", model_safetensors="new", neuron__model_safetensors="new")
-        assert content(target)["config.json"] == "old"  # nothing happens before all is written
+        assert content(target)["config.json"] == "old"  # nothing changes until all files are written
     assert content(target) == {
         "README.md": "kept",
         "config.json": "new",
         "model.safetensors": "new",
-        "neuron/model.safetensors": "new",  # a folder is replaced whole
+        "neuron/model.safetensors": "new",  # a subfolder is replaced as a whole
         "other/deep.txt": "kept",
     }
     assert [path.name for path in tmp_path.iterdir()] == ["sen"]
 
 
-def test_old_weights_do_not_outlive_new_ones(way, tmp_path):
-    """A loader takes model.safetensors before shards: an old one beside new shards would be loaded."""
+def test_old_weights_are_removed_when_new_ones_are_written(way, tmp_path):
+    """Loaders prefer model.safetensors to shards, so an old file beside new shards would be loaded."""
     target = tmp_path / "sen"
     target.mkdir()
     (target / "model.safetensors").write_text("old")
@@ -64,11 +64,11 @@ def test_old_weights_do_not_outlive_new_ones(way, tmp_path):
         (folder / "model.safetensors").write_text("newer")
     assert content(target) == {"model.safetensors": "newer"}
     with replaced_folder(target) as folder:
-        (folder / "config.json").write_text("c")  # no weights written: those there stay
+        (folder / "config.json").write_text("c")  # without new weights the old ones are kept
     assert content(target) == {"config.json": "c", "model.safetensors": "newer"}
 
 
-def test_a_failed_write_leaves_everything_as_it_was(way, tmp_path):
+def test_a_failed_write_changes_nothing(way, tmp_path):
     target = tmp_path / "sen"
     write(target, config_json="old")
 
@@ -84,13 +84,13 @@ def test_a_failed_write_leaves_everything_as_it_was(way, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["sen"]
 
 
-def test_a_folder_that_was_not_there_is_made(way, tmp_path):
+def test_a_missing_folder_is_created(way, tmp_path):
     with replaced_folder(tmp_path / "a" / "b" / "sen") as folder:
         write(folder, config_json="new")
     assert content(tmp_path) == {"a/b/sen/config.json": "new"}
 
 
-def test_a_file_in_its_place_raises(tmp_path):
+def test_a_file_at_the_path_raises(tmp_path):
     (tmp_path / "sen").write_text("a file")
     with (
         pytest.raises(NotADirectoryError, match="sen: found a file, expected a folder"),
@@ -99,7 +99,7 @@ def test_a_file_in_its_place_raises(tmp_path):
         pass
 
 
-def test_a_link_to_the_folder_stays_a_link(way, tmp_path):
+def test_a_link_to_the_folder_is_kept(way, tmp_path):
     write(tmp_path / "disk" / "sen", config_json="old")
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "sen")
     with replaced_folder(tmp_path / "link") as folder:
@@ -109,7 +109,7 @@ def test_a_link_to_the_folder_stays_a_link(way, tmp_path):
     assert content(tmp_path / "disk") == {"sen/config.json": "new"}
 
 
-def test_the_current_folder_stays_the_current_folder(way, tmp_path, monkeypatch):
+def test_the_current_folder_can_be_replaced(way, tmp_path, monkeypatch):
     target = tmp_path / "sen"
     write(target, config_json="old", inside__x_txt="kept")
     for current, given in ((target, "."), (target / "inside", "..")):
@@ -123,7 +123,7 @@ def test_the_current_folder_stays_the_current_folder(way, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("reason", ["mounted", "parent not writable"])
-def test_a_folder_that_nothing_can_be_put_beside(reason, tmp_path, monkeypatch):
+def test_a_folder_without_writable_parent_is_replaced_from_inside(reason, tmp_path, monkeypatch):
     target = tmp_path / "sen"
     write(target, config_json="old", README_md="kept")
     if reason == "mounted":
@@ -136,7 +136,7 @@ def test_a_folder_that_nothing_can_be_put_beside(reason, tmp_path, monkeypatch):
     assert content(target) == {"README.md": "kept", "config.json": "new", "neuron/model.safetensors": "new"}
 
 
-def test_leftovers_of_killed_saves_are_removed_and_those_of_running_ones_stay(tmp_path):
+def test_leftovers_of_killed_saves_are_removed_and_those_of_running_saves_kept(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     for process in (dead.pid, os.getppid()):
@@ -148,7 +148,7 @@ def test_leftovers_of_killed_saves_are_removed_and_those_of_running_ones_stay(tm
     assert left == sorted(["sen", f".sen.saving-{os.getppid()}", ".sen.saving-notes"])
 
 
-def test_names_with_odd_characters(way, tmp_path):
+def test_unusual_names_are_replaced(way, tmp_path):
     for name in ("a [b] *c", "ünïcode", "sen.saving-1"):
         write(tmp_path / name, config_json="old")
         with replaced_folder(tmp_path / name) as folder:
@@ -159,16 +159,16 @@ def test_names_with_odd_characters(way, tmp_path):
 KILLED = Path(__file__).with_name("killed_saves.py")
 
 
-@pytest.mark.slow  # test_fresh_process has five kills
-def test_a_checkpoint_survives_sigkill_at_twenty_moments(towers, tmp_path):
-    """Two models are saved in turn over one folder; each time the saver is killed, one of them is there, whole."""
+@pytest.mark.slow  # test_fresh_process kills five times in the default run
+def test_a_checkpoint_is_complete_after_each_of_twenty_kills(towers, tmp_path):
+    """Two models are saved in turn to one folder; after each kill the folder contains one of them, complete."""
     command = [sys.executable, str(KILLED), towers["clip"], str(tmp_path / "sen"), "20"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     seen = json.loads(result.stdout.splitlines()[-1])
     assert len(seen["found"]) == 20
-    assert set(seen["found"]) == {1, 2}  # both were seen,
-    assert seen["interrupted"] > 0  # and some saves were cut in half
+    assert set(seen["found"]) == {1, 2}  # both models were found,
+    assert seen["interrupted"] > 0  # and some saves were interrupted
     assert seen["most_leftovers"] <= 1
     assert seen["left"] == ["sen"]
 
@@ -185,8 +185,8 @@ def test_without_hard_links_files_are_moved(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others have no exchange")
-def test_new_files_are_never_seen_beside_old_ones(tmp_path, monkeypatch):
-    """At the moment of the exchange the new folder is complete, and the old one is as it was."""
+def test_the_folder_never_contains_new_and_old_files_together(tmp_path, monkeypatch):
+    """At the time of the exchange the new folder is complete and the old one unchanged."""
     target, library, seen = tmp_path / "sen", whole_file.ctypes.CDLL(None), []
 
     class Library:

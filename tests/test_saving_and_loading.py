@@ -1,4 +1,4 @@
-"""SEN checkpoints: association weights only, whole or with the towers beside them, and clear errors."""
+"""SEN checkpoints: only association weights, complete, with or without the towers, and clear errors."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def saved(make_sen, tmp_path):
     return model, tmp_path / "sen"
 
 
-def test_a_checkpoint_holds_the_association_only(saved):
+def test_a_checkpoint_contains_only_the_association(saved):
     model, folder = saved
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         keys = set(file.keys())
@@ -43,7 +43,7 @@ def test_a_checkpoint_holds_the_association_only(saved):
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_reload_is_exact(saved):
+def test_a_reloaded_model_gives_identical_outputs(saved):
     model, folder = saved
     expected = outputs(model)
     for loaded in (
@@ -57,7 +57,7 @@ def test_reload_is_exact(saved):
         assert_same(expected, outputs(loaded))
 
 
-def test_device_map_auto_loads(saved):
+def test_a_checkpoint_can_be_loaded_with_device_map_auto(saved):
     pytest.importorskip("accelerate")
     model, folder = saved
     assert_same(outputs(model), outputs(AutoModel.from_pretrained(folder, device_map="auto")))
@@ -70,13 +70,13 @@ def test_saving_twice_gives_the_same_bytes(saved, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_saving_over_the_folder_just_loaded_from(saved):
+def test_a_model_can_be_saved_to_the_folder_it_was_loaded_from(saved):
     model, folder = saved
     expected = outputs(model)
     loaded = SENModel.from_pretrained(folder)
     (folder / "README.md").write_text("kept")
     loaded.save_pretrained(folder)
-    assert_same(expected, outputs(loaded))  # weights mapped from the old file are still there
+    assert_same(expected, outputs(loaded))  # weights mapped from the replaced file are still valid
     assert_same(expected, outputs(SENModel.from_pretrained(folder)))
     assert (folder / "README.md").read_text() == "kept"
 
@@ -101,7 +101,7 @@ def test_weights_of_another_shape_raise(saved):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
-def test_a_damaged_file_raises_one_error_that_names_it(saved, damage):
+def test_a_damaged_file_is_named_in_the_error(saved, damage):
     _, folder = saved
     path = folder / "model.safetensors"
     content = path.read_bytes()
@@ -127,12 +127,12 @@ def test_unknown_fields_in_config_json_raise(saved):
         AutoModel.from_pretrained(folder)
 
 
-# --- with the towers beside it ---------------------------------------------------------------------------------------
+# --- with towers in the checkpoint folder ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def self_contained_once(towers, tmp_path_factory):
-    """A self-contained checkpoint, moved, whose original towers are gone; and the outputs it must give."""
+    """A self-contained checkpoint that was moved and whose original towers were deleted; and its expected outputs."""
     folder = tmp_path_factory.mktemp("alone")
     copies = {name: shutil.copytree(towers[name], folder / "towers" / name) for name in ("clip", "videomae", "ast")}
     neurons = [{"hub_id": str(copies["clip"]), "num_frames": 2}, str(copies["videomae"]), str(copies["ast"])]
@@ -149,7 +149,7 @@ def self_contained(self_contained_once, tmp_path):
     return shutil.copytree(folder, tmp_path / "moved"), expected
 
 
-def test_a_checkpoint_with_its_neurons_stands_alone(self_contained):
+def test_a_checkpoint_with_neurons_needs_no_other_files(self_contained):
     folder, expected = self_contained
     subfolders = ["neuron_audio", "neuron_class_text", "neuron_image", "neuron_video"]
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", *subfolders]
@@ -164,7 +164,9 @@ def test_a_checkpoint_with_its_neurons_stands_alone(self_contained):
 
 @pytest.mark.parametrize("include_neurons", [True, False])
 @pytest.mark.parametrize("over", [True, False])
-def test_what_stood_alone_stands_alone_when_saved_again(self_contained, include_neurons, over, tmp_path):
+def test_a_self_contained_checkpoint_stays_self_contained_when_saved_again(
+    self_contained, include_neurons, over, tmp_path
+):
     folder, expected = self_contained
     target = folder if over else tmp_path / "second"
     AutoModel.from_pretrained(folder).save_pretrained(target, include_neurons=include_neurons)
@@ -173,14 +175,14 @@ def test_what_stood_alone_stands_alone_when_saved_again(self_contained, include_
     assert_same(expected, outputs(AutoModel.from_pretrained(target)))
 
 
-def test_a_damaged_tower_names_its_neuron(self_contained):
+def test_a_damaged_tower_is_named_with_its_neuron(self_contained):
     folder, _ = self_contained
     (folder / "neuron_video" / "model.safetensors").write_bytes(b"\x10")
     with pytest.raises(OSError, match=r"neuron 'video'.*damaged safetensors"):
         AutoModel.from_pretrained(folder)
 
 
-def test_changes_of_a_neurons_specification_are_saved(self_contained, tmp_path):
+def test_a_changed_neuron_specification_is_saved(self_contained, tmp_path):
     folder, _ = self_contained
     model = AutoModel.from_pretrained(folder)
     model.config.neurons[1]["preprocessing"] = {"gray": True}
@@ -191,7 +193,7 @@ def test_changes_of_a_neurons_specification_are_saved(self_contained, tmp_path):
 # --- dtypes ----------------------------------------------------------------------------------------------------------
 
 
-def test_bfloat16_is_close_and_keeps_its_dtype(saved, tmp_path):
+def test_a_bfloat16_model_gives_close_outputs_and_keeps_its_dtype(saved, tmp_path):
     model, folder = saved
     half = AutoModel.from_pretrained(folder, dtype="bfloat16")
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
@@ -202,7 +204,7 @@ def test_bfloat16_is_close_and_keeps_its_dtype(saved, tmp_path):
     assert_same(outputs(half), outputs(again))
 
 
-def test_towers_and_association_keep_different_dtypes(saved, tmp_path):
+def test_towers_and_association_can_have_different_dtypes(saved, tmp_path):
     _, folder = saved
     mixed = SENModel.from_pretrained(folder, neuron_kwargs={"image": {"dtype": "bfloat16"}})
     assert mixed.dtype == torch.float32
@@ -216,7 +218,7 @@ def test_towers_and_association_keep_different_dtypes(saved, tmp_path):
 # --- state dicts and lazy loading ------------------------------------------------------------------------------------
 
 
-def test_state_dicts_leave_the_towers_out_and_load_strictly(saved, make_sen):
+def test_state_dicts_exclude_the_towers_and_are_loaded_strictly(saved, make_sen):
     model, _ = saved
     other = make_sen()
     assert not torch.equal(outputs(model).fused_embeds, outputs(other).fused_embeds)
@@ -230,7 +232,7 @@ def test_state_dicts_leave_the_towers_out_and_load_strictly(saved, make_sen):
         other.load_state_dict(weights)
 
 
-def test_neurons_load_on_first_use_and_leave_loaded_weights(saved):
+def test_neurons_are_loaded_on_first_use_and_keep_loaded_weights(saved):
     model, folder = saved
     lazy = AutoModel.from_config(AutoConfig.from_pretrained(folder)).eval()
     assert not lazy.neurons
@@ -239,7 +241,7 @@ def test_neurons_load_on_first_use_and_leave_loaded_weights(saved):
     assert list(lazy.neurons) == ["image", "video", "audio", "class_text"]
 
 
-def test_logit_scale_comes_from_the_text_tower_unless_it_was_trained(saved, make_sen):
+def test_the_logit_scale_is_taken_from_the_text_tower_unless_it_was_trained(saved, make_sen):
     model, folder = saved
     assert make_sen().logit_scale.item() == pytest.approx(2.0)
     config = SENConfig.from_pretrained(folder)
@@ -250,7 +252,7 @@ def test_logit_scale_comes_from_the_text_tower_unless_it_was_trained(saved, make
     assert SENModel(config).load_neurons().logit_scale.item() == pytest.approx(2.0)
 
 
-def test_trainer_checkpoints_and_resumes(make_sen, tmp_path):
+def test_the_trainer_saves_checkpoints_and_resumes(make_sen, tmp_path):
     pytest.importorskip("accelerate")
     from transformers import Trainer, TrainingArguments
 
@@ -288,12 +290,12 @@ def test_trainer_checkpoints_and_resumes(make_sen, tmp_path):
     assert resumed.state.global_step == 4
 
 
-# --- where neurons come from -----------------------------------------------------------------------------------------
+# --- sources of neurons ----------------------------------------------------------------------------------------------
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def test_the_commit_that_was_loaded_is_pinned(towers, tmp_path):
+def test_the_loaded_commit_is_pinned(towers, tmp_path):
     repository = tmp_path / "cache" / "models--org--sound"
     shutil.copytree(towers["ast"], repository / "snapshots" / COMMIT)
     (repository / "refs").mkdir()
@@ -301,13 +303,13 @@ def test_the_commit_that_was_loaded_is_pinned(towers, tmp_path):
     sound = {"name": "audio", "hub_id": "org/sound"}
     kwargs = {"audio": {"cache_dir": str(tmp_path / "cache")}}
     model = SENModel.from_neurons([sound], neuron_kwargs=kwargs, projection_dim=12, **SMALL)
-    (repository / "refs" / "main").write_text(COMMIT[::-1])  # the branch moves on
+    (repository / "refs" / "main").write_text(COMMIT[::-1])  # a newer commit on the branch
     model.save_pretrained(tmp_path / "sen")
     assert SENConfig.from_pretrained(tmp_path / "sen").neurons[0]["revision"] == COMMIT
     assert SENModel.from_pretrained(tmp_path / "sen", neuron_kwargs=kwargs).neurons["audio"].commit == COMMIT
 
 
-def test_a_repository_that_does_not_exist_names_the_neuron(towers):
+def test_a_missing_repository_is_named_with_its_neuron(towers):
     missing = {"name": "sound", "modality": "audio", "hub_id": "no-such-org/no-such-model", "class_name": "ASTModel"}
     config = SENConfig(neurons=[{**missing, "hidden_size": 16}], **SMALL)
     with pytest.raises(OSError, match=r"neuron 'sound'.*no-such-org/no-such-model"):
@@ -320,8 +322,8 @@ def test_relative_neurons_without_a_checkpoint_raise():
         SENModel(SENConfig(neurons=[{**spec, "hidden_size": 16}], **SMALL)).load_neurons()
 
 
-def test_trust_in_a_sen_is_not_trust_in_its_neurons(saved, towers, tmp_path):
-    """The SEN's own `trust_remote_code` never reaches a neuron; `neuron_kwargs` does."""
+def test_trust_in_the_code_of_a_sen_does_not_extend_to_its_neurons(saved, towers, tmp_path):
+    """The SEN's own `trust_remote_code` is not passed to neurons; `neuron_kwargs` is."""
     _, folder = saved
     tower = tmp_path / "tower"
     code = (
@@ -349,7 +351,7 @@ def test_trust_in_a_sen_is_not_trust_in_its_neurons(saved, towers, tmp_path):
     assert (tmp_path / "ran").exists()
 
 
-def test_neuron_kwargs_reach_their_neuron_and_no_other(saved):
+def test_neuron_kwargs_apply_only_to_their_neuron(saved):
     _, folder = saved
     model = SENModel.from_pretrained(folder, neuron_kwargs={"video": {"attn_implementation": "eager"}})
     chosen = {name: model.neurons[name].tower.config._attn_implementation for name in model.specs}

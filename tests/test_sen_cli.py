@@ -1,4 +1,4 @@
-"""The command `sen`: verbs imported when called, errors in one line."""
+"""The command `sen`: verbs are imported when called, and errors take one line."""
 
 import importlib
 import inspect
@@ -31,7 +31,7 @@ def sen(*arguments: str, monkeypatch) -> int:
 
 @pytest.fixture
 def verb(monkeypatch):
-    """A verb `try` that does what the test says."""
+    """Registers a verb `try` with the test's function."""
 
     def register(function) -> None:
         module = types.ModuleType("sen_verb_of_a_test")
@@ -49,7 +49,7 @@ def raising(error: BaseException):
     return run
 
 
-def test_help_needs_none_of_the_heavy_libraries():
+def test_help_imports_no_heavy_libraries():
     code = (
         "import sys, sen_cli\nsys.argv = ['sen', '--help']\nsen_cli.main()\n"
         "print(sorted({'torch', 'transformers', 'numpy', 'typer', 'rich', 'av', 'modeling_sen'} & set(sys.modules)))"
@@ -59,7 +59,7 @@ def test_help_needs_none_of_the_heavy_libraries():
     assert all(name in done.stdout for name in sen_cli.VERBS)
 
 
-def test_no_verb_imports_the_model_stack_to_show_its_options():
+def test_help_of_a_verb_does_not_import_the_model_stack():
     code = f"""
 import contextlib, io, sys
 import sen_cli
@@ -75,7 +75,7 @@ for arguments in [*([verb, "--help"] for verb in sen_cli.VERBS), ["presets"], ["
     assert len(done.stdout.splitlines()) == len(sen_cli.VERBS) + 2
 
 
-def test_the_module_is_the_command_and_loads_as_little():
+def test_the_package_as_a_module_runs_the_command_without_heavy_imports():
     command = [sys.executable, "-X", "importtime", "-m", "modeling_sen", "presets", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "sen presets" in done.stdout
@@ -93,7 +93,7 @@ def test_the_module_is_the_command_and_loads_as_little():
         ("sen train --num_t", ["--num_train_epochs"]),
     ],
 )
-def test_a_shell_completes_verbs_and_options(words, found):
+def test_shell_completion_completes_verbs_and_options(words, found):
     asked = {"_SEN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     command = [sys.executable, "-c", "import sen_cli; sen_cli.main()"]
     done = subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True, check=False)
@@ -122,7 +122,7 @@ def test_version(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", sen_cli.VERBS)
-def test_every_verb_is_a_plain_documented_function(name, monkeypatch, capsys):
+def test_every_verb_is_a_documented_function(name, monkeypatch, capsys):
     module, function = sen_cli.VERBS[name][0].split(":")
     found = getattr(importlib.import_module(module), function)
     assert inspect.isfunction(found)
@@ -132,7 +132,7 @@ def test_every_verb_is_a_plain_documented_function(name, monkeypatch, capsys):
     assert found.__doc__.split(".")[0] in " ".join(text.split())
 
 
-def test_unknown_verbs_name_the_nearest(monkeypatch, capsys):
+def test_an_unknown_verb_gives_the_closest_one(monkeypatch, capsys):
     assert sen("clasify", monkeypatch=monkeypatch) == 2
     assert capsys.readouterr().err == "sen: no verb 'clasify'; did you mean classify?\n"
     assert sen("zzz", monkeypatch=monkeypatch) == 2
@@ -152,7 +152,7 @@ def test_unknown_verbs_name_the_nearest(monkeypatch, capsys):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_bad_input_is_one_line_and_status_2(error, verb, monkeypatch, capsys):
+def test_wrong_input_gives_one_line_and_status_2(error, verb, monkeypatch, capsys):
     verb(raising(error))
     assert sen("try", monkeypatch=monkeypatch) == 2
     out, err = capsys.readouterr()
@@ -172,14 +172,14 @@ def test_bad_input_is_one_line_and_status_2(error, verb, monkeypatch, capsys):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_faults_of_the_program_are_called_so(error, verb, monkeypatch, capsys):
+def test_program_errors_are_reported_as_faults_with_status_1(error, verb, monkeypatch, capsys):
     verb(raising(error))
     assert sen("try", monkeypatch=monkeypatch) == 1
     found = f"{type(error).__name__}: 'x' (SEN_TRACEBACK=1 shows where)"
     assert capsys.readouterr().err == f"sen try: this is a fault of sen, not of its input: {found}\n"
 
 
-def test_errors_of_an_imported_file_are_the_users(tmp_path, monkeypatch, capsys):
+def test_errors_in_an_imported_file_are_reported_as_the_users(tmp_path, monkeypatch, capsys):
     file = tmp_path / "mine.py"
     for text, found in (
         ("1 + '1'", "TypeError: unsupported"),
@@ -191,20 +191,20 @@ def test_errors_of_an_imported_file_are_the_users(tmp_path, monkeypatch, capsys)
         assert capsys.readouterr().err.startswith(f"sen --import: {found}")
 
 
-def test_tracebacks_on_request(verb, monkeypatch):
+def test_sen_traceback_shows_the_traceback(verb, monkeypatch):
     verb(raising(ValueError("bad value")))
     monkeypatch.setenv("SEN_TRACEBACK", "1")
     with pytest.raises(ValueError, match="bad value"):
         sen("try", monkeypatch=monkeypatch)
 
 
-def test_an_interruption_is_one_line_and_status_130(verb, monkeypatch, capsys):
+def test_an_interruption_gives_one_line_and_status_130(verb, monkeypatch, capsys):
     verb(raising(KeyboardInterrupt()))
     assert sen("try", monkeypatch=monkeypatch) == 130
     assert capsys.readouterr().err == "sen try: interrupted\n"
 
 
-def test_a_verb_may_end_the_program_itself(verb, monkeypatch, capsys):
+def test_a_verb_can_set_the_exit_status(verb, monkeypatch, capsys):
     import typer
 
     verb(raising(typer.Exit(7)))
@@ -212,7 +212,7 @@ def test_a_verb_may_end_the_program_itself(verb, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_errors_of_usage_are_status_2(verb, monkeypatch, capsys):
+def test_usage_errors_give_status_2(verb, monkeypatch, capsys):
     def run(number: int) -> None:
         print(number)
 
@@ -227,7 +227,7 @@ def test_errors_of_usage_are_status_2(verb, monkeypatch, capsys):
     assert capsys.readouterr().out == "3\n"
 
 
-def test_a_file_that_is_not_there_and_a_checkpoint_that_is_none(sen_folder, towers, clips, monkeypatch, capsys):
+def test_missing_files_and_wrong_checkpoints_are_named_in_one_line(sen_folder, towers, clips, monkeypatch, capsys):
     clip, folder = str(clips[0]), str(sen_folder)
     for arguments, message in [
         (["classify", "gone.mp4", "--labels", "a,b", "--model", folder], "sen classify: gone.mp4: no such file"),

@@ -1,4 +1,4 @@
-"""The embedded checkpoint: small, offline, and better than the mean of its towers on clips it has not seen."""
+"""The embedded checkpoint: small, offline, and better than the mean of its towers on unseen clips."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from recipes.sen_tiny.train_tiny_association import (
 )
 
 FOLDER = Path(modeling_sen.SEN_TINY)
-# The stated budget of the base checkpoint and its towers, training records included.
+# The size limit of the base checkpoint and its towers, with training records.
 BUDGET = 6_000_000
 CHAT_BUDGET = 7_000_000
 EDITING_BUDGET = 9_000_000
@@ -37,7 +37,7 @@ def processor():
     return AutoProcessor.from_pretrained(FOLDER)
 
 
-def test_it_fits_its_budget_and_holds_the_association_apart_from_the_towers():
+def test_the_checkpoint_is_within_its_size_limit_and_has_a_folder_for_each_tower():
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     sizes = dict.fromkeys(("tracking", "chat", "editing", ""), 0)
     for path in files:
@@ -49,7 +49,7 @@ def test_it_fits_its_budget_and_holds_the_association_apart_from_the_towers():
     assert {path.name for path in FOLDER.iterdir() if path.is_dir()} >= {*NEURONS, "text"}
 
 
-def test_the_trainers_inputs_are_those_of_the_processor(model, processor):
+def test_the_inputs_of_training_equal_those_of_the_processor(model, processor):
     scenes = [make_scene("test", 3, index, num_objects=2, hops=2) for index in range(3)]
     clips = [
         {
@@ -76,7 +76,7 @@ def test_association_beats_the_frozen_mean_on_unseen_clips(model, processor, cou
     assert shares["three_mixtures"] > shares["three_mixtures_frozen"] + 0.2
 
 
-def test_it_is_the_default_of_the_pipeline(tmp_path):
+def test_the_checkpoint_is_the_default_of_the_pipeline(tmp_path):
     write_world(tmp_path / "clips", split="test", num=8, seed=5, num_objects=1)
     rows = [json.loads(line) for line in (tmp_path / "clips" / "metadata.jsonl").read_text().splitlines()]
     true = [describe(row["objects"][0]) for row in rows]
@@ -92,13 +92,13 @@ def test_it_is_the_default_of_the_pipeline(tmp_path):
     assert sum(right) >= 7
 
 
-def test_words_it_never_saw_are_scored_and_differ():
+def test_unknown_words_get_different_scores():
     clip = np.zeros((4, 64, 64, 3), dtype=np.uint8)
     scores = pipeline("zero-shot-video-classification")(clip, candidate_labels=["a dog", "Überraschung", "🎉"])
     assert len({entry["score"] for entry in scores}) == 3
 
 
-def test_numbers_of_the_towers_are_those_the_scenes_have():
+def test_description_numbers_agree_with_the_scenes():
     scene = make_scene("test", 0, 0, num_objects=1)
     sprite = scene.sprites[0]
     from modeling_sen.world.vocabulary import all_descriptions

@@ -1,4 +1,4 @@
-"""Checkpoints of sentence-transformers give the embeddings of that library, pooled and projected as their files say."""
+"""Checkpoints of sentence-transformers give the embeddings of that library, with pooling and projection of their files."""
 
 import json
 import shutil
@@ -33,25 +33,25 @@ def backbones(tmp_path_factory) -> dict[str, str]:
 
 @pytest.mark.parametrize("prompt", ["", "query about: "])
 @pytest.mark.parametrize("backbone", ["bert", "mpnet", "modernbert", "causal"])
-def test_pooling_modes(backbone, prompt, backbones, tmp_path):
-    """Each over texts of different length, padded right or left; a prompt is not pooled."""
+def test_every_pooling_mode_gives_the_librarys_embeddings(backbone, prompt, backbones, tmp_path):
+    """Texts have different lengths and are padded right or left; prompt tokens are excluded from pooling."""
     model, folder = saved(tmp_path, backbones[backbone], Pooling(16, include_prompt=False), prompt=prompt)
     for mode in POOLING_MODES:
         model[1].pooling_mode = mode
         change(tmp_path / "1_Pooling" / "config.json", pooling_mode=mode)
         expected = model.encode(TEXTS)
         assert_same(encoded(folder), expected)
-        if (mode, backbone) != ("cls", "causal"):  # its first token hears of no other
-            assert np.ptp(expected, axis=0).max() > 0.1  # texts differ
+        if (mode, backbone) != ("cls", "causal"):  # its first token attends to no other
+            assert np.ptp(expected, axis=0).max() > 0.1  # embeddings differ between texts
 
 
-def test_the_default_prompt_stands_in_front(backbones, tmp_path):
+def test_the_default_prompt_is_prepended(backbones, tmp_path):
     model, folder = saved(tmp_path, backbones["bert"], Pooling(16), prompt="query about: ")
     assert_same(encoded(folder), model.encode(TEXTS))
     assert not np.allclose(encoded(folder), model.encode(TEXTS, prompt=""), atol=1e-2)
 
 
-def test_several_modes_beside_each_other_are_a_text_towers(backbones, tmp_path):
+def test_concatenated_pooling_modes_are_accepted_only_for_a_text_tower(backbones, tmp_path):
     model, folder = saved(tmp_path, backbones["bert"], Pooling(16, ("max", "cls")), Dense(32, 12))
     assert_same(encoded(folder), model.encode(TEXTS))
     assert load(folder).embedding_size == 12
@@ -69,28 +69,28 @@ TAILS = {
 
 
 @pytest.mark.parametrize("tail", TAILS)
-def test_what_follows_pooling(tail, backbones, tmp_path):
+def test_modules_after_the_pooling_are_applied(tail, backbones, tmp_path):
     model, folder = saved(tmp_path, backbones["bert"], Pooling(16), *TAILS[tail]())
     assert_same(encoded(folder), model.encode(TEXTS))
     assert load(folder).embedding_size == model.get_embedding_dimension()
 
 
-def test_folders_without_files_need_not_be_there(backbones, tmp_path):
-    """A repository has no empty folders, and the normalisation of older versions has no file."""
+def test_missing_folders_of_modules_without_files_are_accepted(backbones, tmp_path):
+    """A repository has no empty folders, and in older versions the normalisation has no file."""
     model, folder = saved(tmp_path, backbones["bert"], Pooling(16), Normalize())
     shutil.rmtree(tmp_path / "2_Normalize")
     assert_same(encoded(folder), model.encode(TEXTS))
 
 
-def test_a_matryoshka_embedding_is_cut(backbones, tmp_path):
+def test_a_matryoshka_embedding_is_truncated(backbones, tmp_path):
     _, folder = saved(tmp_path, backbones["bert"], Pooling(16), Normalize())
     change(tmp_path / "config_sentence_transformers.json", truncate_dim=6)
     assert_same(encoded(folder), SentenceTransformer(folder, device="cpu").encode(TEXTS))
     assert load(folder).embedding_size == 6
 
 
-def test_files_of_older_versions(backbones, tmp_path):
-    """Modes by keys of their own, the tower in a folder, lower case and the longest text in a file beside it."""
+def test_files_of_older_versions_are_read(backbones, tmp_path):
+    """One key per pooling mode, the tower in a subfolder, lower-casing and maximum length in a separate file."""
     saved(tmp_path / "new", backbones["bert"], Pooling(16), Dense(32, 12))
     old, tower = tmp_path / "old", tmp_path / "old" / "0_Transformer"
     tower.mkdir(parents=True)
@@ -102,7 +102,7 @@ def test_files_of_older_versions(backbones, tmp_path):
     tokens["normalizer"]["lowercase"] = False
     (tower / "tokenizer.json").write_text(json.dumps(tokens))
     change(tower / "tokenizer_config.json", do_lower_case=False)
-    change(old / "config.json", __version__="0.3.8")  # of the library
+    change(old / "config.json", __version__="0.3.8")  # version of the library
     (old / "1_Pooling").mkdir()
     modes = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True, "pooling_mode_max_tokens": False}
     change(old / "1_Pooling" / "config.json", word_embedding_dimension=16, **modes)
@@ -120,7 +120,7 @@ def test_files_of_older_versions(backbones, tmp_path):
     assert_same(model.encode(texts[-1:]), model.encode(["the cat speaks"]))
 
 
-def test_half_precision_is_close(backbones, tmp_path):
+def test_half_precision_embeddings_are_close(backbones, tmp_path):
     model, folder = saved(tmp_path, backbones["bert"], Pooling(16), Dense(16, 12), Normalize())
     neuron = load(folder, dtype=torch.bfloat16)
     assert {weight.dtype for weight in neuron.parameters()} == {torch.bfloat16}
@@ -128,7 +128,7 @@ def test_half_precision_is_close(backbones, tmp_path):
     assert ((found * model.encode(TEXTS)).sum(axis=1) > 0.99).all()
 
 
-def test_checkpoints_without_the_layout_keep_their_own_pooled_output(backbones):
+def test_checkpoints_without_the_layout_keep_the_towers_pooled_output(backbones):
     neuron = load(backbones["bert"])
     look = look_at(neuron)
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_checkpoints_without_the_layout_keep_their_own_pooled_output(backbones):
 
 
 @pytest.mark.parametrize("kind", ["CLIPModel", "Transformer"])
-def test_a_dual_encoder_keeps_its_own_pooled_output_and_is_found_in_its_folder(kind, towers, tmp_path):
+def test_a_dual_encoder_in_a_subfolder_keeps_its_own_pooled_output(kind, towers, tmp_path):
     shutil.copytree(towers["clip"], tmp_path / "0_CLIPModel")
     entry = {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": f"sentence_transformers.models.{kind}"}
     (tmp_path / "modules.json").write_text(json.dumps([entry]))
@@ -169,8 +169,8 @@ REAL_MODELS = Path(__file__).resolve().parents[2] / "shared" / "real_models" / "
 
 
 @pytest.mark.slow
-def test_a_trained_checkpoint(tmp_path):
-    """MiniLM, 23 M parameters, from a package on pip's index, which leaves the pooling's file out."""
+def test_a_trained_checkpoint_gives_the_librarys_embeddings(tmp_path):
+    """MiniLM, 23 M parameters, from a package on PyPI that lacks the pooling's file."""
     if not REAL_MODELS.is_file():
         pytest.skip("what builds real checkpoints is not here")
     subprocess.run([sys.executable, str(REAL_MODELS), str(tmp_path), "text"], check=True)
@@ -184,7 +184,7 @@ def test_a_trained_checkpoint(tmp_path):
     assert_same(found, SentenceTransformer(str(tmp_path / "text"), device="cpu").encode(texts))
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +285,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_not_known_is_one_error_that_names_file_and_module(what, sentences, tmp_path):
+def test_unknown_settings_are_named_with_file_and_module(what, sentences, tmp_path):
     break_it, message = REFUSED[what]
     folder = shutil.copytree(sentences[1], tmp_path / "sentences")
     break_it(folder)

@@ -1,4 +1,4 @@
-"""A checkpoint of sentence-transformers inside a SEN: as text tower and as neuron, cached, saved, loaded from the Hub."""
+"""A checkpoint of sentence-transformers in a SEN: as text tower and as neuron, cached, saved, loaded from the Hub."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def sentences(backbones, tmp_path_factory) -> tuple[SentenceTransformer, str]:
 
 @pytest.fixture(scope="module")
 def sen(sentences) -> SENModel:
-    """The layout twice: as the text tower and as a neuron of words."""
+    """The checkpoint is used twice: as the text tower and as a text neuron."""
     torch.manual_seed(1)
     model = SENModel.from_neurons([sentences[1]], text_tower=sentences[1], **SMALL)
     model.gate.data.fill_(0.5)
@@ -58,17 +58,18 @@ def test_class_texts_and_text_neurons_share_one_tower_and_its_embeddings(sen, se
     assert_same(embeds.numpy(), model.encode([clip["text"] for clip in CLIPS]))
 
 
-def test_association_reads_pooled_outputs_as_wide_as_the_tower(sen, sentences):
+def test_the_association_reads_pooled_outputs_of_the_towers_width(sen, sentences):
     look = look_at(sen.neurons["words"])
     assert look.state.pooler_output.shape == (5, 16)
     assert sen.neurons["words"].embedding_size == sen.config.projection_dim == 12
 
 
 @torch.no_grad()
-def test_first_looks_come_back_from_a_cache(sen, tmp_path):
+def test_first_looks_are_stored_in_a_cache_and_loaded(sen, tmp_path):
     processor = SENProcessor(sen.config)
     cache = FeatureCache(sen, tmp_path, ["0", "1"], torch.float32)
-    cache.build(lambda rows: processor(videos=[CLIPS[row] for row in rows]), batch_size=1)  # of different lengths
+    # The texts have different lengths.
+    cache.build(lambda rows: processor(videos=[CLIPS[row] for row in rows]), batch_size=1)
     expected = sen(**processor(videos=CLIPS[::-1]))
     found = sen(trunks=cache.trunks([1, 0]))
     torch.testing.assert_close(found.fused_embeds, expected.fused_embeds, atol=1e-5, rtol=1e-4)
@@ -76,7 +77,7 @@ def test_first_looks_come_back_from_a_cache(sen, tmp_path):
     torch.testing.assert_close(states[0].pooler_output, states[1].pooler_output, atol=1e-5, rtol=1e-4)
 
 
-def test_a_cache_of_another_pooling_is_not_read(backbones, tmp_path):
+def test_a_cache_of_another_pooling_is_not_used(backbones, tmp_path):
     digests = set()
     for mode in ("mean", "cls"):
         _, folder = saved(tmp_path / "same", backbones["bert"], Pooling(16, mode))
@@ -87,14 +88,14 @@ def test_a_cache_of_another_pooling_is_not_read(backbones, tmp_path):
     assert len(digests) == 3
 
 
-def test_the_cost_counts_what_follows_the_tower(sen):
+def test_the_cost_includes_modules_after_the_tower(sen):
     words = sen.neurons["words"]
     cost = neuron_cost(words.spec, SENProcessor(sen.config))
     assert cost.parameters == sum(weight.numel() for weight in words.parameters())
     assert cost.first_pass_flops > 0
 
 
-def test_a_second_look_is_pooled_likewise(sen):
+def test_a_second_look_uses_the_same_pooling(sen):
     words = sen.neurons["words"]
     look = look_at(words)
     again = words.look_again(look, torch.randn(5, 2, 16))
@@ -108,7 +109,7 @@ def outputs_of(model: SENModel, processor: SENProcessor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("place", ["root", "folder"])
-def test_a_folder_with_its_neurons_stands_alone(place, sen, sentences, tmp_path):
+def test_a_checkpoint_with_neurons_needs_no_other_files(place, sen, sentences, tmp_path):
     if place == "folder":
         inner = tmp_path / "st" / "0_Transformer"
         shutil.copytree(sentences[1], tmp_path / "st")
@@ -135,8 +136,8 @@ def test_a_folder_with_its_neurons_stands_alone(place, sen, sentences, tmp_path)
     assert_same(library.encode(TEXTS), sentences[0].encode(TEXTS))
 
 
-def test_all_files_come_from_one_commit_of_a_repository(sentences, tmp_path, monkeypatch):
-    """The second commit pools otherwise; a SEN that was saved before keeps its own."""
+def test_all_files_are_read_from_one_commit_of_a_repository(sentences, tmp_path, monkeypatch):
+    """The second commit has another pooling; loading the first commit still gives the first pooling."""
     import huggingface_hub.constants as constants
 
     with fake_hub() as hub:
@@ -145,7 +146,7 @@ def test_all_files_come_from_one_commit_of_a_repository(sentences, tmp_path, mon
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         )
-        # Those that the libraries keep may have been made before, for the real Hub.
+        # The libraries' own API objects may have been created before with the real endpoint.
         monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.url)
         monkeypatch.setattr("transformers.utils.hub._hf_api", HfApi(endpoint=hub.url))
         first = hub.upload("org/sentences", sentences[1])
@@ -161,7 +162,7 @@ def test_all_files_come_from_one_commit_of_a_repository(sentences, tmp_path, mon
             look, expected = look_at(load(folder)), look_at(load(folder))
             found = neuron.first_look(look.inputs)
             torch.testing.assert_close(found.state.pooler_output, expected.state.pooler_output)
-        hub.upload("org/sen", Path(sentences[1]).parent)  # a folder of a repository, as `include_neurons` makes them
+        hub.upload("org/sen", Path(sentences[1]).parent)  # in a subfolder, as `include_neurons` saves towers
         layout = read_layout(HubSource("org/sen", subfolder="own", fetch=arguments))
         assert (layout.modes, layout.prompt) == (("mean",), "query about: ")
         assert sum(weight.numel() for weight in SentenceHead(layout).parameters()) == 16 * 12 + 12

@@ -1,4 +1,4 @@
-"""Convolutional towers and towers in stages: neurons by rule with no more than a hub id, their maps row by row."""
+"""Convolutional and hierarchical towers become neurons by rule from their hub id; maps become tokens row by row."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ SAM2 = {
     "window_positional_embedding_background_size": [4, 4],
 }
 
-# class of the checkpoint -> (its configuration, class of the tower, side of the pictures, width, (height, width) of the map)
+# class of the checkpoint -> (configuration, class of the tower, image size, width, (height, width) of the map)
 TYPES = {
     "BitForImageClassification": (
         {**FOUR, "hidden_sizes": [8, 8, 16, 16], "embedding_size": 8, "num_groups": 2},
@@ -141,7 +141,7 @@ TYPES = {
         (2, 2),
     ),
 }
-# One of each kind: a row behind a class token, a convolution, rows, planes with the width last; the others are slow.
+# One of each kind; the others are slow: rows after a class token, a convolution, rows, planes with the width last.
 QUICK = (
     "DINOv3ConvNextModel",
     "EfficientNetForImageClassification",
@@ -163,7 +163,7 @@ def saved(class_name: str, folder, settings) -> str:
     model_class = getattr(transformers, class_name)
     model = model_class(model_class.config_class(**settings, num_labels=3))
     for parameter in model.parameters():
-        if parameter.ndim > 1:  # norms keep their scale, so that many layers pass something on
+        if parameter.ndim > 1:  # norms keep their scale, so that signals pass through many layers
             torch.nn.init.normal_(parameter, std=0.25)
     model.save_pretrained(folder)
     return str(folder)
@@ -174,7 +174,7 @@ def pictures(size: int, batch: int = 2, frames: int = 2) -> torch.Tensor:
 
 
 def map_of(class_name: str, tower, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(frames, width, height, width of the map) and the pooled output, as the tower itself gives them."""
+    """(frames, width, height, width of the map) and the pooled output, as the tower returns them."""
     with torch.no_grad():
         outputs = tower(pixels, output_hidden_states=class_name in ROWS)
     plane, pooled = outputs.last_hidden_state, getattr(outputs, "pooler_output", None)
@@ -195,7 +195,7 @@ def map_of(class_name: str, tower, pixels: torch.Tensor) -> tuple[torch.Tensor, 
 @pytest.mark.parametrize(
     "class_name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in TYPES]
 )
-def test_a_staged_tower_is_a_neuron_by_its_hub_id(class_name, tmp_path):
+def test_a_staged_tower_becomes_a_neuron_from_its_hub_id(class_name, tmp_path):
     settings, tower_class, size, width, plane = TYPES[class_name]
     folder = saved(class_name, tmp_path / "tower", settings)
     model = SENModel.from_neurons([folder], **SMALL)
@@ -243,8 +243,8 @@ def test_a_staged_tower_is_a_neuron_by_its_hub_id(class_name, tmp_path):
 
 
 @pytest.mark.parametrize("class_name", ["PvtForImageClassification", "DINOv3ConvNextModel"])
-def test_rows_of_tokens_stand_where_they_see(class_name, tmp_path):
-    """Of towers that give no map: a spot in a corner changes the token of that corner most."""
+def test_tokens_in_rows_have_the_position_that_they_encode(class_name, tmp_path):
+    """For towers that return no map: a spot in a corner changes the token of that corner most."""
     settings, _, size, _, (height, width) = TYPES[class_name]
     neuron = SENModel.from_neurons([saved(class_name, tmp_path / "tower", settings)], **SMALL).neurons["image"]
     blank = torch.zeros(1, 1, 3, size, size)
@@ -256,7 +256,7 @@ def test_rows_of_tokens_stand_where_they_see(class_name, tmp_path):
         assert divmod(int(change.argmax()), width) == (row, column), change
 
 
-def test_the_plane_is_in_proportion_to_the_picture():
+def test_the_grid_has_the_proportions_of_the_image():
     grid = PlaneGrid((224, 224), (7, 7), 1)
 
     def found(num_tokens: int, height: int, width: int):
@@ -264,28 +264,29 @@ def test_the_plane_is_in_proportion_to_the_picture():
 
     assert found(50, 224, 224) == (1, 7, 7)
     assert found(29, 128, 224) == (1, 4, 7)
-    assert found(25, 100, 200) == (1, 1, 25)  # 3 or 4 rows of 6 or 7 tokens and one in front: not as many
-    assert found(29, 100, 200) == (1, 4, 7)  # padded
-    assert found(19, 100, 200) == (1, 3, 6)  # cut
+    assert found(25, 100, 200) == (1, 1, 25)  # neither 3 nor 4 rows of 6 or 7 tokens, after one class token
+    assert found(29, 100, 200) == (1, 4, 7)  # rows and columns rounded up
+    assert found(19, 100, 200) == (1, 3, 6)  # rows and columns rounded down
 
 
-def test_a_swin_neuron_takes_pictures_that_are_not_square(tmp_path):
+def test_a_swin_neuron_accepts_images_that_are_not_square(tmp_path):
     folder = saved("SwinForImageClassification", tmp_path / "tower", SWIN)
     neuron = SENModel.from_neurons([folder], **SMALL).neurons["image"]
-    pixels = torch.randn(1, 1, 3, 64, 36)  # 8 rows of 4.5 tokens: padded
+    pixels = torch.randn(1, 1, 3, 64, 36)  # 4.5 tokens per row, so rows are padded
     state = neuron.first_look({"pixel_values": pixels}).state
     expected, _ = map_of("SwinForImageClassification", neuron.tower, pixels[0])
     assert state.grid == (1, 8, 5)
     torch.testing.assert_close(state.last_hidden_state.unflatten(1, (8, 5)), expected.permute(0, 2, 3, 1))
 
 
-def test_a_width_that_is_given_is_used_where_none_can_be_found(tmp_path, monkeypatch):
+def test_a_given_width_is_used_if_none_can_be_derived(tmp_path, monkeypatch):
     settings = TYPES["EfficientNetForImageClassification"][0]
     folder = saved("EfficientNetForImageClassification", tmp_path / "tower", settings)
     with pytest.raises(ValueError, match=r"neuron 'image': hidden_size is 7, but .*tower has 128"):
         SENModel.from_neurons([{"hub_id": folder, "hidden_size": 7}], **SMALL)
     monkeypatch.setattr(neuron_by_rule, "_TRIALS", {})
-    monkeypatch.setattr(neuron_by_rule, "_try", lambda tower, modality: Trial())  # as of a tower that looks at values
+    # As for a tower on which trial runs fail.
+    monkeypatch.setattr(neuron_by_rule, "_try", lambda tower, modality: Trial())
     with pytest.raises(
         ValueError, match="'efficientnet' has no width of tokens in its configuration; give hidden_size"
     ):
@@ -300,7 +301,7 @@ def test_a_width_that_is_given_is_used_where_none_can_be_found(tmp_path, monkeyp
         neuron.first_look({"pixel_values": pictures(64)})
 
 
-def test_what_returns_no_tokens_is_named(tmp_path):
+def test_a_model_without_token_outputs_is_named_in_the_error(tmp_path):
     HGNetV2Config().save_pretrained(tmp_path)
     with pytest.raises(
         ValueError, match="HGNetV2Backbone returns feature_maps, expected an encoder's last_hidden_state"
@@ -309,7 +310,7 @@ def test_what_returns_no_tokens_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trained_efficientnet_sees_what_its_own_head_says(tmp_path):
+def test_a_trained_efficientnet_gives_the_logits_of_the_whole_model(tmp_path):
     shared = Path(__file__).resolve().parents[2] / "shared"
     if not (shared / "real_models" / "build.py").is_file():
         pytest.skip("the scripts that build trained encoders are not here")

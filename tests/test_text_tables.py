@@ -1,4 +1,4 @@
-"""Labels and tables are read as their writers meant them: whatever delimiter, quotes, newlines and byte order mark."""
+"""Labels and tables are read with any delimiter, quotes, newlines and byte order mark."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ from modeling_sen.training.data import open_clips
         ("id, name\n0, dog\n1, 'cat'\n,\n", ["dog", "'cat'"]),
     ],
 )
-def test_labels_are_read_a_line_each_or_from_a_column(tmp_path, text, labels):
+def test_labels_are_read_from_lines_or_from_a_column(tmp_path, text, labels):
     (tmp_path / "labels").write_bytes(text.encode())
     assert read_labels(tmp_path / "labels") == labels
 
@@ -68,7 +68,7 @@ def test_files_without_labels_are_refused(tmp_path, content, message):
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_what_the_csv_module_writes_is_read(tmp_path, delimiter, newline):
+def test_files_of_the_csv_module_are_read(tmp_path, delimiter, newline):
     rows = [["video", "label"], ["a;b.mp4", 'say "hi", dog'], ["c\td.mp4", "two\nlines"], ["e.mp4", "a\u2028b\x0cc"]]
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=delimiter, lineterminator=newline).writerows(rows)
@@ -77,8 +77,8 @@ def test_what_the_csv_module_writes_is_read(tmp_path, delimiter, newline):
     assert found == [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
 
 
-def test_all_readers_of_tables_take_them(tmp_path, clips):
-    """Class names, Kinetics' list and training clips: semicolons, quotes and a newline in a cell."""
+def test_every_table_reader_accepts_such_files(tmp_path, clips):
+    """Class names, Kinetics' list and training clips, with semicolons, quotes and a newline in a cell."""
     names = tmp_path / "names.csv"
     names.write_text('id;name\n1;"two\nlines"\n0;dog, running\n')
     assert read_class_names(names) == ["dog, running", "two\nlines"]

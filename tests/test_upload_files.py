@@ -1,4 +1,4 @@
-"""Which files of a checkpoint's folder are uploaded."""
+"""The files of a checkpoint's folder that are uploaded."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ JUNK = (
 )
 
 
-def test_what_loads_the_model_is_uploaded_and_nothing_else(sen_folder, tmp_path):
+def test_only_files_that_the_model_needs_are_uploaded(sen_folder, tmp_path):
     folder = shutil.copytree(sen_folder, tmp_path / "sen")
     before = set(checkpoint_files(folder))
     for name in JUNK:
@@ -48,11 +48,11 @@ def test_what_loads_the_model_is_uploaded_and_nothing_else(sen_folder, tmp_path)
     SENModel.from_pretrained(tmp_path / "copy")
 
 
-def test_towers_of_the_package_stay_there():
+def test_towers_of_the_package_are_not_uploaded():
     assert checkpoint_files(Path(SEN_TINY)) == ["config.json", "model.safetensors", "processor_config.json"]
 
 
-def test_a_tower_that_only_this_machine_has_is_refused(make_sen, sen_folder, tmp_path):
+def test_a_tower_in_a_local_folder_is_refused(make_sen, sen_folder, tmp_path):
     make_sen().save_pretrained(tmp_path)
     with pytest.raises(
         ValueError, match=r"neuron 'image': its tower is the folder .* of this machine.*--include-neurons"
@@ -64,7 +64,7 @@ def test_a_tower_that_only_this_machine_has_is_refused(make_sen, sen_folder, tmp
         check_loads_elsewhere(Path(SEN_TINY), with_code=True)
 
 
-def test_a_language_model_that_only_this_machine_has_is_refused(tmp_path):
+def test_a_language_model_in_a_local_folder_is_refused(tmp_path):
     model = SENForConditionalGeneration.from_llm(write_language_model(tmp_path / "llm"), SEN_TINY)
     model.save_pretrained(tmp_path / "chat")
     expected = rf"language model: it is the folder {tmp_path / 'llm'} of this machine.*--include-neurons"
@@ -75,7 +75,7 @@ def test_a_language_model_that_only_this_machine_has_is_refused(tmp_path):
     check_loads_elsewhere(Path(SEN_TINY_CHAT))
 
 
-def test_code_goes_to_this_checkpoint_alone(sen_folder, tmp_path, make_sen):
+def test_code_is_added_only_to_this_checkpoint(sen_folder, tmp_path, make_sen):
     folder = shutil.copytree(sen_folder, tmp_path / "sen")
     model = SENModel.from_pretrained(folder)
     add_code(model, folder)
@@ -86,11 +86,11 @@ def test_code_goes_to_this_checkpoint_alone(sen_folder, tmp_path, make_sen):
     assert {"modeling_sen.py", "pretrained_sen.py", "processing_sen.py", "video_io.py"} <= {
         p.name for p in folder.iterdir()
     }
-    model.save_pretrained(tmp_path / "later")  # the classes are as they were
+    model.save_pretrained(tmp_path / "later")  # the classes are unchanged
     assert not list((tmp_path / "later").glob("*.py"))
 
 
-def test_a_head_brings_its_own_code(make_sen, tmp_path, monkeypatch):
+def test_the_code_of_a_head_is_added(make_sen, tmp_path, monkeypatch):
     toy = load_toy_head()
     head = toy.ToyHead(toy.ToyConfig(sen_config=make_sen().config.to_dict()))
     head.base_model.load_neurons()
@@ -98,7 +98,7 @@ def test_a_head_brings_its_own_code(make_sen, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"ToyConfig: its code needs .*tests/\w+.py, which is not there"):
         add_code(head, tmp_path / "toy")
     package = shutil.copytree(Path(modeling_sen.__file__).parent, tmp_path / "package")
-    monkeypatch.setattr(toy, "__file__", shutil.copy(toy.__file__, package))  # as a head of the package
+    monkeypatch.setattr(toy, "__file__", shutil.copy(toy.__file__, package))  # as for a head of the package
     add_code(head, tmp_path / "toy")
     classes = {"AutoConfig": "toy_head.ToyConfig", "AutoModel": "toy_head.ToyHead"}
     assert json.loads((tmp_path / "toy" / "config.json").read_text())["auto_map"] == classes
@@ -106,7 +106,7 @@ def test_a_head_brings_its_own_code(make_sen, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}"])
-def test_damaged_settings_are_named(tmp_path, content):
+def test_damaged_settings_are_named_in_the_error(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=r"config.json: expected the settings of a model"):
         read_settings(tmp_path)

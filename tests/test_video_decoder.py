@@ -1,4 +1,4 @@
-"""How a decoded frame is shown: eight orientations, against FFmpeg's own filters."""
+"""Orientation of decoded frames: all eight, compared with FFmpeg's filters."""
 
 import logging
 
@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 
 from modeling_sen.video_io import read_frames, read_video
 
-# A stored point (x, y) is shown at (a x + c y, b x + d y); the filters that do the same (transpose=clock and so on are
-# what the ffmpeg command inserts).
+# A stored point (x, y) is shown at (a x + c y, b x + d y). The filters have the same effect; the ffmpeg command inserts
+# such filters (transpose=clock etc.) itself.
 ORIENTATIONS = {
     (1, 0, 0, 1): ["null"],
     (-1, 0, 0, 1): ["hflip"],
@@ -26,7 +26,7 @@ ORIENTATIONS = {
 
 
 def filtered(path, filters):
-    """(height, width, 3): the first frame, led through filters of FFmpeg's."""
+    """(height, width, 3): the first frame, after FFmpeg filters."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frame = next(container.decode(stream)).reformat(format="rgb24")
@@ -41,21 +41,21 @@ def filtered(path, filters):
 
 
 @pytest.mark.parametrize(("matrix", "filters"), ORIENTATIONS.items())
-def test_frames_are_turned_and_mirrored_by_the_display_matrix(tmp_path, matrix, filters):
+def test_frames_are_rotated_and_flipped_by_the_display_matrix(tmp_path, matrix, filters):
     clip = write_clip(tmp_path / "clip.mp4", CLIP_KINDS["mp4"], range(3))
     expected = filtered(clip, filters)
     set_display_matrix(clip, *matrix)
     assert np.array_equal(read_frames(clip, [0]).frames[0], expected)
 
 
-def test_a_degenerate_display_matrix_changes_nothing(tmp_path):
+def test_a_degenerate_display_matrix_is_ignored(tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", CLIP_KINDS["mp4"], range(3))
     expected = filtered(clip, ["null"])
     set_display_matrix(clip, 0, 0, 0, 0)
     assert np.array_equal(read_frames(clip, [0]).frames[0], expected)
 
 
-def test_a_mirrored_stream_that_changes_its_size_keeps_one_size(tmp_path):
+def test_a_display_matrix_applies_to_all_frames(tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", ClipKind(".mp4", "libx264", size=(112, 80)), range(3))
     set_display_matrix(clip, 0, 1, 1, 0)
     assert read_frames(clip, range(3)).frames.shape == (3, 112, 80, 3)
@@ -63,7 +63,7 @@ def test_a_mirrored_stream_that_changes_its_size_keeps_one_size(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
-def test_a_picture_s_exif_turns_it_the_same_through_every_door(tmp_path, suffix, orientation):
+def test_exif_orientation_is_applied_to_files_bytes_and_pil_images(tmp_path, suffix, orientation):
     quarters = np.kron(np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 0, 0]]]), np.ones((16, 32, 1)))
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -73,14 +73,14 @@ def test_a_picture_s_exif_turns_it_the_same_through_every_door(tmp_path, suffix,
     assert expected.shape == ((32, 64, 3) if orientation <= 4 else (64, 32, 3))
     for video in (Image.open(path), [Image.open(path)]):
         assert np.array_equal(read_frames(video, [0]).frames[0], expected)
-    for video in (path, path.read_bytes()):  # decoded by another library
+    for video in (path, path.read_bytes()):  # by another decoder
         frame = read_frames(video, [0]).frames[0]
         assert frame.shape == expected.shape
         assert np.abs(frame.astype(int) - expected).mean() < 10
 
 
-def test_a_large_picture_in_a_file_of_its_own_is_read_without_a_warning(tmp_path, caplog):
-    """FFmpeg cannot seek in it."""
+def test_a_large_image_file_is_read_without_a_warning(tmp_path, caplog):
+    """FFmpeg cannot seek in an image file."""
     noise = np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     Image.fromarray(noise).save(tmp_path / "noise.jpg", quality=95)

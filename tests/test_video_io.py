@@ -1,4 +1,4 @@
-"""What a caller asks of a video, and what it gets: sampling rules, arrays, batches, spans, and real clips."""
+"""Requests for frames and their results: sampling rules, arrays, batches, spans, and real clips."""
 
 import csv
 import json
@@ -55,7 +55,7 @@ def frames():
         ("fps:60", 5, 90, [0, 0, 1, 1, 2]),
     ],
 )
-def test_sampling_rules(sampling, num_frames, total, expected):
+def test_sampling_rules_give_the_expected_frames(sampling, num_frames, total, expected):
     indices = sample_indices(sampling, num_frames, total, np.arange(total) / 30)
     assert indices.tolist() == expected
     assert indices.dtype == np.int64
@@ -64,7 +64,7 @@ def test_sampling_rules(sampling, num_frames, total, expected):
 @pytest.mark.parametrize("rule", SAMPLING_RULES)
 @pytest.mark.parametrize("total", [1, 2, 7, 100])
 @pytest.mark.parametrize("num_frames", [1, 2, 8, 33])
-def test_every_rule_stays_inside_the_clip_and_in_order(rule, total, num_frames):
+def test_sampled_frames_are_ordered_and_inside_the_clip(rule, total, num_frames):
     sampling = rule + "3" if rule.endswith(":") else rule
     indices = sample_indices(sampling, num_frames, total, np.arange(total) / 25)
     assert indices.shape == (num_frames,)
@@ -81,19 +81,19 @@ def test_unknown_sampling_is_refused(sampling):
         sample_indices(sampling, 4, 10, np.arange(10) / 25)
 
 
-def test_no_frames_asked_for_is_refused(clip):
+def test_a_request_for_no_frames_is_refused(clip):
     with pytest.raises(ValueError, match="num_frames: expected at least 1, found 0"):
         read_video(clip, 0)
 
 
-def test_fewer_frames_than_asked_are_repeated(tmp_path):
+def test_frames_are_repeated_if_a_clip_has_fewer_than_requested(tmp_path):
     short = write_clip(tmp_path / "short.mkv", CLIP_KINDS["mkv"], range(3))
     video = read_video_requests(short, [FrameRequest(8, "stride:1"), FrameRequest(5)])
     assert read_stamps(video[0].frames) == [0, 1, 2, 2, 2, 2, 2, 2]
     assert read_stamps(video[1].frames) == [0, 0, 1, 2, 2]
 
 
-def test_a_clip_of_one_frame(tmp_path):
+def test_a_clip_of_one_frame_has_its_duration_as_span(tmp_path):
     video = read_video(write_clip(tmp_path / "one.mp4", CLIP_KINDS["mp4"], [7]), 2)
     assert read_stamps(video.frames) == [7, 7]
     assert video.times.tolist() == [0.0, 0.0]
@@ -101,7 +101,7 @@ def test_a_clip_of_one_frame(tmp_path):
     assert video.duration == pytest.approx(1 / 30, abs=1e-4)
 
 
-def test_frames_asked_for_outside_the_clip_are_refused(clip):
+def test_frame_numbers_outside_of_the_clip_are_refused(clip):
     for indices in ([0, 90], [-1]):
         with pytest.raises(ValueError, match=rf"expected 0..89 for .*clip.mp4, found {indices[-1]}"):
             read_frames(clip, indices)
@@ -109,7 +109,7 @@ def test_frames_asked_for_outside_the_clip_are_refused(clip):
         read_frames(clip, [])
 
 
-def test_the_span_covers_what_the_frames_stand_for(clip):
+def test_the_span_covers_the_part_that_the_frames_represent(clip):
     whole, one, middle, head = read_video_requests(
         clip, [FrameRequest(9), FrameRequest(1), FrameRequest(4, "stride:10"), FrameRequest(3, "fps:2")]
     )
@@ -120,12 +120,12 @@ def test_the_span_covers_what_the_frames_stand_for(clip):
     assert head.span == pytest.approx((0.0, 1.0 + 0.5 / 30 + 0.25), abs=1e-6)
 
 
-def test_requests_of_the_same_frames_share_memory(clip):
+def test_requests_for_the_same_frames_share_memory(clip):
     first, second = read_video_requests(clip, [FrameRequest(8), FrameRequest(8)])
     assert np.shares_memory(first.frames, second.frames)
 
 
-def test_arrays_tensors_and_image_lists_are_one_video(frames):
+def test_arrays_tensors_and_image_lists_are_read_as_one_video(frames):
     inputs = [
         frames,
         torch.from_numpy(frames),
@@ -155,7 +155,7 @@ def test_a_single_image_is_a_clip_of_one_frame(frames):
         read_video(frames[7], 2, times=[0, 1])
 
 
-def test_times_of_arrays_are_taken_where_given(frames):
+def test_given_times_of_arrays_are_used(frames):
     times = 5 + np.arange(20) / 10
     read = read_video(frames, 3, "fps:5", times=times)
     np.testing.assert_allclose(read.times, [0, 0.2, 0.4])
@@ -169,7 +169,7 @@ def test_times_of_arrays_are_taken_where_given(frames):
             read_video(frames, 3, times=wrong)
 
 
-def test_some_times_of_an_array_that_do_not_increase_are_replaced_and_this_is_logged_once(frames, caplog):
+def test_times_of_an_array_that_do_not_increase_are_replaced_and_logged_once(frames, caplog):
     times = np.arange(20) / 10
     times[7] = times[6]
     times[12] = 0.3
@@ -189,7 +189,7 @@ def test_times_for_a_file_are_refused(clip):
         read_video(clip, 3, times=[0, 1])
 
 
-def test_pil_images_of_any_mode_become_rgb():
+def test_pil_images_of_any_mode_are_converted_to_rgb():
     grey = [Image.new("L", (16, 12), level) for level in (0, 100, 200)]
     assert read_frames(grey, [1]).frames.tolist() == np.full((1, 12, 16, 3), 100).tolist()
 
@@ -213,12 +213,12 @@ def test_pil_images_of_any_mode_become_rgb():
         (["a.mp4"], "str in it"),
     ],
 )
-def test_ambiguous_layouts_raise_and_say_what_was_found(video, found):
+def test_ambiguous_layouts_are_named_in_the_error(video, found):
     with pytest.raises(ValueError, match=f"video: expected .*found.*{found}"):
         read_video(video, 2)
 
 
-def test_things_that_are_no_video_raise():
+def test_inputs_that_are_not_videos_raise():
     with pytest.raises(TypeError, match=r"video: expected a path.*found int"):
         read_video(3, 2)
 
@@ -246,7 +246,7 @@ def _manifest_videos(shared_data, folder):
 
 
 @pytest.mark.parametrize("folder", ["recognition", "decode_edge", "gram", "languagebind"])
-def test_real_clips_have_the_frames_and_times_of_their_manifest(shared_data, folder):
+def test_real_clips_have_the_frames_and_times_of_the_manifest(shared_data, folder):
     clips = _manifest_videos(shared_data, folder)
     assert clips
     for path, row in clips:
@@ -254,13 +254,13 @@ def test_real_clips_have_the_frames_and_times_of_their_manifest(shared_data, fol
         assert video.num_frames_total == int(row["frames"]), path
         assert sorted(video.frames.shape[1:3]) == sorted([int(row["width"]), int(row["height"])]), path
         assert (np.diff(video.times)[np.diff(video.indices) > 0] > 0).all(), path
-        # The manifest's duration is that of the whole file: sound may go on for a little, or other streams for long.
+        # The manifest gives the duration of the whole file; sound or other streams may be longer than the video.
         if path.name != "nasa_13013.mp4":
             assert video.duration == pytest.approx(float(row["duration_s"]), abs=0.06), path
         assert video.num_frames_total / video.duration == pytest.approx(float(row["fps"]), rel=0.015), path
 
 
-def test_of_many_streams_the_best_is_read_with_its_true_times(shared_data):
+def test_the_best_of_many_streams_is_read_with_its_times(shared_data):
     path = shared_data / "multimodal/decode_edge/nasa_13013.mp4"
     truth = json.loads(path.with_name(path.name + ".stream3.all_frames_info.json").read_text())
     video = read_frames(path, range(len(truth)))
@@ -269,13 +269,13 @@ def test_of_many_streams_the_best_is_read_with_its_true_times(shared_data):
     assert video.duration == pytest.approx(sum(float(frame["duration_time"]) for frame in truth), abs=1e-3)
 
 
-def test_phone_clips_stand_upright(shared_data):
+def test_phone_clips_are_rotated_upright(shared_data):
     folder = shared_data / "multimodal/decode_edge"
     shapes = {name: read_frames(folder / f"video_{name}.mov", [0]).frames.shape[1:3] for name in ("0", "90", "180")}
     assert shapes == {"0": (320, 568), "90": (568, 320), "180": (320, 568)}
 
 
-def test_real_frames_equal_those_of_plain_decoding(shared_data):
+def test_frames_of_real_clips_equal_those_of_a_sequential_decode(shared_data):
     import av
 
     for path, _ in _manifest_videos(shared_data, "recognition"):

@@ -1,4 +1,4 @@
-"""Windows of a clip: which frames and which sound each is given, and how a video is cut into them."""
+"""Windows of a clip: the frames and the sound of each window, and how a video is divided."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ from modeling_sen.video_windows import WindowPlan, plan_windows, shared_budget, 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """90 stamped frames, 30 a second."""
+    """90 stamped frames at 30 per second."""
     return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", CLIP_KINDS["mp4"], range(90))
 
 
 @pytest.fixture(scope="module")
 def sounding(tmp_path_factory):
-    """Six seconds of stamped frames with a pitch that tells the time."""
+    """Six seconds of stamped frames with a tone whose pitch gives the time."""
     path = tmp_path_factory.mktemp("sounding") / "clip.mp4"
     write_sound(path, "aac", clip=CLIP_KINDS["mp4"])
     return path
@@ -32,7 +32,7 @@ def processor(sen_folder) -> SENProcessor:
     return SENProcessor.from_pretrained(sen_folder)
 
 
-# --- frames of a stretch ---------------------------------------------------------------------------------------------
+# --- frames of a span ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -43,27 +43,27 @@ def processor(sen_folder) -> SENProcessor:
         ("uniform", 2, (2.5, 99.0), [26, 28]),
         ("fps:5", 3, (1.0, 2.0), [10, 12, 14]),
         ("stride:2", 2, (1.0, 2.0), [13, 15]),
-        ("uniform", 2, (1.01, 1.05), [10, 10]),  # no frame begins in it: the one on show
+        ("uniform", 2, (1.01, 1.05), [10, 10]),  # no frame starts in this span: the one that is shown
         ("uniform", 1, (0.0, 0.001), [0]),
         ("uniform", 1, (50.0, 60.0), [29]),
         ("uniform", 3, None, [5, 15, 25]),
     ],
 )
-def test_a_rule_is_applied_to_the_frames_of_the_stretch(sampling, num_frames, stretch, expected):
+def test_a_sampling_rule_is_applied_to_the_frames_of_the_span(sampling, num_frames, stretch, expected):
     indices = requested_indices(FrameRequest(num_frames, sampling, stretch), np.arange(30) / 10)
     assert indices.tolist() == expected
     assert indices.dtype == np.int64
 
 
 @pytest.mark.parametrize("stretch", [(2.0, 1.0), (1.0, 1.0), (-1.0, 1.0), (float("nan"), 1.0), (0.0, float("nan"))])
-def test_a_stretch_without_length_or_before_the_clip_is_refused(stretch):
+def test_an_empty_span_or_one_before_the_clip_is_refused(stretch):
     with pytest.raises(ValueError, match=r"stretch: expected \(start, end\) seconds with 0 <= start < end"):
         requested_indices(FrameRequest(2, "uniform", stretch), np.arange(30) / 10)
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 13])
-def test_windows_share_out_all_frames(count):
-    """Times as containers round them: to milliseconds, so that frames lie a little before or after a window's edge."""
+def test_windows_contain_every_frame_once(count):
+    """Times are rounded to milliseconds, as in containers, so some frames start just before or after a window's edge."""
     times = np.round(np.arange(90) / 30, 3)
     requests = [FrameRequest(90, "linspace", window) for window in WindowPlan(0.0, 3.0, count).windows]
     windows = [np.unique(requested_indices(request, times)) for request in requests]
@@ -71,7 +71,7 @@ def test_windows_share_out_all_frames(count):
     assert max(map(len, windows)) - min(map(len, windows)) <= 1
 
 
-def test_frames_of_files_and_arrays_are_those_of_the_stretch(clip):
+def test_frames_of_files_and_arrays_come_from_the_span(clip):
     requests = [FrameRequest(3, stretch=(2.0, 3.0)), FrameRequest(2), FrameRequest(1, stretch=(0.5, 1.0))]
     frames = np.stack([stamped_image(number, 112, 80) for number in range(90)])
     for video, times in ((clip, None), (frames, np.arange(90) / 30)):
@@ -82,7 +82,7 @@ def test_frames_of_files_and_arrays_are_those_of_the_stretch(clip):
         assert {each.duration for each in read} == {3.0}
 
 
-def test_an_opened_video_is_indexed_once_and_an_hour_of_it_decoded_in_part(clip, tmp_path, monkeypatch):
+def test_an_opened_video_is_indexed_once_and_decoded_only_in_parts(clip, tmp_path, monkeypatch):
     hour = repeat_clip(clip, tmp_path / "hour.mp4", 1200)
     indexed, fed = [], []
     index_frames, packets_from = video_io.index_frames, frame_decoding.packets_from
@@ -101,10 +101,10 @@ def test_an_opened_video_is_indexed_once_and_an_hour_of_it_decoded_in_part(clip,
             assert read_stamps(read.frames) == [index % 90 for index in read.indices]
             assert window[0] < read.times[0] < read.times[-1] < window[1]
     assert len(indexed) == 1
-    assert len(fed) <= 12 * 13  # a group of pictures has 12
+    assert len(fed) <= 12 * 13  # a group of pictures has 12 frames
 
 
-def test_frames_that_cannot_be_decoded_are_left_out_of_windows_too(clip, monkeypatch):
+def test_windows_skip_frames_that_cannot_be_decoded(clip, monkeypatch):
     decode, failed = video_io.decode_frames, []
 
     def decode_frames(source, index, wanted):
@@ -118,13 +118,13 @@ def test_frames_that_cannot_be_decoded_are_left_out_of_windows_too(clip, monkeyp
         assert [read_stamps(video.read([FrameRequest(1, stretch=(1.0, 2.0))])[0].frames) for _ in range(2)] == [
             [45]
         ] * 2
-        assert video._index.packets is None  # by decoding, and kept
+        assert video._index.packets is None  # the index was built by decoding, and is kept
 
 
 # --- inputs of a window ----------------------------------------------------------------------------------------------
 
 
-def test_rows_of_windows_are_those_of_the_frames_cut_out(processor):
+def test_rows_of_windows_equal_those_of_the_frames_in_the_window(processor):
     frames = np.random.default_rng(0).integers(0, 256, (24, 20, 28, 3), dtype=np.uint8)
     times = np.arange(24) / 8
     rows = processor.read_clip({"video": frames, "times": times}, windows=[(0.0, 1.0), (2.0, 3.0)])
@@ -138,7 +138,7 @@ def test_rows_of_windows_are_those_of_the_frames_cut_out(processor):
             assert torch.equal(row[name], single[name])
 
 
-def test_every_window_is_given_its_own_sound(processor, sounding, monkeypatch):
+def test_every_window_gets_its_own_sound(processor, sounding, monkeypatch):
     sounds, read_audio = [], clip_sound.read_audio
 
     def read(*arguments):
@@ -147,14 +147,14 @@ def test_every_window_is_given_its_own_sound(processor, sounding, monkeypatch):
 
     monkeypatch.setattr(clip_sound, "read_audio", read)
     rows = processor.read_clip(sounding, windows=[(0.0, 2.0), (2.0, 4.0), (4.0, 4.5)])
-    # The tower takes 0.655 s: the middle of a window, or all of a shorter one.
+    # The tower takes 0.655 s: from the middle of a window, or all of a shorter window.
     spans = [(1 - 0.3275, 1 + 0.3275), (3 - 0.3275, 3 + 0.3275), (4.0, 4.5)]
     assert [span for span, _ in sounds] == [pytest.approx(span) for span in spans]
     assert [heard_time(sound.samples, 16_000) for _, sound in sounds] == pytest.approx([1, 3, 4.25], abs=0.02)
     assert not torch.equal(rows[0]["audio_input_features"], rows[1]["audio_input_features"])
 
 
-def test_sound_given_apart_is_cut_by_the_same_windows(processor, sounding):
+def test_separate_sound_is_cut_at_the_same_windows(processor, sounding):
     frames = np.zeros((48, 16, 16, 3), dtype=np.uint8)
     samples = modeling_sen.read_audio(sounding, 16_000).samples
     (row,) = processor.read_clip({"video": frames, "audio": (samples, 16_000)}, windows=[(1.0, 2.0)])
@@ -178,13 +178,13 @@ def test_a_file_is_opened_once_and_each_frame_decoded_once(processor, clip, monk
     rows = processor.read_clip(clip, windows=windows)
     assert opened == [clip]
     assert len(decoded) == len(set(decoded)) == 3 * (2 + 4)
-    monkeypatch.setattr(processing_sen, "FRAMES_AT_ONCE", 1)  # one window after the other
+    monkeypatch.setattr(processing_sen, "FRAMES_AT_ONCE", 1)  # one window at a time
     for row, apart in zip(rows, processor.read_clip(clip, windows=windows), strict=True):
         assert row.keys() == apart.keys()
         assert all(torch.equal(row[name], apart[name]) for name in row)
 
 
-def test_windows_need_frames(processor, sounding):
+def test_a_clip_without_frames_has_no_windows(processor, sounding):
     with (
         processor.open_clip({"audio": sounding}) as clip,
         pytest.raises(ValueError, match="expected a video, found audio"),
@@ -192,7 +192,7 @@ def test_windows_need_frames(processor, sounding):
         _ = clip.duration
 
 
-# --- how a video is cut ----------------------------------------------------------------------------------------------
+# --- division into windows -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_windows_need_frames(processor, sounding):
         ({"end": 10.09}, [(0.0, 10.0)]),
     ],
 )
-def test_frames_are_rounded_up_to_whole_windows(sampling, expected):
+def test_the_number_of_frames_is_rounded_up_to_whole_windows(sampling, expected):
     plan = plan_windows(10.0, window_frames=8, **sampling)
     assert plan.windows == [pytest.approx(window) for window in expected]
 
@@ -233,7 +233,7 @@ def test_frames_are_rounded_up_to_whole_windows(sampling, expected):
         ({"fps": 1, "num_frames": 8}, r"^num_frames, fps: expected at most one of them, found num_frames=8 and fps=1"),
     ],
 )
-def test_what_no_window_can_be_cut_by_is_refused(sampling, message):
+def test_impossible_divisions_are_refused(sampling, message):
     with pytest.raises(ValueError, match=message):
         plan_windows(10.0, window_frames=8, **sampling)
 
@@ -249,11 +249,11 @@ def test_what_no_window_can_be_cut_by_is_refused(sampling, message):
         ([10**6, 3], 10, [7, 3]),
     ],
 )
-def test_the_longest_videos_give_up_windows_first(wanted, budget, expected):
+def test_the_longest_videos_lose_windows_first(wanted, budget, expected):
     assert shared_budget(wanted, budget) == expected
 
 
-def test_the_time_of_a_step_is_the_mean_of_its_frames():
+def test_the_time_of_a_step_is_the_mean_time_of_its_frames():
     times = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 9.0], dtype=torch.float64)
     assert step_times(times, 4).tolist() == [0.5, 2.5, 4.5, 7.5]
     assert step_times(times[:2], 4).tolist() == [0.0, 0.0, 1.0, 1.0]

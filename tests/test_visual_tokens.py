@@ -1,4 +1,4 @@
-"""Visual tokens against explicit loops: the lattice, padding, absent neurons, sound, and the fusion of neurons."""
+"""Visual tokens compared with explicit loops: the lattice, padding, absent neurons, sound, and the fusion of neurons."""
 
 import math
 
@@ -20,12 +20,12 @@ SPECS = [spec("image", "image", 6), spec("video", "video", 5), spec("audio", "au
 
 
 def bin_of(index, size, cells):
-    """The places of one cell, as `torch.nn.AdaptiveAvgPool1d` counts them."""
+    """The positions of one cell, as in `torch.nn.AdaptiveAvgPool1d`."""
     return range(math.floor(index * size / cells), math.ceil((index + 1) * size / cells))
 
 
 def pooled_by_loops(tokens, mask, grid, lattice):
-    """One cell after another, for tokens of a picture."""
+    """Pools image or video tokens cell by cell."""
     t, h, w = grid
     means, present = [], []
     for sample in range(len(tokens)):
@@ -49,9 +49,9 @@ def pooled_by_loops(tokens, mask, grid, lattice):
     ("grid", "lattice"),
     [
         ((4, 4, 4), LATTICE),
-        ((2, 3, 5), LATTICE),  # fewer steps than the lattice; bins that overlap
+        ((2, 3, 5), LATTICE),  # fewer steps than the lattice; overlapping bins
         ((9, 3, 2), LATTICE),  # more steps
-        ((1, 4, 4), LATTICE),  # one picture
+        ((1, 4, 4), LATTICE),  # one image
         ((4, 1, 1), LATTICE),  # one token for each frame
         ((3, 5, 5), (1, 1, 1)),
     ],
@@ -61,14 +61,14 @@ def test_cells_are_means_of_their_tokens_without_padding(grid, lattice, share):
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(2, math.prod(grid), 3, generator=generator)
     mask = torch.rand(tokens.shape[:2], generator=generator) <= share
-    tokens[~mask] = torch.nan  # what padding holds has no influence
+    tokens[~mask] = torch.nan  # padding must have no effect
     pooled, present = pool_to_lattice(tokens, mask, "video", grid, lattice)
     expected, has_tokens = pooled_by_loops(tokens, mask, grid, lattice)
     torch.testing.assert_close(pooled, expected)
     assert torch.equal(present, has_tokens)
 
 
-def test_without_padding_it_is_adaptive_average_pooling():
+def test_without_padding_cells_equal_adaptive_average_pooling():
     tokens = torch.randn(2, 3 * 5 * 7, 4, generator=torch.Generator().manual_seed(0))
     pooled, present = pool_to_lattice(tokens, torch.ones(2, 105, dtype=torch.bool), "image", (3, 5, 7), (4, 2, 2))
     volume = tokens.unflatten(1, (3, 5, 7)).permute(0, 4, 1, 2, 3)
@@ -78,7 +78,7 @@ def test_without_padding_it_is_adaptive_average_pooling():
 
 
 @pytest.mark.parametrize("grid", [(1, 3, 10), (1, 1, 6), (1, 2, 2), (5, 1, 1), (2, 3, 4)])
-def test_sound_is_spread_over_the_cells_of_its_step_in_time(grid):
+def test_sound_is_repeated_over_the_cells_of_its_time_step(grid):
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(2, math.prod(grid), 3, generator=generator)
     mask = torch.rand(tokens.shape[:2], generator=generator) < 0.7
@@ -122,7 +122,7 @@ def random_projector(fusion="weights", answers=True, specs=SPECS, seed=1):
 
 
 def fused_by_hand(projector, vectors):
-    """One cell of `{neuron: vector}` of the neurons that are present, through the maps of a [`FeatureProjector`]."""
+    """Fuses one cell, `{neuron: vector}` of the present neurons, through the maps of a [`FeatureProjector`]."""
     entered = {}
     for name, (vector, _) in vectors.items():
         norm, enter = projector.norms[name], projector.enter[name]
@@ -133,7 +133,7 @@ def fused_by_hand(projector, vectors):
 
 @pytest.mark.parametrize("fusion", list(FUSION))
 @pytest.mark.parametrize("part", ["tokens", "answers"])
-def test_visual_tokens_against_one_cell_at_a_time(fusion, part):
+def test_visual_tokens_equal_a_computation_cell_by_cell(fusion, part):
     features, present = random_features()
     present["image"][1] = False
     present["audio"][2] = False
@@ -171,7 +171,7 @@ def test_visual_tokens_against_one_cell_at_a_time(fusion, part):
 
 
 @pytest.mark.parametrize("fusion", list(FUSION))
-def test_absent_neurons_have_no_influence_and_no_gradient(fusion):
+def test_absent_neurons_have_no_effect_and_no_gradient(fusion):
     features, present = random_features()
     present["image"][1] = False
     projector = random_projector(fusion)
@@ -185,7 +185,7 @@ def test_absent_neurons_have_no_influence_and_no_gradient(fusion):
 
 
 @pytest.mark.parametrize("fusion", list(FUSION))
-def test_a_neuron_that_is_missing_is_one_that_is_absent(fusion):
+def test_a_neuron_without_features_equals_an_absent_one(fusion):
     features, present = random_features()
     projector = random_projector(fusion)
     missing = projector({name: features[name] for name in ("image", "audio")}, present)
@@ -194,7 +194,7 @@ def test_a_neuron_that_is_missing_is_one_that_is_absent(fusion):
 
 
 @pytest.mark.parametrize("fusion", list(FUSION))
-def test_one_neuron_is_not_weighted(fusion):
+def test_a_single_neuron_is_not_weighted(fusion):
     features, present = random_features()
     projector = random_projector(fusion, specs=SPECS[:1])
     unpadded = projector({"image": features["image"]}, present)
@@ -203,7 +203,7 @@ def test_one_neuron_is_not_weighted(fusion):
     torch.testing.assert_close(unpadded, single({"image": features["image"]}, present))
 
 
-def test_a_window_of_padding_alone_has_finite_tokens_that_are_the_same_everywhere():
+def test_a_window_with_only_padding_has_finite_and_equal_tokens():
     features, present = random_features(batch=1)
     features["audio"].token_mask = torch.zeros(1, 12, dtype=torch.bool)
     visual = random_projector("weights", specs=SPECS[2:])({"audio": features["audio"]}, {"audio": present["audio"]})
@@ -211,13 +211,13 @@ def test_a_window_of_padding_alone_has_finite_tokens_that_are_the_same_everywher
     assert torch.equal(visual[:, :16], visual[:, :1].expand(-1, 16, -1))
 
 
-def test_without_answers_there_are_the_cells_alone():
+def test_without_answers_there_are_only_cell_tokens():
     features, present = random_features(answers=False)
     assert random_projector(answers=False)(features, present).shape == (3, 16, 10)
 
 
-def test_new_weights_start_with_equal_shares():
-    """As Transformers initialises modules, by `init_own_weights`."""
+def test_new_fusion_weights_are_equal():
+    """`init_own_weights` is called when Transformers initialises modules."""
     fusion = FUSION["weights"](8, 3)
     fusion.logits.data.fill_(3.0)
     fusion.init_own_weights(0.02)

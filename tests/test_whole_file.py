@@ -1,11 +1,11 @@
-"""Files are written whole or not at all."""
+"""Files are written completely or not at all."""
 
 import pytest
 
 from modeling_sen.whole_file import whole_file
 
 
-def test_the_file_appears_when_it_is_written(tmp_path):
+def test_the_file_appears_after_it_is_complete(tmp_path):
     path = tmp_path / "numbers.txt"
     with whole_file(path) as unfinished:
         unfinished.write_text("1")
@@ -14,7 +14,7 @@ def test_the_file_appears_when_it_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failed_write_leaves_only_the_old_file(tmp_path):
     path = tmp_path / "numbers.txt"
     path.write_text("old")
 

@@ -1,4 +1,4 @@
-"""Drawn clips as files: size, times and sound of the clip they are drawn on, read back with PyAV."""
+"""Drawn clips as files have the size, times and sound of the original; they are read back with PyAV."""
 
 from fractions import Fraction
 
@@ -17,7 +17,7 @@ from modeling_sen.write_video import write_video
 
 
 def tracked(num_frames: int, size: tuple[int, int] = (80, 112), num_points: int = 1) -> SENTrackingOutput:
-    """Points at x = 100, y = 70, beside the stamps of the frames, or N of them."""
+    """Points at x = 100, y = 70, beside the stamps of the frames; N equal ones."""
     shape = (num_frames, num_points)
     return SENTrackingOutput(
         tracks=np.broadcast_to(np.float32([100, 70]), (*shape, 2)),
@@ -50,7 +50,8 @@ def test_a_file_has_the_frames_size_and_times_of_the_clip(tmp_path):
     assert drawn.duration == pytest.approx(0.8, abs=1e-9)
     assert read_stamps(drawn.frames) == list(range(20))
     expected = render.query_colours(np.float32([[0, 100, 70]]), 80)[0]
-    assert drawn.frames[:, 70, 100].mean(axis=0) == pytest.approx(expected, abs=25)  # H.264 halves colours
+    # H.264 stores colours at half resolution.
+    assert drawn.frames[:, 70, 100].mean(axis=0) == pytest.approx(expected, abs=25)
 
 
 def test_uneven_times_are_kept(tmp_path):
@@ -61,7 +62,7 @@ def test_uneven_times_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("rate", ["30000/1001", "24000/1001"])
-def test_rates_of_television_are_exact(tmp_path, rate):
+def test_television_frame_rates_are_exact(tmp_path, rate):
     clip = tmp_path / "clip.mp4"
     with av.open(str(clip), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(rate))
@@ -75,7 +76,7 @@ def test_rates_of_television_are_exact(tmp_path, rate):
     assert video.average_rate == Fraction(rate)
 
 
-def test_odd_sizes_get_one_more_row_and_column(tmp_path):
+def test_frames_of_odd_size_are_padded_by_a_row_and_a_column(tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", CLIP_KINDS["odd size"], range(4))
     frames = read_all_frames(clip)
     assert frames.shape == (4, 81, 113, 3)
@@ -87,7 +88,7 @@ def test_odd_sizes_get_one_more_row_and_column(tmp_path):
 
 
 @pytest.mark.parametrize("fps", [None, 12.5])
-def test_arrays_are_written_at_a_given_rate(tmp_path, fps):
+def test_arrays_are_written_at_the_given_rate(tmp_path, fps):
     frames = np.random.default_rng(0).integers(0, 256, (5, 80, 112, 3), dtype=np.uint8)
     tracked(5).render(frames, tmp_path / "drawn.mp4", fps=fps)
     (video,), sound = streams(tmp_path / "drawn.mp4")
@@ -107,12 +108,13 @@ def test_a_clip_of_one_frame_is_written(tmp_path, num_points):
 
 # --- sound -----------------------------------------------------------------------------------------------------------
 
-# suffix, codec of the sound, clip, whether the sound is copied
+# suffix, codec of the sound, clip, whether its packets are copied
 SOUNDS = {
     "mp4": (".mp4", "aac", CLIP_KINDS["mp4"], True),
     "mp4 of mp3": (".mp4", "libmp3lame", CLIP_KINDS["mp4"], True),
     "mkv": (".mkv", "aac", CLIP_KINDS["mkv"], True),
-    "transport stream": (".ts", "aac", CLIP_KINDS["transport stream"], False),  # copied without its headers
+    # Re-encoded, since a copy would lack headers.
+    "transport stream": (".ts", "aac", CLIP_KINDS["transport stream"], False),
     "flv": (".flv", "libmp3lame", ClipKind(".flv", "flv1"), True),
     "webm": (".webm", "libopus", CLIP_KINDS["webm of VP8"], False),
     "mov": (".mov", "pcm_s16le", CLIP_KINDS["mp4"], False),
@@ -130,7 +132,7 @@ LATE = [
 
 
 @pytest.mark.parametrize(("name", "starts"), [*((name, (0.0, 0.0)) for name in SOUNDS), *LATE])
-def test_sound_is_heard_when_it_was(tmp_path, name, starts):
+def test_sound_keeps_its_time(tmp_path, name, starts):
     suffix, codec, kind, copied = SOUNDS[name]
     clip, drawn = tmp_path / f"clip{suffix}", tmp_path / "drawn.mp4"
     rate = 44_100 if "mp3" in codec else 48_000
@@ -153,7 +155,7 @@ def test_sound_is_heard_when_it_was(tmp_path, name, starts):
 @pytest.mark.parametrize(
     ("layout", "rate", "expected"), [("5.1", 48_000, 48_000), ("mono", 192_000, 96_000), ("mono", 6_000, 7_350)]
 )
-def test_many_channels_and_other_rates_are_made_such_that_aac_has_them(tmp_path, layout, rate, expected):
+def test_channels_and_rates_are_converted_to_those_of_aac(tmp_path, layout, rate, expected):
     clip, drawn = tmp_path / "clip.mkv", tmp_path / "drawn.mp4"
     write_sound(clip, "pcm_s16le", seconds=1, rate=rate, layout=layout, clip=CLIP_KINDS["mkv"])
     tracked(30).render(clip, drawn)
@@ -161,14 +163,14 @@ def test_many_channels_and_other_rates_are_made_such_that_aac_has_them(tmp_path,
     assert (sound.rate, sound.channels) == (expected, 1 if layout == "mono" else 2)
     before, after = (read_audio(path, span=(0.3, 0.8)).samples for path in (clip, drawn))
     assert heard_time(after, 16_000) == pytest.approx(heard_time(before, 16_000), abs=0.005)
-    assert np.abs(after).max() < 0.6  # of a tone of 0.5: no louder
+    assert np.abs(after).max() < 0.6  # no louder than the original, which has amplitude 0.5
 
 
 @pytest.mark.parametrize(
     ("name", "starts"),
     [("mp4", (0.5, 0.0)), ("mp4 of mp3", (0.0, 0.0)), ("webm", (0.0, 0.5)), ("mov", (0.0, 0.0))],
 )
-def test_a_stretch_has_its_own_sound(tmp_path, name, starts):
+def test_a_span_is_written_with_its_sound(tmp_path, name, starts):
     suffix, codec, kind, _ = SOUNDS[name]
     clip, written = tmp_path / f"clip{suffix}", tmp_path / "written.mp4"
     rate = 44_100 if "mp3" in codec else 48_000
@@ -185,7 +187,7 @@ def test_a_stretch_has_its_own_sound(tmp_path, name, starts):
         assert container.duration / av.time_base == pytest.approx(1.0, abs=0.12)
 
 
-def test_damaged_sound_does_not_stop_the_drawing(tmp_path):
+def test_a_clip_with_damaged_sound_is_drawn(tmp_path):
     clip, damaged = tmp_path / "clip.mkv", tmp_path / "damaged.mkv"
     write_sound(clip, "flac", seconds=2, clip=CLIP_KINDS["mkv"])
     content, draws = bytearray(clip.read_bytes()), np.random.default_rng(0)
@@ -203,7 +205,7 @@ def test_damaged_sound_does_not_stop_the_drawing(tmp_path):
 # --- failures --------------------------------------------------------------------------------------------------------
 
 
-def test_other_endings_and_folders_are_refused_before_any_work(tmp_path):
+def test_wrong_suffixes_and_missing_folders_are_refused_before_anything_is_drawn(tmp_path):
     for name in ("drawn.avi", "drawn"):
         with pytest.raises(ValueError, match=rf"{name}: expected a file ending in \.mp4, found"):
             tracked(2).render("gone.mp4", tmp_path / name)
@@ -211,7 +213,7 @@ def test_other_endings_and_folders_are_refused_before_any_work(tmp_path):
         tracked(2).render("gone.mp4", tmp_path / "nowhere" / "drawn.mp4")
 
 
-def test_nothing_half_written_is_left(tmp_path, monkeypatch):
+def test_a_failure_leaves_no_partial_file(tmp_path, monkeypatch):
     clip = write_clip(tmp_path / "clip.mp4", CLIP_KINDS["mp4"], range(6))
     (tmp_path / "drawn.mp4").write_text("old")
 
@@ -227,8 +229,8 @@ def test_nothing_half_written_is_left(tmp_path, monkeypatch):
     assert (tmp_path / "drawn.mp4").read_text() == "old"
 
 
-def test_frames_are_drawn_one_by_one_while_they_are_written(tmp_path, monkeypatch):
-    """No more than the encoder's own frames are held: each decoded one is drawn before the next is decoded."""
+def test_each_frame_is_drawn_before_the_next_is_decoded(tmp_path, monkeypatch):
+    """So the memory does not grow with the length of the clip."""
     clip = write_clip(tmp_path / "clip.mp4", CLIP_KINDS["mp4"], range(12))
     events, decode, draw = [], clip_frames._decoded, render.draw_points
 

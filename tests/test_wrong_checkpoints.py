@@ -1,4 +1,4 @@
-"""Checkpoints that are not what a neuron needs: each gives one error that says what was found, or just works."""
+"""Checkpoints in unusual layouts work, and unsuitable ones give an error that says what was found."""
 
 import importlib.util
 import json
@@ -27,10 +27,10 @@ def first_look(neuron) -> torch.Tensor:
     return model.neurons["image"].first_look({"pixel_values": PICTURES}).state.pooler_output
 
 
-# --- layouts that just work ------------------------------------------------------------------------------------------
+# --- layouts that work -----------------------------------------------------------------------------------------------
 
 
-def test_a_whole_clip_serves_as_a_vision_tower(towers):
+def test_a_whole_clip_model_can_be_used_as_a_vision_tower(towers):
     stock = CLIPVisionModel.from_pretrained(towers["clip"]).eval()
     with torch.no_grad():
         expected = stock(PICTURES[0]).pooler_output.mean(0, keepdim=True)
@@ -38,7 +38,7 @@ def test_a_whole_clip_serves_as_a_vision_tower(towers):
     torch.testing.assert_close(first_look(towers["clip"]), expected)
 
 
-def test_shards_pytorch_files_and_renamed_keys_are_the_same_tower(towers, tmp_path):
+def test_shards_pytorch_files_and_renamed_keys_give_the_same_tower(towers, tmp_path):
     expected = first_look(towers["clip"])
     CLIPModel.from_pretrained(towers["clip"]).save_pretrained(tmp_path / "shards", max_shard_size="20KB")
     assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 1
@@ -57,14 +57,14 @@ def test_shards_pytorch_files_and_renamed_keys_are_the_same_tower(towers, tmp_pa
     assert torch.equal(first_look({"hub_id": str(folder), "key_mapping": {r"^student\.": ""}}), expected)
 
 
-def test_neurons_of_one_source_share_its_tower(towers):
+def test_neurons_from_one_source_share_its_tower(towers):
     depth = {"hub_id": towers["clip"], "name": "depth", "modality": "depth", "num_frames": 2}
     other = {"hub_id": towers["clip"], "name": "thermal", "modality": "thermal", "num_frames": 2}
     neurons = [{"hub_id": towers["clip"], "num_frames": 2}, depth, other]
     model = SENModel.from_neurons(neurons, neuron_kwargs={"thermal": {"attn_implementation": "eager"}}, **SMALL).eval()
     image, depth, thermal = model.neurons.values()
     assert image.tower is depth.tower
-    assert image.tower is not thermal.tower  # loaded in another way
+    assert image.tower is not thermal.tower  # loaded with other arguments
     inputs = {"image_pixel_values": PICTURES, "depth_pixel_values": PICTURES.flip(1), "thermal_pixel_values": PICTURES}
     with torch.no_grad():
         states = model(**inputs).neuron_states
@@ -91,18 +91,18 @@ def test_a_shared_tower_is_saved_once(towers, tmp_path):
             weights, others = one.state_dict(), two.state_dict()
             assert weights.keys() == others.keys()
             assert all(torch.equal(weights[key], others[key]) for key in weights)
-        # Weights are mapped from files where they lie at other addresses, on which the last bit of a product depends.
+        # Weights mapped from a file have another memory alignment, which can change the last bit of a product.
         torch.testing.assert_close(loaded(**inputs).fused_embeds, model(**inputs).fused_embeds, rtol=0, atol=1e-6)
         model = loaded
 
 
-def test_the_class_text_tower_can_be_a_neuron_too(towers):
+def test_the_class_text_tower_can_also_be_a_neuron(towers):
     words = {"hub_id": towers["bert"], "name": "words"}
     model = SENModel.from_neurons([words], text_tower=towers["bert"], hidden_size=8)
     assert model.neurons["words"].tower is model.neurons.text_tower.tower
 
 
-# --- checkpoints of something else -----------------------------------------------------------------------------------
+# --- unsuitable checkpoints ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -128,14 +128,14 @@ def test_text_towers_must_read_text(towers):
         SENModel.from_neurons([towers["ast"]], text_tower=towers["xclip"], hidden_size=8)
 
 
-def test_an_adapter_alone_is_no_tower(tmp_path):
+def test_an_adapter_without_its_model_is_refused(tmp_path):
     settings = {"peft_type": "LORA", "base_model_name_or_path": "org/base"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=rf"{tmp_path}: found an adapter of org/base .*merge_and_unload"):
         SENModel.from_neurons([str(tmp_path)], **SMALL)
 
 
-def test_quantised_checkpoints_say_which_library_they_need(towers, tmp_path):
+def test_quantised_checkpoints_name_the_library_that_they_need(towers, tmp_path):
     folder = copied(towers["clip"], tmp_path)
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
@@ -145,14 +145,14 @@ def test_quantised_checkpoints_say_which_library_they_need(towers, tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed")
-def test_pe_video_says_that_it_needs_timm(tmp_path):
+def test_pe_video_names_timm_in_the_error(tmp_path):
     PeVideoConfig().save_pretrained(tmp_path)
     save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ImportError, match=r"(?s)neuron 'video'.*timm.*modeling-sen\[pe\]"):
         SENModel.from_neurons([str(tmp_path)], **SMALL)
 
 
-def test_a_pickle_that_holds_more_than_tensors_is_not_run(towers, tmp_path):
+def test_a_pickle_with_other_objects_than_tensors_is_not_loaded(towers, tmp_path):
     class Payload:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "run"),)
@@ -165,10 +165,10 @@ def test_a_pickle_that_holds_more_than_tensors_is_not_run(towers, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-# --- checkpoints that are not there ----------------------------------------------------------------------------------
+# --- missing checkpoints ---------------------------------------------------------------------------------------------
 
 
-def test_a_lost_shard_or_file_is_named(towers, tmp_path):
+def test_a_missing_shard_or_file_is_named_in_the_error(towers, tmp_path):
     CLIPModel.from_pretrained(towers["clip"]).save_pretrained(tmp_path / "shards", max_shard_size="20KB")
     lost = sorted((tmp_path / "shards").glob("model-*.safetensors"))[1]
     lost.unlink()
@@ -181,24 +181,24 @@ def test_a_lost_shard_or_file_is_named(towers, tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["/no/such/folder", "~/no_such_folder", "some/deep/folder"])
-def test_a_folder_that_is_not_there_is_no_repository(folder):
+def test_a_missing_folder_is_not_taken_for_a_repository(folder):
     with pytest.raises(FileNotFoundError, match=f"{folder}: no such folder"):
         SENModel.from_neurons([folder], **SMALL)
 
 
-def test_a_tower_missing_beside_its_sen(towers, tmp_path):
+def test_a_tower_missing_in_the_checkpoint_folder_raises(towers, tmp_path):
     SENModel.from_neurons([towers["clip"]], **SMALL).save_pretrained(tmp_path / "sen", include_neurons=True)
     shutil.rmtree(tmp_path / "sen" / "neuron_image")
     with pytest.raises(FileNotFoundError, match=r"neuron 'image': the checkpoint .*sen has no folder 'neuron_image'"):
         SENModel.from_pretrained(tmp_path / "sen")
 
 
-def test_offline_a_repository_that_was_never_loaded_is_named():
+def test_a_repository_that_is_not_cached_is_named_in_offline_mode():
     with pytest.raises(OSError, match=r"(?s)org/never-loaded: .*offline"):
         SENModel.from_neurons(["org/never-loaded"], **SMALL)
 
 
-def test_a_revision_that_does_not_exist_is_named(towers, tmp_path):
+def test_a_missing_revision_is_named_in_the_error(towers, tmp_path):
     repository = tmp_path / "cache" / "models--org--sight"
     shutil.copytree(towers["clip"], repository / "snapshots" / COMMIT)
     (repository / "refs").mkdir()
@@ -214,7 +214,7 @@ def test_a_revision_that_does_not_exist_is_named(towers, tmp_path):
 
 
 def reshaped(file: Path) -> tuple[str, tuple, tuple]:
-    """Adds a row to one weight of a file; returns its name, the shape now and the shape before."""
+    """Adds a row to one weight of a file; returns its name, the new shape and the old shape."""
     weights = load_file(file)
     name = next(name for name, weight in weights.items() if weight.ndim == 2)
     before = tuple(weights[name].shape)
@@ -234,7 +234,7 @@ def test_a_weight_of_another_shape_is_named_with_both_shapes(towers, tmp_path):
         assert ("neuron 'image'" if "/" in part else str(folder)) in str(caught.value)
 
 
-def test_a_configuration_of_another_width_names_a_weight(towers, tmp_path):
+def test_a_weight_of_a_changed_width_is_named_in_the_error(towers, tmp_path):
     SENModel.from_neurons([towers["clip"]], **SMALL).save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**settings, "hidden_size": 16}))

@@ -1,4 +1,4 @@
-"""Tiny chat models: random towers, a random language model, and tokens that are bytes."""
+"""Tiny chat models: random towers, a random language model, and a byte-level tokenizer."""
 
 import torch
 from chat_words import byte_tokenizer, tiny_language_model
@@ -7,7 +7,7 @@ from random_sen import SMALL, random_weights
 from modeling_sen import SENForConditionalGeneration, SENModel
 from modeling_sen.processing_sen_chat import SENChatProcessor
 
-# Each message between tokens of its own, as most chat models have them; content is a string.
+# Special tokens enclose each message, as in most chat models; content is a string.
 TEMPLATE = (
     "{% for message in messages %}<|turn|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
@@ -17,13 +17,13 @@ VISUAL_TOKENS = 2 * 4 + 2
 
 
 def make_tiny_sen(towers) -> SENModel:
-    """Over frames, motion and sound."""
+    """A SEN of frames, motion and sound."""
     neurons = [{"hub_id": towers["clip"], "num_frames": 2}, towers["videomae"], towers["ast"]]
     return SENModel.from_neurons(neurons, text_tower=towers["clip"], **SMALL)
 
 
 def make_chat_model(sen, folder, template=TEMPLATE, language_model=None, **settings):
-    """A chat model over a SEN, with random weights everywhere, and its processor."""
+    """A chat model that uses a SEN, with random weights everywhere, and its processor."""
     language_model = tiny_language_model() if language_model is None else language_model
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = template
@@ -39,7 +39,7 @@ def make_chat_model(sen, folder, template=TEMPLATE, language_model=None, **setti
 
 
 def save_chat_model(sen, folder, **arguments) -> str:
-    """A checkpoint that stands alone."""
+    """Saves a checkpoint that needs no other folder."""
     model, processor = make_chat_model(sen, folder, **arguments)
     model.save_pretrained(folder, include_neurons=True)
     processor.save_pretrained(folder)

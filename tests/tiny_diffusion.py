@@ -1,4 +1,4 @@
-"""A tiny random base pipeline of the kind of Stable Diffusion, saved as the Hub has it: all folders and model_index.json."""
+"""A tiny random base pipeline like Stable Diffusion, saved in the Hub's layout: all folders and model_index.json."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,10 @@ from random_editing import make_unet
 from tiny_towers import clip_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
 
-PIXELS = 4  # a side, of one latent position, for both kinds of VAE
-SIZE = 32  # pixels a side, for which the UNet is made
+PIXELS = 4  # pixels per side of one latent position, for both kinds of VAE
+SIZE = 32  # pixels per side that the UNet is built for
 TEXT_WIDTHS = {"sd1": 12, "sd2": 20}
-# As Stable Diffusion 1 is saved; as a model with v-prediction and zero terminal signal-to-noise ratio is.
+# Schedulers as saved with Stable Diffusion 1, and with a v-prediction model with zero terminal signal-to-noise ratio.
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 SCHEDULERS = {
     "epsilon": ("PNDMScheduler", {"steps_offset": 1, "set_alpha_to_one": False, "skip_prk_steps": True}),
@@ -42,7 +42,7 @@ def make_vae(kind="kl"):
 
 
 def make_text_encoder(width=12):
-    """Two layers, over the 514 tokens of `clip_tokenizer` at up to 77 places."""
+    """Two layers; the 514 tokens of `clip_tokenizer`, at most 77 positions."""
     torch.manual_seed(4)
     sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2, "num_attention_heads": 2}
     ends = {"bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513}
@@ -50,12 +50,12 @@ def make_text_encoder(width=12):
 
 
 def make_base(folder, vae="kl", prediction="epsilon", kind="sd1"):
-    """Saves the pipeline; gives the folder's path as a string.
+    """Saves the pipeline; returns the folder's path as a string.
 
     Args:
         vae: "kl" (`AutoencoderKL`, 4 channels) or "unshuffle" (`PixelUnshuffle`, 48 channels).
-        prediction: "epsilon" (scheduler as of Stable Diffusion 1) or "v_prediction" (zero terminal signal-to-noise ratio).
-        kind: of the UNet, "sd1" (text width 12) or "sd2" (20).
+        prediction: "epsilon" (scheduler of Stable Diffusion 1) or "v_prediction" (zero terminal signal-to-noise ratio).
+        kind: the UNet, "sd1" (text width 12) or "sd2" (20).
     """
     import diffusers
 

@@ -1,4 +1,4 @@
-"""A tiny random editing checkpoint, quick to tune and to sample from, saved with its base model in a folder of its own."""
+"""A tiny random editing checkpoint that is fast to tune and to sample from, saved with its base model in one folder."""
 
 import json
 import shutil
@@ -14,10 +14,10 @@ QUICK = {"num_inference_steps": 2, "guidance_scale": 2.0}
 
 
 def save_tiny_editing(folder, sen_folder, size=32) -> str:
-    """Reads the frames of a saved SEN, four at a time; `base/` stands beside the checkpoint.
+    """The adapter reads the frames of a saved SEN, four at a time; `base/` is saved in the checkpoint's folder.
 
     Args:
-        size: pixels a side that frames are brought to at most.
+        size: the longer side of resized frames, in pixels, is at most this.
     """
     folder = Path(folder)
     base = make_base(folder.with_name(f"{folder.name}-base"), vae="unshuffle", prediction="v_prediction")

@@ -1,4 +1,4 @@
-"""A tiny random language model with a tokenizer of bytes and a chat template, and conversations about clips."""
+"""A tiny random language model with a byte-level tokenizer and a chat template, and conversations about clips."""
 
 import json
 import os
@@ -13,7 +13,7 @@ TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-# Of each clip: questions with answers, the turns of one conversation.
+# Questions and answers about each clip: the turns of one conversation.
 TURNS = [
     [("what colour?", "red"), ("what shape?", "a circle")],
     [("what shape?", "star")],
@@ -22,7 +22,7 @@ TURNS = [
 
 
 def byte_tokenizer(template: str = TEMPLATE) -> PreTrainedTokenizerFast:
-    """One token for each byte, and those of the template."""
+    """One token for each byte, and the special tokens of the template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -34,7 +34,7 @@ def byte_tokenizer(template: str = TEMPLATE) -> PreTrainedTokenizerFast:
 
 
 def write_language_model(folder: Path, seed: int = 0) -> str:
-    """A checkpoint of a causal language model and its tokenizer, in a folder."""
+    """Saves a causal language model and its tokenizer to a folder."""
     tokenizer = byte_tokenizer()
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -55,7 +55,7 @@ def write_language_model(folder: Path, seed: int = 0) -> str:
 
 
 def write_conversations(path: Path, clips: list[Path]) -> str:
-    """A json file in LLaVA's layout: `TURNS` of one clip each, and one conversation without a clip."""
+    """Writes a JSON file in LLaVA's layout: `TURNS` for each clip, and one conversation without a clip."""
     rows = []
     for clip, turns in zip(clips, TURNS, strict=True):
         texts = [each for pair in turns for each in pair]

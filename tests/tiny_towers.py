@@ -1,4 +1,4 @@
-"""Tiny random towers, saved as the Hub has them: whole checkpoints with their processors' files."""
+"""Tiny random towers, saved in the Hub's layout: complete checkpoints with the files of their processors."""
 
 import copy
 import json
@@ -36,7 +36,7 @@ FEATURE_EXTRACTORS = {
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """Byte-level CLIP tokenizer without merges: any text has tokens."""
+    """Byte-level CLIP tokenizer without merges: every text can be tokenized."""
     letters = list(bytes_to_unicode().values())
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[])
@@ -61,10 +61,10 @@ def make_towers(folder: Path) -> dict[str, str]:
     """Saves one random checkpoint for each family; returns family -> folder."""
     paths = {}
     for name, (class_name, settings) in CHECKPOINTS.items():
-        torch.manual_seed(1)  # for each: one more changes no other
+        torch.manual_seed(1)  # per tower, so that a new tower does not change the others
         model_class = getattr(transformers, class_name, None) or family_classes()[class_name]
         model = model_class(model_class.config_class(**copy.deepcopy(settings)))
-        for parameter in model.parameters():  # as usually initialised, hardly a token would hear of another
+        for parameter in model.parameters():  # with the usual initialisation tokens would hardly affect each other
             torch.nn.init.normal_(parameter, std=0.25)
         if name in ("clip", "siglip"):
             model.logit_scale.data.fill_(2.0)

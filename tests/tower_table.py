@@ -1,6 +1,6 @@
-"""Tiny checkpoints of every neuron type, in the layouts that the Hub has: whole dual encoders, heads, encoder-decoders.
+"""Tiny checkpoints of every neuron type, in the layouts of the Hub: whole dual encoders, heads, encoder-decoders.
 
-A class of Transformers and the arguments of its configuration for each; `tiny_towers.make_towers` fills them with weights.
+Each entry is a class of Transformers and the arguments of its configuration; `tiny_towers.make_towers` adds random weights.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ WAVES = {
 }
 _WORDS = {**LAYERS, "vocab_size": 40, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 _WORDS |= {"cls_token_id": 2, "sep_token_id": 3, "max_position_embeddings": 32}
-# By the names that published checkpoints have; any hub id of them is loaded after `import modeling_sen`.
+# The class names in published checkpoints; `import modeling_sen` makes the Auto classes load them.
 _LANGUAGEBIND = {"text_config": TEXT, "projection_dim": 12, "logit_scale_init_value": 2.0}
 _X_CLIP_VISION = {**VISION, "num_frames": 4, "mit_hidden_size": 16, "mit_intermediate_size": 32}
 _X_CLIP_VISION |= {"mit_num_hidden_layers": 1, "mit_num_attention_heads": 2}
@@ -124,7 +124,7 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
             "decoder_start_token_id": 1,
         },
     ),
-    # The two kinds of Wav2Vec2: normalised sample by sample and masked, or as groups and never masked.
+    # The two kinds of Wav2Vec2: inputs normalised per sample and masked, or group norm and no mask.
     "wav2vec2": ("Wav2Vec2ForCTC", {**WAVES, "feat_extract_norm": "layer", "do_stable_layer_norm": True}),
     "hubert": ("HubertModel", {**WAVES, "feat_extract_norm": "group"}),
     "wavlm": ("WavLMModel", {**WAVES, "feat_extract_norm": "layer", "num_buckets": 8, "max_bucket_distance": 16}),

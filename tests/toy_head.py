@@ -1,6 +1,6 @@
-"""A head on a SEN: loading, saving, pushing and travelling with its code are inherited.
+"""A head on a SEN that inherits loading, saving, pushing and its export as remote code.
 
-It stands beside the modules of the package, from which it imports as they do from each other.
+It is placed beside the modules of the package, and imports from them as they do from each other.
 """
 
 from torch import nn

@@ -119,8 +119,8 @@ def test_half_precision_halves_the_files_and_stays_close(model, inputs, tmp_path
 def test_the_size_said_before_building_is_that_of_the_files(model, inputs, tmp_path):
     cache, _ = build(model, tmp_path, inputs)
     on_disk = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
-    said = cache.bytes_for(rows_of(inputs, [0, 1]))
-    assert said < on_disk < said + 2048 * len(list(tmp_path.rglob("*.safetensors")))  # and the headers
+    predicted = cache.bytes_for(rows_of(inputs, [0, 1]))
+    assert predicted < on_disk < predicted + 2048 * len(list(tmp_path.rglob("*.safetensors")))  # and the headers
 
 
 def test_a_second_build_looks_at_nothing(model, inputs, tmp_path):
