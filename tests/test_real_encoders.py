@@ -18,6 +18,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from benchmarks.association.second_look_frames import mean_average_precision
 from modeling_sen import SENEncoder, SENModel, SENProcessor, read_video
 from modeling_sen.audio_io import read_audio
 from modeling_sen.training.feature_cache import FeatureCache
@@ -242,16 +243,6 @@ def test_an_imagenet_tower_classifies_real_clips_like_the_whole_model(shared_dat
     assert any("guitar" in name for name in names[GUITAR])
 
 
-def mean_average_precision(features: torch.Tensor, clips: torch.Tensor) -> float:
-    """Each frame (frames, ...) is a query for the other frames of its clip (frames,); all frames are ranked by cosine."""
-    features = torch.nn.functional.normalize(features.flatten(1), dim=-1)
-    scores = (features @ features.T).fill_diagonal_(-math.inf)
-    order = scores.argsort(dim=-1, descending=True)[:, :-1]  # without the query
-    found = (clips[order] == clips[:, None]).double()
-    precision = found.cumsum(-1) / torch.arange(1, order.shape[1] + 1)
-    return ((precision * found).sum(-1) / found.sum(-1)).mean().item()
-
-
 @needs_models("vit")
 def test_an_inner_layer_retrieves_frames_of_the_same_clip_better_than_the_last_layer(shared_data):
     folders = [shared_data / name for name in ("chat", "editing", "recognition")]
@@ -270,7 +261,9 @@ def test_an_inner_layer_retrieves_frames_of_the_same_clip_better_than_the_last_l
             features[name].append(states[name].last_hidden_state.mean(1))
         features["pixels"].append(inputs["inner_pixel_values"][:, 0])
     clips = torch.arange(len(paths)).repeat_interleave(4)
-    measured = {name: mean_average_precision(torch.cat(parts), clips) for name, parts in features.items()}
+    measured = {
+        name: mean_average_precision(torch.cat(parts).flatten(1), clips, clips) for name, parts in features.items()
+    }
     print(f"\n{len(paths)} clips, mAP:", {name: round(value, 3) for name, value in measured.items()})
     assert measured["inner"] > measured["pixels"] + 0.05
     assert measured["inner"] > measured["last"] + 0.1

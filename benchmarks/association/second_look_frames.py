@@ -51,10 +51,8 @@ def look_at(model: SENModel, clips: Sequence[np.ndarray]) -> dict[str, FirstLook
     """First looks of all frames of all clips, each frame a clip of its own."""
     frames = [frame[None] for clip in clips for frame in clip]
     found = SENProcessor(model.config)(videos=frames)
-    inputs, mask = (
-        {name: found[name] for name in model.neurons.neuron_specs["image"].model_inputs},
-        found["neuron_mask"],
-    )
+    inputs = {name: found[name] for name in model.neurons.neuron_specs["image"].model_inputs}
+    mask = found["neuron_mask"]
     records = {spec.name: PROMPT[model.config.prompt_of(spec)].records for spec in model.config.neuron_specs}
     return model.neurons.first_looks(inputs, mask, mask.device, records, [])[0]
 
