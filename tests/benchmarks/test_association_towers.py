@@ -137,7 +137,7 @@ def test_stages_follow_each_other_to_both_sets_of_towers(tmp_path, monkeypatch):
     train_association_towers.train_towers(tmp_path, "global")
     for kind in ("local", "global"):
         assert {path.name for path in (tmp_path / kind).iterdir()} >= {*SEES, "words.json", "words.safetensors"}
-    with pytest.raises(ValueError, match="kind is 'both', expected 'global' or 'local'"):
+    with pytest.raises(ValueError, match="kind is 'both', expected one of global, local, background"):
         train_association_towers.train_towers(tmp_path, "both")
     saved = {path: path.read_bytes() for path in tmp_path.glob("*/*/*.safetensors")}
     train_association_towers.train_towers(tmp_path, "global")  # done: nothing is trained again
