@@ -4,7 +4,7 @@ The ViT of the folder VIT was fine-tuned for saliency, so its last layers descri
 this one neuron is trained so that frames of a clip have similar embeddings. Then each frame of a clip that was left out is a
 query for the clip's other frames among the frames of all clips. Three folds of clips, each left out once.
 
-    python -m benchmarks.association.second_look_frames VIT FOLDER... [--seeds 3] [--steps 150]
+    python -m benchmarks.association.second_look_frames VIT FOLDER... [--seeds 3] [--steps 100]
 """
 
 import argparse
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("vit", help="folder of the encoder")
     parser.add_argument("folders", type=Path, nargs="+", help="of clips")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=100)
     options = parser.parse_args()
     torch.set_num_threads(1)
     paths = sorted(path for folder in options.folders for path in folder.rglob("*") if path.suffix in SUFFIXES)

@@ -192,6 +192,24 @@ def test_the_study_of_association_is_a_grid():
     assert {run.towers for run in runs} == {"global", "local"}
 
 
+def test_the_study_of_a_second_look_compares_its_variants_with_an_inner_layer():
+    runs = read_grid(Path(__file__).parents[2] / "benchmarks" / "association" / "second_look.yaml")
+    chains = [run for run in runs if run.model == "sen"]
+    assert {(run.config["prompt"], run.config.get("prompt_depth"), len(run.output_layers)) for run in chains} == {
+        *(("none", None, 0), ("none", None, 2)),
+        *((prompt, depth, 0) for prompt in ("queries", "tokens") for depth in (None, "all")),
+    }
+    assert all(run.towers == "background" for run in chains)
+    assert len(chains) == 18  # three seeds of each
+
+
+def test_a_neuron_that_reads_an_inner_layer_is_not_aligned(root):
+    task = association_task.AssociationTask(root, "local", output_layers={"image": 3})
+    specs = {spec.name: spec for spec in task.config.neuron_specs}
+    assert (specs["image"].output_layer, specs["image"].aligned) == (3, False)
+    assert (specs["video"].output_layer, specs["video"].aligned) == (None, True)
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
